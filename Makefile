@@ -1,0 +1,19 @@
+.DEFAULT_GOAL := help
+.PHONY: help demo test bench check
+
+help: ## Lists the targets
+	@sed -n 's/^\([a-z]*\):.*## /  \1\t/p' $(MAKEFILE_LIST)
+
+demo: ## Runs everything on private servers; ARGS="..." are passed on
+	@.ci/servers && cargo run --release --quiet --bin coupon -- demo $(ARGS)
+
+test: ## Runs all tests, against real servers
+	.ci/servers && cargo test --workspace --locked
+
+bench: ## Measures the release build under load
+	.ci/servers bench && cargo build --release --locked --bin coupon && tests/bench/run
+
+check: ## Format, lints and documentation, without warnings
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked

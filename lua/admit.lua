@@ -1,0 +1,73 @@
+-- Admits users to a campaign's seats, in the order given.
+--
+-- KEYS  1 gate (hash)  2 holders (set of seats, taken and pending)  3 pending (seats by deadline)
+-- ARGV  user ids; a user's first seat is named like the user, his n-th `<user> <n>`
+-- Answers one word a user:
+--   admitted     has a new seat, pending until confirmed, released or past its lease; the n-th
+--                seat of a user, from the second on, is `admitted <n>`
+--   already      has all the seats that the limit allows: tested before everything else, so that
+--                a winner is told so for ever
+--   closed, not_open, sold_out
+--   unloaded     nothing is known of the campaign: it has to be loaded
+-- Atomic because duplicate, stock and seat are one decision; Redis' own clock judges the window.
+
+local gate = redis.call('HMGET', KEYS[1], 'state', 'opens_at', 'closes_at', 'quantity', 'limit', 'lease', 'expires_at')
+local answers = {}
+if not gate[1] then
+  for i = 1, #ARGV do answers[i] = 'unloaded' end
+  return answers
+end
+
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local limit = tonumber(gate[5])
+local taken_before = redis.call('SCARD', KEYS[2])
+local left = gate[4] - taken_before
+
+local refusal = nil
+if gate[1] == 'closed' or now >= tonumber(gate[3]) then
+  refusal = 'closed'
+elseif gate[1] == 'draft' or gate[1] == 'paused' or now < tonumber(gate[2]) then
+  refusal = 'not_open'
+end
+
+local names = ARGV
+if limit > 1 then
+  names = {}
+  for i, user in ipairs(ARGV) do
+    names[(i - 1) * limit + 1] = user
+    for n = 2, limit do names[(i - 1) * limit + n] = user .. ' ' .. n end
+  end
+end
+local held = redis.call('SMISMEMBER', KEYS[2], unpack(names))
+
+local given = {}
+local seats = {}
+local deadlines = {}
+local deadline = now + gate[6]
+for i = 1, #ARGV do
+  local n = 1
+  local at = (i - 1) * limit
+  while n <= limit and (held[at + n] == 1 or given[names[at + n]]) do n = n + 1 end
+  if n > limit then
+    answers[i] = 'already'
+  elseif refusal then
+    answers[i] = refusal
+  elseif left <= 0 then
+    answers[i] = 'sold_out'
+  else
+    local seat = names[at + n]
+    left = left - 1
+    given[seat] = true
+    seats[#seats + 1] = seat
+    deadlines[#deadlines + 1] = deadline
+    deadlines[#deadlines + 1] = seat
+    answers[i] = n == 1 and 'admitted' or 'admitted ' .. n
+  end
+end
+if #seats > 0 then
+  redis.call('SADD', KEYS[2], unpack(seats))
+  redis.call('ZADD', KEYS[3], unpack(deadlines))
+  if taken_before == 0 then redis.call('PEXPIREAT', KEYS[2], gate[7]) end
+end
+return answers

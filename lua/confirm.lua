@@ -1,0 +1,21 @@
+-- Confirms seats whose coupons are committed: whoever has a coupon is a holder, also when his
+-- seat had been released meanwhile, or while the gate is being loaded.
+--
+-- KEYS  1 gate  2 holders  3 pending  4 loading (set)  5 loader (token)
+-- ARGV  seats
+-- Answers `confirmed` for each, or `unloaded` for each when there is no gate to tell (a load that
+-- begins later reads them from Postgres).
+-- Atomic because a load may finish between two of its steps.
+
+local answer = 'unloaded'
+if redis.call('EXISTS', KEYS[5]) == 1 then
+  redis.call('SADD', KEYS[4], unpack(ARGV))
+end
+if redis.call('EXISTS', KEYS[1]) == 1 then
+  redis.call('SADD', KEYS[2], unpack(ARGV))
+  redis.call('ZREM', KEYS[3], unpack(ARGV))
+  answer = 'confirmed'
+end
+local answers = {}
+for i = 1, #ARGV do answers[i] = answer end
+return answers

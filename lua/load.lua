@@ -1,0 +1,50 @@
+-- Loads a campaign's gate from what Postgres says, in steps, while the old gate (if there is one)
+-- goes on; the last step puts the new one in its place at once.
+--
+-- KEYS  1 gate  2 holders  3 pending  4 loading (set)  5 loader (token)
+-- ARGV  step, token, …
+--   begin  token ms            before Postgres is read: from now on confirmations are noted too
+--   add    token ms seat…      seats of committed coupons; keeps the token for another while
+--   finish token expires_at field value…   at least state, opens_at, closes_at, quantity, limit, lease, version
+--   set    version field value…            changes fields of a gate that is loaded and not newer
+-- Answers one word: begun | busy (somebody else loads) | added | loaded | superseded (the token is
+-- no longer this loader's: begin again) | set | unloaded.
+-- Atomic because seats may be taken and confirmed between any two steps. The token fences: a
+-- loader that was frozen can neither add nor finish.
+
+local step, token = ARGV[1], ARGV[2]
+
+if step == 'begin' then
+  if not redis.call('SET', KEYS[5], token, 'NX', 'PX', ARGV[3]) then return 'busy' end
+  redis.call('DEL', KEYS[4])
+  return 'begun'
+end
+
+if step == 'set' then
+  local version = redis.call('HGET', KEYS[1], 'version')
+  if not version then return 'unloaded' end
+  if tonumber(version) <= tonumber(ARGV[2]) then
+    redis.call('HSET', KEYS[1], 'version', ARGV[2], unpack(ARGV, 3))
+  end
+  return 'set'
+end
+
+if redis.call('GET', KEYS[5]) ~= token then return 'superseded' end
+
+if step == 'add' then
+  redis.call('PEXPIRE', KEYS[5], ARGV[3])
+  redis.call('SADD', KEYS[4], unpack(ARGV, 4))
+  return 'added'
+end
+
+-- Seats that are pending stay taken: their commits are on the way.
+for _, seat in ipairs(redis.call('ZRANGE', KEYS[3], 0, -1)) do
+  redis.call('SADD', KEYS[4], seat)
+end
+redis.call('DEL', KEYS[2])
+if redis.call('EXISTS', KEYS[4]) == 1 then redis.call('RENAME', KEYS[4], KEYS[2]) end
+redis.call('DEL', KEYS[1], KEYS[5])
+redis.call('HSET', KEYS[1], 'expires_at', ARGV[3], unpack(ARGV, 4))
+redis.call('PEXPIREAT', KEYS[1], ARGV[3])
+redis.call('PEXPIREAT', KEYS[2], ARGV[3])
+return 'loaded'

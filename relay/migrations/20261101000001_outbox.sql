@@ -1,0 +1,107 @@
+-- The outbox: what a service has to tell, in the order in which it was committed.
+--
+-- Rows are appended, never updated, and never deleted one by one. A shard's positions are
+-- 1, 2, 3, … without a gap, in the order of commit: the shard's lock is held from the reading of
+-- the highest position to the commit that adds the next ones.
+
+CREATE TABLE outbox (
+    shard       smallint    NOT NULL,
+    position    bigint      NOT NULL,
+    event_id    uuid        NOT NULL, -- a ULID
+    type        text        NOT NULL, -- one token of a NATS subject, e.g. issued
+    key         text        NOT NULL, -- one token of a NATS subject: what the event is filed under
+    subject     text        NOT NULL, -- what the event is about, in the sense of CloudEvents
+    data        json        NOT NULL, -- kept byte for byte
+    traceparent text,
+    time        timestamptz NOT NULL, -- of the append, by the clock of the database
+    CONSTRAINT outbox_pkey PRIMARY KEY (shard, position),
+    CONSTRAINT outbox_shard_is_not_negative CHECK (shard >= 0),
+    CONSTRAINT outbox_positions_start_at_one CHECK (position >= 1),
+    CONSTRAINT outbox_type_is_a_token CHECK (length(type) BETWEEN 1 AND 64 AND type !~ '[\s.*>]'),
+    CONSTRAINT outbox_key_is_a_token CHECK (length(key) BETWEEN 1 AND 64 AND key !~ '[\s.*>]'),
+    CONSTRAINT outbox_data_is_small CHECK (octet_length(data::text) <= 262144)
+) PARTITION BY RANGE (position);
+
+-- Makes sure that the partition of `a_position` and the one after it are there. A partition holds
+-- a million positions. It is made apart and attached, which does not block readers or writers.
+CREATE FUNCTION outbox_add_partitions(a_position bigint) RETURNS void
+    LANGUAGE plpgsql AS
+$$
+DECLARE
+    size CONSTANT bigint := 1000000;
+    n    bigint;
+BEGIN
+    FOR n IN a_position / size .. a_position / size + 1 LOOP
+        CONTINUE WHEN to_regclass(format('outbox_%s', n)) IS NOT NULL;
+        -- One at a time, whatever the shard; then look again, with a fresh snapshot.
+        PERFORM pg_advisory_xact_lock(hashtext('outbox_add_partitions'));
+        CONTINUE WHEN to_regclass(format('outbox_%s', n)) IS NOT NULL;
+        EXECUTE format('CREATE TABLE outbox_%s (LIKE outbox INCLUDING CONSTRAINTS)', n);
+        EXECUTE format('ALTER TABLE outbox ATTACH PARTITION outbox_%s FOR VALUES FROM (%s) TO (%s)',
+                       n, n * size, (n + 1) * size);
+    END LOOP;
+END
+$$;
+
+SELECT outbox_add_partitions(1);
+
+-- The highest position of a shard, 0 when it has none. Read from the high end of the index of the
+-- newest partition.
+CREATE FUNCTION outbox_head(a_shard smallint) RETURNS bigint
+    LANGUAGE sql STABLE AS
+$$
+SELECT coalesce((SELECT position FROM outbox WHERE shard = a_shard ORDER BY position DESC LIMIT 1), 0)
+$$;
+
+-- Takes the shard's lock until the end of the transaction. Whoever takes it and then reads, in
+-- another statement, sees what the last holder committed.
+CREATE FUNCTION outbox_lock(a_shard smallint) RETURNS void
+    LANGUAGE sql AS
+$$
+SELECT pg_advisory_xact_lock(hashtext('outbox_append'), a_shard)
+$$;
+
+-- Appends events in the order given and answers the position of the last. The only way in.
+-- The lock lasts to the commit: call it as the last statement of a transaction, or batch.
+CREATE FUNCTION outbox_append(
+    a_shard smallint, event_ids uuid[], types text[], keys text[], subjects text[], datas text[],
+    traceparents text[]
+) RETURNS bigint
+    LANGUAGE plpgsql AS
+$$
+DECLARE
+    head bigint;
+    last bigint;
+BEGIN
+    PERFORM outbox_lock(a_shard);
+    head := outbox_head(a_shard);
+    last := head + cardinality(event_ids);
+    -- Looked at once in a hundred thousand positions, a million ahead.
+    IF last / 100000 <> head / 100000 THEN
+        PERFORM outbox_add_partitions(last);
+    END IF;
+    INSERT INTO outbox (shard, position, event_id, type, key, subject, data, traceparent, time)
+    SELECT a_shard, head + ord, event_id, type, key, subject, data::json, traceparent, clock_timestamp()
+    FROM unnest(event_ids, types, keys, subjects, datas, traceparents)
+         WITH ORDINALITY AS e (event_id, type, key, subject, data, traceparent, ord);
+    RETURN last;
+END
+$$;
+
+-- How far each projection has applied each shard. A row is added with every batch, in its
+-- transaction, and old rows go from the low end: nothing is updated in place.
+CREATE TABLE projection_positions (
+    projection text     NOT NULL,
+    shard      smallint NOT NULL,
+    position   bigint   NOT NULL,
+    CONSTRAINT projection_positions_pkey PRIMARY KEY (projection, shard, position),
+    CONSTRAINT projection_positions_start_at_one CHECK (position >= 1)
+);
+
+CREATE FUNCTION projection_position(a_projection text, a_shard smallint) RETURNS bigint
+    LANGUAGE sql STABLE AS
+$$
+SELECT coalesce((SELECT position FROM projection_positions
+                 WHERE projection = a_projection AND shard = a_shard
+                 ORDER BY position DESC LIMIT 1), 0)
+$$;

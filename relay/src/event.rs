@@ -1,0 +1,156 @@
+//! What a service appends, and what a reader gets.
+
+use std::fmt::Write as _;
+
+use async_nats::HeaderMap;
+use bytes::Bytes;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use sqlx::postgres::PgRow;
+use sqlx::{FromRow, PgConnection, Row as _};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use ulid::Ulid;
+use uuid::Uuid;
+
+use crate::outlet::{Outlet, Shard};
+
+/// Header with the shard of an event.
+pub const SHARD_HEADER: &str = "Outbox-Shard";
+/// Header with the position of an event in its shard.
+pub const POSITION_HEADER: &str = "Outbox-Position";
+/// Header with the id of a replayed event, whose `Nats-Msg-Id` is another.
+pub const EVENT_ID_HEADER: &str = "Outbox-Event-Id";
+
+/// An event to be appended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewEvent {
+    /// Identity, for ever: replays keep it.
+    pub id: Ulid,
+    /// One token of a subject, e.g. `issued`.
+    pub kind: &'static str,
+    /// What it is filed under, one token of a subject.
+    pub key: String,
+    /// What it is about.
+    pub subject: String,
+    /// A JSON text.
+    pub data: String,
+    /// W3C trace context of the request that caused it.
+    pub traceparent: Option<String>,
+}
+
+/// An event as the outbox holds it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredEvent {
+    pub shard: Shard,
+    pub position: i64,
+    pub id: Ulid,
+    pub kind: String,
+    pub key: String,
+    pub subject: String,
+    pub data: String,
+    pub traceparent: Option<String>,
+    pub time: OffsetDateTime,
+}
+
+impl FromRow<'_, PgRow> for StoredEvent {
+    fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
+        Ok(Self {
+            shard: Shard(row.try_get("shard")?),
+            position: row.try_get("position")?,
+            id: row.try_get::<Uuid, _>("event_id")?.into(),
+            kind: row.try_get("type")?,
+            key: row.try_get("key")?,
+            subject: row.try_get("subject")?,
+            data: row.try_get("data")?,
+            traceparent: row.try_get("traceparent")?,
+            time: row.try_get("time")?,
+        })
+    }
+}
+
+impl StoredEvent {
+    /// The events of a shard behind position `after`, up to and including `until`. Both bounds
+    /// let the planner leave other partitions alone.
+    ///
+    /// # Errors
+    /// When the database cannot be asked.
+    pub async fn between(
+        connection: &mut PgConnection,
+        shard: Shard,
+        after: i64,
+        until: i64,
+    ) -> Result<Vec<Self>, sqlx::Error> {
+        sqlx::query_as(
+            "SELECT shard, position, event_id, type, key, subject, data::text AS data, traceparent, time \
+             FROM outbox WHERE shard = $1 AND position > $2 AND position <= $3 ORDER BY position",
+        )
+        .bind(shard.0)
+        .bind(after)
+        .bind(until)
+        .fetch_all(connection)
+        .await
+    }
+
+    /// The body: a CloudEvents 1.0 event in structured JSON. The data is passed on byte for byte.
+    #[must_use]
+    pub fn body(&self, outlet: &Outlet) -> Bytes {
+        // Ids, types and RFC 3339 need no escaping; the subject may.
+        let time = self.time.format(&Rfc3339).unwrap_or_default();
+        let mut body = String::with_capacity(300 + self.data.len());
+        let _ = write!(
+            body,
+            r#"{{"specversion":"1.0","id":"{}","source":"{}","type":"{}.{}.v1","subject":{},"time":"{time}","datacontenttype":"application/json","data":{}}}"#,
+            self.id,
+            outlet.source,
+            outlet.types,
+            self.kind,
+            serde_json::Value::from(self.subject.as_str()),
+            self.data,
+        );
+        body.into()
+    }
+
+    /// The headers that every copy of this event carries.
+    #[must_use]
+    pub fn headers(&self, message_id: &str) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        headers.insert(async_nats::header::NATS_MESSAGE_ID, message_id);
+        headers.insert(SHARD_HEADER, self.shard.to_string());
+        headers.insert(POSITION_HEADER, self.position.to_string());
+        headers.insert("content-type", "application/cloudevents+json");
+        if let Some(traceparent) = &self.traceparent {
+            headers.insert("traceparent", traceparent.as_str());
+        }
+        headers
+    }
+}
+
+/// An event as a reader gets it.
+#[derive(Clone, Debug)]
+pub struct Event {
+    pub position: i64,
+    pub body: Bytes,
+}
+
+/// The parts of a body.
+#[derive(Debug, Deserialize)]
+pub struct CloudEvent<'a> {
+    pub id: Ulid,
+    #[serde(rename = "type")]
+    pub kind: &'a str,
+    #[serde(with = "time::serde::rfc3339")]
+    pub time: OffsetDateTime,
+    #[serde(borrow)]
+    pub data: &'a RawValue,
+}
+
+impl Event {
+    /// Reads the body.
+    ///
+    /// # Errors
+    /// When it is not a CloudEvents event in structured JSON.
+    pub fn parse(&self) -> Result<CloudEvent<'_>, serde_json::Error> {
+        serde_json::from_slice(&self.body)
+    }
+}

@@ -1,0 +1,30 @@
+//! One at a time: a session-level advisory lock, held by the connection that does the work. A
+//! process that loses the connection loses the lock with it, and can no longer commit.
+
+use std::time::Duration;
+
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{ConnectOptions as _, PgConnection};
+
+/// How often a process that stands by asks for the lock.
+const STAND_BY_INTERVAL: Duration = Duration::from_millis(250);
+
+/// Connects, and answers the connection once it holds the lock `(class, number)`.
+pub(crate) async fn take(
+    database: &PgConnectOptions,
+    class: &str,
+    number: i16,
+) -> Result<PgConnection, sqlx::Error> {
+    let mut connection = database.connect().await?;
+    loop {
+        let taken: bool = sqlx::query_scalar("SELECT pg_try_advisory_lock(hashtext($1), $2)")
+            .bind(class)
+            .bind(i32::from(number))
+            .fetch_one(&mut connection)
+            .await?;
+        if taken {
+            return Ok(connection);
+        }
+        tokio::time::sleep(STAND_BY_INTERVAL).await;
+    }
+}

@@ -1,0 +1,53 @@
+//! How a service names its streams, subjects and types.
+
+use serde::{Deserialize, Serialize};
+
+/// One of a service's independent sequences of events, from 0.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Shard(pub i16);
+
+impl std::fmt::Display for Shard {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// The names under which a service's events leave it.
+#[derive(Clone, Copy, Debug)]
+pub struct Outlet {
+    /// Streams are `<stream>-<shard>`, e.g. `COUPONS`.
+    pub stream: &'static str,
+    /// Subjects are `<subjects>.<type>.<key>.<shard>`, e.g. `coupons`.
+    pub subjects: &'static str,
+    /// Types of events, as CloudEvents, are `<types>.<type>.v1`, e.g. `coupon`.
+    pub types: &'static str,
+    /// Who says it: `source` of CloudEvents, e.g. `/coupon-dispatcher`.
+    pub source: &'static str,
+}
+
+impl Outlet {
+    /// The stream of a shard.
+    #[must_use]
+    pub fn stream_of(&self, shard: Shard) -> String {
+        format!("{}-{shard}", self.stream)
+    }
+
+    /// All subjects of a shard.
+    #[must_use]
+    pub fn subjects_of(&self, shard: Shard) -> String {
+        format!("{}.*.*.{shard}", self.subjects)
+    }
+
+    /// The subject of one event.
+    #[must_use]
+    pub fn subject(&self, kind: &str, key: &str, shard: Shard) -> String {
+        format!("{}.{kind}.{key}.{shard}", self.subjects)
+    }
+
+    /// The stream that takes what is replayed.
+    #[must_use]
+    pub fn replay_stream(&self) -> String {
+        format!("{}-REPLAY", self.stream)
+    }
+}

@@ -1,0 +1,100 @@
+//! The streams: one a shard, written by its relay alone, and one for what is replayed.
+
+use std::time::Duration;
+
+use async_nats::Client;
+use async_nats::jetstream::context::GetStreamErrorKind;
+use async_nats::jetstream::{self, ErrorCode, stream};
+
+use crate::outlet::{Outlet, Shard};
+
+/// Of the server's memory of message ids. Only a convenience here, and it costs the server about
+/// 200 bytes an id, so it is short.
+const DUPLICATE_WINDOW: Duration = Duration::from_secs(5);
+/// Replayed events are kept for a week, for a subscriber who is slow to fetch them.
+const REPLAY_MAX_AGE: Duration = Duration::from_secs(7 * 24 * 3600);
+/// A replay that was cut off and is run again within this time leaves no second copies.
+const REPLAY_DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
+
+/// What NATS, or the way to it, answered instead.
+#[derive(Debug, thiserror::Error)]
+#[error("NATS at work on stream {stream}: {reason}")]
+pub struct StreamError {
+    pub stream: String,
+    pub reason: String,
+}
+
+impl StreamError {
+    pub(crate) fn new(stream: &str, error: &dyn std::error::Error) -> Self {
+        Self { stream: stream.to_owned(), reason: error.to_string() }
+    }
+}
+
+/// The stream of a shard, made if it is not there. Limits retention, so that every reader has a
+/// durable consumer of its own; when it is full it refuses new messages rather than drop old ones.
+pub async fn of_shard(
+    nats: &Client,
+    outlet: &Outlet,
+    shard: Shard,
+    replicas: usize,
+) -> Result<stream::Stream, StreamError> {
+    get_or_create(
+        nats,
+        stream::Config {
+            name: outlet.stream_of(shard),
+            subjects: vec![outlet.subjects_of(shard)],
+            num_replicas: replicas,
+            duplicate_window: DUPLICATE_WINDOW,
+            discard: stream::DiscardPolicy::New,
+            ..Default::default()
+        },
+    )
+    .await
+}
+
+/// The stream of replayed events, made if it is not there.
+pub async fn of_replays(nats: &Client, outlet: &Outlet) -> Result<stream::Stream, StreamError> {
+    get_or_create(
+        nats,
+        stream::Config {
+            name: outlet.replay_stream(),
+            subjects: vec!["replay.>".to_owned()],
+            num_replicas: 1,
+            duplicate_window: REPLAY_DUPLICATE_WINDOW,
+            max_age: REPLAY_MAX_AGE,
+            ..Default::default()
+        },
+    )
+    .await
+}
+
+async fn get_or_create(nats: &Client, config: stream::Config) -> Result<stream::Stream, StreamError> {
+    let name = config.name.clone();
+    jetstream::new(nats.clone())
+        .get_or_create_stream(stream::Config {
+            retention: stream::RetentionPolicy::Limits,
+            storage: stream::StorageType::File,
+            allow_direct: true,
+            ..config
+        })
+        .await
+        .map_err(|error| StreamError::new(&name, &error))
+}
+
+/// The stream, or nothing when the server says that there is none.
+pub(crate) async fn existing(nats: &Client, name: &str) -> Result<Option<stream::Stream>, StreamError> {
+    match jetstream::new(nats.clone()).get_stream(name).await {
+        Ok(stream) => Ok(Some(stream)),
+        Err(error) => match error.kind() {
+            GetStreamErrorKind::JetStream(answer) if answer.error_code() == ErrorCode::STREAM_NOT_FOUND => {
+                Ok(None)
+            }
+            _ => Err(StreamError::new(name, &error)),
+        },
+    }
+}
+
+/// The last sequence of a stream, 0 while there is none.
+pub async fn end(nats: &Client, name: &str) -> Result<u64, StreamError> {
+    Ok(existing(nats, name).await?.map_or(0, |stream| stream.cached_info().state.last_sequence))
+}

@@ -1,0 +1,225 @@
+//! What somebody asks for when he creates a campaign: parsed, with all problems at once.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+use time::OffsetDateTime;
+
+use super::{Expiry, MerchantId, OutsideId, SettleOn};
+
+/// Limits of one campaign. A gate holds its seats in memory, about 100 bytes each.
+const QUANTITY_MAX: i64 = 10_000_000;
+/// The gate looks at every seat that a user may have.
+const PER_USER_LIMIT_MAX: i64 = 10;
+/// So that no sum of a campaign overflows.
+const FACE_VALUE_MAX: i64 = 1_000_000_000_000;
+const NAME_LENGTH_MAX: usize = 200;
+
+/// The currencies of ISO 4217 that are money (no funds, metals or test codes).
+const CURRENCIES: &str = "AED AFN ALL AMD ANG AOA ARS AUD AWG AZN BAM BBD BDT BGN BHD BIF BMD BND BOB \
+    BRL BSD BTN BWP BYN BZD CAD CDF CHF CLP CNY COP CRC CUP CVE CZK DJF DKK DOP DZD EGP ERN ETB EUR FJD FKP GBP \
+    GEL GHS GIP GMD GNF GTQ GYD HKD HNL HTG HUF IDR ILS INR IQD IRR ISK JMD JOD JPY KES KGS KHR KMF KPW KRW \
+    KWD KYD KZT LAK LBP LKR LRD LSL LYD MAD MDL MGA MKD MMK MNT MOP MRU MUR MVR MWK MXN MYR MZN NAD NGN NIO \
+    NOK NPR NZD OMR PAB PEN PGK PHP PKR PLN PYG QAR RON RSD RUB RWF SAR SBD SCR SDG SEK SGD SHP SLE SOS SRD SSP \
+    STN SVC SYP SZL THB TJS TMT TND TOP TRY TTD TWD TZS UAH UGX USD UYU UZS VED VES VND VUV WST XAF XCD XCG XOF XPF \
+    YER ZAR ZMW ZWG";
+
+/// The body of a request to create a campaign.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DraftBody {
+    pub name: String,
+    pub merchant_id: String,
+    pub face_value: i64,
+    pub currency: String,
+    pub quantity: i64,
+    #[serde(default = "one")]
+    pub per_user_limit: i64,
+    #[serde(with = "time::serde::rfc3339")]
+    pub opens_at: OffsetDateTime,
+    #[serde(with = "time::serde::rfc3339")]
+    pub closes_at: OffsetDateTime,
+    #[serde(default, with = "time::serde::rfc3339::option")]
+    pub coupon_expires_at: Option<OffsetDateTime>,
+    pub coupon_valid_for: Option<String>,
+    #[serde(default = "on_redeem")]
+    pub settle_on: SettleOn,
+}
+
+fn one() -> i64 {
+    1
+}
+
+fn on_redeem() -> SettleOn {
+    SettleOn::Redeem
+}
+
+/// A campaign that can be created.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Draft {
+    pub name: String,
+    pub merchant_id: MerchantId,
+    pub face_value: i64,
+    pub currency: String,
+    pub quantity: i32,
+    pub per_user_limit: i32,
+    pub opens_at: OffsetDateTime,
+    pub closes_at: OffsetDateTime,
+    pub expiry: Expiry,
+    pub settle_on: SettleOn,
+}
+
+/// A field, and what is wrong with it.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct FieldProblem {
+    pub field: String,
+    pub reason: String,
+}
+
+impl FieldProblem {
+    /// `reason` goes on the sentence that starts with the field.
+    #[must_use]
+    pub fn new(field: &str, reason: impl Into<String>) -> Self {
+        Self { field: field.to_owned(), reason: reason.into() }
+    }
+}
+
+impl DraftBody {
+    /// # Errors
+    /// Names every field that cannot be.
+    pub fn parse(self) -> Result<Draft, Vec<FieldProblem>> {
+        let mut problems = Vec::new();
+        let mut refuse = |field: &str, reason: String| problems.push(FieldProblem::new(field, reason));
+
+        if self.name.trim().is_empty() || self.name.len() > NAME_LENGTH_MAX {
+            refuse("name", format!("must be 1 to {NAME_LENGTH_MAX} bytes"));
+        }
+        let merchant_id = OutsideId::parse(self.merchant_id)
+            .inspect_err(|error| refuse("merchant_id", error.to_string()))
+            .ok();
+        if !CURRENCIES.split(' ').any(|code| code == self.currency) {
+            refuse("currency", "must be a code of ISO 4217, such as EUR".to_owned());
+        }
+        for (field, value, max) in [
+            ("face_value", self.face_value, FACE_VALUE_MAX),
+            ("quantity", self.quantity, QUANTITY_MAX),
+            ("per_user_limit", self.per_user_limit, PER_USER_LIMIT_MAX),
+        ] {
+            if !(1..=max).contains(&value) {
+                refuse(field, format!("must be 1 to {max}"));
+            }
+        }
+        if self.closes_at <= self.opens_at {
+            refuse("closes_at", "must be after opens_at".to_owned());
+        }
+        let expiry = match (self.coupon_expires_at, self.coupon_valid_for.as_deref()) {
+            (Some(time), None) if time < self.closes_at => {
+                refuse("coupon_expires_at", "must not be before closes_at".to_owned());
+                None
+            }
+            (Some(time), None) => Some(Expiry::At(time)),
+            (None, Some(text)) => {
+                let duration = parse_duration(text);
+                if duration.is_none() {
+                    let reason = "must be an ISO 8601 duration such as P30D or PT12H, up to P3650D";
+                    refuse("coupon_valid_for", reason.to_owned());
+                }
+                duration.map(Expiry::After)
+            }
+            (Some(_), Some(_)) | (None, None) => {
+                refuse("coupon_expires_at", "is needed, or coupon_valid_for, and not both".to_owned());
+                None
+            }
+        };
+        match (merchant_id, expiry, i32::try_from(self.quantity), i32::try_from(self.per_user_limit)) {
+            (Some(merchant_id), Some(expiry), Ok(quantity), Ok(per_user_limit)) if problems.is_empty() => {
+                Ok(Draft {
+                    name: self.name,
+                    merchant_id,
+                    face_value: self.face_value,
+                    currency: self.currency,
+                    quantity,
+                    per_user_limit,
+                    opens_at: self.opens_at,
+                    closes_at: self.closes_at,
+                    expiry,
+                    settle_on: self.settle_on,
+                })
+            }
+            _ => Err(problems),
+        }
+    }
+}
+
+/// Durations of ISO 8601 that are the same length everywhere: weeks, days, hours, minutes and
+/// seconds, no years or months; at least a second, at most ten years.
+fn parse_duration(text: &str) -> Option<Duration> {
+    let (date, time) = match text.strip_prefix('P')?.split_once('T') {
+        Some((_, "")) => return None,
+        Some((date, time)) => (date, time),
+        None => (text.strip_prefix('P')?, ""),
+    };
+    let seconds = parse_units(date, &[('W', 604_800), ('D', 86_400)])?
+        .checked_add(parse_units(time, &[('H', 3_600), ('M', 60), ('S', 1)])?)?;
+    (1..=3_650 * 86_400).contains(&seconds).then_some(Duration::from_secs(seconds))
+}
+
+/// `<number><unit>…`, each unit at most once and in the order given.
+fn parse_units(mut text: &str, units: &[(char, u64)]) -> Option<u64> {
+    let mut seconds = 0_u64;
+    for (unit, length) in units {
+        if let Some((number, rest)) = text.split_once(*unit) {
+            let number: u64 =
+                number.bytes().all(|byte| byte.is_ascii_digit()).then(|| number.parse().ok())??;
+            seconds = seconds.checked_add(number.checked_mul(*length)?)?;
+            text = rest;
+        }
+    }
+    text.is_empty().then_some(seconds)
+}
+
+/// The shortest way to write it in days, hours, minutes and seconds.
+pub(super) fn format_duration(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    let part = |number: u64, unit: &str| if number > 0 { format!("{number}{unit}") } else { String::new() };
+    let time =
+        [part(seconds / 3_600 % 24, "H"), part(seconds / 60 % 60, "M"), part(seconds % 60, "S")].concat();
+    let date = part(seconds / 86_400, "D");
+    if time.is_empty() { format!("P{date}") } else { format!("P{date}T{time}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_read_and_written() {
+        for (text, seconds, written) in [
+            ("P30D", 30 * 86_400, "P30D"),
+            ("PT12H", 43_200, "PT12H"),
+            ("P1W", 604_800, "P7D"),
+            ("P1DT1H1M1S", 90_061, "P1DT1H1M1S"),
+            ("PT90M", 5_400, "PT1H30M"),
+        ] {
+            assert_eq!(parse_duration(text), Some(Duration::from_secs(seconds)), "{text}");
+            assert_eq!(format_duration(Duration::from_secs(seconds)), written);
+        }
+        for text in [
+            "",
+            "P",
+            "PT",
+            "30D",
+            "P1M",
+            "P1Y",
+            "PT1D",
+            "P0D",
+            "P1D1W",
+            "P-1D",
+            "P1.5D",
+            "P3651D",
+            "P99999999999999999999D",
+        ] {
+            assert_eq!(parse_duration(text), None, "{text}");
+        }
+    }
+}

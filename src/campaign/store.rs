@@ -1,0 +1,231 @@
+//! Campaigns in Postgres.
+
+use std::time::Duration;
+
+use outbox_relay::{AppendError, NewEvent, Shard};
+use serde::Serialize;
+use sqlx::postgres::PgRow;
+use sqlx::{FromRow, PgConnection, PgPool, Row as _};
+use time::OffsetDateTime;
+use ulid::Ulid;
+use uuid::Uuid;
+
+use super::draft::Draft;
+use super::{Campaign, CampaignId, Expiry, OutsideId, State};
+use crate::event;
+
+/// Campaigns on one page of a list, at the most.
+pub const PAGE_MAX: i64 = 200;
+
+/// Why a campaign was not changed.
+#[derive(Debug, thiserror::Error)]
+pub enum ChangeError {
+    #[error("there is no such campaign")]
+    Unknown,
+    #[error("a campaign that is {} cannot be {asked}", state.as_str())]
+    NotAllowed { state: State, asked: &'static str },
+    #[error("change a campaign")]
+    Database(#[from] sqlx::Error),
+    #[error("tell of a change")]
+    Append(#[from] AppendError),
+}
+
+/// A campaign and where it stands.
+#[derive(Debug, Serialize)]
+pub struct Standing {
+    #[serde(flatten)]
+    pub campaign: Campaign,
+    pub issued: i32,
+    pub left: i32,
+}
+
+impl FromRow<'_, PgRow> for Campaign {
+    fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
+        let decode = |column: &str, error: Box<dyn std::error::Error + Send + Sync>| {
+            sqlx::Error::ColumnDecode { index: column.to_owned(), source: error }
+        };
+        let word = |column| row.try_get::<&str, _>(column);
+        let valid_for: Option<i64> = row.try_get("coupon_valid_for")?;
+        Ok(Self {
+            id: CampaignId(row.try_get::<Uuid, _>("id")?.into()),
+            shard: Shard(row.try_get("shard")?),
+            name: row.try_get("name")?,
+            merchant_id: OutsideId::parse(row.try_get("merchant_id")?)
+                .map_err(|error| decode("merchant_id", error.into()))?,
+            face_value: row.try_get("face_value")?,
+            currency: row.try_get("currency")?,
+            quantity: row.try_get("quantity")?,
+            per_user_limit: row.try_get("per_user_limit")?,
+            opens_at: row.try_get("opens_at")?,
+            closes_at: row.try_get("closes_at")?,
+            expiry: match valid_for {
+                Some(seconds) => Expiry::After(Duration::from_secs(seconds.unsigned_abs())),
+                None => Expiry::At(row.try_get("coupon_expires_at")?),
+            },
+            settle_on: word("settle_on")?.parse().map_err(|error| decode("settle_on", Box::new(error)))?,
+            state: word("state")?.parse().map_err(|error| decode("state", Box::new(error)))?,
+            version: row.try_get("version")?,
+            created_at: row.try_get("created_at")?,
+        })
+    }
+}
+
+impl FromRow<'_, PgRow> for Standing {
+    fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
+        let campaign = Campaign::from_row(row)?;
+        let issued = row.try_get("issued")?;
+        Ok(Self { left: campaign.quantity - issued, campaign, issued })
+    }
+}
+
+/// Creates a draft.
+pub async fn create(pool: &PgPool, draft: &Draft, shards: i16) -> Result<Campaign, sqlx::Error> {
+    let id = CampaignId(Ulid::generate());
+    let (expires_at, valid_for) = match draft.expiry {
+        Expiry::At(time) => (Some(time), None),
+        Expiry::After(duration) => (None, Some(duration.as_secs().cast_signed())),
+    };
+    sqlx::query_as(
+        "INSERT INTO campaigns (id, shard, name, merchant_id, face_value, currency, quantity, per_user_limit, \
+         opens_at, closes_at, coupon_expires_at, coupon_valid_for, settle_on, state) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, 'draft') RETURNING *",
+    )
+    .bind(Uuid::from(id.0))
+    .bind(id.shard(shards).0)
+    .bind(&draft.name)
+    .bind(draft.merchant_id.as_str())
+    .bind(draft.face_value)
+    .bind(&draft.currency)
+    .bind(draft.quantity)
+    .bind(draft.per_user_limit)
+    .bind(draft.opens_at)
+    .bind(draft.closes_at)
+    .bind(expires_at)
+    .bind(valid_for)
+    .bind(draft.settle_on.as_str())
+    .fetch_one(pool)
+    .await
+}
+
+/// One campaign.
+pub async fn get(pool: &PgPool, id: CampaignId) -> Result<Option<Campaign>, sqlx::Error> {
+    sqlx::query_as("SELECT * FROM campaigns WHERE id = $1").bind(Uuid::from(id.0)).fetch_optional(pool).await
+}
+
+/// One campaign with its counts.
+pub async fn standing(pool: &PgPool, id: CampaignId) -> Result<Option<Standing>, sqlx::Error> {
+    sqlx::query_as(
+        "SELECT *, coalesce((SELECT number FROM coupons WHERE campaign_id = campaigns.id \
+                             ORDER BY number DESC LIMIT 1), 0) AS issued \
+         FROM campaigns WHERE id = $1",
+    )
+    .bind(Uuid::from(id.0))
+    .fetch_optional(pool)
+    .await
+}
+
+/// Campaigns from the newest on, behind `before`; at most [`PAGE_MAX`].
+pub async fn page(pool: &PgPool, before: Option<Ulid>, limit: i64) -> Result<Vec<Standing>, sqlx::Error> {
+    sqlx::query_as(
+        "SELECT *, coalesce((SELECT number FROM coupons WHERE campaign_id = campaigns.id \
+                             ORDER BY number DESC LIMIT 1), 0) AS issued \
+         FROM campaigns WHERE $1::uuid IS NULL OR id < $1 ORDER BY id DESC LIMIT $2",
+    )
+    .bind(before.map(Uuid::from))
+    .bind(limit.min(PAGE_MAX))
+    .fetch_all(pool)
+    .await
+}
+
+/// Those whose gates matter: not drafts, and not closed for more than an hour.
+pub async fn live(pool: &PgPool) -> Result<Vec<Campaign>, sqlx::Error> {
+    sqlx::query_as(
+        "SELECT * FROM campaigns WHERE state IN ('scheduled', 'open', 'paused') \
+         OR state = 'closed' AND closes_at > now() - interval '1 hour' ORDER BY id",
+    )
+    .fetch_all(pool)
+    .await
+}
+
+/// Opens a campaign, at once or when its time comes.
+pub async fn open(pool: &PgPool, id: CampaignId) -> Result<Campaign, ChangeError> {
+    change(pool, id, "opened", |campaign, now| {
+        campaign.state.opened(campaign.opens_at, campaign.closes_at, now)
+    })
+    .await
+}
+
+/// Closes a campaign for good.
+pub async fn close(pool: &PgPool, id: CampaignId) -> Result<Campaign, ChangeError> {
+    change(pool, id, "closed", |_, _| Some(State::Closed)).await
+}
+
+/// Opens and closes what time has opened or closed, by the clock of the database.
+pub async fn change_due(pool: &PgPool) -> Result<Vec<Campaign>, ChangeError> {
+    let due: Vec<Uuid> = sqlx::query_scalar(
+        "SELECT id FROM campaigns WHERE state = 'scheduled' AND opens_at <= now() \
+         OR state IN ('scheduled', 'open', 'paused') AND closes_at <= now()",
+    )
+    .fetch_all(pool)
+    .await?;
+    let mut changed = Vec::with_capacity(due.len());
+    for id in due {
+        let id = CampaignId(id.into());
+        changed.push(
+            change(pool, id, "brought up to date", |campaign, now| {
+                Some(campaign.state.due(campaign.opens_at, campaign.closes_at, now))
+            })
+            .await?,
+        );
+    }
+    Ok(changed)
+}
+
+/// Brings a campaign into the state that `rule` says, and tells of it in the same transaction.
+async fn change(
+    pool: &PgPool,
+    id: CampaignId,
+    asked: &'static str,
+    rule: impl FnOnce(&Campaign, OffsetDateTime) -> Option<State>,
+) -> Result<Campaign, ChangeError> {
+    let mut transaction = pool.begin().await?;
+    let row = sqlx::query("SELECT *, now() AS now FROM campaigns WHERE id = $1 FOR UPDATE")
+        .bind(Uuid::from(id.0))
+        .fetch_optional(&mut *transaction)
+        .await?
+        .ok_or(ChangeError::Unknown)?;
+    let campaign = Campaign::from_row(&row)?;
+    let state = rule(&campaign, row.try_get("now")?)
+        .ok_or(ChangeError::NotAllowed { state: campaign.state, asked })?;
+    if state == campaign.state {
+        return Ok(campaign);
+    }
+    let changed = save_state(&mut transaction, id, state).await?;
+    // Last, because the shard stays locked from here to the commit: all that were issued before
+    // come before this event, and whoever takes the lock after it sees the new state.
+    if let Some(event) = changed_event(&changed) {
+        outbox_relay::append(&mut transaction, changed.shard, &[event]).await?;
+    }
+    transaction.commit().await?;
+    Ok(changed)
+}
+
+async fn save_state(
+    connection: &mut PgConnection,
+    id: CampaignId,
+    state: State,
+) -> Result<Campaign, sqlx::Error> {
+    sqlx::query_as("UPDATE campaigns SET state = $2, version = version + 1 WHERE id = $1 RETURNING *")
+        .bind(Uuid::from(id.0))
+        .bind(state.as_str())
+        .fetch_one(connection)
+        .await
+}
+
+fn changed_event(campaign: &Campaign) -> Option<NewEvent> {
+    match campaign.state {
+        State::Open => Some(event::campaign(event::CAMPAIGN_OPENED, campaign)),
+        State::Closed => Some(event::campaign(event::CAMPAIGN_CLOSED, campaign)),
+        State::Draft | State::Scheduled | State::Paused => None,
+    }
+}

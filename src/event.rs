@@ -1,0 +1,89 @@
+//! What is published. The data of a type never changes in a way that breaks a reader; a change
+//! that would is a new version of the type.
+
+use outbox_relay::projection::ApplyError;
+use outbox_relay::{Event, NewEvent, Outlet};
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+use ulid::Ulid;
+
+use crate::campaign::{Campaign, CampaignId, SettleOn};
+
+/// Streams `COUPONS-<shard>`, subjects `coupons.<type>.<campaign id>.<shard>`.
+pub const OUTLET: Outlet =
+    Outlet { stream: "COUPONS", subjects: "coupons", types: "coupon", source: "/coupon-dispatcher" };
+
+/// A coupon is issued. Its data is written by `issue_batch()`, in SQL.
+pub const ISSUED: &str = "issued";
+/// Claims are taken from now on.
+pub const CAMPAIGN_OPENED: &str = "campaign-opened";
+/// The last coupon is issued. Written by `issue_batch()`.
+pub const CAMPAIGN_SOLD_OUT: &str = "campaign-sold-out";
+/// No more claims are taken.
+pub const CAMPAIGN_CLOSED: &str = "campaign-closed";
+
+/// All types, for whoever filters by them.
+pub const KINDS: [&str; 4] = [ISSUED, CAMPAIGN_OPENED, CAMPAIGN_SOLD_OUT, CAMPAIGN_CLOSED];
+
+/// The type of [`ISSUED`] as its body has it.
+pub const ISSUED_V1: &str = "coupon.issued.v1";
+
+/// Data of `coupon.issued.v1`. The code is a secret of the holder and is not told.
+#[derive(Debug, Deserialize)]
+pub struct Issued {
+    pub coupon_id: Ulid,
+    pub campaign_id: CampaignId,
+    pub user_id: String,
+    pub number: i32,
+    #[serde(with = "time::serde::rfc3339")]
+    pub issued_at: OffsetDateTime,
+    #[serde(with = "time::serde::rfc3339")]
+    pub expires_at: OffsetDateTime,
+    pub merchant_id: String,
+    /// Minor units of the currency.
+    pub face_value: i64,
+    pub currency: String,
+    pub settle_on: SettleOn,
+}
+
+/// The issues among a batch of events, each with the id of its event.
+pub(crate) fn issues(events: &[Event]) -> Result<Vec<(Ulid, Issued)>, ApplyError> {
+    let mut issues = Vec::with_capacity(events.len());
+    for event in events {
+        let unreadable = |source| ApplyError::Unreadable { position: event.position, source };
+        let body = event.parse().map_err(unreadable)?;
+        if body.kind == ISSUED_V1 {
+            issues.push((body.id, serde_json::from_str(body.data.get()).map_err(unreadable)?));
+        }
+    }
+    Ok(issues)
+}
+
+/// Data of `coupon.campaign-opened.v1` and `coupon.campaign-closed.v1`.
+#[derive(Serialize)]
+struct CampaignChanged<'a> {
+    campaign_id: CampaignId,
+    merchant_id: &'a str,
+    name: &'a str,
+    quantity: i32,
+    version: i32,
+}
+
+/// An event about a campaign as a whole.
+pub(crate) fn campaign(kind: &'static str, campaign: &Campaign) -> NewEvent {
+    let data = CampaignChanged {
+        campaign_id: campaign.id,
+        merchant_id: campaign.merchant_id.as_str(),
+        name: &campaign.name,
+        quantity: campaign.quantity,
+        version: campaign.version,
+    };
+    NewEvent {
+        id: Ulid::generate(),
+        kind,
+        key: campaign.id.to_string(),
+        subject: campaign.id.to_string(),
+        data: serde_json::json!(data).to_string(),
+        traceparent: None,
+    }
+}

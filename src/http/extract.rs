@@ -1,0 +1,138 @@
+//! What routes take from a request, refused as problems.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
+use axum::http::header::AUTHORIZATION;
+use axum::http::request::Parts;
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use serde::de::DeserializeOwned;
+use subtle::ConstantTimeEq as _;
+use tokio::time::timeout;
+use ulid::Ulid;
+
+use super::Api;
+use super::problem::Problem;
+use crate::campaign::CampaignId;
+use crate::campaign::draft::FieldProblem;
+
+/// Bodies are small; the largest is that of a campaign.
+const BODY_BYTES_MAX: usize = 16 * 1024;
+/// For the whole body to come.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The request carries the administrator's token.
+pub(super) struct Authorized;
+
+impl FromRequestParts<Api> for Authorized {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, Problem> {
+        let given =
+            parts.headers.get(AUTHORIZATION).and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
+        let authorized = match (given, &api.admin_token) {
+            (Some(given), Some(token)) => bool::from(given.ct_eq(token.reveal().as_bytes())),
+            _ => false,
+        };
+        if authorized { Ok(Self) } else { Err(Problem::Unauthorized) }
+    }
+}
+
+/// An id in the path. What is no ULID is not found.
+pub(super) struct Id(pub(super) Ulid);
+
+impl FromRequestParts<Api> for Id {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, Problem> {
+        let Path(text) = Path::<String>::from_request_parts(parts, api).await.map_err(|_| NO_SUCH_ID)?;
+        Ulid::from_string(&text).map(Self).map_err(|_| NO_SUCH_ID)
+    }
+}
+
+const NO_SUCH_ID: Problem = Problem::NotFound("The id is not a ULID.");
+
+impl From<Id> for CampaignId {
+    fn from(id: Id) -> Self {
+        Self(id.0)
+    }
+}
+
+/// Where a page of a list starts, and how long it is.
+#[derive(Debug, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PageQuery {
+    cursor: Option<String>,
+    limit: Option<i64>,
+    status: Option<String>,
+}
+
+/// The query of a list.
+pub(super) struct Page {
+    pub(super) before: Option<Ulid>,
+    pub(super) limit: i64,
+    pub(super) status: Option<String>,
+}
+
+const PAGE_DEFAULT: i64 = 50;
+const PAGE_MAX: i64 = 200;
+
+impl FromRequestParts<Api> for Page {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, Problem> {
+        let invalid = |field: &str, reason: String| Problem::Invalid(vec![FieldProblem::new(field, reason)]);
+        let Query(query) = Query::<PageQuery>::from_request_parts(parts, api)
+            .await
+            .map_err(|error| invalid("query", error.body_text()))?;
+        let limit = query.limit.unwrap_or(PAGE_DEFAULT);
+        if !(1..=PAGE_MAX).contains(&limit) {
+            return Err(invalid("limit", format!("must be 1 to {PAGE_MAX}")));
+        }
+        let before = query.cursor.as_deref().map(Ulid::from_string).transpose();
+        let before =
+            before.map_err(|_| invalid("cursor", "must be the next of an earlier page".to_owned()))?;
+        Ok(Self { before, limit, status: query.status })
+    }
+}
+
+/// A body in JSON.
+pub(super) struct Json<T>(pub(super) T);
+
+impl<T: DeserializeOwned> FromRequest<Api> for Json<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, _: &Api) -> Result<Self, Problem> {
+        let body = read(request.into_body()).await?;
+        let mut parser = serde_json::Deserializer::from_slice(&body);
+        let value = serde_path_to_error::deserialize(&mut parser).map_err(|error| {
+            let path = error.path().to_string();
+            Problem::Malformed(field_problem(&path, &error.into_inner()))
+        })?;
+        parser.end().map_err(|error| Problem::Malformed(field_problem(".", &error)))?;
+        Ok(Self(value))
+    }
+}
+
+/// A field that is missing or unknown is named in the message, any other by its path.
+fn field_problem(path: &str, error: &serde_json::Error) -> FieldProblem {
+    let message = error.to_string();
+    let named = message
+        .strip_prefix("missing field `")
+        .or_else(|| message.strip_prefix("unknown field `"))
+        .and_then(|rest| rest.split('`').next());
+    let field = named.unwrap_or(if path == "." { "body" } else { path });
+    FieldProblem::new(field, message.clone())
+}
+
+async fn read(body: Body) -> Result<bytes::Bytes, Problem> {
+    match timeout(BODY_TIMEOUT, Limited::new(body, BODY_BYTES_MAX).collect()).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.downcast_ref::<LengthLimitError>().is_some() => {
+            Err(Problem::TooLarge { limit: BODY_BYTES_MAX })
+        }
+        Ok(Err(error)) => Err(Problem::Malformed(FieldProblem::new("body", error.to_string()))),
+        Err(_) => Err(Problem::TooSlow),
+    }
+}

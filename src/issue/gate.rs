@@ -1,0 +1,198 @@
+//! The gate: who is in, decided in Redis, a batch at a time. It is fast and may be wrong; Postgres
+//! decides again.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use outbox_relay::retry::Retry;
+use redis::{Client, RedisError};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::sleep;
+
+use super::seats::{Admission, Seat, Seats};
+use crate::campaign::{CampaignId, UserId};
+
+/// Operations waiting for the gate, at the most; more are refused.
+const QUEUE: usize = 8_192;
+/// Operations in one round trip. A script answers so many users in well under a millisecond.
+const BATCH: usize = 512;
+/// A healthy Redis answers within a few milliseconds. Whoever comes while a call is in flight waits
+/// for it and for his own, and is to be refused within 300 ms.
+const RESPONSE_TIMEOUT: Duration = Duration::from_millis(200);
+
+/// Why the gate said nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum GateError {
+    #[error("the gate cannot be reached")]
+    Unreachable,
+    #[error("too many wait for the gate")]
+    Overloaded,
+}
+
+#[derive(Debug)]
+enum Operation {
+    Admit { user: UserId, reply: oneshot::Sender<Result<Admission, GateError>> },
+    Confirm(Vec<Seat>),
+    Release(Vec<Seat>),
+}
+
+/// The way to the gate.
+#[derive(Clone, Debug)]
+pub struct Gate {
+    queue: mpsc::Sender<(CampaignId, Operation)>,
+    reachable: Arc<AtomicBool>,
+}
+
+impl Gate {
+    /// A gate, and the worker that has to run for it.
+    #[must_use]
+    pub fn new(client: Client) -> (Self, GateWorker) {
+        let (queue, operations) = mpsc::channel(QUEUE);
+        let reachable = Arc::new(AtomicBool::new(false));
+        let worker = GateWorker { client, operations, reachable: reachable.clone() };
+        (Self { queue, reachable }, worker)
+    }
+
+    /// Whether Redis answers.
+    #[must_use]
+    pub fn is_reachable(&self) -> bool {
+        self.reachable.load(Ordering::Relaxed)
+    }
+
+    /// Asks for a seat. Answers within 300 ms, with an error if need be.
+    pub async fn admit(&self, campaign: CampaignId, user: UserId) -> Result<Admission, GateError> {
+        let (reply, answer) = oneshot::channel();
+        self.queue
+            .try_send((campaign, Operation::Admit { user, reply }))
+            .map_err(|_| GateError::Overloaded)?;
+        answer.await.unwrap_or(Err(GateError::Unreachable))
+    }
+
+    /// Says that coupons of these seats are committed. Off the path of a request: when it does not
+    /// come through, the sweeper finds the seats past their deadline.
+    pub fn confirm(&self, campaign: CampaignId, seats: Vec<Seat>) {
+        self.tell(campaign, Operation::Confirm(seats));
+    }
+
+    /// Puts seats back on sale whose coupons were surely not committed. Off the path of a request.
+    pub fn release(&self, campaign: CampaignId, seats: Vec<Seat>) {
+        self.tell(campaign, Operation::Release(seats));
+    }
+
+    fn tell(&self, campaign: CampaignId, operation: Operation) {
+        if self.queue.try_send((campaign, operation)).is_err() {
+            tracing::debug!(%campaign, "the gate is busy: the sweeper will see to these seats");
+        }
+    }
+}
+
+/// Carries operations to Redis: whatever has queued up while the last call was in flight goes with
+/// the next. One round trip is in flight at a time; nobody waits on a timer.
+#[derive(Debug)]
+pub struct GateWorker {
+    client: Client,
+    operations: mpsc::Receiver<(CampaignId, Operation)>,
+    reachable: Arc<AtomicBool>,
+}
+
+impl GateWorker {
+    /// Works until every [`Gate`] is gone. While Redis is away it refuses at once.
+    pub async fn run(mut self) {
+        let mut retry = Retry::new(Duration::from_millis(20), Duration::from_millis(500));
+        while let Some(seats) = self.connected(&mut retry).await {
+            self.reachable.store(true, Ordering::Relaxed);
+            let Err(error) = self.serve(seats, &mut retry).await else { return };
+            self.reachable.store(false, Ordering::Relaxed);
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "the gate cannot be reached: claims are refused"
+            );
+        }
+    }
+
+    /// Connects, and refuses whoever comes meanwhile. Nothing when every gate is gone.
+    async fn connected(&mut self, retry: &mut Retry) -> Option<Seats> {
+        let client = self.client.clone();
+        let attempts = async {
+            loop {
+                match Seats::connect(&client, RESPONSE_TIMEOUT).await {
+                    Ok(seats) => return seats,
+                    Err(error) => tracing::debug!(%error, "connect to Redis"),
+                }
+                sleep(retry.next_wait()).await;
+            }
+        };
+        tokio::pin!(attempts);
+        loop {
+            tokio::select! {
+                seats = &mut attempts => return Some(seats),
+                operation = self.operations.recv() => match operation? {
+                    (_, Operation::Admit { reply, .. }) => drop(reply.send(Err(GateError::Unreachable))),
+                    // The sweeper will see to these.
+                    (_, Operation::Confirm(_) | Operation::Release(_)) => {}
+                },
+            }
+        }
+    }
+
+    async fn serve(&mut self, seats: Seats, retry: &mut Retry) -> Result<(), RedisError> {
+        let mut operations = Vec::with_capacity(BATCH);
+        while self.operations.recv_many(&mut operations, BATCH).await > 0 {
+            let mut batches: HashMap<CampaignId, Batch> = HashMap::new();
+            for (campaign, operation) in operations.drain(..) {
+                batches.entry(campaign).or_default().add(operation);
+            }
+            let calls = batches.into_iter().map(|(campaign, batch)| batch.call(campaign, &seats));
+            join_all(calls).await.into_iter().collect::<Result<(), _>>()?;
+            retry.reset();
+        }
+        Ok(())
+    }
+}
+
+/// What one campaign asks of Redis in one round trip.
+#[derive(Default)]
+struct Batch {
+    users: Vec<UserId>,
+    replies: Vec<oneshot::Sender<Result<Admission, GateError>>>,
+    confirmed: Vec<Seat>,
+    released: Vec<Seat>,
+}
+
+impl Batch {
+    fn add(&mut self, operation: Operation) {
+        match operation {
+            Operation::Admit { user, reply } => {
+                self.users.push(user);
+                self.replies.push(reply);
+            }
+            Operation::Confirm(seats) => self.confirmed.extend(seats),
+            Operation::Release(seats) => self.released.extend(seats),
+        }
+    }
+
+    /// The three calls are written one behind the other, and only then awaited.
+    async fn call(self, campaign: CampaignId, seats: &Seats) -> Result<(), RedisError> {
+        let (mut first, mut second, mut third) = (seats.clone(), seats.clone(), seats.clone());
+        let confirm = async {
+            if self.confirmed.is_empty() { Ok(()) } else { first.confirm(campaign, &self.confirmed).await }
+        };
+        let release = async {
+            if self.released.is_empty() { Ok(0) } else { second.release(campaign, &self.released).await }
+        };
+        let admit = async {
+            if self.users.is_empty() { Ok(Vec::new()) } else { third.admit(campaign, &self.users).await }
+        };
+        let (confirmed, released, admitted) = futures_util::join!(confirm, release, admit);
+        let result = confirmed.and(released.map(drop)).and(admitted.as_ref().map(drop).map_err(Clone::clone));
+        let mut answers = admitted.unwrap_or_default().into_iter();
+        for reply in self.replies {
+            // Whoever has gone meanwhile leaves his seat to the sweeper.
+            drop(reply.send(answers.next().ok_or(GateError::Unreachable)));
+        }
+        result
+    }
+}

@@ -1,0 +1,135 @@
+//! The loader: makes a campaign's gate from what Postgres says, when Redis has lost it, or has
+//! been contradicted.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use redis::{Client, RedisError};
+use sqlx::PgPool;
+use tokio::sync::mpsc;
+use ulid::Ulid;
+use uuid::Uuid;
+
+use super::seats::{LoadStep, Seat, Seats};
+use crate::campaign::{Campaign, CampaignId, store};
+
+/// Campaigns waiting to be loaded, at the most; whoever finds the queue full asks again.
+const QUEUE: usize = 1_024;
+/// Seats told to Redis at a time.
+const CHUNK: i64 = 2_000;
+/// Loading is not on the path of a request.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(2);
+/// A campaign is loaded no more often than this, whoever wants it.
+const LOAD_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Why a gate was not loaded. It is tried again when somebody wants it again.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    #[error("read the coupons")]
+    Database(#[from] sqlx::Error),
+    #[error("fill the gate")]
+    Gate(#[from] RedisError),
+}
+
+/// The way to the loader.
+#[derive(Clone, Debug)]
+pub struct Loader {
+    queue: mpsc::Sender<CampaignId>,
+    client: Client,
+    pool: PgPool,
+}
+
+impl Loader {
+    /// A loader, and the worker that has to run for it.
+    #[must_use]
+    pub fn new(client: Client, pool: PgPool) -> (Self, LoaderWorker) {
+        let (queue, wanted) = mpsc::channel(QUEUE);
+        let worker = LoaderWorker { client: client.clone(), pool: pool.clone(), wanted };
+        (Self { queue, client, pool }, worker)
+    }
+
+    /// Asks for a gate to be loaded, soon.
+    pub fn want(&self, campaign: CampaignId) {
+        let _ = self.queue.try_send(campaign);
+    }
+
+    /// Lets the gate know of a change that is committed. When this fails, the sweeper sees to it.
+    pub async fn tell(&self, campaign: &Campaign) -> Result<(), LoadError> {
+        let mut seats = Seats::connect(&self.client, RESPONSE_TIMEOUT).await?;
+        match seats.version(campaign.id).await? {
+            Some(_) => Ok(seats.set_state(campaign).await?),
+            None => load(&self.client, &self.pool, campaign.id).await,
+        }
+    }
+}
+
+/// Loads one gate after the other.
+#[derive(Debug)]
+pub struct LoaderWorker {
+    client: Client,
+    pool: PgPool,
+    wanted: mpsc::Receiver<CampaignId>,
+}
+
+impl LoaderWorker {
+    /// Works until every [`Loader`] is gone.
+    pub async fn run(mut self) {
+        let mut loaded: HashMap<CampaignId, Instant> = HashMap::new();
+        while let Some(campaign) = self.wanted.recv().await {
+            loaded.retain(|_, at| at.elapsed() < LOAD_INTERVAL);
+            if loaded.contains_key(&campaign) {
+                continue;
+            }
+            match load(&self.client, &self.pool, campaign).await {
+                Ok(()) => drop(loaded.insert(campaign, Instant::now())),
+                Err(error) => {
+                    tracing::warn!(%campaign, error = &error as &dyn std::error::Error, "the gate was not loaded");
+                }
+            }
+        }
+    }
+}
+
+/// Loads the gate of a campaign. Does nothing when somebody else is at it.
+pub async fn load(client: &Client, pool: &PgPool, campaign: CampaignId) -> Result<(), LoadError> {
+    let mut seats = Seats::connect(client, RESPONSE_TIMEOUT).await?;
+    let token = Ulid::generate();
+    if seats.begin_load(campaign, token).await? == LoadStep::Superseded {
+        return Ok(());
+    }
+    // Read after `begin`: whoever commits later than this is confirmed later than that.
+    let Some(found) = store::get(pool, campaign).await? else { return Ok(()) };
+    let mut number = 0;
+    loop {
+        let holders = holders(pool, campaign, number).await?;
+        let Some((last, _, _)) = holders.last() else { break };
+        number = *last;
+        let chunk: Vec<Seat> = holders.iter().map(|(_, user, nth)| Seat::new(user, *nth)).collect();
+        if seats.add_to_load(campaign, token, &chunk).await? == LoadStep::Superseded {
+            return Ok(());
+        }
+    }
+    finish(&mut seats, &found, token, number).await
+}
+
+async fn holders(
+    pool: &PgPool,
+    campaign: CampaignId,
+    after: i32,
+) -> Result<Vec<(i32, String, i32)>, sqlx::Error> {
+    sqlx::query_as(
+        "SELECT number, user_id, nth FROM coupons WHERE campaign_id = $1 AND number > $2 ORDER BY number LIMIT $3",
+    )
+    .bind(Uuid::from(campaign.0))
+    .bind(after)
+    .bind(CHUNK)
+    .fetch_all(pool)
+    .await
+}
+
+async fn finish(seats: &mut Seats, campaign: &Campaign, token: Ulid, count: i32) -> Result<(), LoadError> {
+    if seats.finish_load(campaign, token).await? == LoadStep::Done {
+        tracing::info!(campaign = %campaign.id, taken = count, state = campaign.state.as_str(), "gate loaded");
+    }
+    Ok(())
+}

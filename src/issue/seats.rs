@@ -1,0 +1,293 @@
+//! Seats of campaigns in Redis: the scripts, one method each, and the keys they work on.
+//!
+//! Keys of a campaign, all with the hash tag `{<campaign id>}`:
+//!
+//! | key | type | holds |
+//! |---|---|---|
+//! | `gate1:{id}` | hash | state, window, quantity, limit, lease, version |
+//! | `gate1:{id}:holders` | set | seats taken: confirmed and pending |
+//! | `gate1:{id}:pending` | sorted set | seats not yet confirmed, by deadline in ms |
+//! | `gate1:{id}:loading` | set | seats of a gate that is being loaded |
+//! | `gate1:{id}:loader` | string | token of whoever loads it |
+//!
+//! What is left is the quantity less the number of seats taken: there is no counter to go wrong.
+
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::io::tcp::TcpSettings;
+use redis::{AsyncConnectionConfig, Client, IntoConnectionInfo as _, RedisError, Script};
+use ulid::Ulid;
+
+use crate::campaign::{Campaign, CampaignId, UserId};
+
+static ADMIT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../../lua/admit.lua")));
+static CONFIRM: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../../lua/confirm.lua")));
+static RELEASE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../../lua/release.lua")));
+static LOAD: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../../lua/load.lua")));
+
+const CONNECTION_TIMEOUT: Duration = Duration::from_millis(500);
+/// How long a seat may be pending; after that the sweeper asks Postgres.
+const LEASE: Duration = Duration::from_secs(10);
+/// How long a loader may take between two steps.
+const LOADER_LEASE: Duration = Duration::from_secs(5);
+/// How long a gate outlives its campaign, for those who ask late.
+const GRACE: time::Duration = time::Duration::days(1);
+
+/// The name of one user's n-th seat: `<user>`, then `<user> 2`, `<user> 3`, …
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Seat(String);
+
+impl Seat {
+    /// The `nth` seat of a user, from 1.
+    #[must_use]
+    pub fn new(user: &str, nth: i32) -> Self {
+        Self(if nth <= 1 { user.to_owned() } else { format!("{user} {nth}") })
+    }
+
+    /// The user, and which of his seats it is.
+    #[must_use]
+    pub fn parts(&self) -> (&str, i32) {
+        match self.0.split_once(' ') {
+            Some((user, nth)) => (user, nth.parse().unwrap_or(1)),
+            None => (&self.0, 1),
+        }
+    }
+}
+
+/// What the gate says to one user.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Admission {
+    Admitted(Seat),
+    /// He has all the seats that he may have.
+    Already,
+    SoldOut,
+    NotOpen,
+    Closed,
+    /// The gate knows nothing of the campaign.
+    Unloaded,
+}
+
+impl Admission {
+    fn parse(word: &str, user: &UserId) -> Option<Self> {
+        match word {
+            "admitted" => Some(Self::Admitted(Seat::new(user.as_str(), 1))),
+            "already" => Some(Self::Already),
+            "sold_out" => Some(Self::SoldOut),
+            "not_open" => Some(Self::NotOpen),
+            "closed" => Some(Self::Closed),
+            "unloaded" => Some(Self::Unloaded),
+            other => {
+                let nth = other.strip_prefix("admitted ")?.parse().ok()?;
+                Some(Self::Admitted(Seat::new(user.as_str(), nth)))
+            }
+        }
+    }
+}
+
+/// The state of a load after one of its steps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LoadStep {
+    Done,
+    /// Somebody else loads, or has taken over.
+    Superseded,
+}
+
+/// The keys of one campaign.
+struct Keys {
+    gate: String,
+    holders: String,
+    pending: String,
+    loading: String,
+    loader: String,
+}
+
+impl Keys {
+    fn of(campaign: CampaignId) -> Self {
+        let gate = format!("gate1:{{{campaign}}}");
+        Self {
+            holders: format!("{gate}:holders"),
+            pending: format!("{gate}:pending"),
+            loading: format!("{gate}:loading"),
+            loader: format!("{gate}:loader"),
+            gate,
+        }
+    }
+}
+
+/// A client of the Redis at `url`, with Nagle's algorithm off, which the crate leaves on.
+///
+/// # Errors
+/// When the URL is not one of Redis.
+pub fn client(url: &str) -> Result<Client, RedisError> {
+    let info = url.into_connection_info()?;
+    Client::open(info.set_tcp_settings(TcpSettings::default().set_nodelay(true)))
+}
+
+/// A connection to the seats.
+#[derive(Clone, Debug)]
+pub struct Seats(MultiplexedConnection);
+
+impl Seats {
+    /// Connects, and makes sure that Redis answers.
+    pub async fn connect(client: &Client, response_timeout: Duration) -> Result<Self, RedisError> {
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(CONNECTION_TIMEOUT))
+            .set_response_timeout(Some(response_timeout));
+        let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
+        redis::cmd("PING").exec_async(&mut connection).await?;
+        Ok(Self(connection))
+    }
+
+    /// Asks for seats, for one user after the other. An answer for each.
+    pub async fn admit(
+        &mut self,
+        campaign: CampaignId,
+        users: &[UserId],
+    ) -> Result<Vec<Admission>, RedisError> {
+        let keys = Keys::of(campaign);
+        let mut call = ADMIT.prepare_invoke();
+        call.key(keys.gate).key(keys.holders).key(keys.pending);
+        for user in users {
+            call.arg(user.as_str());
+        }
+        let words: Vec<String> = call.invoke_async(&mut self.0).await?;
+        let answers: Option<Vec<_>> =
+            users.iter().zip(&words).map(|(user, word)| Admission::parse(word, user)).collect();
+        answers.filter(|answers| answers.len() == users.len()).ok_or_else(|| {
+            (redis::ErrorKind::UnexpectedReturnType, "admit.lua answered something else").into()
+        })
+    }
+
+    /// Says that the coupons of these seats are committed.
+    pub async fn confirm(&mut self, campaign: CampaignId, seats: &[Seat]) -> Result<(), RedisError> {
+        let keys = Keys::of(campaign);
+        let mut call = CONFIRM.prepare_invoke();
+        call.key(keys.gate).key(keys.holders).key(keys.pending).key(keys.loading).key(keys.loader);
+        for seat in seats {
+            call.arg(&seat.0);
+        }
+        call.invoke_async::<Vec<String>>(&mut self.0).await.map(drop)
+    }
+
+    /// Puts pending seats back on sale. Answers how many those were.
+    pub async fn release(&mut self, campaign: CampaignId, seats: &[Seat]) -> Result<usize, RedisError> {
+        let keys = Keys::of(campaign);
+        let mut call = RELEASE.prepare_invoke();
+        call.key(keys.holders).key(keys.pending);
+        for seat in seats {
+            call.arg(&seat.0);
+        }
+        let words: Vec<String> = call.invoke_async(&mut self.0).await?;
+        Ok(words.iter().filter(|word| *word == "released").count())
+    }
+
+    /// First step of a load; from here on confirmations are noted for the gate that is to come.
+    pub async fn begin_load(&mut self, campaign: CampaignId, token: Ulid) -> Result<LoadStep, RedisError> {
+        self.load(campaign, "begin", &[token.to_string(), millis(LOADER_LEASE)]).await
+    }
+
+    /// Adds seats of committed coupons.
+    pub async fn add_to_load(
+        &mut self,
+        campaign: CampaignId,
+        token: Ulid,
+        seats: &[Seat],
+    ) -> Result<LoadStep, RedisError> {
+        let mut arguments = vec![token.to_string(), millis(LOADER_LEASE)];
+        arguments.extend(seats.iter().map(|seat| seat.0.clone()));
+        self.load(campaign, "add", &arguments).await
+    }
+
+    /// Last step: puts the new gate in the place of the old one.
+    pub async fn finish_load(&mut self, campaign: &Campaign, token: Ulid) -> Result<LoadStep, RedisError> {
+        let expires_at = unix_millis(campaign.closes_at + GRACE);
+        let mut arguments = vec![token.to_string(), expires_at];
+        let fields = [
+            ("version", campaign.version.to_string()),
+            ("opens_at", unix_millis(campaign.opens_at)),
+            ("closes_at", unix_millis(campaign.closes_at)),
+            ("quantity", campaign.quantity.to_string()),
+            ("limit", campaign.per_user_limit.to_string()),
+            ("lease", millis(LEASE)),
+            ("state", campaign.state.as_str().to_owned()),
+        ];
+        arguments.extend(fields.into_iter().flat_map(|(field, value)| [field.to_owned(), value]));
+        self.load(campaign.id, "finish", &arguments).await
+    }
+
+    /// Tells a gate that is loaded the state of its campaign. Without a gate nothing is done.
+    pub async fn set_state(&mut self, campaign: &Campaign) -> Result<(), RedisError> {
+        let arguments =
+            [campaign.version.to_string(), "state".to_owned(), campaign.state.as_str().to_owned()];
+        self.load(campaign.id, "set", &arguments).await.map(drop)
+    }
+
+    async fn load(
+        &mut self,
+        campaign: CampaignId,
+        step: &str,
+        arguments: &[String],
+    ) -> Result<LoadStep, RedisError> {
+        let keys = Keys::of(campaign);
+        let mut call = LOAD.prepare_invoke();
+        call.key(keys.gate).key(keys.holders).key(keys.pending).key(keys.loading).key(keys.loader).arg(step);
+        for argument in arguments {
+            call.arg(argument);
+        }
+        let word: String = call.invoke_async(&mut self.0).await?;
+        Ok(if word == "busy" || word == "superseded" { LoadStep::Superseded } else { LoadStep::Done })
+    }
+
+    /// Seats past their deadline by Redis' clock, at most `limit`, the oldest first.
+    pub async fn overdue(&mut self, campaign: CampaignId, limit: usize) -> Result<Vec<Seat>, RedisError> {
+        let (seconds, _micros): (i64, i64) = redis::cmd("TIME").query_async(&mut self.0).await?;
+        let seats: Vec<String> = redis::cmd("ZRANGE")
+            .arg(Keys::of(campaign).pending)
+            .arg("-inf")
+            .arg(seconds * 1000)
+            .arg("BYSCORE")
+            .arg("LIMIT")
+            .arg(0)
+            .arg(limit)
+            .query_async(&mut self.0)
+            .await?;
+        Ok(seats.into_iter().map(Seat).collect())
+    }
+
+    /// The version of the campaign that the gate has, if it is loaded.
+    pub async fn version(&mut self, campaign: CampaignId) -> Result<Option<i32>, RedisError> {
+        redis::cmd("HGET").arg(Keys::of(campaign).gate).arg("version").query_async(&mut self.0).await
+    }
+
+    /// How many seats are taken, and how many of those are pending. Nothing when the gate is not loaded.
+    pub async fn count(&mut self, campaign: CampaignId) -> Result<Option<(i64, i64)>, RedisError> {
+        let keys = Keys::of(campaign);
+        let (loaded, taken, pending): (bool, i64, i64) = redis::pipe()
+            .exists(keys.gate)
+            .scard(keys.holders)
+            .zcard(keys.pending)
+            .query_async(&mut self.0)
+            .await?;
+        Ok(loaded.then_some((taken, pending)))
+    }
+
+    /// Whether each of these seats is taken.
+    pub async fn are_taken(&mut self, campaign: CampaignId, seats: &[Seat]) -> Result<Vec<bool>, RedisError> {
+        let mut command = redis::cmd("SMISMEMBER");
+        command.arg(Keys::of(campaign).holders);
+        for seat in seats {
+            command.arg(&seat.0);
+        }
+        command.query_async(&mut self.0).await
+    }
+}
+
+fn millis(duration: Duration) -> String {
+    duration.as_millis().to_string()
+}
+
+fn unix_millis(time: time::OffsetDateTime) -> String {
+    (time.unix_timestamp_nanos() / 1_000_000).to_string()
+}

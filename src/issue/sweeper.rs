@@ -1,0 +1,101 @@
+//! The sweeper: sees to seats past their deadline, to gates that missed a change of state, and to
+//! campaigns whose time has come. Every process may run one; each of its steps can be repeated.
+
+use std::collections::HashSet;
+use std::convert::Infallible;
+use std::time::Duration;
+
+use redis::Client;
+use sqlx::PgPool;
+use tokio::time::{MissedTickBehavior, interval};
+use uuid::Uuid;
+
+use super::loader::LoadError;
+use super::seats::{Seat, Seats};
+use crate::campaign::store::{self, ChangeError};
+use crate::campaign::{Campaign, CampaignId};
+
+const INTERVAL: Duration = Duration::from_millis(500);
+/// Seats seen to at a time.
+const BATCH: usize = 1_000;
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Why a round was cut short. The next one starts afresh.
+#[derive(Debug, thiserror::Error)]
+pub enum SweepError {
+    #[error("bring campaigns up to date")]
+    Change(#[from] ChangeError),
+    #[error("see to seats")]
+    Seats(#[from] LoadError),
+}
+
+/// Goes round until it is dropped.
+pub async fn run(client: Client, pool: PgPool) -> Infallible {
+    let mut ticks = interval(INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut failed = false;
+    loop {
+        ticks.tick().await;
+        let result = sweep(&client, &pool).await;
+        if let Err(error) = &result
+            && !failed
+        {
+            tracing::warn!(error = error as &dyn std::error::Error, "sweeping fails");
+        }
+        failed = result.is_err();
+    }
+}
+
+/// One round.
+pub async fn sweep(client: &Client, pool: &PgPool) -> Result<(), SweepError> {
+    store::change_due(pool).await?;
+    let mut seats = Seats::connect(client, RESPONSE_TIMEOUT).await.map_err(LoadError::from)?;
+    for campaign in store::live(pool).await.map_err(LoadError::from)? {
+        tell_state(&mut seats, &campaign).await?;
+        resolve_overdue(&mut seats, pool, campaign.id).await?;
+    }
+    Ok(())
+}
+
+/// A gate that has an older version of its campaign is told the state.
+async fn tell_state(seats: &mut Seats, campaign: &Campaign) -> Result<(), LoadError> {
+    if seats.version(campaign.id).await?.is_some_and(|version| version < campaign.version) {
+        seats.set_state(campaign).await?;
+    }
+    Ok(())
+}
+
+/// Seats past their deadline: those with a coupon are confirmed, the others go back on sale. A
+/// coupon that is committed after all is confirmed by its writer, or refused by Postgres.
+async fn resolve_overdue(seats: &mut Seats, pool: &PgPool, campaign: CampaignId) -> Result<(), LoadError> {
+    loop {
+        let overdue = seats.overdue(campaign, BATCH).await?;
+        if overdue.is_empty() {
+            return Ok(());
+        }
+        let held = held(pool, campaign, &overdue).await?;
+        let (confirmed, released): (Vec<_>, Vec<_>) =
+            overdue.into_iter().partition(|seat| held.contains(seat));
+        if !confirmed.is_empty() {
+            seats.confirm(campaign, &confirmed).await?;
+        }
+        if !released.is_empty() {
+            let count = seats.release(campaign, &released).await?;
+            tracing::info!(%campaign, count, "seats back on sale: their claims were not committed in time");
+        }
+    }
+}
+
+/// Which of these seats have a coupon.
+async fn held(pool: &PgPool, campaign: CampaignId, seats: &[Seat]) -> Result<HashSet<Seat>, sqlx::Error> {
+    let rows: Vec<(String, i32)> = sqlx::query_as(
+        "SELECT user_id, nth FROM coupons JOIN unnest($2::text[], $3::int[]) AS s (user_id, nth) USING (user_id, nth) \
+         WHERE campaign_id = $1",
+    )
+    .bind(Uuid::from(campaign.0))
+    .bind(seats.iter().map(|seat| seat.parts().0).collect::<Vec<_>>())
+    .bind(seats.iter().map(|seat| seat.parts().1).collect::<Vec<_>>())
+    .fetch_all(pool)
+    .await?;
+    Ok(rows.iter().map(|(user, nth)| Seat::new(user, *nth)).collect())
+}

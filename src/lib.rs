@@ -1,0 +1,34 @@
+//! coupon-dispatcher: limited coupons, first come, first served.
+//!
+//! A claim crosses [`http`], [`issue`] (gate, then writer) and comes straight back. What it leaves
+//! in the outbox goes, through the crate `outbox-relay`, to a stream, and from there into the
+//! projections. The modules, in the order in which a request meets them:
+//!
+//! * [`http`]: routes, and everything that is refused.
+//! * [`issue`]: the use case: the gate admits, the writer writes, the sweeper tidies up.
+//! * [`campaign`], [`coupon`]: what it is about: rules, and rows.
+//! * [`event`]: what is published.
+//! * [`wallet`], [`settlement`]: projections of the events.
+//! * [`audit`]: the balance sheet over all of them.
+//! * [`replay`]: events again.
+//!
+//! What holds it together: [`config`], [`schema`], [`app`] (connects, and plays the roles of a
+//! process), [`client`] (the API from a shell), and for the demo and the tests [`servers`] (private
+//! Postgres, Redis and NATS), [`rush`] (many users at once) and [`demo`].
+
+pub mod app;
+pub mod audit;
+pub mod campaign;
+pub mod client;
+pub mod config;
+pub mod coupon;
+pub mod demo;
+pub mod event;
+pub mod http;
+pub mod issue;
+pub mod replay;
+pub mod rush;
+pub mod schema;
+pub mod servers;
+pub mod settlement;
+pub mod wallet;

@@ -1,0 +1,283 @@
+//! The command `coupon`.
+//!
+//! Exit codes: 0 done (audit: balanced), 1 failed (audit: not balanced), 2 wrong usage or
+//! configuration (audit: could not tell).
+
+use std::collections::BTreeSet;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::{Args, Parser, Subcommand};
+use coupon_dispatcher::app::{self, Connections, Patience};
+use coupon_dispatcher::audit::{Scope, audit};
+use coupon_dispatcher::campaign::CampaignId;
+use coupon_dispatcher::client::Client;
+use coupon_dispatcher::config::{Config, ConfigError, Role, Secret};
+use coupon_dispatcher::{demo, event, replay, schema};
+use outbox_relay::replay::Selection;
+use serde_json::{Value, json};
+use sqlx::Connection as _;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+use ulid::Ulid;
+
+/// Limited coupons, first come, first served.
+///
+/// Configured by the environment: `DATABASE_URL`, `REDIS_URL`, `NATS_URL`, `HTTP_ADDR` (127.0.0.1:8080),
+/// `ADMIN_TOKEN`, `SHARDS` (1), `NATS_REPLICAS` (1), `BATCH_ROWS` (500), `RUST_LOG` (info).
+#[derive(Parser)]
+#[command(name = "coupon", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve until SIGTERM or Ctrl-C. Example: coupon serve --roles api,relay
+    Serve {
+        /// What this process does, of api, relay, project; all if not given.
+        #[arg(long, value_delimiter = ',')]
+        roles: Vec<Role>,
+    },
+    /// Apply the migrations. Example: SHARDS=4 coupon migrate
+    Migrate,
+    /// Show it all on private servers. Example: coupon demo --coupons 1000 --users 5000
+    Demo {
+        #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+        coupons: u32,
+        #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+        users: u32,
+        /// Requests a second; 0 is as fast as they are answered.
+        #[arg(long, default_value_t = 0)]
+        rate: u32,
+        /// Go on serving afterwards, until Ctrl-C.
+        #[arg(long)]
+        keep: bool,
+    },
+    /// Campaigns, through the API. Example: coupon campaign list
+    Campaign {
+        #[command(subcommand)]
+        action: CampaignAction,
+        /// Where the API is; by default at `HTTP_ADDR`.
+        #[arg(long, global = true)]
+        url: Option<String>,
+    },
+    /// Publish events again, to replay.<run>.… Example: coupon replay --type issued --dry-run
+    Replay(ReplayArgs),
+    /// Prove that gate, coupons, outbox, stream and projections agree. Example: coupon audit --full
+    Audit {
+        /// Only this one.
+        #[arg(long)]
+        campaign: Option<Ulid>,
+        /// Compare every event by id.
+        #[arg(long)]
+        full: bool,
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Subcommand)]
+enum CampaignAction {
+    /// Create a draft from JSON. Example: coupon campaign create '{"name": "Friday", …}'
+    Create {
+        json: String,
+    },
+    /// The newest first.
+    List,
+    Show {
+        id: Ulid,
+    },
+    Open {
+        id: Ulid,
+    },
+    Close {
+        id: Ulid,
+    },
+}
+
+#[derive(Args)]
+struct ReplayArgs {
+    /// Name of the run, one token of a subject; a new one if not given.
+    #[arg(long, value_parser = parse_token)]
+    run: Option<String>,
+    /// Only of this campaign; may be given again.
+    #[arg(long)]
+    campaign: Vec<Ulid>,
+    /// Only of this type; may be given again.
+    #[arg(long = "type", value_parser = clap::builder::PossibleValuesParser::new(event::KINDS))]
+    kind: Vec<String>,
+    /// First position.
+    #[arg(long)]
+    from: Option<i64>,
+    /// Last position.
+    #[arg(long)]
+    to: Option<i64>,
+    /// Committed at or after, such as 2026-11-20T18:00:00Z.
+    #[arg(long, value_parser = parse_time)]
+    since: Option<OffsetDateTime>,
+    /// Committed before.
+    #[arg(long, value_parser = parse_time)]
+    until: Option<OffsetDateTime>,
+    /// Only say what would be published.
+    #[arg(long)]
+    dry_run: bool,
+    #[arg(long)]
+    json: bool,
+}
+
+fn parse_time(text: &str) -> Result<OffsetDateTime, time::error::Parse> {
+    OffsetDateTime::parse(text, &Rfc3339)
+}
+
+fn parse_token(text: &str) -> Result<String, String> {
+    let fits = (1..=64).contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+    if fits { Ok(text.to_owned()) } else { Err("must be 1 to 64 letters, digits and hyphens".to_owned()) }
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let default =
+        if matches!(cli.command, Command::Serve { .. } | Command::Migrate) { "info" } else { "warn" };
+    tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default)))
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .init();
+    let audits = matches!(cli.command, Command::Audit { .. });
+    match run(cli.command).await {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(1),
+        Err(error) => {
+            eprintln!("coupon: {error:#}");
+            ExitCode::from(if audits || error.is::<ConfigError>() { 2 } else { 1 })
+        }
+    }
+}
+
+/// Answers whether all is well.
+async fn run(command: Command) -> anyhow::Result<bool> {
+    match command {
+        Command::Serve { roles } => serve(roles).await.map(|()| true),
+        Command::Migrate => migrate().await.map(|()| true),
+        Command::Demo { coupons, users, rate, keep } => {
+            let users = usize::try_from(users)?;
+            demo::run(demo::Options { coupons, users, rate, keep }, stopped_by_signal()?).await
+        }
+        Command::Campaign { action, url } => campaign(action, url).await.map(|()| true),
+        Command::Replay(args) => replay_events(args).await.map(|()| true),
+        Command::Audit { campaign, full, json } => {
+            let config = config()?;
+            let connections = Connections::open(&config, Patience::None).await?;
+            let scope = Scope { campaign: campaign.map(CampaignId), full };
+            let sheet = audit(&connections, config.shards, scope).await?;
+            if json {
+                println!(
+                    "{}",
+                    serde_json::to_string(&json!({ "balanced": sheet.is_balanced(), "sheet": sheet }))?
+                );
+            } else {
+                println!("{sheet}");
+            }
+            Ok(sheet.is_balanced())
+        }
+    }
+}
+
+fn config() -> Result<Config, ConfigError> {
+    Config::read(|name| std::env::var(name).ok())
+}
+
+/// Cancelled by SIGTERM or SIGINT.
+fn stopped_by_signal() -> anyhow::Result<CancellationToken> {
+    let stop = CancellationToken::new();
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let token = stop.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("stopping");
+        token.cancel();
+    });
+    Ok(stop)
+}
+
+async fn serve(roles: Vec<Role>) -> anyhow::Result<()> {
+    let config = config()?;
+    let roles: BTreeSet<Role> = if roles.is_empty() { Role::ALL.into() } else { roles.into_iter().collect() };
+    let listener = if roles.contains(&Role::Api) {
+        let listener = coupon_dispatcher::http::server::listen(config.http).await;
+        Some(listener.with_context(|| format!("listen on HTTP_ADDR {}", config.http))?)
+    } else {
+        None
+    };
+    app::serve(&config, &roles, listener, stopped_by_signal()?).await
+}
+
+async fn migrate() -> anyhow::Result<()> {
+    let config = config()?;
+    let mut connection = sqlx::PgConnection::connect(config.database.reveal())
+        .await
+        .with_context(|| format!("Postgres at {} cannot be reached", config.database))?;
+    schema::migrate(&mut connection, config.shards).await?;
+    tracing::info!(shards = config.shards, "the schema is up to date");
+    Ok(())
+}
+
+async fn campaign(action: CampaignAction, url: Option<String>) -> anyhow::Result<()> {
+    let variable = |name| std::env::var(name).ok();
+    let url = url.unwrap_or_else(|| {
+        format!("http://{}", variable("HTTP_ADDR").unwrap_or_else(|| "127.0.0.1:8080".to_owned()))
+    });
+    let client = Client::new(&url, Secret::from(variable("ADMIN_TOKEN").context("ADMIN_TOKEN is needed")?));
+    let answer = match action {
+        CampaignAction::Create { json } => {
+            let body: Value = serde_json::from_str(&json).context("read the campaign")?;
+            client.post("/v1/campaigns", Some(&body)).await?
+        }
+        CampaignAction::List => client.get("/v1/campaigns").await?,
+        CampaignAction::Show { id } => client.get(&format!("/v1/campaigns/{id}")).await?,
+        CampaignAction::Open { id } => client.post(&format!("/v1/campaigns/{id}/open"), None).await?,
+        CampaignAction::Close { id } => client.post(&format!("/v1/campaigns/{id}/close"), None).await?,
+    };
+    println!("{}", serde_json::to_string_pretty(&answer)?);
+    Ok(())
+}
+
+async fn replay_events(args: ReplayArgs) -> anyhow::Result<()> {
+    let config = config()?;
+    let connections = Connections::open(&config, Patience::None).await?;
+    let selection = Selection {
+        kinds: args.kind,
+        keys: args.campaign.iter().map(ToString::to_string).collect(),
+        from: args.from,
+        to: args.to,
+        since: args.since,
+        until: args.until,
+    };
+    let run = args.run.unwrap_or_else(|| Ulid::generate().to_string());
+    let summary = replay::run(&connections, config.shards, &run, &selection, args.dry_run).await?;
+    if args.json {
+        println!("{}", serde_json::to_string(&summary)?);
+        return Ok(());
+    }
+    let verb = if summary.dry_run { "would publish" } else { "published" };
+    println!(
+        "{verb} {} events, {} bytes of data, to {} in stream {}",
+        summary.events, summary.bytes, summary.subject, summary.stream
+    );
+    for plan in &summary.shards {
+        if let (Some(first), Some(last)) = (plan.first, plan.last) {
+            println!("  shard {}: {} events, positions {first} to {last}", plan.shard, plan.events);
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,69 @@
+//! The guard: owns the folder, and ends what is noted in it when this process ends.
+
+use std::io::{self, BufRead, BufReader};
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+
+use super::{ServersError, cannot_prepare};
+
+/// Makes the folder, says its name, waits for the end of its owner, ends what is noted in `*.pid`
+/// as "signal pid", releases the shared memory of a killed Postgres, and removes the folder.
+const GUARD: &str = r#"
+trap '' HUP INT TERM PIPE
+folder=$(mktemp -d "${TMPDIR:-/tmp}/coupon.XXXXXX") && chmod 711 "$folder" || exit
+echo "$folder"
+while read -r _; do :; done
+family() { echo "$1" $(cat "/proc/$1/task/$1/children"); }
+runs() { kill -0 "$1" && ! grep -q '^State:.Z' "/proc/$1/status"; }
+for note in "$folder"/*.pid; do
+  read -r signal pid <"$note" || continue
+  kill -CONT $(family "$pid"); kill "-$signal" "$pid"
+done
+polls=400
+for note in "$folder"/*.pid; do
+  read -r signal pid <"$note" || continue
+  # Again and again: a server that has only just begun may have missed the first.
+  while runs "$pid" && [ $((polls -= 1)) -gt 0 ]; do kill "-$signal" "$pid"; sleep 0.02; done
+  ! runs "$pid" || kill -KILL $(family "$pid")
+done
+set -- $(sed -n 7p "$folder/postgres/postmaster.pid")
+[ -z "$2" ] || ipcrm -m "$2"
+for attempt in 1 2 3 4 5 6 7 8 9; do rm -rf "$folder" && break; sleep 0.5; done"#;
+
+#[derive(Debug)]
+pub(super) struct Guard {
+    process: Child,
+    pub(super) folder: PathBuf,
+}
+
+impl Guard {
+    pub(super) fn start() -> Result<Self, ServersError> {
+        Self::spawn().map_err(cannot_prepare("a temporary folder"))
+    }
+
+    fn spawn() -> io::Result<Self> {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", GUARD]).process_group(0);
+        shell.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut process = shell.spawn()?;
+        let mut folder = String::new();
+        if let Some(said) = process.stdout.take() {
+            BufReader::new(said).read_line(&mut folder)?;
+        }
+        let folder = PathBuf::from(folder.trim_end());
+        let guard = Self { process, folder };
+        if guard.folder.is_absolute() {
+            return Ok(guard);
+        }
+        Err(io::Error::other("mktemp failed"))
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        // The end of its input is its signal. It needs ten seconds at most.
+        drop(self.process.stdin.take());
+        let _ = self.process.wait();
+    }
+}

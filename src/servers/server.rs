@@ -1,0 +1,250 @@
+//! One server: a child with its data, its port and its log.
+
+use std::fs::{self, DirBuilder, OpenOptions};
+use std::hash::{BuildHasher, RandomState};
+use std::io::{self, Write};
+use std::os::unix::{fs::DirBuilderExt, fs::chown, process::CommandExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::{iter, net::TcpListener, time::Duration};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::time::{sleep, timeout};
+
+use super::answer::QUESTION_TIME_MAX;
+use super::data::tail;
+use super::kind::{Kind, postgres_user};
+use super::{ANSWER_TIME_MAX, ServersError, cannot_prepare};
+
+/// Limit for an orderly end; after it the server is killed.
+const STOP_TIME_MAX: Duration = Duration::from_secs(10);
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
+/// A free port can be lost to another process before the server has bound it.
+const PORT_TRIES_MAX: usize = 5;
+const PORTS_TRIED_MAX: usize = 100;
+/// Becomes the program `$0` when it is told to.
+const HELD: &str = r#"read -r _ && exec "$0" "$@" </dev/null"#;
+/// One server, which can be ended and started again on the same port and with the same data.
+#[derive(Debug)]
+pub struct Server {
+    pub(super) kind: Kind,
+    program: PathBuf,
+    /// User and group, where they are not those of this process.
+    user: Option<(u32, u32)>,
+    pub(super) dir: PathBuf,
+    pub(super) port: u16,
+    child: Option<Child>,
+}
+
+impl Server {
+    /// Its process, unless it was ended.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
+    /// Its port on 127.0.0.1, the same after every start.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The folder of its data; its log lies beside it, with the extension `log`.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Starts it if it does not run, and returns when it answers, all data recovered.
+    pub async fn start(&mut self) -> Result<(), ServersError> {
+        if self.runs() {
+            return Ok(());
+        }
+        self.launch().map_err(cannot_prepare("a server"))?;
+        let answered = timeout(ANSWER_TIME_MAX, self.answered()).await;
+        if answered == Ok(true) {
+            return Ok(());
+        }
+        self.kill().await;
+        let (program, log) = (self.kind.name(), self.log_tail());
+        Err(match answered {
+            Ok(_) => ServersError::Ended { program, log },
+            Err(_) => ServersError::Silent { program, log },
+        })
+    }
+
+    /// Ends it in order (SIGINT: sessions are cut, data is flushed); kills it after ten seconds.
+    pub async fn stop(&mut self) {
+        self.thaw();
+        if let Some(child) = &self.child {
+            send(Signal::INT, &[Pid::from_child(child)]);
+        }
+        let ended = async {
+            while self.runs() {
+                sleep(POLL_INTERVAL).await;
+            }
+        };
+        let _ = timeout(STOP_TIME_MAX, ended).await;
+        self.kill().await;
+    }
+
+    /// Kills it with all its processes (SIGKILL), and returns when they are gone.
+    pub async fn kill(&mut self) {
+        self.freeze();
+        let family = self.family();
+        send(Signal::KILL, &family);
+        let gone = async {
+            while self.runs() || family.iter().any(|&pid| exists(pid)) {
+                sleep(POLL_INTERVAL).await;
+            }
+        };
+        let _ = timeout(STOP_TIME_MAX, gone).await;
+    }
+
+    /// Stops the clock of all its processes (SIGSTOP): connections stay, nothing answers.
+    pub fn freeze(&self) {
+        // The first round ends the forking, the second finds what was forked meanwhile.
+        send(Signal::STOP, &self.family());
+        send(Signal::STOP, &self.family());
+    }
+
+    /// Undoes [`Server::freeze`].
+    pub fn thaw(&self) {
+        send(Signal::CONT, &self.family());
+    }
+
+    pub(super) fn at_rest(kind: Kind, program: PathBuf, folder: &Path) -> Result<Self, ServersError> {
+        let dir = folder.join(kind.name());
+        let user = match kind {
+            Kind::Postgres => postgres_user(),
+            Kind::Redis | Kind::Nats => None,
+        };
+        let made = DirBuilder::new().mode(0o700).create(&dir).and_then(|()| match user {
+            Some((uid, gid)) => chown(&dir, Some(uid), Some(gid)),
+            None => Ok(()),
+        });
+        made.map_err(cannot_prepare("the data folder"))?;
+        Ok(Self { kind, program, user, dir, port: 0, child: None })
+    }
+
+    pub(super) async fn start_on_free_port(&mut self) -> Result<(), ServersError> {
+        for _ in 1..PORT_TRIES_MAX {
+            self.port = free_port().map_err(cannot_prepare("a port"))?;
+            match self.start().await {
+                Err(ServersError::Ended { log, .. }) if log.contains("already in use") => {}
+                outcome => return outcome,
+            }
+        }
+        self.start().await
+    }
+
+    /// A shell in the data folder, as the user of the server.
+    pub(super) fn shell(&self, script: &str) -> Command {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", script]).arg(&self.program).current_dir(&self.dir);
+        if let Some((uid, gid)) = self.user {
+            shell.uid(uid).gid(gid);
+        }
+        shell
+    }
+
+    fn launch(&mut self) -> io::Result<()> {
+        let log = OpenOptions::new().create(true).append(true).open(self.beside("log"))?;
+        let mut shell = self.shell(HELD);
+        shell.args(self.arguments()).process_group(0);
+        shell.stdin(Stdio::piped()).stdout(log.try_clone()?).stderr(log);
+        let child = self.child.insert(shell.spawn()?);
+        let (pid, word) = (child.id(), child.stdin.take());
+        fs::write(self.beside("pid"), format!("{} {pid}\n", self.kind.last_signal()))?;
+        word.map_or(Ok(()), |mut word| word.write_all(b"go\n"))
+    }
+
+    fn arguments(&self) -> Vec<String> {
+        let port = self.port.to_string();
+        let own = match self.kind {
+            Kind::Postgres => vec!["-p".into(), port],
+            Kind::Redis => vec!["--port".into(), port],
+            Kind::Nats => vec!["-p".into(), port, "-n".into(), self.set()],
+        };
+        let options = self.kind.options().iter().map(ToString::to_string);
+        options.chain(own).collect()
+    }
+
+    /// Waits for an answer; false if the server ended.
+    async fn answered(&mut self) -> bool {
+        while self.runs() {
+            if let Ok(Ok(true)) = timeout(QUESTION_TIME_MAX, self.ask()).await {
+                return true;
+            }
+            sleep(POLL_INTERVAL).await;
+        }
+        false
+    }
+
+    /// The name of the folder, which no other set has.
+    pub(super) fn set(&self) -> String {
+        let folder = self.dir.parent().and_then(Path::file_name);
+        folder.unwrap_or_default().to_string_lossy().into_owned()
+    }
+
+    /// Whether the child runs; forgets it if not, so that its number is never used again.
+    fn runs(&mut self) -> bool {
+        let runs = self.child.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)));
+        if !runs && self.child.take().is_some() {
+            let _ = fs::remove_file(self.beside("pid"));
+        }
+        runs
+    }
+
+    /// The child and the children it has.
+    fn family(&self) -> Vec<Pid> {
+        let Some(child) = &self.child else {
+            return Vec::new();
+        };
+        let pid = child.id();
+        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
+        let children = children.unwrap_or_default();
+        let children = children.split_whitespace().filter_map(|pid| Pid::from_raw(pid.parse().ok()?));
+        iter::once(Pid::from_child(child)).chain(children).collect()
+    }
+
+    fn beside(&self, extension: &str) -> PathBuf {
+        self.dir.with_extension(extension)
+    }
+
+    fn log_tail(&self) -> String {
+        tail(&fs::read(self.beside("log")).unwrap_or_default())
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            // Usually the guard has ended it already, and this only reaps it.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// A port that is free now. It lies below the usual range of clients' ports: while a server rests,
+/// no connection takes its port, and no client reaches itself there.
+fn free_port() -> io::Result<u16> {
+    let random = || u16::try_from(RandomState::new().hash_one(()) % 22_000).unwrap_or_default();
+    let ports = iter::repeat_with(|| 10_000 + random());
+    let free = ports.take(PORTS_TRIED_MAX).find(|&port| TcpListener::bind(("127.0.0.1", port)).is_ok());
+    free.ok_or(io::ErrorKind::AddrInUse.into())
+}
+
+/// A process that has ended since is no error.
+fn send(signal: Signal, processes: &[Pid]) {
+    for &process in processes {
+        let _ = kill_process(process, signal);
+    }
+}
+
+/// Whether a process, which need not be a child, still holds anything.
+fn exists(process: Pid) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", process.as_raw_nonzero()));
+    stat.is_ok_and(|stat| !stat.contains(") Z "))
+}

@@ -1,0 +1,45 @@
+//! Settlement: what a merchant is owed, projected from the events. One accrual for each coupon
+//! that counts.
+
+use outbox_relay::event::Event;
+use outbox_relay::projection::{ApplyError, Projection};
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use crate::campaign::SettleOn;
+use crate::event;
+
+/// The projection into table `settlement_entries`.
+#[derive(Clone, Copy, Debug)]
+pub struct Settlement;
+
+impl Projection for Settlement {
+    const NAME: &'static str = "settlement";
+
+    async fn apply(&self, transaction: &mut PgConnection, events: &[Event]) -> Result<(), ApplyError> {
+        let mut entries = event::issues(events)?;
+        entries.retain(|(_, issued)| match issued.settle_on {
+            SettleOn::Issue => true,
+            SettleOn::Redeem => false, // counts when it is redeemed
+        });
+        if entries.is_empty() {
+            return Ok(());
+        }
+        sqlx::query(
+            "INSERT INTO settlement_entries (coupon_id, kind, campaign_id, merchant_id, amount, currency, event_id, occurred_at) \
+             SELECT coupon_id, 'accrual', campaign_id, merchant_id, amount, currency, event_id, occurred_at \
+             FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::bigint[], $5::text[], $6::uuid[], $7::timestamptz[]) \
+                  AS e (coupon_id, campaign_id, merchant_id, amount, currency, event_id, occurred_at)",
+        )
+        .bind(entries.iter().map(|(_, e)| Uuid::from(e.coupon_id)).collect::<Vec<_>>())
+        .bind(entries.iter().map(|(_, e)| Uuid::from(e.campaign_id.0)).collect::<Vec<_>>())
+        .bind(entries.iter().map(|(_, e)| e.merchant_id.as_str()).collect::<Vec<_>>())
+        .bind(entries.iter().map(|(_, e)| e.face_value).collect::<Vec<_>>())
+        .bind(entries.iter().map(|(_, e)| e.currency.as_str()).collect::<Vec<_>>())
+        .bind(entries.iter().map(|(id, _)| Uuid::from(*id)).collect::<Vec<_>>())
+        .bind(entries.iter().map(|(_, e)| e.issued_at).collect::<Vec<_>>())
+        .execute(transaction)
+        .await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,101 @@
+//! The wallet: what a user holds, projected from the events.
+
+use outbox_relay::event::Event;
+use outbox_relay::projection::{ApplyError, Projection};
+use serde::Serialize;
+use sqlx::postgres::PgRow;
+use sqlx::{FromRow, PgConnection, PgPool, Row as _};
+use time::OffsetDateTime;
+use ulid::Ulid;
+use uuid::Uuid;
+
+use crate::campaign::{CampaignId, UserId};
+use crate::event;
+
+/// Coupons on one page of a list, at the most.
+pub const PAGE_MAX: i64 = 200;
+
+/// The projection into table `wallet`.
+#[derive(Clone, Copy, Debug)]
+pub struct Wallet;
+
+impl Projection for Wallet {
+    const NAME: &'static str = "wallet";
+
+    async fn apply(&self, transaction: &mut PgConnection, events: &[Event]) -> Result<(), ApplyError> {
+        let issues = event::issues(events)?;
+        sqlx::query(
+            "INSERT INTO wallet (user_id, coupon_id, campaign_id, number, face_value, currency, state, issued_at, expires_at) \
+             SELECT user_id, coupon_id, campaign_id, number, face_value, currency, 'issued', issued_at, expires_at \
+             FROM unnest($1::text[], $2::uuid[], $3::uuid[], $4::int[], $5::bigint[], $6::text[], $7::timestamptz[], $8::timestamptz[]) \
+                  AS e (user_id, coupon_id, campaign_id, number, face_value, currency, issued_at, expires_at)",
+        )
+        .bind(issues.iter().map(|(_, e)| e.user_id.as_str()).collect::<Vec<_>>())
+        .bind(issues.iter().map(|(_, e)| Uuid::from(e.coupon_id)).collect::<Vec<_>>())
+        .bind(issues.iter().map(|(_, e)| Uuid::from(e.campaign_id.0)).collect::<Vec<_>>())
+        .bind(issues.iter().map(|(_, e)| e.number).collect::<Vec<_>>())
+        .bind(issues.iter().map(|(_, e)| e.face_value).collect::<Vec<_>>())
+        .bind(issues.iter().map(|(_, e)| e.currency.as_str()).collect::<Vec<_>>())
+        .bind(issues.iter().map(|(_, e)| e.issued_at).collect::<Vec<_>>())
+        .bind(issues.iter().map(|(_, e)| e.expires_at).collect::<Vec<_>>())
+        .execute(transaction)
+        .await?;
+        Ok(())
+    }
+}
+
+/// A coupon in a user's wallet.
+#[derive(Debug, Serialize)]
+pub struct WalletCoupon {
+    pub id: Ulid,
+    pub campaign_id: CampaignId,
+    pub number: i32,
+    pub face_value: i64,
+    pub currency: String,
+    pub state: String,
+    #[serde(with = "time::serde::rfc3339")]
+    pub issued_at: OffsetDateTime,
+    #[serde(with = "time::serde::rfc3339")]
+    pub expires_at: OffsetDateTime,
+    /// It is issued, and has not run out.
+    pub usable: bool,
+}
+
+impl FromRow<'_, PgRow> for WalletCoupon {
+    fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
+        Ok(Self {
+            id: row.try_get::<Uuid, _>("coupon_id")?.into(),
+            campaign_id: CampaignId(row.try_get::<Uuid, _>("campaign_id")?.into()),
+            number: row.try_get("number")?,
+            face_value: row.try_get("face_value")?,
+            currency: row.try_get("currency")?,
+            state: row.try_get("state")?,
+            issued_at: row.try_get("issued_at")?,
+            expires_at: row.try_get("expires_at")?,
+            usable: row.try_get("usable")?,
+        })
+    }
+}
+
+/// What a user holds, from the newest on, behind `before`; at most [`PAGE_MAX`]. Status `usable`
+/// or the word of a state, or everything.
+pub async fn page(
+    pool: &PgPool,
+    user: &UserId,
+    status: Option<&str>,
+    before: Option<Ulid>,
+    limit: i64,
+) -> Result<Vec<WalletCoupon>, sqlx::Error> {
+    sqlx::query_as(
+        "SELECT * FROM (SELECT *, state = 'issued' AND expires_at > now() AS usable FROM wallet) AS held \
+         WHERE user_id = $1 AND ($2::uuid IS NULL OR coupon_id < $2) \
+           AND ($3::text IS NULL OR CASE WHEN $3 = 'usable' THEN usable ELSE state = $3 END) \
+         ORDER BY coupon_id DESC LIMIT $4",
+    )
+    .bind(user.as_str())
+    .bind(before.map(Uuid::from))
+    .bind(status)
+    .bind(limit.min(PAGE_MAX))
+    .fetch_all(pool)
+    .await
+}
