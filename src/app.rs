@@ -144,8 +144,11 @@ pub async fn serve(
             background.spawn(async move { match relay.run().await {} });
         }
         if roles.contains(&Role::Project) {
-            project(&mut background, Wallet, shard, config.replicas, &connections);
-            project(&mut background, Settlement, shard, config.replicas, &connections);
+            let Connections { database, nats, .. } = connections.clone();
+            let projections: Vec<Box<dyn Projection>> = vec![Box::new(Wallet), Box::new(Settlement)];
+            let projector =
+                Projector::new("projections", projections, OUTLET, shard, config.replicas, database, nats);
+            background.spawn(async move { match projector.run().await {} });
         }
     }
     let api = async {
@@ -164,18 +167,6 @@ pub async fn serve(
     background.shutdown().await; // safe at any point
     drop(timeout(CONNECT_TIMEOUT, connections.nats.flush()).await);
     result
-}
-
-fn project<P: Projection + 'static>(
-    background: &mut JoinSet<()>,
-    projection: P,
-    shard: Shard,
-    replicas: usize,
-    connections: &Connections,
-) {
-    let Connections { database, nats, .. } = connections.clone();
-    let projector = Projector::new(projection, OUTLET, shard, replicas, database, nats);
-    background.spawn(async move { match projector.run().await {} });
 }
 
 /// Serves HTTP until `stop`; then lets requests, writers and the gate finish, in this order.

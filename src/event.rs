@@ -49,12 +49,10 @@ pub struct Issued {
 /// The issues among a batch of events, each with the id of its event.
 pub(crate) fn issues(events: &[Event]) -> Result<Vec<(Ulid, Issued)>, ApplyError> {
     let mut issues = Vec::with_capacity(events.len());
-    for event in events {
-        let unreadable = |source| ApplyError::Unreadable { position: event.position, source };
-        let body = event.parse().map_err(unreadable)?;
-        if body.kind == ISSUED_V1 {
-            issues.push((body.id, serde_json::from_str(body.data.get()).map_err(unreadable)?));
-        }
+    for event in events.iter().filter(|event| event.kind == ISSUED_V1) {
+        let issued = serde_json::from_slice(&event.data);
+        let issued = issued.map_err(|source| ApplyError::Unreadable { position: event.position, source })?;
+        issues.push((event.id, issued));
     }
     Ok(issues)
 }

@@ -2,7 +2,7 @@
 //! that counts.
 
 use outbox_relay::event::Event;
-use outbox_relay::projection::{ApplyError, Projection};
+use outbox_relay::projection::{ApplyError, Applying, Projection};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
@@ -14,18 +14,25 @@ use crate::event;
 pub struct Settlement;
 
 impl Projection for Settlement {
-    const NAME: &'static str = "settlement";
+    fn name(&self) -> &'static str {
+        "settlement"
+    }
 
-    async fn apply(&self, transaction: &mut PgConnection, events: &[Event]) -> Result<(), ApplyError> {
-        let mut entries = event::issues(events)?;
-        entries.retain(|(_, issued)| match issued.settle_on {
-            SettleOn::Issue => true,
-            SettleOn::Redeem => false, // counts when it is redeemed
-        });
-        if entries.is_empty() {
-            return Ok(());
-        }
-        sqlx::query(
+    fn apply<'a>(&'a self, transaction: &'a mut PgConnection, events: &'a [Event]) -> Applying<'a> {
+        Box::pin(insert(transaction, events))
+    }
+}
+
+async fn insert(transaction: &mut PgConnection, events: &[Event]) -> Result<(), ApplyError> {
+    let mut entries = event::issues(events)?;
+    entries.retain(|(_, issued)| match issued.settle_on {
+        SettleOn::Issue => true,
+        SettleOn::Redeem => false, // counts when it is redeemed
+    });
+    if entries.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(
             "INSERT INTO settlement_entries (coupon_id, kind, campaign_id, merchant_id, amount, currency, event_id, occurred_at) \
              SELECT coupon_id, 'accrual', campaign_id, merchant_id, amount, currency, event_id, occurred_at \
              FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::bigint[], $5::text[], $6::uuid[], $7::timestamptz[]) \
@@ -40,6 +47,5 @@ impl Projection for Settlement {
         .bind(entries.iter().map(|(_, e)| e.issued_at).collect::<Vec<_>>())
         .execute(transaction)
         .await?;
-        Ok(())
-    }
+    Ok(())
 }

@@ -1,7 +1,7 @@
 //! The wallet: what a user holds, projected from the events.
 
 use outbox_relay::event::Event;
-use outbox_relay::projection::{ApplyError, Projection};
+use outbox_relay::projection::{ApplyError, Applying, Projection};
 use serde::Serialize;
 use sqlx::postgres::PgRow;
 use sqlx::{FromRow, PgConnection, PgPool, Row as _};
@@ -20,11 +20,18 @@ pub const PAGE_MAX: i64 = 200;
 pub struct Wallet;
 
 impl Projection for Wallet {
-    const NAME: &'static str = "wallet";
+    fn name(&self) -> &'static str {
+        "wallet"
+    }
 
-    async fn apply(&self, transaction: &mut PgConnection, events: &[Event]) -> Result<(), ApplyError> {
-        let issues = event::issues(events)?;
-        sqlx::query(
+    fn apply<'a>(&'a self, transaction: &'a mut PgConnection, events: &'a [Event]) -> Applying<'a> {
+        Box::pin(insert(transaction, events))
+    }
+}
+
+async fn insert(transaction: &mut PgConnection, events: &[Event]) -> Result<(), ApplyError> {
+    let issues = event::issues(events)?;
+    sqlx::query(
             "INSERT INTO wallet (user_id, coupon_id, campaign_id, number, face_value, currency, state, issued_at, expires_at) \
              SELECT user_id, coupon_id, campaign_id, number, face_value, currency, 'issued', issued_at, expires_at \
              FROM unnest($1::text[], $2::uuid[], $3::uuid[], $4::int[], $5::bigint[], $6::text[], $7::timestamptz[], $8::timestamptz[]) \
@@ -40,8 +47,7 @@ impl Projection for Wallet {
         .bind(issues.iter().map(|(_, e)| e.expires_at).collect::<Vec<_>>())
         .execute(transaction)
         .await?;
-        Ok(())
-    }
+    Ok(())
 }
 
 /// A coupon in a user's wallet.

@@ -45,20 +45,26 @@ $$;
 
 SELECT outbox_add_partitions(1);
 
+-- These are plpgsql and not sql, because plpgsql keeps the plans of its statements.
+
 -- The highest position of a shard, 0 when it has none. Read from the high end of the index of the
 -- newest partition.
 CREATE FUNCTION outbox_head(a_shard smallint) RETURNS bigint
-    LANGUAGE sql STABLE AS
+    LANGUAGE plpgsql STABLE AS
 $$
-SELECT coalesce((SELECT position FROM outbox WHERE shard = a_shard ORDER BY position DESC LIMIT 1), 0)
+BEGIN
+    RETURN coalesce((SELECT position FROM outbox WHERE shard = a_shard ORDER BY position DESC LIMIT 1), 0);
+END
 $$;
 
 -- Takes the shard's lock until the end of the transaction. Whoever takes it and then reads, in
 -- another statement, sees what the last holder committed.
 CREATE FUNCTION outbox_lock(a_shard smallint) RETURNS void
-    LANGUAGE sql AS
+    LANGUAGE plpgsql AS
 $$
-SELECT pg_advisory_xact_lock(hashtext('outbox_append'), a_shard)
+BEGIN
+    PERFORM pg_advisory_xact_lock(hashtext('outbox_append'), a_shard);
+END
 $$;
 
 -- Appends events in the order given and answers the position of the last. The only way in.
@@ -67,7 +73,9 @@ CREATE FUNCTION outbox_append(
     a_shard smallint, event_ids uuid[], types text[], keys text[], subjects text[], datas text[],
     traceparents text[]
 ) RETURNS bigint
-    LANGUAGE plpgsql AS
+    LANGUAGE plpgsql
+    SET plan_cache_mode = force_generic_plan -- the same for one event and for a thousand
+AS
 $$
 DECLARE
     head bigint;
@@ -99,9 +107,11 @@ CREATE TABLE projection_positions (
 );
 
 CREATE FUNCTION projection_position(a_projection text, a_shard smallint) RETURNS bigint
-    LANGUAGE sql STABLE AS
+    LANGUAGE plpgsql STABLE AS
 $$
-SELECT coalesce((SELECT position FROM projection_positions
-                 WHERE projection = a_projection AND shard = a_shard
-                 ORDER BY position DESC LIMIT 1), 0)
+BEGIN
+    RETURN coalesce((SELECT position FROM projection_positions
+                     WHERE projection = a_projection AND shard = a_shard
+                     ORDER BY position DESC LIMIT 1), 0);
+END
 $$;

@@ -1,5 +1,6 @@
 //! What a service appends, and what a reader gets.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 
 use async_nats::HeaderMap;
@@ -127,30 +128,66 @@ impl StoredEvent {
 }
 
 /// An event as a reader gets it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
     pub position: i64,
-    pub body: Bytes,
+    pub id: Ulid,
+    /// The type in full, e.g. `coupon.issued.v1`.
+    pub kind: String,
+    pub time: OffsetDateTime,
+    /// A JSON text.
+    pub data: Bytes,
 }
 
-/// The parts of a body.
-#[derive(Debug, Deserialize)]
-pub struct CloudEvent<'a> {
-    pub id: Ulid,
-    #[serde(rename = "type")]
-    pub kind: &'a str,
+/// The parts of a body that a reader needs.
+#[derive(Deserialize)]
+struct CloudEvent<'a> {
+    id: Ulid,
+    #[serde(rename = "type", borrow)]
+    kind: Cow<'a, str>,
     #[serde(with = "time::serde::rfc3339")]
-    pub time: OffsetDateTime,
+    time: OffsetDateTime,
     #[serde(borrow)]
-    pub data: &'a RawValue,
+    data: &'a RawValue,
 }
 
 impl Event {
-    /// Reads the body.
+    /// Reads a body.
     ///
     /// # Errors
     /// When it is not a CloudEvents event in structured JSON.
-    pub fn parse(&self) -> Result<CloudEvent<'_>, serde_json::Error> {
-        serde_json::from_slice(&self.body)
+    pub fn parse(position: i64, body: &Bytes) -> Result<Self, serde_json::Error> {
+        let CloudEvent { id, kind, time, data } = serde_json::from_slice(body)?;
+        let data = body.slice_ref(data.get().as_bytes());
+        Ok(Self { position, id, kind: kind.into_owned(), time, data })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_can_be_read() -> Result<(), Box<dyn std::error::Error>> {
+        let stored = StoredEvent {
+            shard: Shard(3),
+            position: 7,
+            id: Ulid::generate(),
+            kind: "issued".to_owned(),
+            key: "K".to_owned(),
+            subject: "a \"quoted\" one".to_owned(),
+            data: r#"{"number":1, "user_id":"\\\""}"#.to_owned(),
+            traceparent: None,
+            time: OffsetDateTime::UNIX_EPOCH,
+        };
+        let outlet = Outlet { stream: "S", subjects: "s", types: "thing", source: "/here" };
+        let body = stored.body(&outlet);
+        let event = Event::parse(7, &body)?;
+        assert_eq!((event.id, event.kind.as_str(), event.time), (stored.id, "thing.issued.v1", stored.time));
+        assert_eq!(event.data, stored.data);
+        let whole: serde_json::Value = serde_json::from_slice(&body)?;
+        assert_eq!(whole["subject"], stored.subject.as_str());
+        assert_eq!(whole["specversion"], "1.0");
+        Ok(())
     }
 }

@@ -2,11 +2,13 @@
 //! shard has been applied are committed together, and acknowledged after that.
 
 use std::convert::Infallible;
+use std::fmt;
 use std::time::Duration;
 
 use async_nats::Client;
 use async_nats::jetstream::Message;
 use async_nats::jetstream::consumer::{self, AckPolicy, DeliverPolicy, pull};
+use futures_util::future::BoxFuture;
 use futures_util::{FutureExt as _, StreamExt as _};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{Connection as _, PgConnection};
@@ -31,17 +33,16 @@ const ACKNOWLEDGEMENT_WAIT: Duration = Duration::from_secs(30);
 /// Old positions are removed once in so many batches.
 const PRUNE_INTERVAL: u32 = 100;
 
+/// A batch on its way into a projection.
+pub type Applying<'a> = BoxFuture<'a, Result<(), ApplyError>>;
+
 /// Tables that are a function of the events.
-pub trait Projection: Send + Sync {
-    /// Of the projection, its positions and its durable consumer.
-    const NAME: &'static str;
+pub trait Projection: fmt::Debug + Send + Sync {
+    /// Of the projection and its positions.
+    fn name(&self) -> &'static str;
 
     /// Applies a batch, in order of position, within the transaction. Each event is given once.
-    fn apply(
-        &self,
-        transaction: &mut PgConnection,
-        events: &[Event],
-    ) -> impl Future<Output = Result<(), ApplyError>> + Send;
+    fn apply<'a>(&'a self, transaction: &'a mut PgConnection, events: &'a [Event]) -> Applying<'a>;
 }
 
 /// Why a batch was not applied.
@@ -74,10 +75,13 @@ impl From<sqlx::Error> for ProjectorError {
     }
 }
 
-/// Applies one shard to one projection. One is active; any number stand by.
+/// Applies one shard to projections, which share the feed: each event is fetched and read once, and
+/// a batch is one transaction. One projector is active; any number stand by.
 #[derive(Debug)]
-pub struct Projector<P> {
-    projection: P,
+pub struct Projector {
+    /// The durable consumer.
+    consumer: &'static str,
+    projections: Vec<Box<dyn Projection>>,
     outlet: Outlet,
     shard: Shard,
     replicas: usize,
@@ -86,18 +90,20 @@ pub struct Projector<P> {
     position: watch::Sender<i64>,
 }
 
-impl<P: Projection> Projector<P> {
-    /// A projector of `shard` into `projection`.
+impl Projector {
+    /// A projector of `shard` into `projections`, by the durable consumer of this name.
     #[must_use]
     pub fn new(
-        projection: P,
+        consumer: &'static str,
+        projections: Vec<Box<dyn Projection>>,
         outlet: Outlet,
         shard: Shard,
         replicas: usize,
         database: PgConnectOptions,
         nats: Client,
     ) -> Self {
-        Self { projection, outlet, shard, replicas, database, nats, position: watch::Sender::default() }
+        let position = watch::Sender::default();
+        Self { consumer, projections, outlet, shard, replicas, database, nats, position }
     }
 
     /// Projects until it is dropped, which is safe at any point.
@@ -107,7 +113,7 @@ impl<P: Projection> Projector<P> {
             let before = *self.position.borrow();
             let Err(error) = self.project().await;
             tracing::warn!(
-                projection = P::NAME, shard = %self.shard,
+                consumer = self.consumer, shard = %self.shard,
                 error = &error as &dyn std::error::Error, "projector starts over"
             );
             if *self.position.borrow() > before {
@@ -119,30 +125,35 @@ impl<P: Projection> Projector<P> {
 
     async fn project(&self) -> Result<Infallible, ProjectorError> {
         let mut feed = self.lead().await?;
-        let mut messages = self.messages(feed.position).await?;
+        let mut messages = self.messages(feed.position()).await?;
         loop {
             let batch = next_batch(&mut messages).await.map_err(|error| self.error(&*error))?;
-            feed.absorb(batch.iter().filter_map(event_of).collect()).await?;
+            feed.absorb(batch.iter().map(event_of).collect::<Result<_, _>>()?).await?;
             if let Some(last) = batch.last() {
                 last.ack().await.map_err(|error| self.error(&*error))?;
             }
         }
     }
 
-    /// Waits until it is the only one to apply this shard to this projection.
+    /// Waits until it is the only one to apply this shard to these projections.
     ///
     /// # Errors
     /// When the database cannot be asked.
-    pub async fn lead(&self) -> Result<Feed<'_, P>, ProjectorError> {
-        let class = format!("projector_{}", P::NAME);
+    pub async fn lead(&self) -> Result<Feed<'_>, ProjectorError> {
+        let class = format!("projector_{}", self.consumer);
         let mut connection = leadership::take(&self.database, &class, self.shard.0).await?;
-        let position = sqlx::query_scalar("SELECT projection_position($1, $2)")
-            .bind(P::NAME)
-            .bind(self.shard.0)
-            .fetch_one(&mut connection)
-            .await?;
-        self.position.send_replace(position);
-        Ok(Feed { projector: self, connection, position, batches: 0 })
+        let mut positions = Vec::with_capacity(self.projections.len());
+        for projection in &self.projections {
+            let position = sqlx::query_scalar("SELECT projection_position($1, $2)")
+                .bind(projection.name())
+                .bind(self.shard.0)
+                .fetch_one(&mut connection)
+                .await?;
+            positions.push(position);
+        }
+        let feed = Feed { projector: self, connection, positions, batches: 0 };
+        self.position.send_replace(feed.position());
+        Ok(feed)
     }
 
     /// The messages behind `position`. What another process was given and did not acknowledge
@@ -151,7 +162,7 @@ impl<P: Projection> Projector<P> {
         let stream = stream::of_shard(&self.nats, &self.outlet, self.shard, self.replicas).await?;
         let start = position.unsigned_abs() + 1;
         let config = pull::Config {
-            durable_name: Some(P::NAME.to_owned()),
+            durable_name: Some(self.consumer.to_owned()),
             deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: start },
             ack_policy: AckPolicy::All,
             ack_wait: ACKNOWLEDGEMENT_WAIT,
@@ -159,11 +170,11 @@ impl<P: Projection> Projector<P> {
             ..Default::default()
         };
         let mut consumer: consumer::PullConsumer = stream
-            .get_or_create_consumer(P::NAME, config.clone())
+            .get_or_create_consumer(self.consumer, config.clone())
             .await
             .map_err(|error| self.error(&error))?;
         if consumer.cached_info().delivered.stream_sequence >= start {
-            stream.delete_consumer(P::NAME).await.map_err(|error| self.error(&error))?;
+            stream.delete_consumer(self.consumer).await.map_err(|error| self.error(&error))?;
             consumer = stream.create_consumer(config).await.map_err(|error| self.error(&error))?;
         }
         consumer
@@ -198,25 +209,28 @@ async fn next_batch(messages: &mut pull::Stream) -> Result<Vec<Message>, async_n
 }
 
 /// The stream's sequence is the position.
-fn event_of(message: &Message) -> Option<Event> {
-    let sequence = message.info().ok()?.stream_sequence;
-    Some(Event { position: i64::try_from(sequence).ok()?, body: message.payload.clone() })
+fn event_of(message: &Message) -> Result<Event, ProjectorError> {
+    let sequence = message.info().map_or(0, |info| info.stream_sequence);
+    let position = i64::try_from(sequence).unwrap_or(i64::MAX);
+    Event::parse(position, &message.payload)
+        .map_err(|source| ApplyError::Unreadable { position, source }.into())
 }
 
 /// The right to apply events, and how far they have been applied.
 #[derive(Debug)]
-pub struct Feed<'a, P> {
-    projector: &'a Projector<P>,
+pub struct Feed<'a> {
+    projector: &'a Projector,
     connection: PgConnection,
-    position: i64,
+    /// Of each projection.
+    positions: Vec<i64>,
     batches: u32,
 }
 
-impl<P: Projection> Feed<'_, P> {
-    /// The last position that has been applied.
+impl Feed<'_> {
+    /// The last position that all projections have applied.
     #[must_use]
     pub fn position(&self) -> i64 {
-        self.position
+        self.positions.iter().copied().min().unwrap_or_default()
     }
 
     /// Applies what is new of `events`, which may come in any order and any number of times. What
@@ -226,11 +240,12 @@ impl<P: Projection> Feed<'_, P> {
     /// When anything fails, nothing of the batch is applied, or it is not known whether it was:
     /// [lead](Projector::lead) again.
     pub async fn absorb(&mut self, mut events: Vec<Event>) -> Result<(), ProjectorError> {
+        let position = self.position();
         events.sort_by_key(|event| event.position);
         events.dedup_by_key(|event| event.position);
-        events.retain(|event| event.position > self.position);
+        events.retain(|event| event.position > position);
         let Some(last) = events.last().map(|event| event.position) else { return Ok(()) };
-        if last - self.position != events.len() as i64 {
+        if last - position != events.len() as i64 {
             return self.heal(last).await;
         }
         for batch in events.chunks(BATCH_EVENTS) {
@@ -241,52 +256,85 @@ impl<P: Projection> Feed<'_, P> {
 
     /// Applies the events up to `last` from the outbox.
     async fn heal(&mut self, last: i64) -> Result<(), ProjectorError> {
-        let Projector { shard, outlet, .. } = self.projector;
+        let Projector { consumer, shard, outlet, .. } = self.projector;
         tracing::warn!(
-            projection = P::NAME, %shard, applied = self.position, given = last,
+            consumer, %shard, applied = self.position(), given = last,
             "gap in what the stream gave: events are taken from the outbox"
         );
-        while self.position < last {
-            let until = last.min(self.position + BATCH_EVENTS as i64);
-            let stored = StoredEvent::between(&mut self.connection, *shard, self.position, until).await?;
-            if stored.len() as i64 != until - self.position {
-                return Err(ProjectorError::Gap { after: self.position, until });
+        while self.position() < last {
+            let after = self.position();
+            let until = last.min(after + BATCH_EVENTS as i64);
+            let stored = StoredEvent::between(&mut self.connection, *shard, after, until).await?;
+            if stored.len() as i64 != until - after {
+                return Err(ProjectorError::Gap { after, until });
             }
-            let events: Vec<_> = stored
-                .iter()
-                .map(|event| Event { position: event.position, body: event.body(outlet) })
-                .collect();
-            self.apply(&events).await?;
+            let events = stored.iter().map(|event| {
+                let position = event.position;
+                let parsed = Event::parse(position, &event.body(outlet));
+                parsed.map_err(|source| ApplyError::Unreadable { position, source })
+            });
+            self.apply(&events.collect::<Result<Vec<_>, _>>()?).await?;
         }
         Ok(())
     }
 
-    /// Effect and position in one transaction.
+    /// Effects and positions in one transaction.
     async fn apply(&mut self, events: &[Event]) -> Result<(), ProjectorError> {
         let Some(last) = events.last().map(|event| event.position) else { return Ok(()) };
-        let Projector { projection, shard, .. } = self.projector;
+        let Projector { projections, shard, .. } = self.projector;
         let mut transaction = self.connection.begin().await?;
-        projection.apply(&mut transaction, events).await?;
-        sqlx::query("INSERT INTO projection_positions (projection, shard, position) VALUES ($1, $2, $3)")
-            .bind(P::NAME)
-            .bind(shard.0)
-            .bind(last)
-            .execute(&mut *transaction)
-            .await?;
+        let mut moved = Vec::with_capacity(projections.len());
+        for (projection, position) in projections.iter().zip(&self.positions) {
+            let new = &events[events.partition_point(|event| event.position <= *position)..];
+            if !new.is_empty() {
+                projection.apply(&mut transaction, new).await?;
+                moved.push(projection.name());
+            }
+        }
+        save_positions(&mut transaction, &moved, *shard, last).await?;
         self.batches += 1;
         if self.batches.is_multiple_of(PRUNE_INTERVAL) {
-            sqlx::query(
-                "DELETE FROM projection_positions WHERE projection = $1 AND shard = $2 AND position < $3",
-            )
-            .bind(P::NAME)
-            .bind(shard.0)
-            .bind(last)
-            .execute(&mut *transaction)
-            .await?;
+            prune_positions(&mut transaction, &moved, *shard, last).await?;
         }
         transaction.commit().await?;
-        self.position = last;
-        self.projector.position.send_replace(last);
+        for position in &mut self.positions {
+            *position = last.max(*position);
+        }
+        self.projector.position.send_replace(self.position());
         Ok(())
     }
+}
+
+async fn save_positions(
+    transaction: &mut PgConnection,
+    projections: &[&str],
+    shard: Shard,
+    position: i64,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "INSERT INTO projection_positions (projection, shard, position) SELECT unnest($1::text[]), $2, $3",
+    )
+    .bind(projections)
+    .bind(shard.0)
+    .bind(position)
+    .execute(transaction)
+    .await
+    .map(drop)
+}
+
+async fn prune_positions(
+    transaction: &mut PgConnection,
+    projections: &[&str],
+    shard: Shard,
+    position: i64,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "DELETE FROM projection_positions WHERE projection = ANY ($1) AND shard = $2 AND position < $3",
+    )
+    .bind(projections)
+    .bind(shard.0)
+    .bind(position)
+    .execute(transaction)
+    .await
+    .map(drop)
 }
