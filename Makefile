@@ -11,7 +11,7 @@ test: ## Runs all tests, against real servers
 	.ci/servers && cargo test --workspace --locked
 
 bench: ## Measures the release build under load
-	.ci/servers bench && cargo build --release --locked --bin coupon && tests/bench/run
+	.ci/servers bench && cargo bench --locked --bench issues
 
 check: ## Format, lints and documentation, without warnings
 	cargo fmt --all --check

@@ -1,9 +1,12 @@
 //! What is published. The data of a type never changes in a way that breaks a reader; a change
 //! that would is a new version of the type.
 
+use std::borrow::Cow;
+
 use outbox_relay::projection::ApplyError;
 use outbox_relay::{Event, NewEvent, Outlet};
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 use time::OffsetDateTime;
 use ulid::Ulid;
 
@@ -30,31 +33,42 @@ pub const ISSUED_V1: &str = "coupon.issued.v1";
 
 /// Data of `coupon.issued.v1`. The code is a secret of the holder and is not told.
 #[derive(Debug, Deserialize)]
-pub struct Issued {
+pub struct Issued<'a> {
+    #[serde(deserialize_with = "ulid")]
     pub coupon_id: Ulid,
-    pub campaign_id: CampaignId,
-    pub user_id: String,
+    #[serde(deserialize_with = "ulid")]
+    pub campaign_id: Ulid,
+    #[serde(borrow)]
+    pub user_id: Cow<'a, str>,
     pub number: i32,
     #[serde(with = "time::serde::rfc3339")]
     pub issued_at: OffsetDateTime,
     #[serde(with = "time::serde::rfc3339")]
     pub expires_at: OffsetDateTime,
-    pub merchant_id: String,
+    #[serde(borrow)]
+    pub merchant_id: Cow<'a, str>,
     /// Minor units of the currency.
     pub face_value: i64,
-    pub currency: String,
+    #[serde(borrow)]
+    pub currency: Cow<'a, str>,
     pub settle_on: SettleOn,
 }
 
+/// Reads a ULID without a copy of its text.
+fn ulid<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Ulid, D::Error> {
+    let text = <&str>::deserialize(deserializer)?;
+    Ulid::from_string(text).map_err(D::Error::custom)
+}
+
 /// The issues among a batch of events, each with the id of its event.
-pub(crate) fn issues(events: &[Event]) -> Result<Vec<(Ulid, Issued)>, ApplyError> {
-    let mut issues = Vec::with_capacity(events.len());
+pub(crate) fn issues(events: &[Event]) -> Result<Vec<(Ulid, Issued<'_>)>, ApplyError> {
+    let mut all = Vec::with_capacity(events.len());
     for event in events.iter().filter(|event| event.kind == ISSUED_V1) {
         let issued = serde_json::from_slice(&event.data);
         let issued = issued.map_err(|source| ApplyError::Unreadable { position: event.position, source })?;
-        issues.push((event.id, issued));
+        all.push((event.id, issued));
     }
-    Ok(issues)
+    Ok(all)
 }
 
 /// Data of `coupon.campaign-opened.v1` and `coupon.campaign-closed.v1`.

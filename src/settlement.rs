@@ -39,10 +39,10 @@ async fn insert(transaction: &mut PgConnection, events: &[Event]) -> Result<(), 
                   AS e (coupon_id, campaign_id, merchant_id, amount, currency, event_id, occurred_at)",
         )
         .bind(entries.iter().map(|(_, e)| Uuid::from(e.coupon_id)).collect::<Vec<_>>())
-        .bind(entries.iter().map(|(_, e)| Uuid::from(e.campaign_id.0)).collect::<Vec<_>>())
-        .bind(entries.iter().map(|(_, e)| e.merchant_id.as_str()).collect::<Vec<_>>())
+        .bind(entries.iter().map(|(_, e)| Uuid::from(e.campaign_id)).collect::<Vec<_>>())
+        .bind(entries.iter().map(|(_, e)| &*e.merchant_id).collect::<Vec<_>>())
         .bind(entries.iter().map(|(_, e)| e.face_value).collect::<Vec<_>>())
-        .bind(entries.iter().map(|(_, e)| e.currency.as_str()).collect::<Vec<_>>())
+        .bind(entries.iter().map(|(_, e)| &*e.currency).collect::<Vec<_>>())
         .bind(entries.iter().map(|(id, _)| Uuid::from(*id)).collect::<Vec<_>>())
         .bind(entries.iter().map(|(_, e)| e.issued_at).collect::<Vec<_>>())
         .execute(transaction)

@@ -37,12 +37,12 @@ async fn insert(transaction: &mut PgConnection, events: &[Event]) -> Result<(), 
              FROM unnest($1::text[], $2::uuid[], $3::uuid[], $4::int[], $5::bigint[], $6::text[], $7::timestamptz[], $8::timestamptz[]) \
                   AS e (user_id, coupon_id, campaign_id, number, face_value, currency, issued_at, expires_at)",
         )
-        .bind(issues.iter().map(|(_, e)| e.user_id.as_str()).collect::<Vec<_>>())
+        .bind(issues.iter().map(|(_, e)| &*e.user_id).collect::<Vec<_>>())
         .bind(issues.iter().map(|(_, e)| Uuid::from(e.coupon_id)).collect::<Vec<_>>())
-        .bind(issues.iter().map(|(_, e)| Uuid::from(e.campaign_id.0)).collect::<Vec<_>>())
+        .bind(issues.iter().map(|(_, e)| Uuid::from(e.campaign_id)).collect::<Vec<_>>())
         .bind(issues.iter().map(|(_, e)| e.number).collect::<Vec<_>>())
         .bind(issues.iter().map(|(_, e)| e.face_value).collect::<Vec<_>>())
-        .bind(issues.iter().map(|(_, e)| e.currency.as_str()).collect::<Vec<_>>())
+        .bind(issues.iter().map(|(_, e)| &*e.currency).collect::<Vec<_>>())
         .bind(issues.iter().map(|(_, e)| e.issued_at).collect::<Vec<_>>())
         .bind(issues.iter().map(|(_, e)| e.expires_at).collect::<Vec<_>>())
         .execute(transaction)

@@ -17,9 +17,9 @@ CREATE TABLE outbox (
     CONSTRAINT outbox_pkey PRIMARY KEY (shard, position),
     CONSTRAINT outbox_shard_is_not_negative CHECK (shard >= 0),
     CONSTRAINT outbox_positions_start_at_one CHECK (position >= 1),
-    CONSTRAINT outbox_type_is_a_token CHECK (length(type) BETWEEN 1 AND 64 AND type !~ '[\s.*>]'),
-    CONSTRAINT outbox_key_is_a_token CHECK (length(key) BETWEEN 1 AND 64 AND key !~ '[\s.*>]'),
-    CONSTRAINT outbox_data_is_small CHECK (octet_length(data::text) <= 262144)
+    CONSTRAINT outbox_type_is_short CHECK (length(type) BETWEEN 1 AND 64),
+    CONSTRAINT outbox_key_is_short CHECK (length(key) BETWEEN 1 AND 64),
+    CONSTRAINT outbox_data_is_small CHECK (pg_column_size(data) <= 65536)
 ) PARTITION BY RANGE (position);
 
 -- Makes sure that the partition of `a_position` and the one after it are there. A partition holds
@@ -81,6 +81,11 @@ DECLARE
     head bigint;
     last bigint;
 BEGIN
+    -- Once for all: a constraint with this expression takes a tenth of the time of a whole batch.
+    IF array_to_string(types || keys, '') ~ '[\s.*>]' THEN
+        RAISE EXCEPTION 'a type or a key is not one token of a subject'
+            USING ERRCODE = 'check_violation', CONSTRAINT = 'outbox_subjects_are_tokens';
+    END IF;
     PERFORM outbox_lock(a_shard);
     head := outbox_head(a_shard);
     last := head + cardinality(event_ids);

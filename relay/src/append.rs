@@ -22,7 +22,7 @@ pub enum AppendError {
 ///
 /// # Errors
 /// [`AppendError::Refused`] names the constraint when an event cannot be published (its type or
-/// key is not one token of a subject, its data is no JSON or over 256 KiB).
+/// key is not one token of a subject, its data is no JSON or over 64 KiB).
 pub async fn append(
     transaction: &mut PgConnection,
     shard: Shard,

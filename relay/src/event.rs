@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use async_nats::HeaderMap;
 use bytes::Bytes;
 use serde::Deserialize;
+use serde::de::Error as _;
 use serde_json::value::RawValue;
 use sqlx::postgres::PgRow;
 use sqlx::{FromRow, PgConnection, Row as _};
@@ -142,7 +143,8 @@ pub struct Event {
 /// The parts of a body that a reader needs.
 #[derive(Deserialize)]
 struct CloudEvent<'a> {
-    id: Ulid,
+    #[serde(borrow)]
+    id: Cow<'a, str>,
     #[serde(rename = "type", borrow)]
     kind: Cow<'a, str>,
     #[serde(with = "time::serde::rfc3339")]
@@ -159,6 +161,7 @@ impl Event {
     pub fn parse(position: i64, body: &Bytes) -> Result<Self, serde_json::Error> {
         let CloudEvent { id, kind, time, data } = serde_json::from_slice(body)?;
         let data = body.slice_ref(data.get().as_bytes());
+        let id = Ulid::from_string(&id).map_err(serde_json::Error::custom)?;
         Ok(Self { position, id, kind: kind.into_owned(), time, data })
     }
 }

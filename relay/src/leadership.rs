@@ -15,6 +15,8 @@ pub(crate) async fn take(
     class: &str,
     number: i16,
 ) -> Result<PgConnection, sqlx::Error> {
+    // What it runs, it runs for every batch: one plan for all.
+    let database = database.clone().options([("plan_cache_mode", "force_generic_plan")]);
     let mut connection = database.connect().await?;
     loop {
         let taken: bool = sqlx::query_scalar("SELECT pg_try_advisory_lock(hashtext($1), $2)")

@@ -10,6 +10,7 @@ use outbox_relay::retry::Retry;
 use sqlx::postgres::{PgConnectOptions, PgRow};
 use sqlx::{ConnectOptions as _, PgConnection, Row as _};
 use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::task::yield_now;
 use tokio::time::{sleep, timeout};
 use ulid::{Generator, Ulid};
 use uuid::Uuid;
@@ -110,7 +111,12 @@ impl WriterWorker {
         let mut retry = Retry::new(Duration::from_millis(20), Duration::from_secs(1));
         while let Some(mut connection) = self.connected(&mut retry).await {
             let mut batch = Vec::with_capacity(self.batch_rows);
-            while self.claims.recv_many(&mut batch, self.batch_rows).await > 0 {
+            loop {
+                // Whoever is ready to run goes first: his claim comes along.
+                yield_now().await;
+                if self.claims.recv_many(&mut batch, self.batch_rows).await == 0 {
+                    break;
+                }
                 let (claims, replies): (Vec<_>, Vec<_>) = batch.drain(..).unzip();
                 let result = self.write(&mut connection, &claims).await;
                 let failed = result.is_err();

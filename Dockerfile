@@ -1,0 +1,17 @@
+# The service: built in one stage, run in another as a user who may do nothing else.
+
+FROM rust:1.95-bookworm AS build
+WORKDIR /src
+COPY . .
+RUN cargo build --release --locked --bin coupon
+
+FROM debian:bookworm-slim
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends ca-certificates curl \
+    && rm -rf /var/lib/apt/lists/* \
+    && useradd --system --uid 10001 --no-create-home coupon
+COPY --from=build /src/target/release/coupon /usr/local/bin/coupon
+USER 10001
+EXPOSE 8080
+ENTRYPOINT ["coupon"]
+CMD ["serve"]

@@ -1,0 +1,225 @@
+//! Issues a second, end to end, with an outside client (wrk), everything on one machine, from an
+//! empty database on. Figures of one machine mean little; their ratios are what counts:
+//!
+//! * to the rate of `GET /livez`, measured with the same client before and after each segment;
+//! * to the same service with batches of one;
+//! * of the last segment to the first, also while another session holds a snapshot open.
+//!
+//! `BENCH_COUPONS` says how many coupons (1,000,000), `BENCH_SECONDS` how long a segment is (5).
+
+use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use coupon_dispatcher::client::Client;
+use coupon_dispatcher::config::Secret;
+use coupon_dispatcher::schema;
+use coupon_dispatcher::servers::Servers;
+use serde_json::json;
+use sqlx::{Connection as _, PgConnection};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use tokio::process::{Child, Command};
+use tokio::time::sleep;
+
+const TOKEN: &str = "a-token-for-the-bench";
+const CONNECTIONS: &str = "-c256";
+const LIVEZ_SECONDS: u64 = 2;
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let coupons = number("BENCH_COUPONS", 1_000_000);
+    let seconds = number("BENCH_SECONDS", 5);
+
+    println!("from an empty database to {coupons} coupons, {seconds} s a segment, 256 connections");
+    let alone = run(coupons, seconds, None, false).await?;
+    println!("\nthe same, while another session holds a snapshot open");
+    let beside_snapshot = run(coupons, seconds, None, true).await?;
+    println!("\nbatches of one");
+    let one_by_one = run(1, seconds, Some("1"), false).await?;
+
+    println!("\n{:<52} {:>8}  goal", "", "measured");
+    line("issues/s to livez/s", share(&alone, |s| s.to_livez()), ">= 0.22");
+    let to_one = share(&alone, |s| s.to_livez()) / share(&one_by_one, |s| s.to_livez());
+    line("issues/s to issues/s in batches of one (both to livez)", to_one, ">= 8");
+    line("p99 at 256 connections, ms, median of segments", share(&alone, |s| s.p99_ms), "< 50");
+    line("last segment to first (both to livez)", decline(&alone), "~ 1");
+    line("the same beside a snapshot", decline(&beside_snapshot), "~ 1");
+    Ok(())
+}
+
+fn number(variable: &str, default: u64) -> u64 {
+    std::env::var(variable).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+}
+
+fn line(name: &str, value: f64, goal: &str) {
+    println!("{name:<52} {value:>8.2}  {goal}");
+}
+
+/// What one run of wrk came to.
+#[derive(Clone, Copy, Debug)]
+struct Segment {
+    issued: i64,
+    /// Until all were projected.
+    seconds: f64,
+    p50_ms: f64,
+    p99_ms: f64,
+    /// The mean of just before and just after.
+    livez: f64,
+}
+
+impl Segment {
+    #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
+    fn rate(self) -> f64 {
+        self.issued as f64 / self.seconds
+    }
+
+    fn to_livez(self) -> f64 {
+        self.rate() / self.livez
+    }
+}
+
+/// The median over the segments.
+fn share(segments: &[Segment], figure: impl Fn(&Segment) -> f64) -> f64 {
+    let mut figures: Vec<f64> = segments.iter().map(figure).collect();
+    figures.sort_by(f64::total_cmp);
+    figures.get(figures.len() / 2).copied().unwrap_or_default()
+}
+
+fn decline(segments: &[Segment]) -> f64 {
+    match segments {
+        [first, .., last] => last.to_livez() / first.to_livez(),
+        _ => 1.0,
+    }
+}
+
+async fn run(coupons: u64, seconds: u64, batch_rows: Option<&str>, snapshot: bool) -> Result<Vec<Segment>> {
+    let site = Site::start(batch_rows).await?;
+    let mut holder = PgConnection::connect(&site.servers.database_url()).await?;
+    if snapshot {
+        sqlx::raw_sql("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1").execute(&mut holder).await?;
+    }
+    println!(
+        "{:>9} {:>9} {:>9} {:>7} {:>8} {:>8}",
+        "coupons", "issues/s", "livez/s", "ratio", "p50 ms", "p99 ms"
+    );
+    let mut segments = Vec::new();
+    let mut livez = site.livez().await?;
+    let mut total = 0;
+    while total < i64::try_from(coupons)? {
+        let mut segment = site.claims(segments.len(), seconds).await?;
+        let after = site.livez().await?;
+        segment.livez = f64::midpoint(livez, after);
+        livez = after;
+        total += segment.issued;
+        println!(
+            "{total:>9} {:>9.0} {:>9.0} {:>7.3} {:>8.1} {:>8.1}",
+            segment.rate(),
+            segment.livez,
+            segment.to_livez(),
+            segment.p50_ms,
+            segment.p99_ms
+        );
+        segments.push(segment);
+    }
+    Ok(segments)
+}
+
+/// Private servers, and one process of the service with one open campaign.
+struct Site {
+    servers: Servers,
+    address: SocketAddr,
+    campaign: String,
+    _service: Child,
+}
+
+impl Site {
+    async fn start(batch_rows: Option<&str>) -> Result<Self> {
+        let servers = Servers::start().await?;
+        let mut connection = PgConnection::connect(&servers.database_url()).await?;
+        schema::migrate(&mut connection, 1).await?;
+        let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+        let service = Command::new(env!("CARGO_BIN_EXE_coupon"))
+            .arg("serve")
+            .env("DATABASE_URL", servers.database_url())
+            .env("REDIS_URL", servers.redis_url())
+            .env("NATS_URL", servers.nats_url())
+            .env("HTTP_ADDR", address.to_string())
+            .env("ADMIN_TOKEN", TOKEN)
+            .env("RUST_LOG", "warn")
+            .envs(batch_rows.map(|rows| ("BATCH_ROWS", rows)))
+            .kill_on_drop(true)
+            .spawn()?;
+        let campaign = open_campaign(address).await?;
+        Ok(Self { servers, address, campaign, _service: service })
+    }
+
+    /// Requests a second.
+    async fn livez(&self) -> Result<f64> {
+        let result = self.wrk(LIVEZ_SECONDS, "/livez", None).await?;
+        Ok(result[0] / result[1])
+    }
+
+    /// Claims of unique users, for so long; timed until all are projected.
+    async fn claims(&self, number: usize, seconds: u64) -> Result<Segment> {
+        let mut connection = PgConnection::connect(&self.servers.database_url()).await?;
+        let before = head(&mut connection).await?;
+        let started = Instant::now();
+        let result = self.wrk(seconds, "/", Some(number)).await?;
+        ensure!(result[5] == 0.0, "{} of {} claims were refused", result[5], result[0]);
+        let issued = head(&mut connection).await? - before;
+        while projected(&mut connection).await? < before + issued {
+            sleep(Duration::from_millis(5)).await;
+        }
+        let seconds = started.elapsed().as_secs_f64();
+        Ok(Segment { issued, seconds, p50_ms: result[2], p99_ms: result[3], livez: 0.0 })
+    }
+
+    /// The figures that the script prints at the end.
+    async fn wrk(&self, seconds: u64, path: &str, first: Option<usize>) -> Result<Vec<f64>> {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/bench/load.lua");
+        let output = Command::new("wrk")
+            .args(["-t2", CONNECTIONS, &format!("-d{seconds}"), "-s"])
+            .arg(script)
+            .arg(format!("http://{}{path}", self.address))
+            .env("TOKEN", TOKEN)
+            .env("CAMPAIGN", &self.campaign)
+            .envs(first.map(|first| ("FIRST", first.to_string())))
+            .stderr(Stdio::inherit())
+            .output()
+            .await
+            .context("run wrk")?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        let figures =
+            text.lines().find_map(|line| line.strip_prefix("RESULT ")).context("wrk printed no result")?;
+        figures.split(' ').map(|figure| Ok(figure.parse()?)).collect()
+    }
+}
+
+async fn open_campaign(address: SocketAddr) -> Result<String> {
+    let client = Client::new(&format!("http://{address}"), Secret::from(TOKEN.to_owned()));
+    while client.get("/readyz").await.is_err() {
+        sleep(Duration::from_millis(20)).await;
+    }
+    let now = OffsetDateTime::now_utc();
+    let body = json!({
+        "name": "Bench", "merchant_id": "bench", "face_value": 100, "currency": "EUR", "quantity": 10_000_000,
+        "opens_at": now.format(&Rfc3339)?, "closes_at": (now + Duration::from_secs(86_400)).format(&Rfc3339)?,
+        "coupon_valid_for": "P30D", "settle_on": "issue",
+    });
+    let campaign = client.post("/v1/campaigns", Some(&body)).await?;
+    let id = campaign["id"].as_str().context("the campaign has no id")?.to_owned();
+    client.post(&format!("/v1/campaigns/{id}/open"), None).await?;
+    Ok(id)
+}
+
+async fn head(connection: &mut PgConnection) -> Result<i64> {
+    Ok(sqlx::query_scalar("SELECT outbox_head(0::smallint)").fetch_one(connection).await?)
+}
+
+async fn projected(connection: &mut PgConnection) -> Result<i64> {
+    let statement = "SELECT least(projection_position('wallet', 0::smallint), projection_position('settlement', 0::smallint))";
+    Ok(sqlx::query_scalar(statement).fetch_one(connection).await?)
+}
