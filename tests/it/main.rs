@@ -4,4 +4,7 @@
 
 mod support;
 
-mod smoke;
+mod api;
+mod campaigns;
+mod claims;
+mod problems;
