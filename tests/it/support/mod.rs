@@ -2,8 +2,10 @@
 
 mod campaigns;
 mod command;
+mod events;
 mod http;
 mod process;
+mod seed;
 mod template;
 mod wait;
 
@@ -26,6 +28,7 @@ pub(crate) use campaigns::{draft, in_seconds};
 pub(crate) use command::{Finished, coupon};
 pub(crate) use http::{Answer, Http};
 pub(crate) use process::Process;
+pub(crate) use seed::seeded;
 pub(crate) use wait::{wait_for, wait_until};
 
 pub(crate) const TOKEN: &str = "a-token-for-tests-only";
