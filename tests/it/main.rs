@@ -7,4 +7,5 @@ mod support;
 mod api;
 mod campaigns;
 mod claims;
+mod gate;
 mod problems;
