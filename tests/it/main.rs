@@ -9,3 +9,4 @@ mod campaigns;
 mod claims;
 mod gate;
 mod problems;
+mod relay;

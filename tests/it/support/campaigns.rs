@@ -58,10 +58,11 @@ impl World {
         answer
     }
 
-    /// Many users at all processes, each asking twice.
+    /// Many users at all processes with the API, each asking twice.
     pub(crate) fn rush(&self, campaign: CampaignId, users: usize) -> Rush {
+        let serving = self.processes.iter().filter(|process| process.serves());
         Rush {
-            addresses: self.processes.iter().map(|process| process.address).collect(),
+            addresses: serving.map(|process| process.address).collect(),
             token: TOKEN.to_owned(),
             campaign,
             users,

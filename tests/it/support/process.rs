@@ -47,9 +47,14 @@ impl Process {
     /// Starts it, and waits until it serves.
     pub(crate) async fn start(&mut self) {
         self.launch();
-        if self.roles.is_empty() || self.roles.contains("api") {
+        if self.serves() {
             self.ready().await;
         }
+    }
+
+    /// Whether it has the API.
+    pub(crate) fn serves(&self) -> bool {
+        self.roles.is_empty() || self.roles.contains("api")
     }
 
     /// Starts it, and does not wait.
