@@ -19,6 +19,8 @@ CREATE TABLE outbox (
     CONSTRAINT outbox_positions_start_at_one CHECK (position >= 1),
     CONSTRAINT outbox_type_is_a_token CHECK (length(type) BETWEEN 1 AND 64 AND type !~ '[\s.*>]'),
     CONSTRAINT outbox_key_is_a_token CHECK (length(key) BETWEEN 1 AND 64 AND key !~ '[\s.*>]'),
+    CONSTRAINT outbox_subject_is_short CHECK (length(subject) <= 1024),
+    CONSTRAINT outbox_traceparent_is_a_header CHECK (length(traceparent) <= 255 AND traceparent !~ '[[:cntrl:]]'),
     CONSTRAINT outbox_data_is_small CHECK (octet_length(data::text) <= 262144)
 ) PARTITION BY RANGE (position);
 
