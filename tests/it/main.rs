@@ -9,4 +9,6 @@ mod campaigns;
 mod claims;
 mod gate;
 mod problems;
+mod projections;
 mod relay;
+mod subscriber;
