@@ -5,10 +5,12 @@
 mod support;
 
 mod api;
+mod audit;
 mod campaigns;
 mod claims;
 mod gate;
 mod problems;
 mod projections;
 mod relay;
+mod replay;
 mod subscriber;

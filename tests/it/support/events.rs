@@ -61,6 +61,14 @@ impl World {
         }
     }
 
+    /// Waits until everything is published and projected, and agrees.
+    pub(crate) async fn balanced(&self) {
+        wait_until("everything balances", DRAIN_LIMIT, async || {
+            self.sheet().await.is_ok_and(|sheet| sheet.is_balanced())
+        })
+        .await;
+    }
+
     /// The process of Postgres that serves whoever holds an advisory lock of this class.
     pub(crate) async fn leader(&self, class: &str, shard: Shard) -> i32 {
         wait_for("somebody leads", SOON, async || self.try_leader(class, shard).await).await
