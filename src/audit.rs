@@ -74,7 +74,7 @@ pub struct Sheet {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Scope {
     pub campaign: Option<CampaignId>,
-    /// Every event by id, and not only ends and counts.
+    /// Every event, seat and row by id, and not only ends and counts.
     pub full: bool,
 }
 
@@ -93,7 +93,7 @@ pub async fn audit(connections: &Connections, shards: i16, scope: Scope) -> anyh
         }
         balance.stream = issued_in_stream(connections, balance.campaign_id, shards).await?;
         if difference.is_none() {
-            difference = first_difference(connections, gates.clone(), balance).await?;
+            difference = first_difference(connections, gates.clone(), balance, scope.full).await?;
         }
     }
     let mut shard_balances = Vec::new();
@@ -233,19 +233,25 @@ async fn issued_in_stream(
     Ok(i64::try_from(count)?)
 }
 
-/// Compares the columns of one campaign, and names the first coupon that is not everywhere.
+/// Compares the columns of one campaign, and names the first coupon that is not everywhere. With
+/// `full` the rows are compared even where their numbers agree.
 async fn first_difference(
     connections: &Connections,
     gates: Seats,
     balance: &CampaignBalance,
+    full: bool,
 ) -> anyhow::Result<Option<String>> {
     let coupons = balance.coupons();
     let id = balance.campaign_id;
     if coupons > balance.quantity {
         return Ok(Some(format!("campaign {id}: {coupons} coupons of {}", balance.quantity)));
     }
-    if balance.gate.is_some_and(|gate| gate != coupons) || balance.pending > 0 {
-        let named = without_seat(connections, gates, id).await?;
+    let uneven = balance.gate.is_some_and(|gate| gate != coupons) || balance.pending > 0;
+    let named = match balance.gate {
+        Some(_) if uneven || full => without_seat(connections, gates, id).await?,
+        _ => None,
+    };
+    if uneven || named.is_some() {
         let gate = balance.gate.unwrap_or_default();
         return Ok(Some(format!(
             "campaign {id}: {coupons} coupons, {gate} seats taken and {} pending{}",
@@ -259,8 +265,11 @@ async fn first_difference(
         (Place::Wallet, balance.wallet, coupons),
         (Place::Settlement, balance.settlement, balance.settlement_due),
     ] {
-        if count != expected {
-            let named = place.first_difference(&mut connection, id).await?;
+        if count == expected && !full {
+            continue;
+        }
+        let named = place.first_difference(&mut connection, id).await?;
+        if count != expected || named.is_some() {
             return Ok(Some(format!(
                 "campaign {id}: {expected} coupons count, {count} are in the {}{}",
                 place.name(),
@@ -296,7 +305,7 @@ impl Place {
         }
     }
 
-    /// The first coupon of a campaign that is only here, or only there.
+    /// The first coupon of a campaign that is only here, or only there, or not the same.
     async fn first_difference(
         self,
         connection: &mut PgConnection,
@@ -306,17 +315,23 @@ impl Place {
             Self::Outbox => {
                 "SELECT coalesce(c.id::text, o.subject) FROM (SELECT * FROM coupons WHERE campaign_id = $1) AS c \
                  FULL JOIN (SELECT *, (data ->> 'number')::int AS number FROM outbox WHERE type = 'issued' AND key = $2) AS o \
-                 USING (number) WHERE c.id IS NULL OR o.subject IS NULL ORDER BY number LIMIT 1"
+                 USING (number) WHERE c.id IS NULL OR o.subject IS NULL OR o.data ->> 'user_id' <> c.user_id ORDER BY number LIMIT 1"
             }
             Self::Wallet => {
-                "SELECT coupon_id::text FROM (SELECT id AS coupon_id, $2::text AS key FROM coupons WHERE campaign_id = $1) AS c \
-                 FULL JOIN (SELECT coupon_id, number FROM wallet WHERE campaign_id = $1) AS w USING (coupon_id) \
-                 WHERE c.key IS NULL OR w.number IS NULL ORDER BY coupon_id LIMIT 1"
+                "SELECT id::text FROM (SELECT c.*, m.face_value, m.currency, $2::text AS key \
+                  FROM coupons AS c JOIN campaigns AS m ON m.id = c.campaign_id WHERE m.id = $1) AS c \
+                 FULL JOIN (SELECT *, coupon_id AS id FROM wallet WHERE campaign_id = $1) AS w USING (id) \
+                 WHERE c.key IS NULL OR w.coupon_id IS NULL \
+                    OR (w.user_id, w.number, w.face_value, w.currency, w.issued_at, w.expires_at) \
+                    <> (c.user_id, c.number, c.face_value, c.currency, c.issued_at, c.expires_at) ORDER BY id LIMIT 1"
             }
             Self::Settlement => {
-                "SELECT coupon_id::text FROM (SELECT id AS coupon_id, $2::text AS key FROM coupons WHERE campaign_id = $1) AS c \
-                 FULL JOIN (SELECT coupon_id, amount FROM settlement_entries WHERE campaign_id = $1) AS s USING (coupon_id) \
-                 WHERE c.key IS NULL OR s.amount IS NULL ORDER BY coupon_id LIMIT 1"
+                "SELECT id::text FROM (SELECT c.id, m.merchant_id, m.face_value, m.currency, $2::text AS key \
+                  FROM coupons AS c JOIN campaigns AS m ON m.id = c.campaign_id \
+                  WHERE m.id = $1 AND (m.settle_on = 'issue' OR c.state = 'redeemed')) AS c \
+                 FULL JOIN (SELECT *, coupon_id AS id FROM settlement_entries WHERE campaign_id = $1) AS s USING (id) \
+                 WHERE c.key IS NULL OR s.coupon_id IS NULL \
+                    OR (s.merchant_id, s.amount, s.currency) <> (c.merchant_id, c.face_value, c.currency) ORDER BY id LIMIT 1"
             }
         };
         let id: Option<String> = sqlx::query_scalar(statement)

@@ -76,7 +76,7 @@ enum Command {
         /// Only this one.
         #[arg(long)]
         campaign: Option<Ulid>,
-        /// Compare every event by id.
+        /// Compare every event, seat and row by id.
         #[arg(long)]
         full: bool,
         #[arg(long)]

@@ -19,6 +19,8 @@ CREATE TABLE outbox (
     CONSTRAINT outbox_positions_start_at_one CHECK (position >= 1),
     CONSTRAINT outbox_type_is_short CHECK (length(type) BETWEEN 1 AND 64),
     CONSTRAINT outbox_key_is_short CHECK (length(key) BETWEEN 1 AND 64),
+    CONSTRAINT outbox_subject_is_short CHECK (length(subject) <= 1024),
+    CONSTRAINT outbox_traceparent_is_short CHECK (length(traceparent) <= 255),
     CONSTRAINT outbox_data_is_small CHECK (pg_column_size(data) <= 65536)
 ) PARTITION BY RANGE (position);
 
@@ -85,6 +87,10 @@ BEGIN
     IF array_to_string(types || keys, '') ~ '[\s.*>]' THEN
         RAISE EXCEPTION 'a type or a key is not one token of a subject'
             USING ERRCODE = 'check_violation', CONSTRAINT = 'outbox_subjects_are_tokens';
+    END IF;
+    IF array_to_string(traceparents, '') ~ '[[:cntrl:]]' THEN
+        RAISE EXCEPTION 'a trace context is no header'
+            USING ERRCODE = 'check_violation', CONSTRAINT = 'outbox_traceparents_are_headers';
     END IF;
     PERFORM outbox_lock(a_shard);
     head := outbox_head(a_shard);

@@ -22,7 +22,8 @@ pub enum AppendError {
 ///
 /// # Errors
 /// [`AppendError::Refused`] names the constraint when an event cannot be published (its type or
-/// key is not one token of a subject, its data is no JSON or over 64 KiB).
+/// key is not one token of a subject, its data is no JSON or over 64 KiB, its subject is over 1,024
+/// characters, its trace context is no header).
 pub async fn append(
     transaction: &mut PgConnection,
     shard: Shard,

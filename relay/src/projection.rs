@@ -30,6 +30,9 @@ const PACE: Duration = Duration::from_millis(20);
 /// Asked of the server at a time.
 const PULL_MESSAGES: usize = 2_000;
 const PULL_BYTES: usize = 16 << 20;
+/// A pull that the server does not speak of for two of these is lost, with the consumer perhaps.
+const PULL_HEARTBEAT: Duration = Duration::from_secs(2);
+const PULL_EXPIRY: Duration = Duration::from_secs(10);
 /// Delivered and not yet acknowledged, at the most.
 const UNACKNOWLEDGED_MAX: i64 = 10_000;
 /// Longer than a batch can take; after that the server delivers it again.
@@ -187,6 +190,8 @@ impl Projector {
             .stream()
             .max_messages_per_batch(PULL_MESSAGES)
             .max_bytes_per_batch(PULL_BYTES)
+            .heartbeat(PULL_HEARTBEAT)
+            .expires(PULL_EXPIRY)
             .messages()
             .await
             .map_err(|error| self.error(&error))

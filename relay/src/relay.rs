@@ -32,6 +32,8 @@ const IN_FLIGHT_MAX: i64 = 4_000;
 const ACKNOWLEDGED_EVERY: i64 = 100;
 /// No acknowledgement for so long, and the relay asks the stream where it ends.
 const ACKNOWLEDGEMENT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often a relay that has nothing to publish asks where the stream ends: it may be lost.
+const STREAM_CHECK_INTERVAL: Duration = Duration::from_secs(2);
 /// How often a relay that waits looks whether it is still connected.
 const CONNECTION_CHECK_INTERVAL: Duration = Duration::from_millis(100);
 /// A batch that is not full is followed by the next no sooner than this: under load a few large
@@ -238,6 +240,7 @@ struct Refusal {
 impl Pipeline<'_> {
     async fn run(mut self, connection: &mut PgConnection) -> Result<Infallible, RelayError> {
         let mut idle = IDLE_FIRST;
+        let mut checked = Instant::now();
         loop {
             let next_batch_at = Instant::now() + PACE;
             let has_room = self.sent - self.stored <= IN_FLIGHT_MAX - BATCH_ROWS;
@@ -245,10 +248,15 @@ impl Pipeline<'_> {
             if self.sent > self.stored {
                 self.take_acknowledgements().await?;
                 idle = IDLE_FIRST;
+                checked = Instant::now();
                 if published < BATCH_ROWS {
                     sleep_until(next_batch_at).await;
                 }
             } else if published == 0 {
+                if checked.elapsed() >= STREAM_CHECK_INTERVAL {
+                    self.check_end().await?;
+                    checked = Instant::now();
+                }
                 // A wake-up that came since the outbox was read is kept.
                 let _ = timeout(idle, self.relay.wake.notified()).await;
                 idle = (idle * 2).min(IDLE_LONGEST);
@@ -286,6 +294,16 @@ impl Pipeline<'_> {
             nats.publish_with_headers(subject, headers, body).await
         }
         .map_err(|error| self.relay.stream_error(&error))
+    }
+
+    /// The stream still ends where it did.
+    async fn check_end(&self) -> Result<(), RelayError> {
+        let Relay { outlet, shard, nats, .. } = self.relay;
+        let end = stream::end(nats, &outlet.stream_of(*shard)).await?;
+        if i64::try_from(end) == Ok(self.stored) {
+            return Ok(());
+        }
+        Err(self.not_stored(&format!("the stream ends at {end}, and ended at {}", self.stored)))
     }
 
     /// Waits for one acknowledgement, and takes all that are there.

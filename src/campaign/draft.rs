@@ -14,6 +14,8 @@ const PER_USER_LIMIT_MAX: i64 = 10;
 /// So that no sum of a campaign overflows.
 const FACE_VALUE_MAX: i64 = 1_000_000_000_000;
 const NAME_LENGTH_MAX: usize = 200;
+/// Seconds since 1970: from then to the year 9000, so that no sum with a time of a campaign overflows.
+const TIMES: std::ops::Range<i64> = 0..221_845_392_000;
 
 /// The currencies of ISO 4217 that are money (no funds, metals or test codes).
 const CURRENCIES: &str = "AED AFN ALL AMD ANG AOA ARS AUD AWG AZN BAM BBD BDT BGN BHD BIF BMD BND BOB \
@@ -93,6 +95,8 @@ impl DraftBody {
 
         if self.name.trim().is_empty() || self.name.len() > NAME_LENGTH_MAX {
             refuse("name", format!("must be 1 to {NAME_LENGTH_MAX} bytes"));
+        } else if self.name.contains(char::is_control) {
+            refuse("name", "must have no control characters".to_owned());
         }
         let merchant_id = OutsideId::parse(self.merchant_id)
             .inspect_err(|error| refuse("merchant_id", error.to_string()))
@@ -107,6 +111,15 @@ impl DraftBody {
         ] {
             if !(1..=max).contains(&value) {
                 refuse(field, format!("must be 1 to {max}"));
+            }
+        }
+        for (field, time) in [
+            ("opens_at", Some(self.opens_at)),
+            ("closes_at", Some(self.closes_at)),
+            ("coupon_expires_at", self.coupon_expires_at),
+        ] {
+            if time.is_some_and(|time| !TIMES.contains(&time.unix_timestamp())) {
+                refuse(field, "must be in the years 1970 to 8999".to_owned());
             }
         }
         if self.closes_at <= self.opens_at {

@@ -122,7 +122,7 @@ fn field_problem(path: &str, error: &serde_json::Error) -> FieldProblem {
         .strip_prefix("missing field `")
         .or_else(|| message.strip_prefix("unknown field `"))
         .and_then(|rest| rest.split('`').next());
-    let field = named.unwrap_or(if path == "." { "body" } else { path });
+    let field = named.unwrap_or(if path == "." || path == "?" { "body" } else { path });
     FieldProblem::new(field, message.clone())
 }
 

@@ -1,5 +1,6 @@
 //! What a user holds.
 
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::response::Response;
 use serde_json::json;
@@ -17,10 +18,12 @@ const STATUSES: [&str; 5] = ["usable", "issued", "redeemed", "cancelled", "expir
 pub(super) async fn coupons(
     State(api): State<Api>,
     _: Authorized,
-    Path(user): Path<String>,
+    user: Result<Path<String>, PathRejection>,
     page: Page,
 ) -> Result<Response, Problem> {
     let invalid = |field: &str, reason: String| Problem::Invalid(vec![FieldProblem::new(field, reason)]);
+    // What is no UTF-8 is no visible ASCII either.
+    let Path(user) = user.unwrap_or_else(|_| Path(String::new()));
     let user = OutsideId::parse(user).map_err(|error| invalid("user_id", error.to_string()))?;
     if page.status.as_deref().is_some_and(|status| !STATUSES.contains(&status)) {
         return Err(invalid("status", format!("must be one of {}", STATUSES.join(", "))));

@@ -1,0 +1,128 @@
+//! Campaigns: what is shown of them, and their states.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
+
+use crate::support::{SOON, World, draft, in_seconds, wait_until};
+
+#[tokio::test]
+async fn a_campaign_is_created_opened_and_closed() {
+    let world = World::start().await;
+    let asked = draft(json!({ "quantity": 7, "per_user_limit": 2 }));
+    let created = world.api().post("/v1/campaigns", &asked).await;
+    assert_eq!(created.status, 201, "{created:?}");
+    let path = format!("/v1/campaigns/{}", created.body["id"].as_str().unwrap());
+    assert_eq!(created.header("location"), Some(path.as_str()));
+    for field in
+        ["name", "merchant_id", "face_value", "currency", "quantity", "per_user_limit", "coupon_valid_for"]
+    {
+        assert_eq!(created.body[field], asked[field], "{field}");
+    }
+    let told = async |word: &str| {
+        let changed = world.api().post(&format!("{path}/{word}"), &Value::Null).await;
+        let shown = world.api().get(&path).await;
+        if changed.status == 200 {
+            assert_eq!(changed.body, shown.body);
+        }
+        (changed.status, shown.body["state"].clone(), shown.body["version"].clone())
+    };
+    assert_eq!((&created.body["state"], &created.body["version"]), (&json!("draft"), &json!(1)));
+    assert_eq!(told("open").await, (200, json!("open"), json!(2)));
+    assert_eq!(told("open").await, (200, json!("open"), json!(2)));
+    assert_eq!(told("close").await, (200, json!("closed"), json!(3)));
+    assert_eq!(told("close").await, (200, json!("closed"), json!(3)));
+    assert_eq!(told("open").await, (409, json!("closed"), json!(3)));
+    world.close().await;
+}
+
+#[tokio::test]
+async fn a_campaign_whose_window_is_over_cannot_be_opened() {
+    let world = World::start().await;
+    let campaign =
+        world.create_campaign(json!({ "opens_at": in_seconds(-20), "closes_at": in_seconds(-10) })).await;
+    let answer = world.api().post(&format!("/v1/campaigns/{campaign}/open"), &Value::Null).await;
+    assert_eq!((answer.status, answer.problem()), (409, "not-allowed-in-state"), "{answer:?}");
+    world.close().await;
+}
+
+#[tokio::test]
+async fn a_campaign_may_last_as_long_as_can_be_written() {
+    let world = World::start().await;
+    let campaign = world
+        .open_campaign(json!({
+            "opens_at": "1970-01-01T00:00:00Z", "closes_at": "8999-12-31T23:59:59Z",
+            "coupon_expires_at": "8999-12-31T23:59:59Z", "coupon_valid_for": null,
+        }))
+        .await;
+    assert_eq!(world.claim(campaign, "alice").await.status, 201);
+    world.close().await;
+}
+
+#[tokio::test]
+async fn campaigns_are_listed_in_pages_from_the_newest_on() {
+    let world = World::start().await;
+    let mut ids = BTreeSet::new();
+    for _ in 0..5 {
+        ids.insert(world.create_campaign(json!({})).await.to_string());
+    }
+    let mut seen = Vec::new();
+    let mut path = "/v1/campaigns?limit=2".to_owned();
+    let mut pages = 0;
+    loop {
+        let page = world.api().get(&path).await.body;
+        seen.extend(
+            page["campaigns"].as_array().unwrap().iter().map(|c| c["id"].as_str().unwrap().to_owned()),
+        );
+        pages += 1;
+        let Some(next) = page["next"].as_str() else { break };
+        path = format!("/v1/campaigns?limit=2&cursor={next}");
+    }
+    assert_eq!(pages, 3);
+    assert_eq!(seen, ids.into_iter().rev().collect::<Vec<_>>());
+    world.close().await;
+}
+
+#[tokio::test]
+async fn counts_are_live() {
+    let world = World::start().await;
+    let campaign = world.open_campaign(json!({ "quantity": 3 })).await;
+    for user in ["alice", "bob", "alice"] {
+        world.claim(campaign, user).await;
+    }
+    let shown = world.api().get(&format!("/v1/campaigns/{campaign}")).await.body;
+    assert_eq!((&shown["issued"], &shown["left"]), (&json!(2), &json!(1)));
+    assert_eq!(world.api().get("/v1/campaigns").await.body["campaigns"][0], shown);
+    world.close().await;
+}
+
+#[tokio::test]
+async fn a_campaign_opens_and_closes_by_itself() {
+    let world = World::start().await;
+    let (opens_at, closes_at) = (in_seconds(2), in_seconds(4));
+    let campaign =
+        world.create_campaign(json!({ "quantity": 1, "opens_at": opens_at, "closes_at": closes_at })).await;
+    let path = format!("/v1/campaigns/{campaign}");
+    let opened = world.api().post(&format!("{path}/open"), &Value::Null).await;
+    assert_eq!((opened.status, &opened.body["state"]), (200, &json!("scheduled")));
+    let early = world.claim(campaign, "alice").await;
+    assert_eq!((early.status, early.problem()), (403, "not-open"));
+    assert_eq!(early.body["opens_at"], opened.body["opens_at"]);
+
+    wait_until("alice has a coupon", SOON, async || world.claim(campaign, "alice").await.status == 201).await;
+    wait_until("it is closed", SOON, async || world.claim(campaign, "bob").await.problem() == "closed").await;
+    let closed = async || world.api().get(&path).await.body["state"] == "closed";
+    wait_until("the state is closed", SOON, closed).await;
+    assert_eq!(world.claim(campaign, "alice").await.problem(), "already-issued");
+    world.close().await;
+}
+
+#[tokio::test]
+async fn a_draft_takes_no_claims() {
+    let world = World::start().await;
+    let campaign = world.create_campaign(json!({})).await;
+    let refused = async || world.claim(campaign, "alice").await.problem() == "not-open";
+    wait_until("the claim is refused", SOON, refused).await;
+    assert_eq!(world.coupons(campaign).await, 0);
+    world.close().await;
+}

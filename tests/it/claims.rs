@@ -1,0 +1,138 @@
+//! Claims, one at a time: what a user is answered, and what he finds in his wallet.
+
+use serde_json::{Value, json};
+
+use crate::support::{Answer, SOON, World, wait_for, wait_until};
+
+/// The id of the coupon that was issued, or is held already.
+fn coupon(answer: &Answer) -> &str {
+    let body = if answer.status == 201 { &answer.body } else { &answer.body["coupon"] };
+    body["id"].as_str().unwrap_or_else(|| panic!("no coupon in {answer:?}"))
+}
+
+#[tokio::test]
+async fn a_winner_gets_a_coupon_that_can_be_looked_up() {
+    let world = World::start().await;
+    let campaign = world.open_campaign(json!({})).await;
+    let issued = world.claim(campaign, "alice").await;
+    assert_eq!(issued.status, 201, "{issued:?}");
+    let path = format!("/v1/coupons/{}", coupon(&issued));
+    assert_eq!(issued.header("location"), Some(path.as_str()));
+    for (field, value) in [
+        ("campaign_id", json!(campaign)),
+        ("user_id", json!("alice")),
+        ("number", json!(1)),
+        ("state", json!("issued")),
+    ] {
+        assert_eq!(issued.body[field], value, "{field}");
+    }
+    assert!(coupon_dispatcher::coupon::is_code(issued.body["code"].as_str().unwrap()));
+    let shown = world.api().get(&path).await;
+    assert_eq!((shown.status, shown.body), (200, issued.body));
+    world.close().await;
+}
+
+#[tokio::test]
+async fn a_user_id_is_1_to_64_visible_ascii_characters() {
+    let world = World::start().await;
+    let campaign = world.open_campaign(json!({})).await;
+    for user in ["a".repeat(64), "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~".to_owned(), "0".to_owned()] {
+        let answer = world.claim(campaign, &user).await;
+        assert_eq!((answer.status, &answer.body["user_id"]), (201, &json!(user)));
+    }
+    for user in ["", &"a".repeat(65), "a b", " a", "é", "a\n", "a\u{0}", "\u{7f}"] {
+        let answer = world.claim(campaign, user).await;
+        assert_eq!((answer.status, answer.problem()), (422, "invalid"), "{user:?}");
+        assert_eq!(answer.body["errors"][0]["field"], "user_id");
+    }
+    world.close().await;
+}
+
+#[tokio::test]
+async fn a_winner_is_shown_his_coupon_for_ever() {
+    let mut world = World::start().await;
+    let campaign = world.open_campaign(json!({ "quantity": 1 })).await;
+    let issued = world.claim(campaign, "alice").await;
+    assert_eq!(issued.status, 201);
+    let shown_again = async |world: &World, when: &str| {
+        let again = world.claim(campaign, "alice").await;
+        assert_eq!((again.status, again.problem()), (409, "already-issued"), "{when}: {again:?}");
+        assert_eq!(again.body["coupon"], issued.body, "{when}");
+    };
+    assert_eq!(world.claim(campaign, "bob").await.problem(), "sold-out");
+    shown_again(&world, "after the sell-out").await;
+
+    world.processes[0].kill();
+    world.processes[0].start().await;
+    shown_again(&world, "after a restart").await;
+
+    let () = redis::cmd("FLUSHALL").query_async(&mut world.redis().await).await.unwrap();
+    wait_until("the gate is loaded", SOON, async || world.claim(campaign, "bob").await.status == 410).await;
+    shown_again(&world, "after the gate was lost").await;
+
+    let closed = world.api().post(&format!("/v1/campaigns/{campaign}/close"), &Value::Null).await;
+    assert_eq!(closed.status, 200);
+    shown_again(&world, "after the close").await;
+    assert_eq!(world.claim(campaign, "bob").await.problem(), "closed");
+    world.close().await;
+}
+
+#[tokio::test]
+async fn a_user_may_hold_as_many_as_the_campaign_allows() {
+    let world = World::start().await;
+    let campaign = world.open_campaign(json!({ "quantity": 5, "per_user_limit": 3 })).await;
+    let mut newest = Value::Null;
+    for number in 1..=3 {
+        let issued = world.claim(campaign, "alice").await;
+        assert_eq!((issued.status, &issued.body["number"]), (201, &json!(number)), "{issued:?}");
+        newest = issued.body;
+    }
+    let refused = world.claim(campaign, "alice").await;
+    assert_eq!((refused.status, refused.problem()), (409, "user-limit-reached"));
+    assert_eq!(refused.body["coupon"], newest);
+    for status in [201, 201, 410] {
+        assert_eq!(world.claim(campaign, "bob").await.status, status);
+    }
+    world.close().await;
+}
+
+#[tokio::test]
+async fn a_wallet_shows_coupons_in_pages_from_the_newest_on() {
+    let world = World::start().await;
+    let mut issued = Vec::new();
+    for _ in 0..3 {
+        let campaign = world.open_campaign(json!({})).await;
+        issued.push(coupon(&world.claim(campaign, "alice").await).to_owned());
+    }
+    world.claim(world.open_campaign(json!({})).await, "bob").await;
+    let page = async |query: &str| world.api().get(&format!("/v1/users/alice/coupons?{query}")).await.body;
+    let ids = |page: &Value| -> Vec<String> {
+        page["coupons"].as_array().unwrap().iter().map(|c| c["id"].as_str().unwrap().to_owned()).collect()
+    };
+    wait_until("all are projected", SOON, async || ids(&page("").await).len() == 3).await;
+    issued.reverse();
+
+    let first = page("limit=2").await;
+    assert_eq!(ids(&first), issued[..2]);
+    assert_eq!(first["coupons"][0]["usable"], true);
+    let second = page(&format!("limit=2&cursor={}", first["next"].as_str().unwrap())).await;
+    assert_eq!((ids(&second), &second["next"]), (issued[2..].to_vec(), &Value::Null));
+    assert_eq!(ids(&page("status=usable").await), issued);
+    assert_eq!(ids(&page("status=redeemed").await), [""; 0]);
+    world.close().await;
+}
+
+#[tokio::test]
+async fn a_coupon_past_its_time_is_not_usable() {
+    let world = World::start().await;
+    let campaign = world.open_campaign(json!({ "coupon_valid_for": "PT1S" })).await;
+    world.claim(campaign, "alice").await;
+    let shown = async || {
+        let page = world.api().get("/v1/users/alice/coupons").await.body;
+        page["coupons"].get(0).filter(|coupon| coupon["usable"] == false).cloned()
+    };
+    wait_for("the coupon is not usable", SOON, shown).await;
+    let usable = world.api().get("/v1/users/alice/coupons?status=usable").await.body;
+    assert_eq!(usable["coupons"], json!([]));
+    world.close().await;
+}

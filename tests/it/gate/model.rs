@@ -1,0 +1,126 @@
+//! What the gate has to say: the same rules as the scripts have, without Redis.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use coupon_dispatcher::campaign::{Campaign, State};
+use coupon_dispatcher::issue::seats::{Admission, LoadStep, Seat};
+use time::OffsetDateTime;
+use ulid::Ulid;
+
+/// A user's n-th seat.
+pub(super) type Place = (usize, i32);
+
+pub(super) fn user(number: usize) -> String {
+    format!("user-{number}")
+}
+
+pub(super) fn seat(place: Place) -> Seat {
+    Seat::new(&user(place.0), place.1)
+}
+
+#[derive(Default)]
+pub(super) struct Model {
+    /// What the gate was loaded with, and its state as it was told since. Nothing: unloaded.
+    pub(super) gate: Option<Campaign>,
+    pub(super) taken: BTreeSet<Place>,
+    /// Of the seats taken, those not confirmed; whether their deadline has passed.
+    pub(super) pending: BTreeMap<Place, bool>,
+    pub(super) loader: Option<Ulid>,
+    loading: BTreeSet<Place>,
+}
+
+impl Model {
+    pub(super) fn admit(&mut self, users: &[usize]) -> Vec<Admission> {
+        users.iter().map(|user| self.admit_one(*user)).collect()
+    }
+
+    fn admit_one(&mut self, user: usize) -> Admission {
+        let Some(gate) = &self.gate else { return Admission::Unloaded };
+        let free = (1..=gate.per_user_limit).find(|nth| !self.taken.contains(&(user, *nth)));
+        let left = self.taken.len() < usize::try_from(gate.quantity).unwrap();
+        match (free, refusal(gate)) {
+            (None, _) => Admission::Already,
+            (Some(_), Some(refusal)) => refusal,
+            (Some(_), None) if !left => Admission::SoldOut,
+            (Some(nth), None) => {
+                self.taken.insert((user, nth));
+                self.pending.insert((user, nth), false);
+                Admission::Admitted(seat((user, nth)))
+            }
+        }
+    }
+
+    pub(super) fn confirm(&mut self, places: &[Place]) {
+        if self.loader.is_some() {
+            self.loading.extend(places);
+        }
+        if self.gate.is_some() {
+            self.taken.extend(places);
+            self.pending.retain(|place, _| !places.contains(place));
+        }
+    }
+
+    /// Answers how many seats were put back on sale.
+    pub(super) fn release(&mut self, places: &[Place]) -> usize {
+        let released = places.iter().filter(|place| self.pending.remove(place).is_some());
+        released.map(|place| assert!(self.taken.remove(place), "{place:?} was pending and not taken")).count()
+    }
+
+    pub(super) fn begin(&mut self, token: Ulid) -> LoadStep {
+        if self.loader.is_some() {
+            return LoadStep::Superseded;
+        }
+        self.loader = Some(token);
+        self.loading.clear();
+        LoadStep::Done
+    }
+
+    pub(super) fn add(&mut self, token: Ulid, places: &[Place]) -> LoadStep {
+        if self.loader != Some(token) {
+            return LoadStep::Superseded;
+        }
+        self.loading.extend(places);
+        LoadStep::Done
+    }
+
+    pub(super) fn finish(&mut self, token: Ulid, campaign: &Campaign) -> LoadStep {
+        if self.loader != Some(token) {
+            return LoadStep::Superseded;
+        }
+        self.taken = std::mem::take(&mut self.loading);
+        self.taken.extend(self.pending.keys());
+        self.loader = None;
+        self.gate = Some(campaign.clone());
+        LoadStep::Done
+    }
+
+    pub(super) fn set_state(&mut self, told: &Campaign) {
+        if let Some(gate) = &mut self.gate
+            && gate.version <= told.version
+        {
+            (gate.version, gate.state) = (told.version, told.state);
+        }
+    }
+
+    /// Seats taken and pending, if the gate is loaded.
+    pub(super) fn count(&self) -> Option<(i64, i64)> {
+        let count = |length: usize| i64::try_from(length).unwrap();
+        self.gate.as_ref().map(|_| (count(self.taken.len()), count(self.pending.len())))
+    }
+
+    pub(super) fn overdue(&self) -> Vec<Place> {
+        self.pending.iter().filter(|(_, overdue)| **overdue).map(|(place, _)| *place).collect()
+    }
+}
+
+/// What everybody is told who has not all that he may have.
+fn refusal(gate: &Campaign) -> Option<Admission> {
+    let now = OffsetDateTime::now_utc();
+    match gate.state {
+        State::Closed => Some(Admission::Closed),
+        _ if gate.closes_at <= now => Some(Admission::Closed),
+        State::Draft | State::Paused => Some(Admission::NotOpen),
+        _ if gate.opens_at > now => Some(Admission::NotOpen),
+        State::Scheduled | State::Open => None,
+    }
+}

@@ -1,0 +1,16 @@
+//! The promises, tested from outside: the real binary on real servers, a world for each test.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "this is how a test fails")]
+
+mod support;
+
+mod api;
+mod audit;
+mod campaigns;
+mod claims;
+mod gate;
+mod problems;
+mod projections;
+mod relay;
+mod replay;
+mod subscriber;

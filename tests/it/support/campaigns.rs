@@ -1,0 +1,94 @@
+//! Campaigns, claims and rushes.
+
+use std::time::Duration;
+
+use coupon_dispatcher::campaign::CampaignId;
+use coupon_dispatcher::rush::{Results, Rush};
+use serde_json::{Value, json};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use ulid::Ulid;
+use uuid::Uuid;
+
+use super::{Answer, TOKEN, World, wait_until};
+
+/// A campaign that can be created, with other or further fields; null leaves one out.
+pub(crate) fn draft(fields: Value) -> Value {
+    let mut draft = json!({
+        "name": "Friday", "merchant_id": "merchant-1", "face_value": 500, "currency": "EUR", "quantity": 100,
+        "opens_at": in_seconds(-60), "closes_at": in_seconds(3_600),
+        "coupon_valid_for": "P30D", "settle_on": "issue",
+    });
+    let known = draft.as_object_mut().unwrap();
+    let Value::Object(fields) = fields else { panic!("fields are an object") };
+    for (name, value) in fields {
+        known.insert(name, value);
+    }
+    known.retain(|_, value| !value.is_null());
+    draft
+}
+
+/// A moment from now on, as RFC 3339.
+pub(crate) fn in_seconds(seconds: i64) -> String {
+    (OffsetDateTime::now_utc() + time::Duration::seconds(seconds)).format(&Rfc3339).unwrap()
+}
+
+impl World {
+    /// A campaign that nobody has opened yet.
+    pub(crate) async fn create_campaign(&self, fields: Value) -> CampaignId {
+        let created = self.api().post("/v1/campaigns", &draft(fields)).await;
+        assert_eq!(created.status, 201, "{created:?}");
+        serde_json::from_value(created.body["id"].clone()).unwrap()
+    }
+
+    /// A campaign that takes claims.
+    pub(crate) async fn open_campaign(&self, fields: Value) -> CampaignId {
+        let campaign = self.create_campaign(fields).await;
+        let opened = self.api().post(&format!("/v1/campaigns/{campaign}/open"), &json!(null)).await;
+        assert_eq!((opened.status, &opened.body["state"]), (200, &json!("open")), "{opened:?}");
+        campaign
+    }
+
+    /// One claim, at the first process. What it promises is remembered.
+    pub(crate) async fn claim(&self, campaign: CampaignId, user: &str) -> Answer {
+        let path = format!("/v1/campaigns/{campaign}/coupons");
+        let answer = self.api().post(&path, &json!({ "user_id": user })).await;
+        let promise = if answer.status == 201 { &answer.body["id"] } else { &answer.body["coupon"]["id"] };
+        self.promised(serde_json::from_value::<Ulid>(promise.clone()));
+        answer
+    }
+
+    /// Many users at all processes with the API, each asking twice.
+    pub(crate) fn rush(&self, campaign: CampaignId, users: usize) -> Rush {
+        let serving = self.processes.iter().filter(|process| process.serves());
+        Rush {
+            addresses: serving.map(|process| process.address).collect(),
+            token: TOKEN.to_owned(),
+            campaign,
+            users,
+            asks: 2,
+            rate: 0,
+        }
+    }
+
+    /// What a rush promised is remembered, and nobody was left without an answer.
+    pub(crate) fn answered(&self, results: &Results) {
+        self.promised(results.promised.iter().copied());
+        assert_eq!(results.errors, 0, "{results:?}");
+    }
+
+    /// Coupons of a campaign, as Postgres counts them.
+    pub(crate) async fn coupons(&self, campaign: CampaignId) -> i64 {
+        sqlx::query_scalar("SELECT count(*) FROM coupons WHERE campaign_id = $1")
+            .bind(Uuid::from(campaign.0))
+            .fetch_one(&self.pool)
+            .await
+            .unwrap()
+    }
+
+    /// Waits until a campaign has so many coupons: until a rush is well under way.
+    pub(crate) async fn issued(&self, campaign: CampaignId, count: i64) {
+        let limit = Duration::from_secs(20);
+        wait_until("coupons are issued", limit, async || self.coupons(campaign).await >= count).await;
+    }
+}

@@ -1,0 +1,200 @@
+//! A world for each test: private servers, a migrated schema, processes of the real binary.
+
+mod campaigns;
+mod command;
+mod events;
+mod http;
+mod process;
+mod seed;
+mod template;
+mod wait;
+
+use std::collections::HashSet;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use coupon_dispatcher::app::{Connections, Patience};
+use coupon_dispatcher::audit::{Scope, Sheet, audit};
+use coupon_dispatcher::config::Config;
+use coupon_dispatcher::schema;
+use coupon_dispatcher::servers::Servers;
+use sqlx::postgres::PgPoolOptions;
+use sqlx::{Connection as _, PgConnection, PgPool};
+use tokio::sync::{Semaphore, SemaphorePermit};
+use ulid::Ulid;
+use uuid::Uuid;
+
+pub(crate) use campaigns::{draft, in_seconds};
+pub(crate) use command::{Finished, coupon};
+pub(crate) use http::{Answer, Http};
+pub(crate) use process::Process;
+pub(crate) use seed::seeded;
+pub(crate) use wait::{wait_for, wait_until};
+
+pub(crate) const TOKEN: &str = "a-token-for-tests-only";
+/// For anything that is to happen by itself.
+pub(crate) const SOON: Duration = Duration::from_secs(15);
+/// For everything to be published and projected.
+const DRAIN_LIMIT: Duration = Duration::from_secs(30);
+/// Worlds at a time, whatever the number of threads: each runs four servers or more.
+const WORLDS_MAX: usize = 3;
+static PLACES: Semaphore = Semaphore::const_new(WORLDS_MAX);
+
+/// All that a test works on. It has to be closed, which checks the balance.
+pub(crate) struct World {
+    // Dropped before their servers.
+    pub(crate) processes: Vec<Process>,
+    pub(crate) pool: PgPool,
+    pub(crate) servers: Servers,
+    shards: i16,
+    promised: Mutex<HashSet<Ulid>>,
+    closed: bool,
+    _place: SemaphorePermit<'static>,
+}
+
+impl World {
+    /// One process with all roles.
+    pub(crate) async fn start() -> Self {
+        Self::with_processes(&[""]).await
+    }
+
+    /// A process for each of these lists of roles; an empty one means all.
+    pub(crate) async fn with_processes(roles: &[&str]) -> Self {
+        let mut world = Self::bare(1).await;
+        world.migrate().await;
+        for roles in roles {
+            world.add_process(roles).await;
+        }
+        world
+    }
+
+    /// Servers alone: no schema yet, no process.
+    pub(crate) async fn bare(shards: i16) -> Self {
+        let place = PLACES.acquire().await.unwrap();
+        let servers = Servers::start_from(template::path().await).await.unwrap();
+        let pool = PgPoolOptions::new().max_connections(4).connect_lazy(&servers.database_url()).unwrap();
+        Self {
+            processes: Vec::new(),
+            pool,
+            servers,
+            shards,
+            promised: Mutex::default(),
+            closed: false,
+            _place: place,
+        }
+    }
+
+    pub(crate) async fn migrate(&self) {
+        let mut connection = PgConnection::connect(&self.servers.database_url()).await.unwrap();
+        schema::migrate(&mut connection, self.shards).await.unwrap();
+    }
+
+    /// Adds a process, and waits until it serves. Its index in `processes` is answered.
+    pub(crate) async fn add_process(&mut self, roles: &str) -> usize {
+        let process = self.process(roles);
+        self.processes.push(process);
+        let index = self.processes.len() - 1;
+        self.processes[index].start().await;
+        index
+    }
+
+    /// A process that is not started, with the environment of this world.
+    pub(crate) fn process(&self, roles: &str) -> Process {
+        let folder = self.servers.postgres.dir().parent().unwrap();
+        Process::new(folder, self.processes.len(), roles, self.environment())
+    }
+
+    /// What a process has to know.
+    pub(crate) fn environment(&self) -> Vec<(&'static str, String)> {
+        vec![
+            ("DATABASE_URL", self.servers.database_url()),
+            ("REDIS_URL", self.servers.redis_url()),
+            ("NATS_URL", self.servers.nats_url()),
+            ("ADMIN_TOKEN", TOKEN.to_owned()),
+            ("SHARDS", self.shards.to_string()),
+            ("RUST_LOG", "info".to_owned()),
+        ]
+    }
+
+    /// Runs `coupon` to its end, with the environment of this world and the API of its first process.
+    pub(crate) async fn coupon(&self, arguments: &[&str]) -> Finished {
+        let mut environment = self.environment();
+        environment.extend(self.processes.first().map(|process| ("HTTP_ADDR", process.address.to_string())));
+        coupon(arguments, &environment).await
+    }
+
+    /// The API of the first process.
+    pub(crate) fn api(&self) -> Http {
+        self.processes[0].http()
+    }
+
+    pub(crate) async fn redis(&self) -> redis::aio::MultiplexedConnection {
+        let client = redis::Client::open(self.servers.redis_url()).unwrap();
+        client.get_multiplexed_async_connection().await.unwrap()
+    }
+
+    pub(crate) async fn nats(&self) -> async_nats::Client {
+        async_nats::connect(self.servers.nats_url()).await.unwrap()
+    }
+
+    /// What [`audit`] works on.
+    pub(crate) async fn connections(&self) -> anyhow::Result<Connections> {
+        let environment = self.environment();
+        let config = Config::read(|name| {
+            environment.iter().find(|(known, _)| *known == name).map(|(_, value)| value.clone())
+        })?;
+        Connections::open(&config, Patience::None).await
+    }
+
+    pub(crate) async fn sheet(&self) -> anyhow::Result<Sheet> {
+        let connections = self.connections().await?;
+        audit(&connections, self.shards, Scope { full: true, ..Scope::default() }).await
+    }
+
+    /// These coupons were promised to somebody: they have to be there in the end.
+    pub(crate) fn promised(&self, coupons: impl IntoIterator<Item = Ulid>) {
+        self.promised.lock().unwrap_or_else(PoisonError::into_inner).extend(coupons);
+    }
+
+    /// Everything is published and projected, everything agrees, and every promise was kept.
+    pub(crate) async fn close(mut self) {
+        let mut last = String::new();
+        let drained = wait::within(DRAIN_LIMIT, async || match self.sheet().await {
+            Ok(sheet) => {
+                last = sheet.to_string();
+                sheet.is_balanced().then_some(())
+            }
+            Err(error) => {
+                last = format!("{error:#}");
+                None
+            }
+        });
+        assert!(drained.await.is_some(), "the world does not balance:\n{last}");
+        let promised: Vec<Uuid> = {
+            let promised = self.promised.lock().unwrap_or_else(PoisonError::into_inner);
+            promised.iter().map(|id| Uuid::from(*id)).collect()
+        };
+        let missing: Vec<Uuid> = sqlx::query_scalar(
+            "SELECT id FROM unnest($1::uuid[]) AS promised (id) \
+             WHERE NOT EXISTS (SELECT FROM coupons WHERE coupons.id = promised.id)",
+        )
+        .bind(promised)
+        .fetch_all(&self.pool)
+        .await
+        .unwrap();
+        assert!(missing.is_empty(), "promised and not there: {missing:?}");
+        self.closed = true;
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            for process in &self.processes {
+                eprintln!("--- {}:\n{}", process.name, process.log());
+            }
+        } else {
+            assert!(self.closed, "a world has to be closed, which checks the balance");
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! A process of the real binary, `coupon serve`, which can be killed, frozen and started again.
+
+use std::fs::{self, OpenOptions};
+use std::io::Write as _;
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::{Http, SOON, wait_for, wait_until};
+
+/// Becomes the program `$0` when it is told to: when its number is noted.
+const HELD: &str = r#"read -r _ && exec "$0" "$@" </dev/null"#;
+
+pub(crate) struct Process {
+    pub(crate) name: String,
+    pub(crate) address: SocketAddr,
+    roles: String,
+    environment: Vec<(&'static str, String)>,
+    /// Log and note; the guard of the servers ends who is noted there when this process ends.
+    files: PathBuf,
+    child: Option<Child>,
+}
+
+impl Process {
+    pub(super) fn new(
+        folder: &Path,
+        number: usize,
+        roles: &str,
+        mut environment: Vec<(&'static str, String)>,
+    ) -> Self {
+        let name = format!("serve-{number}");
+        let address = free_address();
+        environment.push(("HTTP_ADDR", address.to_string()));
+        let files = folder.join(&name);
+        Self { name, address, roles: roles.to_owned(), environment, files, child: None }
+    }
+
+    /// Changes a variable of the next start.
+    pub(crate) fn set(&mut self, variable: &'static str, value: &str) {
+        self.environment.retain(|(known, _)| *known != variable);
+        self.environment.push((variable, value.to_owned()));
+    }
+
+    /// Starts it, and waits until it serves.
+    pub(crate) async fn start(&mut self) {
+        self.launch();
+        if self.serves() {
+            self.ready().await;
+        }
+    }
+
+    /// Whether it has the API.
+    pub(crate) fn serves(&self) -> bool {
+        self.roles.is_empty() || self.roles.contains("api")
+    }
+
+    /// Starts it, and does not wait.
+    pub(crate) fn launch(&mut self) {
+        assert!(self.child.is_none(), "{} runs already", self.name);
+        let log =
+            OpenOptions::new().create(true).append(true).open(self.files.with_extension("log")).unwrap();
+        let mut command = Command::new("sh");
+        command.args(["-c", HELD, env!("CARGO_BIN_EXE_coupon"), "serve"]).process_group(0);
+        if !self.roles.is_empty() {
+            command.args(["--roles", &self.roles]);
+        }
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        command.stdin(Stdio::piped()).stdout(log.try_clone().unwrap()).stderr(log);
+        let mut child = command.spawn().unwrap();
+        fs::write(self.files.with_extension("pid"), format!("KILL {}\n", child.id())).unwrap();
+        child.stdin.take().unwrap().write_all(b"go\n").unwrap();
+        self.child = Some(child);
+    }
+
+    /// Waits until it serves and all that claims need is there.
+    pub(crate) async fn ready(&mut self) {
+        let http = self.http();
+        wait_until("the process is ready", SOON, async || {
+            assert!(self.runs(), "{} ended:\n{}", self.name, self.log());
+            http.try_get("/readyz").await.is_some_and(|answer| answer.status == 200)
+        })
+        .await;
+    }
+
+    pub(crate) fn http(&self) -> Http {
+        Http::new(self.address)
+    }
+
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.files.with_extension("log")).unwrap_or_default()
+    }
+
+    /// Ends it at once (SIGKILL).
+    pub(crate) fn kill(&mut self) {
+        self.signal(Signal::KILL);
+        let mut child = self.child.take().unwrap();
+        child.wait().unwrap();
+        self.forget();
+    }
+
+    /// Asks it to end (SIGTERM).
+    pub(crate) fn terminate(&self) {
+        self.signal(Signal::TERM);
+    }
+
+    /// Waits until it has ended by itself.
+    pub(crate) async fn ended(&mut self) -> ExitStatus {
+        let mut child = self.child.take().unwrap();
+        let status = wait_for("the process ends", SOON, async || child.try_wait().unwrap()).await;
+        self.forget();
+        assert!(
+            status.core_dumped() || status.signal().is_none(),
+            "{} ended by a signal: {status}",
+            self.name
+        );
+        status
+    }
+
+    /// Stops its clock (SIGSTOP): connections stay, nothing answers.
+    pub(crate) fn freeze(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    pub(crate) fn thaw(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    pub(crate) fn runs(&mut self) -> bool {
+        self.child.as_mut().is_some_and(|child| child.try_wait().unwrap().is_none())
+    }
+
+    fn signal(&self, signal: Signal) {
+        let child = self.child.as_ref().expect("the process does not run");
+        kill_process(Pid::from_child(child), signal).unwrap();
+    }
+
+    fn forget(&self) {
+        let _ = fs::remove_file(self.files.with_extension("pid"));
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+            self.forget();
+        }
+    }
+}
+
+/// Below the range from which clients' ports are taken, so that nobody takes it while the process
+/// is down.
+fn free_address() -> SocketAddr {
+    let ports = std::iter::repeat_with(|| rand::random_range(10_000..32_000));
+    let addresses = ports.map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
+    addresses.take(100).find(|address| TcpListener::bind(address).is_ok()).expect("a free port")
+}
