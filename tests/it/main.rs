@@ -8,3 +8,10 @@ mod api;
 mod campaigns;
 mod claims;
 mod problems;
+
+mod issuing;
+
+mod faults;
+
+mod commands;
+mod startup;
