@@ -103,12 +103,16 @@ async fn until_there(
 
 /// With patience, NATS may come later: the API does not need it.
 async fn connect_nats(config: &Config, patience: Patience) -> anyhow::Result<async_nats::Client> {
+    let url = config.nats.clone();
     let mut options = async_nats::ConnectOptions::new()
         .name("coupon")
         .connection_timeout(CONNECT_TIMEOUT)
-        .event_callback(async |event| match event {
-            async_nats::Event::Connected => tracing::info!("connected to NATS"),
-            other => tracing::warn!("NATS: {other}"),
+        .event_callback(move |event| {
+            match event {
+                async_nats::Event::Connected => tracing::info!("connected to NATS"),
+                other => tracing::warn!("NATS at {url}: {other}"),
+            }
+            std::future::ready(())
         });
     if patience == Patience::Endless {
         options = options.retry_on_initial_connect();

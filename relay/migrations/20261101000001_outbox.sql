@@ -21,7 +21,7 @@ CREATE TABLE outbox (
     CONSTRAINT outbox_key_is_short CHECK (length(key) BETWEEN 1 AND 64),
     CONSTRAINT outbox_subject_is_short CHECK (length(subject) <= 1024),
     CONSTRAINT outbox_traceparent_is_short CHECK (length(traceparent) <= 255),
-    CONSTRAINT outbox_data_is_small CHECK (pg_column_size(data) <= 65536)
+    CONSTRAINT outbox_data_is_small CHECK (pg_column_size(data) <= 65536 + 4) -- 4 of its header
 ) PARTITION BY RANGE (position);
 
 -- Makes sure that the partition of `a_position` and the one after it are there. A partition holds

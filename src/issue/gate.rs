@@ -117,11 +117,17 @@ impl GateWorker {
     async fn connected(&mut self, retry: &mut Retry) -> Option<Seats> {
         let client = self.client.clone();
         let attempts = async {
+            let mut told = false;
             loop {
                 match Seats::connect(&client, RESPONSE_TIMEOUT).await {
                     Ok(seats) => return seats,
+                    Err(error) if !told => {
+                        let address = client.get_connection_info().addr();
+                        tracing::warn!("Redis at {address} cannot be reached, trying again: {error}");
+                    }
                     Err(error) => tracing::debug!(%error, "connect to Redis"),
                 }
+                told = true;
                 sleep(retry.next_wait()).await;
             }
         };

@@ -14,3 +14,10 @@ mod projections;
 mod relay;
 mod replay;
 mod subscriber;
+
+mod issuing;
+
+mod faults;
+
+mod commands;
+mod startup;

@@ -74,7 +74,10 @@ impl World {
     /// What a rush promised is remembered, and nobody was left without an answer.
     pub(crate) fn answered(&self, results: &Results) {
         self.promised(results.promised.iter().copied());
-        assert_eq!(results.errors, 0, "{results:?}");
+        let Results { offered, issued, already_issued, sold_out, retried, errors, .. } = results;
+        let answers =
+            format!("{issued} issued, {already_issued} again, {sold_out} sold out, {retried} retried");
+        assert_eq!(*errors, 0, "of {offered} asks some were never answered: {answers}");
     }
 
     /// Coupons of a campaign, as Postgres counts them.

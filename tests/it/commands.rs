@@ -1,0 +1,95 @@
+//! The commands that run to an end.
+
+use serde_json::{Value, json};
+
+use crate::support::{SOON, TOKEN, World, coupon, draft, wait_until};
+
+#[tokio::test]
+async fn a_campaign_is_led_from_a_shell() {
+    let world = World::start().await;
+    let body = draft(json!({ "name": "From a shell" })).to_string();
+    let run = async |arguments: &[&str]| {
+        let finished = world.coupon(&[&["campaign"], arguments].concat()).await;
+        assert_eq!(finished.code, Some(0), "{finished:?}");
+        serde_json::from_str::<Value>(&finished.out).unwrap()
+    };
+    let created = run(&["create", &body]).await;
+    let id = created["id"].as_str().unwrap();
+    assert_eq!((&created["name"], &created["state"]), (&json!("From a shell"), &json!("draft")));
+    assert_eq!(run(&["open", id]).await["state"], "open");
+    assert_eq!(run(&["show", id]).await["state"], "open");
+    assert_eq!(run(&["list"]).await["campaigns"][0]["id"], id);
+    assert_eq!(run(&["close", id]).await["state"], "closed");
+
+    let refused = world.coupon(&["campaign", "open", id]).await;
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    assert!(refused.err.contains("409") && refused.err.contains("closed"), "{refused:?}");
+    let wrong = draft(json!({ "quantity": 0, "currency": "?" })).to_string();
+    let refused = world.coupon(&["campaign", "create", &wrong]).await;
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    assert!(refused.err.contains("quantity") && refused.err.contains("currency"), "{refused:?}");
+    world.close().await;
+}
+
+#[tokio::test]
+async fn a_campaign_command_without_an_api_says_where_it_looked() {
+    let environment = [("ADMIN_TOKEN", TOKEN.to_owned())];
+    let finished = coupon(&["campaign", "list", "--url", "http://127.0.0.1:9"], &environment).await;
+    assert_eq!(finished.code, Some(1), "{finished:?}");
+    assert!(finished.err.contains("http://127.0.0.1:9"), "{finished:?}");
+}
+
+#[tokio::test]
+async fn an_audit_says_balanced_or_names_what_differs() {
+    let mut world = World::start().await;
+    let campaign = world.open_campaign(json!({})).await;
+    let other = world.open_campaign(json!({})).await;
+    let coupon = world.claim(campaign, "alice").await.body["id"].as_str().unwrap().to_owned();
+    world.claim(other, "bob").await;
+    let audited =
+        async |world: &World, arguments: &[&str]| world.coupon(&[&["audit"], arguments].concat()).await;
+    wait_until("it is balanced", SOON, async || audited(&world, &["--full"]).await.code == Some(0)).await;
+    let finished = audited(&world, &["--full"]).await;
+    assert_eq!(finished.out.lines().last(), Some("balanced"));
+    let sheet: Value = serde_json::from_str(&audited(&world, &["--json"]).await.out).unwrap();
+    assert_eq!(sheet["balanced"], true);
+    assert_eq!(sheet["sheet"]["campaigns"].as_array().unwrap().len(), 2);
+
+    sqlx::query("CREATE TABLE kept AS SELECT * FROM wallet WHERE user_id = 'alice'")
+        .execute(&world.pool)
+        .await
+        .unwrap();
+    sqlx::query("DELETE FROM wallet WHERE user_id = 'alice'").execute(&world.pool).await.unwrap();
+    let finished = audited(&world, &[]).await;
+    assert_eq!(finished.code, Some(1), "{finished:?}");
+    assert!(finished.out.contains("not balanced") && finished.out.contains(&coupon), "{finished:?}");
+    assert_eq!(audited(&world, &["--campaign", &campaign.to_string()]).await.code, Some(1));
+    assert_eq!(audited(&world, &["--campaign", &other.to_string()]).await.code, Some(0));
+    sqlx::query("INSERT INTO wallet SELECT * FROM kept").execute(&world.pool).await.unwrap();
+    assert_eq!(audited(&world, &["--json"]).await.code, Some(0));
+
+    world.servers.redis.kill().await;
+    let finished = audited(&world, &[]).await;
+    assert_eq!(finished.code, Some(2), "{finished:?}");
+    world.servers.redis.start().await.unwrap();
+    world.servers.nats.kill().await;
+    let finished = audited(&world, &[]).await;
+    assert_eq!(finished.code, Some(2), "{finished:?}");
+    assert!(finished.err.contains(&world.servers.nats_url()), "{finished:?}");
+    world.servers.nats.start().await.unwrap();
+    world.close().await;
+}
+
+#[tokio::test]
+async fn migrations_can_be_applied_again() {
+    let mut world = World::bare(2).await;
+    for _ in 0..2 {
+        let finished = world.coupon(&["migrate"]).await;
+        assert_eq!(finished.code, Some(0), "{finished:?}");
+    }
+    world.add_process("").await;
+    let campaign = world.open_campaign(json!({})).await;
+    assert_eq!(world.claim(campaign, "alice").await.status, 201);
+    assert_eq!(world.coupon(&["migrate"]).await.code, Some(0));
+    world.close().await;
+}

@@ -1,0 +1,173 @@
+//! Redis lies, forgets, hangs or is gone.
+
+use std::time::Duration;
+
+use coupon_dispatcher::campaign::CampaignId;
+use futures_util::future::join_all;
+use serde_json::json;
+
+use super::{QUANTITY, survives};
+use crate::support::{Answer, SOON, World, wait_for, wait_until};
+
+/// P9.
+const REFUSED_WITHIN: Duration = Duration::from_millis(300);
+
+async fn tell_redis(world: &World, command: &[&str]) {
+    let mut redis = world.redis().await;
+    let () = redis::cmd(command[0]).arg(&command[1..]).query_async(&mut redis).await.unwrap();
+}
+
+/// Never more than the quantity whatever the gate says, and all of it in the end.
+async fn no_lie_oversells(lie: impl AsyncFnOnce(&World, CampaignId)) {
+    let mut world = World::with_processes(&["", "api"]).await;
+    let mut lied_about = None;
+    survives(&mut world, async |world: &mut World, campaign| {
+        lie(world, campaign).await;
+        lied_about = Some(campaign);
+    })
+    .await;
+    let campaign = lied_about.unwrap();
+    assert_eq!(world.coupons(campaign).await, QUANTITY);
+    let refused = async || world.claim(campaign, "late").await.problem() == "sold-out";
+    wait_until("a late claim is refused", SOON, refused).await;
+    world.close().await;
+}
+
+#[tokio::test]
+async fn a_gate_that_forgets_its_holders_oversells_nothing() {
+    no_lie_oversells(async |world, campaign| {
+        tell_redis(world, &["DEL", &format!("gate1:{{{campaign}}}:holders")]).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_redis_that_is_wiped_oversells_nothing() {
+    no_lie_oversells(async |world, _| tell_redis(world, &["FLUSHALL"]).await).await;
+}
+
+#[tokio::test]
+async fn a_gate_with_too_high_a_quantity_oversells_nothing() {
+    no_lie_oversells(async |world, campaign| {
+        tell_redis(world, &["HSET", &format!("gate1:{{{campaign}}}"), "quantity", "1000000"]).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_gate_that_forgot_a_winner_gives_him_no_second_coupon() {
+    let world = World::start().await;
+    let campaign = world.open_campaign(json!({ "quantity": 5 })).await;
+    let issued = world.claim(campaign, "alice").await;
+    tell_redis(&world, &["DEL", &format!("gate1:{{{campaign}}}:holders")]).await;
+    let again = world.claim(campaign, "alice").await;
+    assert_eq!((again.status, &again.body["coupon"]), (409, &issued.body));
+    tell_redis(&world, &["HSET", &format!("gate1:{{{campaign}}}"), "limit", "5"]).await;
+    let again = world.claim(campaign, "alice").await;
+    assert_eq!((again.status, &again.body["coupon"]), (409, &issued.body));
+    assert_eq!(world.coupons(campaign).await, 1);
+    world.close().await;
+}
+
+#[tokio::test]
+async fn a_gate_that_says_open_or_closed_wrongly_is_put_right() {
+    let world = World::start().await;
+    let campaign = world.open_campaign(json!({ "quantity": 5 })).await;
+    world.api().post(&format!("/v1/campaigns/{campaign}/close"), &json!(null)).await;
+    tell_redis(&world, &["HSET", &format!("gate1:{{{campaign}}}"), "state", "open"]).await;
+    let refused = world.claim(campaign, "alice").await;
+    assert_eq!((refused.status, refused.problem()), (410, "closed"));
+    assert_eq!(world.coupons(campaign).await, 0);
+    world.close().await;
+}
+
+#[tokio::test]
+async fn a_redis_that_is_killed_in_a_rush_is_survived() {
+    let mut world = World::start().await;
+    survives(&mut world, async |world: &mut World, _| {
+        world.servers.redis.kill().await;
+        world.servers.redis.start().await.unwrap();
+    })
+    .await;
+    world.close().await;
+}
+
+#[tokio::test]
+async fn a_redis_that_starts_again_empty_in_a_rush_is_survived() {
+    let mut world = World::start().await;
+    survives(&mut world, async |world: &mut World, _| {
+        world.servers.redis.kill().await;
+        std::fs::remove_dir_all(world.servers.redis.dir().join("appendonlydir")).unwrap();
+        world.servers.redis.start().await.unwrap();
+    })
+    .await;
+    world.close().await;
+}
+
+/// Twenty claims at once, of users who have no coupon yet.
+async fn claims(world: &World, campaign: CampaignId, crowd: &str) -> Vec<Answer> {
+    let users: Vec<String> = (0..20).map(|number| format!("{crowd}-{number}")).collect();
+    join_all(users.iter().map(|user| world.claim(campaign, user))).await
+}
+
+/// All are refused as P9 says; how long the slowest took.
+fn refused_in(answers: &[Answer]) -> Duration {
+    for answer in answers {
+        assert_eq!((answer.status, answer.problem()), (503, "gate-unavailable"), "{answer:?}");
+        assert_eq!(answer.header("retry-after"), Some("1"));
+    }
+    answers.iter().map(|answer| answer.took).max().unwrap()
+}
+
+#[tokio::test]
+async fn while_redis_hangs_claims_are_refused_in_time() {
+    let world = World::start().await;
+    let campaign = world.open_campaign(json!({})).await;
+    let mut best = Duration::MAX;
+    // The machine may be busy: the best of some attempts counts.
+    for attempt in 0..5 {
+        let won = async || world.claim(campaign, &format!("winner-{attempt}")).await.status != 503;
+        wait_until("claims are taken", SOON, won).await;
+        world.servers.redis.freeze();
+        let first = claims(&world, campaign, "first").await;
+        let second = claims(&world, campaign, "second").await;
+        world.servers.redis.thaw();
+        best = best.min(refused_in(&first).max(refused_in(&second)));
+        if best < REFUSED_WITHIN {
+            break;
+        }
+    }
+    assert!(best < REFUSED_WITHIN, "refused within {best:?} only");
+    let unready = async || world.api().get("/readyz").await.status == 200;
+    wait_until("the process is ready", SOON, unready).await;
+    assert!(world.coupons(campaign).await <= 5, "a refused claim was issued");
+    world.close().await;
+}
+
+#[tokio::test]
+async fn while_redis_is_away_claims_are_refused_in_time_and_then_taken_again() {
+    let mut world = World::start().await;
+    let campaign = world.open_campaign(json!({ "quantity": 2 })).await;
+    let issued = world.claim(campaign, "alice").await;
+    world.servers.redis.kill().await;
+    let refused = wait_for("all are refused in time", SOON, async || {
+        Some(refused_in(&claims(&world, campaign, "crowd").await)).filter(|took| *took < REFUSED_WITHIN)
+    });
+    refused.await;
+    let ready = world.api().get("/readyz").await;
+    assert_eq!(
+        (ready.status, &ready.body["status"], &ready.body["redis"]),
+        (503, &json!("unready"), &json!("down"))
+    );
+    assert_eq!(world.coupons(campaign).await, 1);
+
+    std::fs::remove_dir_all(world.servers.redis.dir().join("appendonlydir")).unwrap();
+    world.servers.redis.start().await.unwrap();
+    let again = wait_for("claims are taken", SOON, async || {
+        Some(world.claim(campaign, "alice").await).filter(|answer| answer.status != 503)
+    });
+    assert_eq!(again.await.body["coupon"], issued.body);
+    assert_eq!(world.claim(campaign, "bob").await.status, 201);
+    assert_eq!(world.claim(campaign, "carol").await.problem(), "sold-out");
+    world.close().await;
+}

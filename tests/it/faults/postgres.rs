@@ -1,0 +1,79 @@
+//! Postgres is killed, restarted, or hangs.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::survives;
+use crate::support::{SOON, World, wait_for, wait_until};
+
+#[tokio::test]
+async fn a_postgres_that_is_killed_in_a_rush_has_every_promised_coupon() {
+    let mut world = World::with_processes(&["", "api"]).await;
+    survives(&mut world, async |world: &mut World, _| {
+        world.servers.postgres.kill().await;
+        world.servers.postgres.start().await.unwrap();
+    })
+    .await;
+    world.close().await;
+}
+
+#[tokio::test]
+async fn a_postgres_that_is_restarted_in_a_rush_is_survived() {
+    let mut world = World::start().await;
+    survives(&mut world, async |world: &mut World, _| {
+        world.servers.postgres.stop().await;
+        world.servers.postgres.start().await.unwrap();
+    })
+    .await;
+    world.close().await;
+}
+
+#[tokio::test]
+async fn a_postgres_that_hangs_in_a_rush_is_survived() {
+    let mut world = World::start().await;
+    survives(&mut world, async |world: &mut World, _| {
+        world.servers.postgres.freeze();
+        let gave_up = async || world.processes[0].log().contains("Postgres does not answer");
+        wait_until("a writer gives up", SOON, gave_up).await;
+        world.servers.postgres.thaw();
+    })
+    .await;
+    world.close().await;
+}
+
+#[tokio::test]
+async fn without_postgres_nothing_is_promised_and_no_seat_is_lost() {
+    let mut world = World::start().await;
+    let campaign = world.open_campaign(json!({ "quantity": 1 })).await;
+    assert_eq!(world.claim(campaign, "").await.status, 422);
+    world.servers.postgres.kill().await;
+    for user in ["alice", "bob", "carol"] {
+        let refused = world.claim(campaign, user).await;
+        assert_eq!((refused.status, refused.problem()), (503, "storage-unavailable"), "{refused:?}");
+        assert_eq!(refused.header("retry-after"), Some("1"));
+    }
+    let ready = world.api().get("/readyz").await;
+    assert_eq!((ready.status, &ready.body["postgres"]), (503, &json!("down")));
+    world.servers.postgres.start().await.unwrap();
+    let won = async || world.claim(campaign, "dave").await.status == 201;
+    wait_until("the seat is on sale", SOON, won).await;
+    world.close().await;
+}
+
+#[tokio::test]
+async fn a_claim_is_answered_while_postgres_hangs() {
+    let world = World::start().await;
+    let campaign = world.open_campaign(json!({})).await;
+    world.claim(campaign, "alice").await;
+    world.servers.postgres.freeze();
+    let refused = world.claim(campaign, "bob").await;
+    world.servers.postgres.thaw();
+    assert_eq!((refused.status, refused.problem()), (503, "storage-unavailable"));
+    assert!(refused.took < Duration::from_secs(8), "{:?}", refused.took);
+    let answered = wait_for("bob has a coupon", SOON, async || {
+        Some(world.claim(campaign, "bob").await).filter(|answer| answer.status != 503)
+    });
+    assert!([201, 409].contains(&answered.await.status));
+    world.close().await;
+}

@@ -1,0 +1,102 @@
+//! A process of ours is killed, frozen, or asked to end.
+
+use futures_util::future::join_all;
+use serde_json::json;
+
+use super::survives;
+use crate::support::{SOON, World, wait_until};
+
+#[tokio::test]
+async fn a_process_that_is_killed_in_a_rush_has_kept_every_promise() {
+    let mut world = World::start().await;
+    survives(&mut world, async |world: &mut World, _| {
+        world.processes[0].kill();
+        world.processes[0].start().await;
+    })
+    .await;
+    world.close().await;
+}
+
+#[tokio::test]
+async fn one_of_three_is_killed_in_a_rush_and_the_others_go_on() {
+    let mut world = World::with_processes(&["", "", "api"]).await;
+    survives(&mut world, async |world: &mut World, _| world.processes[0].kill()).await;
+    world.close().await;
+}
+
+#[tokio::test]
+async fn a_process_that_sleeps_past_its_leases_does_no_harm() {
+    let mut world = World::with_processes(&["api", ""]).await;
+    let campaign = world.open_campaign(json!({ "quantity": 21 })).await;
+    world.claim(campaign, "first").await;
+    world.servers.postgres.freeze();
+    let claims = (0..20).map(|number| {
+        let api = world.api();
+        let path = format!("/v1/campaigns/{campaign}/coupons");
+        async move { api.try_post(&path, &json!({ "user_id": format!("sleeper-{number}") })).await }
+    });
+    let claims = tokio::spawn(join_all(claims));
+    let mut redis = world.redis().await;
+    let key = format!("gate1:{{{campaign}}}:pending");
+    wait_until("all seats are pending", SOON, async || {
+        let pending: usize = redis::cmd("ZCARD").arg(&key).query_async(&mut redis).await.unwrap();
+        pending == 20
+    })
+    .await;
+    // Its statement is lost with Postgres; what it holds it has in memory alone.
+    world.processes[0].freeze();
+    world.servers.postgres.kill().await;
+    world.servers.postgres.start().await.unwrap();
+
+    let other = world.processes[1].http();
+    let path = format!("/v1/campaigns/{campaign}/coupons");
+    for number in 0..20 {
+        let body = json!({ "user_id": format!("other-{number}") });
+        let won = async || other.post(&path, &body).await.status == 201;
+        wait_until("the seat is sold again", SOON, won).await;
+    }
+    world.processes[0].thaw();
+    let answers = claims.await.unwrap();
+    assert!(answers.iter().flatten().all(|answer| answer.status != 201), "{answers:?}");
+    assert_eq!(world.coupons(campaign).await, 21);
+    world.close().await;
+}
+
+#[tokio::test]
+async fn a_process_that_is_asked_to_end_answers_what_it_has_taken() {
+    let mut world = World::start().await;
+    let campaign = world.open_campaign(json!({})).await;
+    world.claim(campaign, "first").await;
+    world.servers.postgres.freeze();
+    let claims = (0..50).map(|number| {
+        let api = world.api();
+        let path = format!("/v1/campaigns/{campaign}/coupons");
+        async move { api.post(&path, &json!({ "user_id": format!("user-{number}") })).await.status }
+    });
+    let claims = tokio::spawn(join_all(claims));
+    let mut redis = world.redis().await;
+    let key = format!("gate1:{{{campaign}}}:pending");
+    wait_until("all are taken", SOON, async || {
+        let pending: usize = redis::cmd("ZCARD").arg(&key).query_async(&mut redis).await.unwrap();
+        pending == 50
+    })
+    .await;
+    world.processes[0].terminate();
+    wait_until("it is stopping", SOON, async || world.processes[0].log().contains("stopping")).await;
+    world.servers.postgres.thaw();
+    assert_eq!(claims.await.unwrap(), [201; 50]);
+    assert_eq!(world.processes[0].ended().await.code(), Some(0));
+    world.processes[0].start().await;
+    world.close().await;
+}
+
+#[tokio::test]
+async fn a_process_that_is_asked_to_end_in_a_rush_fails_nobody() {
+    let mut world = World::with_processes(&["", ""]).await;
+    survives(&mut world, async |world: &mut World, _| {
+        world.processes[0].terminate();
+        assert_eq!(world.processes[0].ended().await.code(), Some(0));
+    })
+    .await;
+    world.close().await;
+}

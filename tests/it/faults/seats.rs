@@ -1,0 +1,77 @@
+//! Seats whose claims came to no known end: nobody is left on them for longer than the lease.
+
+use coupon_dispatcher::campaign::CampaignId;
+use serde_json::json;
+
+use crate::support::{SOON, World, wait_for, wait_until};
+
+async fn pending(world: &World, campaign: CampaignId) -> usize {
+    let mut redis = world.redis().await;
+    let key = format!("gate1:{{{campaign}}}:pending");
+    redis::cmd("ZCARD").arg(key).query_async(&mut redis).await.unwrap()
+}
+
+/// A campaign with its last seat on sale, known to the process, and bob's claim of that seat, which
+/// waits for a Postgres that does not answer.
+async fn with_a_pending_seat(world: &World) -> (CampaignId, tokio::task::JoinHandle<Option<u16>>) {
+    let campaign = world.open_campaign(json!({ "quantity": 2 })).await;
+    world.claim(campaign, "alice").await;
+    world.servers.postgres.freeze();
+    let api = world.api();
+    let path = format!("/v1/campaigns/{campaign}/coupons");
+    let claim =
+        tokio::spawn(async move { Some(api.try_post(&path, &json!({ "user_id": "bob" })).await?.status) });
+    wait_until("the seat is pending", SOON, async || pending(world, campaign).await == 1).await;
+    (campaign, claim)
+}
+
+/// Somebody else gets the last seat, but not before the lease is over.
+async fn the_seat_is_sold_again(world: &World, campaign: CampaignId) {
+    let first = world.claim(campaign, "carol").await;
+    assert_ne!(first.status, 201, "the seat was sold before its lease was over");
+    let won = async || world.claim(campaign, "carol").await.status == 201;
+    wait_until("the seat is on sale again", SOON, won).await;
+    assert_eq!(world.claim(campaign, "bob").await.problem(), "sold-out");
+}
+
+#[tokio::test]
+async fn a_seat_whose_commit_is_unknown_and_failed_is_sold_again() {
+    let mut world = World::start().await;
+    let (campaign, claim) = with_a_pending_seat(&world).await;
+    world.servers.postgres.kill().await;
+    assert_eq!(claim.await.unwrap(), Some(503));
+    world.servers.postgres.start().await.unwrap();
+    wait_until("Postgres is reached", SOON, async || world.api().get("/readyz").await.status == 200).await;
+    the_seat_is_sold_again(&world, campaign).await;
+    world.close().await;
+}
+
+#[tokio::test]
+async fn a_seat_whose_commit_is_unknown_and_done_stays_with_its_holder() {
+    let world = World::start().await;
+    let (campaign, claim) = with_a_pending_seat(&world).await;
+    assert_eq!(claim.await.unwrap(), Some(503));
+    world.servers.postgres.thaw();
+    // The statement was on its way: Postgres carries it out when it wakes.
+    world.issued(campaign, 2).await;
+    let again = wait_for("bob is shown his coupon", SOON, async || {
+        Some(world.claim(campaign, "bob").await).filter(|answer| answer.status != 503)
+    });
+    assert_eq!(again.await.problem(), "already-issued");
+    wait_until("the seat is confirmed", SOON, async || pending(&world, campaign).await == 0).await;
+    assert_eq!(world.claim(campaign, "carol").await.problem(), "sold-out");
+    world.close().await;
+}
+
+#[tokio::test]
+async fn a_seat_whose_process_died_is_sold_again() {
+    let mut world = World::start().await;
+    let (campaign, claim) = with_a_pending_seat(&world).await;
+    world.processes[0].kill();
+    assert_eq!(claim.await.unwrap(), None);
+    world.servers.postgres.kill().await;
+    world.servers.postgres.start().await.unwrap();
+    world.processes[0].start().await;
+    the_seat_is_sold_again(&world, campaign).await;
+    world.close().await;
+}

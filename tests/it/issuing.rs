@@ -1,0 +1,134 @@
+//! Many at once: never more than the quantity, never more than a user's limit, and no promise broken.
+
+use std::collections::{HashMap, HashSet};
+
+use coupon_dispatcher::campaign::CampaignId;
+use coupon_dispatcher::event::OUTLET;
+use futures_util::future::join_all;
+use outbox_relay::Shard;
+use serde_json::{Value, json};
+use ulid::Ulid;
+use uuid::Uuid;
+
+use crate::support::{SOON, World, wait_for};
+
+const THREE: [&str; 3] = ["", "api", "api"];
+
+/// The coupons of a campaign, by id, with their users.
+async fn coupons(world: &World, campaign: CampaignId) -> HashMap<Ulid, String> {
+    let rows: Vec<(Uuid, String)> = sqlx::query_as("SELECT id, user_id FROM coupons WHERE campaign_id = $1")
+        .bind(Uuid::from(campaign.0))
+        .fetch_all(&world.pool)
+        .await
+        .unwrap();
+    rows.into_iter().map(|(id, user)| (id.into(), user)).collect()
+}
+
+#[tokio::test]
+async fn three_processes_never_oversell_and_promise_what_is_there() {
+    let world = World::with_processes(&THREE).await;
+    let campaign = world.open_campaign(json!({ "quantity": 1_000 })).await;
+    let results = world.rush(campaign, 2_000).run().await;
+    world.answered(&results);
+
+    let coupons = coupons(&world, campaign).await;
+    assert_eq!(coupons.len(), 1_000);
+    assert_eq!(coupons.values().collect::<HashSet<_>>().len(), 1_000, "somebody has two");
+    assert_eq!(results.promised, coupons.into_keys().collect());
+    assert_eq!(results.issued + results.already_issued + results.sold_out, results.offered);
+    assert_eq!(results.issued, 1_000, "each coupon was given once as new");
+    world.close().await;
+}
+
+#[tokio::test]
+async fn every_user_gets_his_coupon_when_there_is_one_for_each() {
+    let world = World::with_processes(&THREE).await;
+    let campaign = world.open_campaign(json!({ "quantity": 1_500 })).await;
+    let results = world.rush(campaign, 1_500).run().await;
+    world.answered(&results);
+    assert_eq!((results.promised.len(), results.sold_out), (1_500, 0));
+    world.close().await;
+}
+
+#[tokio::test]
+async fn claims_of_one_user_at_once_get_as_many_coupons_as_the_limit() {
+    let world = World::with_processes(&THREE).await;
+    for limit in [1, 3] {
+        let campaign = world.open_campaign(json!({ "per_user_limit": limit })).await;
+        let claims = (0..60).map(async |number: usize| {
+            let api = world.processes[number % 3].http();
+            let body = json!({ "user_id": "alice" });
+            api.post(&format!("/v1/campaigns/{campaign}/coupons"), &body).await
+        });
+        let answers = join_all(claims).await;
+        let issued: HashSet<&str> =
+            answers.iter().filter(|a| a.status == 201).map(|a| a.body["id"].as_str().unwrap()).collect();
+        let held: HashSet<&str> = answers
+            .iter()
+            .filter(|a| a.status == 409)
+            .map(|a| a.body["coupon"]["id"].as_str().unwrap())
+            .collect();
+        assert_eq!((issued.len(), world.coupons(campaign).await), (limit, limit as i64));
+        assert!(answers.iter().all(|answer| [201, 409].contains(&answer.status)), "{answers:?}");
+        assert!(held.is_subset(&issued) && held.len() == 1, "{held:?} of {issued:?}");
+    }
+    world.close().await;
+}
+
+#[tokio::test]
+async fn campaigns_on_several_shards_are_issued_at_once() {
+    let mut world = World::bare(3).await;
+    world.migrate().await;
+    for roles in ["", "api"] {
+        world.add_process(roles).await;
+    }
+    let mut campaigns = Vec::new();
+    for _ in 0..6 {
+        campaigns.push(world.open_campaign(json!({ "quantity": 100 })).await);
+    }
+    let rushes = campaigns.iter().map(|campaign| world.rush(*campaign, 150).run());
+    for (campaign, results) in campaigns.iter().zip(join_all(rushes).await) {
+        world.answered(&results);
+        assert_eq!((results.promised.len(), world.coupons(*campaign).await), (100, 100));
+    }
+    world.close().await;
+}
+
+#[tokio::test]
+async fn what_is_issued_is_told() {
+    let world = World::start().await;
+    let campaign = world.open_campaign(json!({ "quantity": 1 })).await;
+    let coupon = world.claim(campaign, "alice").await.body;
+    let context = async_nats::jetstream::new(world.nats().await);
+    let stream = context.get_stream(OUTLET.stream_of(Shard(0))).await.unwrap();
+    let subject = format!("coupons.issued.{campaign}.0");
+    let message = wait_for("the event is published", SOON, async || {
+        stream.get_last_raw_message_by_subject(&subject).await.ok()
+    });
+    let message = message.await;
+    let event: Value = serde_json::from_slice(&message.payload).unwrap();
+    let header = |name: &str| message.headers.get(name).map(ToString::to_string);
+    assert_eq!(header("content-type").as_deref(), Some("application/cloudevents+json"));
+    assert_eq!(header("Nats-Msg-Id").as_deref(), event["id"].as_str());
+    assert_eq!(header("Outbox-Position"), Some(message.sequence.to_string()));
+    for (field, value) in [
+        ("specversion", json!("1.0")),
+        ("type", json!("coupon.issued.v1")),
+        ("source", json!("/coupon-dispatcher")),
+        ("subject", coupon["id"].clone()),
+    ] {
+        assert_eq!(event[field], value, "{field}");
+    }
+    for field in ["user_id", "number", "campaign_id"] {
+        assert_eq!(event["data"][field], coupon[field], "{field}");
+    }
+    assert_eq!(event["data"]["coupon_id"], coupon["id"]);
+    assert!(
+        !message.payload.windows(4).any(|part| part == &coupon["code"].as_str().unwrap().as_bytes()[..4])
+    );
+    for kind in ["campaign-opened", "campaign-sold-out"] {
+        let subject = format!("coupons.{kind}.{campaign}.0");
+        assert!(stream.get_last_raw_message_by_subject(&subject).await.is_ok(), "{kind}");
+    }
+    world.close().await;
+}
