@@ -195,8 +195,8 @@ async fn serve_api(
         writers.push(writer);
         workers.spawn(worker.run());
     }
-    let issuer = Arc::new(Issuer::new(pool.clone(), gate, loader, writers));
-    let admin_token = config.admin_token.clone().map(Arc::new);
+    let issuer = Issuer::new(pool.clone(), gate, loader, writers);
+    let admin_token = config.admin_token.clone();
     if admin_token.is_none() {
         tracing::warn!("there is no ADMIN_TOKEN: all of /v1 answers 401");
     }
@@ -205,7 +205,7 @@ async fn serve_api(
         tracing::info!("listening on http://{address}");
     }
     tokio::select! {
-        () = server::serve(listener, router(api), stop) => {}
+        () = server::serve(listener, router(Arc::new(api)), stop) => {}
         never = sweeper::run(redis, pool) => match never {},
     }
     // The routes are gone, and with them the last who could ask: the workers finish and end.

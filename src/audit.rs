@@ -361,7 +361,7 @@ async fn without_seat(
         .await?;
         let Some((_, _, _, last)) = rows.last() else { return Ok(None) };
         number = *last;
-        let seats: Vec<Seat> = rows.iter().map(|(_, user, nth, _)| Seat::new(user, *nth)).collect();
+        let seats: Vec<Seat> = rows.iter().map(|(_, user, nth, _)| Seat::new(user.as_str(), *nth)).collect();
         let taken = gates.are_taken(campaign, &seats).await?;
         if let Some((row, _)) = rows.iter().zip(taken).find(|(_, taken)| !taken) {
             return Ok(Some(row.0.into()));

@@ -6,6 +6,7 @@ pub mod store;
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use outbox_relay::Shard;
@@ -34,10 +35,9 @@ impl fmt::Display for CampaignId {
     }
 }
 
-/// A name from outside, of a user or a merchant: 1 to 64 visible ASCII characters.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-#[serde(transparent)]
-pub struct OutsideId(String);
+/// A name from outside, of a user or a merchant: 1 to 64 visible ASCII characters. Cheap to clone.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct OutsideId(Arc<str>);
 
 /// What an outside id has to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -47,15 +47,28 @@ pub struct OutsideIdError;
 impl OutsideId {
     /// # Errors
     /// See [`OutsideIdError`].
-    pub fn parse(text: String) -> Result<Self, OutsideIdError> {
-        let fits = (1..=64).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
-        if fits { Ok(Self(text)) } else { Err(OutsideIdError) }
+    pub fn parse(text: impl AsRef<str> + Into<Arc<str>>) -> Result<Self, OutsideIdError> {
+        let fits = (1..=64).contains(&text.as_ref().len())
+            && text.as_ref().bytes().all(|byte| byte.is_ascii_graphic());
+        if fits { Ok(Self(text.into())) } else { Err(OutsideIdError) }
     }
 
     /// The text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+}
+
+impl Serialize for OutsideId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
+    }
+}
+
+impl From<&OutsideId> for Arc<str> {
+    fn from(id: &OutsideId) -> Self {
+        id.0.clone()
     }
 }
 

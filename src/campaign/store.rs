@@ -50,7 +50,7 @@ impl FromRow<'_, PgRow> for Campaign {
             id: CampaignId(row.try_get::<Uuid, _>("id")?.into()),
             shard: Shard(row.try_get("shard")?),
             name: row.try_get("name")?,
-            merchant_id: OutsideId::parse(row.try_get("merchant_id")?)
+            merchant_id: OutsideId::parse(row.try_get::<String, _>("merchant_id")?)
                 .map_err(|error| decode("merchant_id", error.into()))?,
             face_value: row.try_get("face_value")?,
             currency: row.try_get("currency")?,

@@ -1,5 +1,7 @@
 //! Campaigns.
 
+use std::sync::Arc;
+
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
@@ -13,7 +15,7 @@ use crate::campaign::{Campaign, CampaignId, store};
 
 /// `POST /v1/campaigns`
 pub(super) async fn create(
-    State(api): State<Api>,
+    State(api): State<Arc<Api>>,
     _: Authorized,
     Json(body): Json<DraftBody>,
 ) -> Result<Response, Problem> {
@@ -25,7 +27,11 @@ pub(super) async fn create(
 }
 
 /// `GET /v1/campaigns`
-pub(super) async fn list(State(api): State<Api>, _: Authorized, page: Page) -> Result<Response, Problem> {
+pub(super) async fn list(
+    State(api): State<Arc<Api>>,
+    _: Authorized,
+    page: Page,
+) -> Result<Response, Problem> {
     let campaigns = store::page(&api.pool, page.before, page.limit).await?;
     let full = campaigns.len() as i64 == page.limit;
     let next = campaigns.last().filter(|_| full).map(|standing| standing.campaign.id);
@@ -33,18 +39,18 @@ pub(super) async fn list(State(api): State<Api>, _: Authorized, page: Page) -> R
 }
 
 /// `GET /v1/campaigns/{id}`
-pub(super) async fn show(State(api): State<Api>, _: Authorized, id: Id) -> Result<Response, Problem> {
+pub(super) async fn show(State(api): State<Arc<Api>>, _: Authorized, id: Id) -> Result<Response, Problem> {
     show_one(&api, id.into()).await
 }
 
 /// `POST /v1/campaigns/{id}/open`
-pub(super) async fn open(State(api): State<Api>, _: Authorized, id: Id) -> Result<Response, Problem> {
+pub(super) async fn open(State(api): State<Arc<Api>>, _: Authorized, id: Id) -> Result<Response, Problem> {
     let campaign = store::open(&api.pool, id.into()).await?;
     changed(&api, &campaign).await
 }
 
 /// `POST /v1/campaigns/{id}/close`
-pub(super) async fn close(State(api): State<Api>, _: Authorized, id: Id) -> Result<Response, Problem> {
+pub(super) async fn close(State(api): State<Arc<Api>>, _: Authorized, id: Id) -> Result<Response, Problem> {
     let campaign = store::close(&api.pool, id.into()).await?;
     changed(&api, &campaign).await
 }

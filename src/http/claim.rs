@@ -1,19 +1,18 @@
 //! A user claims a coupon.
 
+use std::sync::Arc;
+
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use serde::Deserialize;
 
-use super::extract::{Authorized, Id, Json};
+use super::extract::{Authorized, Id, Json, Traceparent};
 use super::problem::Problem;
 use super::{Api, json};
 use crate::campaign::OutsideId;
 use crate::campaign::draft::FieldProblem;
 use crate::issue::Outcome;
-
-/// W3C trace context, version 00.
-const TRACEPARENT_LENGTH: usize = 55;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -23,15 +22,15 @@ pub(super) struct ClaimBody {
 
 /// `POST /v1/campaigns/{id}/coupons`
 pub(super) async fn claim(
-    State(api): State<Api>,
+    State(api): State<Arc<Api>>,
     _: Authorized,
     id: Id,
-    headers: HeaderMap,
+    Traceparent(traceparent): Traceparent,
     Json(body): Json<ClaimBody>,
 ) -> Result<Response, Problem> {
     let user = OutsideId::parse(body.user_id)
         .map_err(|error| Problem::Invalid(vec![FieldProblem::new("user_id", error.to_string())]))?;
-    match api.issuer.issue(id.into(), user, traceparent(&headers)).await? {
+    match api.issuer.issue(id.into(), user, traceparent).await? {
         Outcome::Issued(coupon) => {
             let location = format!("/v1/coupons/{}", coupon.id);
             Ok((StatusCode::CREATED, [(header::LOCATION, location)], json(&coupon)).into_response())
@@ -43,12 +42,4 @@ pub(super) async fn claim(
         Outcome::Closed => Err(Problem::Closed),
         Outcome::NoSuchCampaign => Err(Problem::NotFound("There is no such campaign.")),
     }
-}
-
-fn traceparent(headers: &HeaderMap) -> Option<String> {
-    let value = headers.get("traceparent")?.to_str().ok()?;
-    let fits = value.len() == TRACEPARENT_LENGTH
-        && value.starts_with("00-")
-        && value.bytes().all(|byte| byte == b'-' || byte.is_ascii_hexdigit());
-    fits.then(|| value.to_owned())
 }

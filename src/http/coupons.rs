@@ -1,5 +1,7 @@
 //! Coupons.
 
+use std::sync::Arc;
+
 use axum::extract::State;
 use axum::response::Response;
 
@@ -9,7 +11,7 @@ use super::{Api, json};
 use crate::coupon;
 
 /// `GET /v1/coupons/{id}`
-pub(super) async fn show(State(api): State<Api>, _: Authorized, id: Id) -> Result<Response, Problem> {
+pub(super) async fn show(State(api): State<Arc<Api>>, _: Authorized, id: Id) -> Result<Response, Problem> {
     let coupon = coupon::get(&api.pool, id.0).await?;
     coupon.map(|coupon| json(&coupon)).ok_or(Problem::NotFound("There is no such coupon."))
 }

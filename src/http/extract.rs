@@ -1,5 +1,7 @@
 //! What routes take from a request, refused as problems.
 
+use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -25,10 +27,10 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// The request carries the administrator's token.
 pub(super) struct Authorized;
 
-impl FromRequestParts<Api> for Authorized {
+impl FromRequestParts<Arc<Api>> for Authorized {
     type Rejection = Problem;
 
-    async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, Problem> {
+    async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, Problem> {
         let given =
             parts.headers.get(AUTHORIZATION).and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
         let authorized = match (given, &api.admin_token) {
@@ -42,10 +44,10 @@ impl FromRequestParts<Api> for Authorized {
 /// An id in the path. What is no ULID is not found.
 pub(super) struct Id(pub(super) Ulid);
 
-impl FromRequestParts<Api> for Id {
+impl FromRequestParts<Arc<Api>> for Id {
     type Rejection = Problem;
 
-    async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, Problem> {
+    async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, Problem> {
         let Path(text) = Path::<String>::from_request_parts(parts, api).await.map_err(|_| NO_SUCH_ID)?;
         Ulid::from_string(&text).map(Self).map_err(|_| NO_SUCH_ID)
     }
@@ -56,6 +58,26 @@ const NO_SUCH_ID: Problem = Problem::NotFound("The id is not a ULID.");
 impl From<Id> for CampaignId {
     fn from(id: Id) -> Self {
         Self(id.0)
+    }
+}
+
+/// The W3C trace context of a request, if it has one.
+pub(super) struct Traceparent(pub(super) Option<String>);
+
+/// Of version 00.
+const TRACEPARENT_LENGTH: usize = 55;
+
+impl FromRequestParts<Arc<Api>> for Traceparent {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &Arc<Api>) -> Result<Self, Infallible> {
+        let value = parts.headers.get("traceparent").and_then(|value| value.to_str().ok());
+        let valid = |value: &&str| {
+            value.len() == TRACEPARENT_LENGTH
+                && value.starts_with("00-")
+                && value.bytes().all(|byte| byte == b'-' || byte.is_ascii_hexdigit())
+        };
+        Ok(Self(value.filter(valid).map(ToOwned::to_owned)))
     }
 }
 
@@ -78,10 +100,10 @@ pub(super) struct Page {
 const PAGE_DEFAULT: i64 = 50;
 const PAGE_MAX: i64 = 200;
 
-impl FromRequestParts<Api> for Page {
+impl FromRequestParts<Arc<Api>> for Page {
     type Rejection = Problem;
 
-    async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, Problem> {
+    async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, Problem> {
         let invalid = |field: &str, reason: String| Problem::Invalid(vec![FieldProblem::new(field, reason)]);
         let Query(query) = Query::<PageQuery>::from_request_parts(parts, api)
             .await
@@ -100,10 +122,10 @@ impl FromRequestParts<Api> for Page {
 /// A body in JSON.
 pub(super) struct Json<T>(pub(super) T);
 
-impl<T: DeserializeOwned> FromRequest<Api> for Json<T> {
+impl<T: DeserializeOwned> FromRequest<Arc<Api>> for Json<T> {
     type Rejection = Problem;
 
-    async fn from_request(request: Request, _: &Api) -> Result<Self, Problem> {
+    async fn from_request(request: Request, _: &Arc<Api>) -> Result<Self, Problem> {
         let body = read(request.into_body()).await?;
         let mut parser = serde_json::Deserializer::from_slice(&body);
         let value = serde_path_to_error::deserialize(&mut parser).map_err(|error| {

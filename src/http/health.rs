@@ -1,5 +1,6 @@
 //! Whether the process lives, and whether it can serve.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::connection::State as NatsState;
@@ -20,7 +21,7 @@ pub(super) async fn livez() -> &'static str {
 
 /// `GET /readyz`: whether claims can be served, and what is away. Without NATS they can: the outbox
 /// keeps what it does not get.
-pub(super) async fn readyz(State(api): State<Api>) -> Response {
+pub(super) async fn readyz(State(api): State<Arc<Api>>) -> Response {
     let postgres =
         timeout(DATABASE_TIMEOUT, sqlx::query("SELECT 1").execute(&api.pool)).await.is_ok_and(|r| r.is_ok());
     let redis = api.issuer.gate().is_reachable();

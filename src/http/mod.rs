@@ -26,19 +26,19 @@ use crate::config::Secret;
 use crate::issue::Issuer;
 
 /// What the routes need.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Api {
     pub pool: PgPool,
-    pub issuer: Arc<Issuer>,
+    pub issuer: Issuer,
     pub nats: async_nats::Client,
-    pub admin_token: Option<Arc<Secret>>,
+    pub admin_token: Option<Secret>,
     pub shards: i16,
     /// Of the relays in this process.
     pub relays: Arc<[watch::Receiver<RelayStatus>]>,
 }
 
 /// All routes.
-pub fn router(api: Api) -> Router {
+pub fn router(api: Arc<Api>) -> Router {
     Router::new()
         .route("/livez", get(health::livez))
         .route("/readyz", get(health::readyz))

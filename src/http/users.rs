@@ -1,5 +1,7 @@
 //! What a user holds.
 
+use std::sync::Arc;
+
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::response::Response;
@@ -16,7 +18,7 @@ const STATUSES: [&str; 5] = ["usable", "issued", "redeemed", "cancelled", "expir
 
 /// `GET /v1/users/{user_id}/coupons`
 pub(super) async fn coupons(
-    State(api): State<Api>,
+    State(api): State<Arc<Api>>,
     _: Authorized,
     user: Result<Path<String>, PathRejection>,
     page: Page,

@@ -104,7 +104,7 @@ pub async fn load(client: &Client, pool: &PgPool, campaign: CampaignId) -> Resul
         let holders = holders(pool, campaign, number).await?;
         let Some((last, _, _)) = holders.last() else { break };
         number = *last;
-        let chunk: Vec<Seat> = holders.iter().map(|(_, user, nth)| Seat::new(user, *nth)).collect();
+        let chunk: Vec<Seat> = holders.iter().map(|(_, user, nth)| Seat::new(user.as_str(), *nth)).collect();
         if seats.add_to_load(campaign, token, &chunk).await? == LoadStep::Superseded {
             return Ok(());
         }

@@ -12,7 +12,8 @@
 //!
 //! What is left is the quantity less the number of seats taken: there is no counter to go wrong.
 
-use std::sync::LazyLock;
+use std::borrow::Cow;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
@@ -37,22 +38,33 @@ const GRACE: time::Duration = time::Duration::days(1);
 
 /// The name of one user's n-th seat: `<user>`, then `<user> 2`, `<user> 3`, …
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Seat(String);
+pub struct Seat {
+    user: Arc<str>,
+    nth: i32,
+}
 
 impl Seat {
     /// The `nth` seat of a user, from 1.
     #[must_use]
-    pub fn new(user: &str, nth: i32) -> Self {
-        Self(if nth <= 1 { user.to_owned() } else { format!("{user} {nth}") })
+    pub fn new(user: impl Into<Arc<str>>, nth: i32) -> Self {
+        Self { user: user.into(), nth }
+    }
+
+    fn parse(name: &str) -> Self {
+        match name.split_once(' ') {
+            Some((user, nth)) => Self::new(user, nth.parse().unwrap_or(1)),
+            None => Self::new(name, 1),
+        }
+    }
+
+    fn name(&self) -> Cow<'_, str> {
+        if self.nth == 1 { Cow::Borrowed(&*self.user) } else { format!("{} {}", self.user, self.nth).into() }
     }
 
     /// The user, and which of his seats it is.
     #[must_use]
     pub fn parts(&self) -> (&str, i32) {
-        match self.0.split_once(' ') {
-            Some((user, nth)) => (user, nth.parse().unwrap_or(1)),
-            None => (&self.0, 1),
-        }
+        (&self.user, self.nth)
     }
 }
 
@@ -72,7 +84,7 @@ pub enum Admission {
 impl Admission {
     fn parse(word: &str, user: &UserId) -> Option<Self> {
         match word {
-            "admitted" => Some(Self::Admitted(Seat::new(user.as_str(), 1))),
+            "admitted" => Some(Self::Admitted(Seat::new(user, 1))),
             "already" => Some(Self::Already),
             "sold_out" => Some(Self::SoldOut),
             "not_open" => Some(Self::NotOpen),
@@ -80,7 +92,7 @@ impl Admission {
             "unloaded" => Some(Self::Unloaded),
             other => {
                 let nth = other.strip_prefix("admitted ")?.parse().ok()?;
-                Some(Self::Admitted(Seat::new(user.as_str(), nth)))
+                Some(Self::Admitted(Seat::new(user, nth)))
             }
         }
     }
@@ -166,7 +178,7 @@ impl Seats {
         let mut call = CONFIRM.prepare_invoke();
         call.key(keys.gate).key(keys.holders).key(keys.pending).key(keys.loading).key(keys.loader);
         for seat in seats {
-            call.arg(&seat.0);
+            call.arg(&*seat.name());
         }
         call.invoke_async::<Vec<String>>(&mut self.0).await.map(drop)
     }
@@ -177,7 +189,7 @@ impl Seats {
         let mut call = RELEASE.prepare_invoke();
         call.key(keys.holders).key(keys.pending);
         for seat in seats {
-            call.arg(&seat.0);
+            call.arg(&*seat.name());
         }
         let words: Vec<String> = call.invoke_async(&mut self.0).await?;
         Ok(words.iter().filter(|word| *word == "released").count())
@@ -196,7 +208,7 @@ impl Seats {
         seats: &[Seat],
     ) -> Result<LoadStep, RedisError> {
         let mut arguments = vec![token.to_string(), millis(LOADER_LEASE)];
-        arguments.extend(seats.iter().map(|seat| seat.0.clone()));
+        arguments.extend(seats.iter().map(|seat| seat.name().into_owned()));
         self.load(campaign, "add", &arguments).await
     }
 
@@ -253,7 +265,7 @@ impl Seats {
             .arg(limit)
             .query_async(&mut self.0)
             .await?;
-        Ok(seats.into_iter().map(Seat).collect())
+        Ok(seats.iter().map(|name| Seat::parse(name)).collect())
     }
 
     /// The version of the campaign that the gate has, if it is loaded.
@@ -278,7 +290,7 @@ impl Seats {
         let mut command = redis::cmd("SMISMEMBER");
         command.arg(Keys::of(campaign).holders);
         for seat in seats {
-            command.arg(&seat.0);
+            command.arg(&*seat.name());
         }
         command.query_async(&mut self.0).await
     }

@@ -97,5 +97,5 @@ async fn held(pool: &PgPool, campaign: CampaignId, seats: &[Seat]) -> Result<Has
     .bind(seats.iter().map(|seat| seat.parts().1).collect::<Vec<_>>())
     .fetch_all(pool)
     .await?;
-    Ok(rows.iter().map(|(user, nth)| Seat::new(user, *nth)).collect())
+    Ok(rows.iter().map(|(user, nth)| Seat::new(user.as_str(), *nth)).collect())
 }

@@ -171,7 +171,8 @@ impl WriterWorker {
         let event_ids: Vec<Uuid> = claims.iter().map(|_| self.new_id().into()).collect();
         let sold_out_ids: Vec<Uuid> = campaigns.iter().map(|_| self.new_id().into()).collect();
         // All rows are read, up to ReadyForQuery: the rows come before the commit, that comes after.
-        let call = sqlx::query("SELECT * FROM issue_batch($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)")
+        let call = sqlx::query(
+            "SELECT claim, verdict, coupon_id, nth, number, code, state, issued_at, expires_at FROM issue_batch($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)")
             .bind(self.shard.0)
             .bind(campaigns.iter().map(|id| Uuid::from(id.0)).collect::<Vec<_>>())
             .bind(campaigns.iter().map(ToString::to_string).collect::<Vec<_>>())
@@ -216,10 +217,10 @@ impl WriterWorker {
                     let Claim { campaign, user, seat, .. } = &claims[claim];
                     match &verdict {
                         Verdict::Issued(_) => {
-                            confirmed.entry(*campaign).or_default().push(Seat::new(user.as_str(), nth));
+                            confirmed.entry(*campaign).or_default().push(Seat::new(user, nth));
                         }
                         Verdict::Held(_) => {
-                            confirmed.entry(*campaign).or_default().push(Seat::new(user.as_str(), nth));
+                            confirmed.entry(*campaign).or_default().push(Seat::new(user, nth));
                             // The gate gave a seat to somebody who has his: it has forgotten.
                             if seat.is_some() {
                                 self.loader.want(*campaign);
@@ -271,23 +272,23 @@ fn is_rolled_back(error: &sqlx::Error) -> bool {
         .is_some_and(|error| error.severity() == PgSeverity::Error)
 }
 
-/// Which claim a row answers, which of the user's coupons it is about, and the verdict.
+/// Columns by index, as [`WriterWorker::write`] selects them: which claim a row answers, which of the user's coupons it is about, and the verdict.
 fn judgement(row: &PgRow, claims: &[Claim]) -> Result<(usize, i32, Verdict), sqlx::Error> {
-    let claim = usize::try_from(row.try_get::<i64, _>("claim")? - 1).unwrap_or(usize::MAX);
+    let claim = usize::try_from(row.try_get::<i64, _>(0)? - 1).unwrap_or(usize::MAX);
     let asked = claims.get(claim).ok_or(sqlx::Error::RowNotFound)?;
     let coupon = || {
         Ok::<_, sqlx::Error>(Coupon {
-            id: row.try_get::<Uuid, _>("coupon_id")?.into(),
+            id: row.try_get::<Uuid, _>(2)?.into(),
             campaign_id: asked.campaign,
             user_id: asked.user.as_str().to_owned(),
-            number: row.try_get("number")?,
-            code: row.try_get("code")?,
-            state: row.try_get("state")?,
-            issued_at: row.try_get("issued_at")?,
-            expires_at: row.try_get("expires_at")?,
+            number: row.try_get(4)?,
+            code: row.try_get(5)?,
+            state: row.try_get(6)?,
+            issued_at: row.try_get(7)?,
+            expires_at: row.try_get(8)?,
         })
     };
-    let verdict = match row.try_get("verdict")? {
+    let verdict = match row.try_get(1)? {
         "issued" => Verdict::Issued(coupon()?),
         "held" => Verdict::Held(coupon()?),
         "sold_out" => Verdict::SoldOut,
@@ -295,5 +296,5 @@ fn judgement(row: &PgRow, claims: &[Claim]) -> Result<(usize, i32, Verdict), sql
         "closed" => Verdict::Closed,
         other => return Err(sqlx::Error::Protocol(format!("verdict {other}"))),
     };
-    Ok((claim, row.try_get::<Option<i32>, _>("nth")?.unwrap_or_default(), verdict))
+    Ok((claim, row.try_get::<Option<i32>, _>(3)?.unwrap_or_default(), verdict))
 }

@@ -8,16 +8,13 @@ mod api;
 mod audit;
 mod campaigns;
 mod claims;
+mod commands;
+mod faults;
 mod gate;
+mod issuing;
 mod problems;
 mod projections;
 mod relay;
 mod replay;
-mod subscriber;
-
-mod issuing;
-
-mod faults;
-
-mod commands;
 mod startup;
+mod subscriber;

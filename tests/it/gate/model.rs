@@ -15,7 +15,7 @@ pub(super) fn user(number: usize) -> String {
 }
 
 pub(super) fn seat(place: Place) -> Seat {
-    Seat::new(&user(place.0), place.1)
+    Seat::new(user(place.0), place.1)
 }
 
 #[derive(Default)]
