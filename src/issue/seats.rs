@@ -68,6 +68,12 @@ impl Seat {
     }
 }
 
+impl std::fmt::Display for Seat {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.name())
+    }
+}
+
 /// What the gate says to one user.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Admission {
@@ -283,6 +289,19 @@ impl Seats {
             .query_async(&mut self.0)
             .await?;
         Ok(loaded.then_some((taken, pending)))
+    }
+
+    /// Some of the seats taken, and where to go on; from 0 to 0.
+    pub async fn scan(
+        &mut self,
+        campaign: CampaignId,
+        cursor: u64,
+        count: i64,
+    ) -> Result<(u64, Vec<Seat>), RedisError> {
+        let mut command = redis::cmd("SSCAN");
+        command.arg(Keys::of(campaign).holders).arg(cursor).arg("COUNT").arg(count);
+        let (next, names): (u64, Vec<String>) = command.query_async(&mut self.0).await?;
+        Ok((next, names.iter().map(|name| Seat::parse(name)).collect()))
     }
 
     /// Whether each of these seats is taken.

@@ -73,7 +73,7 @@ async fn resolve_overdue(seats: &mut Seats, pool: &PgPool, campaign: CampaignId)
         if overdue.is_empty() {
             return Ok(());
         }
-        let held = held(pool, campaign, &overdue).await?;
+        let held = with_coupon(pool, campaign, &overdue).await?;
         let (confirmed, released): (Vec<_>, Vec<_>) =
             overdue.into_iter().partition(|seat| held.contains(seat));
         if !confirmed.is_empty() {
@@ -87,7 +87,11 @@ async fn resolve_overdue(seats: &mut Seats, pool: &PgPool, campaign: CampaignId)
 }
 
 /// Which of these seats have a coupon.
-async fn held(pool: &PgPool, campaign: CampaignId, seats: &[Seat]) -> Result<HashSet<Seat>, sqlx::Error> {
+pub(crate) async fn with_coupon(
+    pool: &PgPool,
+    campaign: CampaignId,
+    seats: &[Seat],
+) -> Result<HashSet<Seat>, sqlx::Error> {
     let rows: Vec<(String, i32)> = sqlx::query_as(
         "SELECT user_id, nth FROM coupons JOIN unnest($2::text[], $3::int[]) AS s (user_id, nth) USING (user_id, nth) \
          WHERE campaign_id = $1",
