@@ -98,12 +98,14 @@ async fn campaigns_on_several_shards_are_issued_at_once() {
 async fn what_is_issued_is_told() {
     let world = World::start().await;
     let campaign = world.open_campaign(json!({ "quantity": 1 })).await;
-    let coupon = world.claim(campaign, "alice").await.body;
+    let issued = world.claim(campaign, "alice").await;
+    assert_eq!(issued.status, 201, "{issued:?}");
+    let coupon = issued.body;
     let context = async_nats::jetstream::new(world.nats().await);
     let stream = context.get_stream(OUTLET.stream_of(Shard(0))).await.unwrap();
     let subject = format!("coupons.issued.{campaign}.0");
     let message = wait_for("the event is published", SOON, async || {
-        stream.get_last_raw_message_by_subject(&subject).await.ok()
+        stream.get_last_raw_message_by_subject(&subject).await.inspect_err(|e| eprintln!("{e:?}")).ok()
     });
     let message = message.await;
     let event: Value = serde_json::from_slice(&message.payload).unwrap();

@@ -40,22 +40,22 @@ async fn a_process_that_starts_without_nats_serves_claims() {
 #[tokio::test]
 async fn a_nats_that_is_killed_in_a_rush_is_survived() {
     let mut world = World::start().await;
-    let results = survives(&mut world, async |world: &mut World, _| {
+    survives(&mut world, async |world: &mut World, _| {
         world.servers.nats.kill().await;
         world.servers.nats.start().await.unwrap();
-    });
-    assert_eq!(results.await.retried, 0, "claims do not need NATS");
+    })
+    .await;
     world.close().await;
 }
 
 #[tokio::test]
 async fn a_nats_that_hangs_in_a_rush_is_survived() {
     let mut world = World::start().await;
-    let results = survives(&mut world, async |world: &mut World, campaign| {
+    survives(&mut world, async |world: &mut World, campaign| {
         world.servers.nats.freeze();
         world.issued(campaign, super::QUANTITY).await;
         world.servers.nats.thaw();
-    });
-    assert_eq!(results.await.retried, 0, "claims do not need NATS");
+    })
+    .await;
     world.close().await;
 }

@@ -37,7 +37,7 @@ pub(crate) const SOON: Duration = Duration::from_secs(15);
 /// For everything to be published and projected.
 const DRAIN_LIMIT: Duration = Duration::from_secs(30);
 /// Worlds at a time, whatever the number of threads: each runs four servers or more.
-const WORLDS_MAX: usize = 3;
+const WORLDS_MAX: usize = 4;
 static PLACES: Semaphore = Semaphore::const_new(WORLDS_MAX);
 
 /// All that a test works on. It has to be closed, which checks the balance.
