@@ -4,13 +4,11 @@
 use std::borrow::Cow;
 
 use outbox_relay::projection::ApplyError;
-use outbox_relay::{Event, NewEvent, Outlet};
+use outbox_relay::{Event, Outlet};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 use time::OffsetDateTime;
 use ulid::Ulid;
-
-use crate::campaign::{Campaign, CampaignId, SettleOn};
 
 /// Streams `COUPONS-<shard>`, subjects `coupons.<type>.<campaign id>.<shard>`.
 pub const OUTLET: Outlet =
@@ -51,7 +49,9 @@ pub struct Issued<'a> {
     pub face_value: i64,
     #[serde(borrow)]
     pub currency: Cow<'a, str>,
-    pub settle_on: SettleOn,
+    /// `issue` or `redeem`: which event lets it count for the merchant.
+    #[serde(borrow)]
+    pub settle_on: Cow<'a, str>,
 }
 
 /// Reads a ULID without a copy of its text.
@@ -72,30 +72,11 @@ pub(crate) fn issues(events: &[Event]) -> Result<Vec<(Ulid, Issued<'_>)>, ApplyE
 }
 
 /// Data of `coupon.campaign-opened.v1` and `coupon.campaign-closed.v1`.
-#[derive(Serialize)]
-struct CampaignChanged<'a> {
-    campaign_id: CampaignId,
-    merchant_id: &'a str,
-    name: &'a str,
-    quantity: i32,
-    version: i32,
-}
-
-/// An event about a campaign as a whole.
-pub(crate) fn campaign(kind: &'static str, campaign: &Campaign) -> NewEvent {
-    let data = CampaignChanged {
-        campaign_id: campaign.id,
-        merchant_id: campaign.merchant_id.as_str(),
-        name: &campaign.name,
-        quantity: campaign.quantity,
-        version: campaign.version,
-    };
-    NewEvent {
-        id: Ulid::generate(),
-        kind,
-        key: campaign.id.to_string(),
-        subject: campaign.id.to_string(),
-        data: serde_json::json!(data).to_string(),
-        traceparent: None,
-    }
+#[derive(Debug, Serialize)]
+pub struct CampaignChanged<'a> {
+    pub campaign_id: &'a str,
+    pub merchant_id: &'a str,
+    pub name: &'a str,
+    pub quantity: i32,
+    pub version: i32,
 }

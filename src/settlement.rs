@@ -25,10 +25,7 @@ impl Projection for Settlement {
 
 async fn insert(transaction: &mut PgConnection, events: &[Event]) -> Result<(), ApplyError> {
     let mut entries = event::issues(events)?;
-    entries.retain(|(_, issued)| match issued.settle_on {
-        SettleOn::Issue => true,
-        SettleOn::Redeem => false, // counts when it is redeemed
-    });
+    entries.retain(|(_, issued)| issued.settle_on == SettleOn::Issue.as_str()); // others when they are redeemed
     if entries.is_empty() {
         return Ok(());
     }

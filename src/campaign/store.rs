@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::draft::Draft;
 use super::{Campaign, CampaignId, Expiry, OutsideId, State};
-use crate::event;
+use crate::event::{self, CampaignChanged};
 
 /// Campaigns on one page of a list, at the most.
 pub const PAGE_MAX: i64 = 200;
@@ -222,10 +222,21 @@ async fn save_state(
         .await
 }
 
+/// What the world is told of the state that a campaign is in now.
 fn changed_event(campaign: &Campaign) -> Option<NewEvent> {
-    match campaign.state {
-        State::Open => Some(event::campaign(event::CAMPAIGN_OPENED, campaign)),
-        State::Closed => Some(event::campaign(event::CAMPAIGN_CLOSED, campaign)),
-        State::Draft | State::Scheduled | State::Paused => None,
-    }
+    let kind = match campaign.state {
+        State::Open => event::CAMPAIGN_OPENED,
+        State::Closed => event::CAMPAIGN_CLOSED,
+        State::Draft | State::Scheduled | State::Paused => return None,
+    };
+    let id = campaign.id.to_string();
+    let data = CampaignChanged {
+        campaign_id: &id,
+        merchant_id: campaign.merchant_id.as_str(),
+        name: &campaign.name,
+        quantity: campaign.quantity,
+        version: campaign.version,
+    };
+    let data = serde_json::json!(data).to_string();
+    Some(NewEvent { id: Ulid::generate(), kind, key: id.clone(), subject: id, data, traceparent: None })
 }

@@ -18,3 +18,4 @@ mod relay;
 mod replay;
 mod startup;
 mod subscriber;
+mod tidy;
