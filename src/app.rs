@@ -110,6 +110,7 @@ async fn connect_nats(config: &Config, patience: Patience) -> anyhow::Result<asy
         .event_callback(move |event| {
             match event {
                 async_nats::Event::Connected => tracing::info!("connected to NATS"),
+                async_nats::Event::Closed => tracing::debug!("NATS closed"),
                 other => tracing::warn!("NATS at {url}: {other}"),
             }
             std::future::ready(())

@@ -129,10 +129,11 @@ async fn run(coupons: u64, seconds: u64, batch_rows: Option<&str>, snapshot: boo
 
 /// Private servers, and one process of the service with one open campaign.
 struct Site {
+    /// Ended before its servers.
+    _service: Child,
     servers: Servers,
     address: SocketAddr,
     campaign: String,
-    _service: Child,
 }
 
 impl Site {
@@ -148,12 +149,12 @@ impl Site {
             .env("NATS_URL", servers.nats_url())
             .env("HTTP_ADDR", address.to_string())
             .env("ADMIN_TOKEN", TOKEN)
-            .env("RUST_LOG", "warn")
+            .env("RUST_LOG", "error")
             .envs(batch_rows.map(|rows| ("BATCH_ROWS", rows)))
             .kill_on_drop(true)
             .spawn()?;
         let campaign = open_campaign(address).await?;
-        Ok(Self { servers, address, campaign, _service: service })
+        Ok(Self { _service: service, servers, address, campaign })
     }
 
     /// Requests a second.
