@@ -35,8 +35,9 @@ DECLARE
 BEGIN
     FOR n IN a_position / size .. a_position / size + 1 LOOP
         CONTINUE WHEN to_regclass(format('outbox_%s', n)) IS NOT NULL;
-        -- One at a time, whatever the shard; then look again, with a fresh snapshot.
-        PERFORM pg_advisory_xact_lock(hashtext('outbox_add_partitions'));
+        -- One at a time, whatever the shard; then look again. A lock on a table, not an advisory one:
+        -- only that lets the session see which tables others have made since it first looked.
+        LOCK TABLE ONLY outbox IN SHARE UPDATE EXCLUSIVE MODE;
         CONTINUE WHEN to_regclass(format('outbox_%s', n)) IS NOT NULL;
         EXECUTE format('CREATE TABLE outbox_%s (LIKE outbox INCLUDING CONSTRAINTS)', n);
         EXECUTE format('ALTER TABLE outbox ATTACH PARTITION outbox_%s FOR VALUES FROM (%s) TO (%s)',

@@ -275,7 +275,8 @@ impl History {
         let places = self.subjects[of].model.overdue();
         let names: Vec<_> = places.iter().map(|(number, nth)| (user(*number), *nth)).collect();
         let mut predicted: Vec<_> = names.iter().map(|(user, nth)| (user.as_str(), *nth)).collect();
-        (said.sort_unstable(), predicted.sort_unstable());
+        said.sort_unstable();
+        predicted.sort_unstable();
         self.check(of, &said, &predicted);
         self.count_if(!predicted.is_empty(), "a seat was overdue");
     }

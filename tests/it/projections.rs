@@ -52,7 +52,7 @@ impl World {
              (SELECT coalesce(c.id, s.coupon_id)::text FROM \
               (SELECT coupons.id, issued_at, merchant_id, face_value, currency, event_id FROM coupons \
                JOIN campaigns ON campaign_id = campaigns.id AND settle_on = 'issue' \
-               JOIN outbox ON type = 'issued' AND (data ->> 'number')::int = number AND key = data ->> 'campaign_id' \
+               JOIN outbox ON type = 'issued' AND (data ->> 'number')::int = number AND (data ->> 'issued_at')::timestamptz = issued_at \
                 AND data ->> 'user_id' = user_id) AS c \
               FULL JOIN settlement_entries AS s ON s.coupon_id = c.id \
                 AND (s.merchant_id, s.amount, s.currency, s.event_id, s.occurred_at) \

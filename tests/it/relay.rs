@@ -126,9 +126,9 @@ async fn a_relay_that_wakes_up_behind_another_adds_nothing() {
     world.add_process("relay").await;
 
     world.servers.nats.freeze();
-    let large = NewEvent { data: format!(r#"{{"large": "{}"}}"#, "x".repeat(100_000)), ..event("tested") };
+    let large = NewEvent { data: format!(r#"{{"large": "{}"}}"#, "x".repeat(60_000)), ..event("tested") };
     let events: Vec<NewEvent> =
-        (0..200).map(|_| NewEvent { id: Ulid::generate(), ..large.clone() }).collect();
+        (0..300).map(|_| NewEvent { id: Ulid::generate(), ..large.clone() }).collect();
     append_committed(&world, SHARD, &events).await;
     read_on(&world, first).await;
     world.processes[2].freeze();
@@ -426,22 +426,39 @@ async fn positions_go_on_in_the_next_partition() {
     .execute(&world.pool)
     .await
     .unwrap();
-    let appending = (0..24).map(async |number: i16| {
-        append_committed(&world, Shard(number % 2), &[event("tested"), event("tested")]).await
-    });
+    // Both shards cross at once: the second finds that the first has made the partitions.
+    let mut transaction = world.pool.begin().await.unwrap();
+    append(&mut transaction, Shard(0), &new_events(10)).await.unwrap();
+    let crossing = async { append_committed(&world, Shard(1), &new_events(10)).await };
+    let committing = async {
+        wait_until("the second waits for the first", SOON, async || is_waiting(&world).await).await;
+        transaction.commit().await.unwrap();
+    };
+    futures_util::join!(crossing, committing);
+    let appending =
+        (0..24).map(async |number: i16| append_committed(&world, Shard(number % 2), &new_events(2)).await);
     futures_util::future::join_all(appending).await;
     let mut connection = world.pool.acquire().await.unwrap();
     for shard in [Shard(0), Shard(1)] {
         let events = StoredEvent::between(&mut connection, shard, first - 1, i64::MAX).await.unwrap();
         let positions: Vec<i64> = events.iter().map(|event| event.position).collect();
-        assert_eq!(positions, (first..=first + 24).collect::<Vec<_>>());
-        assert_eq!(world.head(shard).await, first + 24);
+        assert_eq!(positions, (first..=first + 34).collect::<Vec<_>>());
+        assert_eq!(world.head(shard).await, first + 34);
     }
     drop(connection);
     assert!(halts(&world).await.contains("the outbox starts at 999995"));
     sqlx::query("TRUNCATE outbox").execute(&world.pool).await.unwrap();
     drop_stream(&world).await;
     world.close().await;
+}
+
+fn new_events(count: usize) -> Vec<NewEvent> {
+    (0..count).map(|_| event("tested")).collect()
+}
+
+async fn is_waiting(world: &World) -> bool {
+    let waits = sqlx::query_scalar("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)");
+    waits.fetch_one(&world.pool).await.unwrap()
 }
 
 /// Why a relay of this outbox stops.

@@ -94,6 +94,9 @@ impl World {
     }
 }
 
+/// Arguments, and which events they select.
+type Filter<'a> = (&'a [&'a str], &'a dyn Fn(&StoredEvent) -> bool);
+
 /// The messages of a run are these events, in this order.
 fn assert_replayed(run: &str, messages: &[Message], events: &[&StoredEvent]) {
     assert_eq!(messages.len(), events.len(), "{run}");
@@ -139,7 +142,6 @@ async fn a_filter_selects_and_nothing_else_changes() {
     let (first, second) = (first.to_string(), second.to_string());
     let (early, late) = (events[20].time, events[450].time);
     let (since, until) = (early.format(&Rfc3339).unwrap(), late.format(&Rfc3339).unwrap());
-    type Filter<'a> = (&'a [&'a str], &'a dyn Fn(&StoredEvent) -> bool);
     let filters: [Filter<'_>; 9] = [
         (&[], &|_| true),
         (&["--campaign", &first], &|event| event.key == first),
