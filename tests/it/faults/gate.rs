@@ -17,19 +17,28 @@ async fn tell_redis(world: &World, command: &[&str]) {
     let () = redis::cmd(command[0]).arg(&command[1..]).query_async(&mut redis).await.unwrap();
 }
 
-/// Never more than the quantity whatever the gate says, and all of it in the end.
-async fn no_lie_oversells(lie: impl AsyncFnOnce(&World, CampaignId)) {
+/// Never more than the quantity whatever the gate says, and all of it in the end. The gate may be
+/// put right at any moment, so it lies again and again, and once more when all is issued.
+async fn no_lie_oversells(lie: impl AsyncFn(&World, CampaignId)) {
     let mut world = World::with_processes(&["", "api"]).await;
     let mut lied_about = None;
     survives(&mut world, async |world: &mut World, campaign| {
-        lie(world, campaign).await;
+        for percent in [25, 60, 90] {
+            world.issued(campaign, QUANTITY * percent / 100).await;
+            lie(world, campaign).await;
+        }
         lied_about = Some(campaign);
     })
     .await;
     let campaign = lied_about.unwrap();
     assert_eq!(world.coupons(campaign).await, QUANTITY);
-    let refused = async || world.claim(campaign, "late").await.problem() == "sold-out";
-    wait_until("a late claim is refused", SOON, refused).await;
+    for user in ["late", "later"] {
+        lie(&world, campaign).await;
+        let refused = wait_for("a late claim is answered", SOON, async || {
+            Some(world.claim(campaign, user).await).filter(|answer| answer.status != 503)
+        });
+        assert_eq!(refused.await.problem(), "sold-out", "of {QUANTITY} coupons");
+    }
     world.close().await;
 }
 

@@ -29,6 +29,7 @@ async fn a_process_that_sleeps_past_its_leases_does_no_harm() {
     let mut world = World::with_processes(&["api", ""]).await;
     let campaign = world.open_campaign(json!({ "quantity": 21 })).await;
     world.claim(campaign, "first").await;
+    world.pending(campaign, 0).await;
     world.servers.postgres.freeze();
     let claims = (0..20).map(|number| {
         let api = world.api();
@@ -36,13 +37,7 @@ async fn a_process_that_sleeps_past_its_leases_does_no_harm() {
         async move { api.try_post(&path, &json!({ "user_id": format!("sleeper-{number}") })).await }
     });
     let claims = tokio::spawn(join_all(claims));
-    let mut redis = world.redis().await;
-    let key = format!("gate1:{{{campaign}}}:pending");
-    wait_until("all seats are pending", SOON, async || {
-        let pending: usize = redis::cmd("ZCARD").arg(&key).query_async(&mut redis).await.unwrap();
-        pending == 20
-    })
-    .await;
+    world.pending(campaign, 20).await;
     // Its statement is lost with Postgres; what it holds it has in memory alone.
     world.processes[0].freeze();
     world.servers.postgres.kill().await;
@@ -67,6 +62,7 @@ async fn a_process_that_is_asked_to_end_answers_what_it_has_taken() {
     let mut world = World::start().await;
     let campaign = world.open_campaign(json!({})).await;
     world.claim(campaign, "first").await;
+    world.pending(campaign, 0).await;
     world.servers.postgres.freeze();
     let claims = (0..50).map(|number| {
         let api = world.api();
@@ -74,13 +70,7 @@ async fn a_process_that_is_asked_to_end_answers_what_it_has_taken() {
         async move { api.post(&path, &json!({ "user_id": format!("user-{number}") })).await.status }
     });
     let claims = tokio::spawn(join_all(claims));
-    let mut redis = world.redis().await;
-    let key = format!("gate1:{{{campaign}}}:pending");
-    wait_until("all are taken", SOON, async || {
-        let pending: usize = redis::cmd("ZCARD").arg(&key).query_async(&mut redis).await.unwrap();
-        pending == 50
-    })
-    .await;
+    world.pending(campaign, 50).await;
     world.processes[0].terminate();
     wait_until("it is stopping", SOON, async || world.processes[0].log().contains("stopping")).await;
     world.servers.postgres.thaw();

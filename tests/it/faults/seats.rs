@@ -18,24 +18,19 @@ struct PendingSeat {
     claim: JoinHandle<Option<u16>>,
 }
 
-async fn pending(world: &World, campaign: CampaignId) -> usize {
-    let mut redis = world.redis().await;
-    let key = format!("gate1:{{{campaign}}}:pending");
-    redis::cmd("ZCARD").arg(key).query_async(&mut redis).await.unwrap()
-}
-
 /// A campaign with its last seat on sale, known to the process, and bob's claim of that seat, which
 /// waits for a Postgres that does not answer.
 async fn with_a_pending_seat(world: &World) -> PendingSeat {
     let campaign = world.open_campaign(json!({ "quantity": 2 })).await;
     world.claim(campaign, "alice").await;
+    world.pending(campaign, 0).await;
     world.servers.postgres.freeze();
     let asked = Instant::now();
     let api = world.api();
     let path = format!("/v1/campaigns/{campaign}/coupons");
     let claim =
         tokio::spawn(async move { Some(api.try_post(&path, &json!({ "user_id": "bob" })).await?.status) });
-    wait_until("the seat is pending", SOON, async || pending(world, campaign).await == 1).await;
+    world.pending(campaign, 1).await;
     PendingSeat { campaign, asked, claim }
 }
 
@@ -71,7 +66,7 @@ async fn a_seat_whose_commit_is_unknown_and_done_stays_with_its_holder() {
         Some(world.claim(campaign, "bob").await).filter(|answer| answer.status != 503)
     });
     assert_eq!(again.await.problem(), "already-issued");
-    wait_until("the seat is confirmed", SOON, async || pending(&world, campaign).await == 0).await;
+    world.pending(campaign, 0).await;
     assert_eq!(world.claim(campaign, "carol").await.problem(), "sold-out");
     world.close().await;
 }

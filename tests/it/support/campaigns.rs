@@ -10,7 +10,7 @@ use time::format_description::well_known::Rfc3339;
 use ulid::Ulid;
 use uuid::Uuid;
 
-use super::{Answer, TOKEN, World, wait_until};
+use super::{Answer, SOON, TOKEN, World, wait_until};
 
 /// A campaign that can be created, with other or further fields; null leaves one out.
 pub(crate) fn draft(fields: Value) -> Value {
@@ -93,5 +93,16 @@ impl World {
     pub(crate) async fn issued(&self, campaign: CampaignId, count: i64) {
         let limit = Duration::from_secs(20);
         wait_until("coupons are issued", limit, async || self.coupons(campaign).await >= count).await;
+    }
+
+    /// Waits until so many seats of a campaign are pending, by the gate's word.
+    pub(crate) async fn pending(&self, campaign: CampaignId, count: usize) {
+        let mut redis = self.redis().await;
+        let key = format!("gate1:{{{campaign}}}:pending");
+        let pending = async || {
+            let pending: usize = redis::cmd("ZCARD").arg(&key).query_async(&mut redis).await.unwrap();
+            pending == count
+        };
+        wait_until("as many seats are pending", SOON, pending).await;
     }
 }
