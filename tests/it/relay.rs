@@ -124,13 +124,16 @@ async fn a_relay_that_wakes_up_behind_another_adds_nothing() {
     world.assert_published().await;
     forget_duplicates(&world).await;
     world.add_process("relay").await;
+    // Just before, so that it reads on and does not ask the stream, as it does at rest.
+    append_committed(&world, SHARD, &[event("tested")]).await;
+    world.assert_published().await;
 
     world.servers.nats.freeze();
     let large = NewEvent { data: format!(r#"{{"large": "{}"}}"#, "x".repeat(60_000)), ..event("tested") };
     let events: Vec<NewEvent> =
         (0..300).map(|_| NewEvent { id: Ulid::generate(), ..large.clone() }).collect();
     append_committed(&world, SHARD, &events).await;
-    read_on(&world, first).await;
+    waits_for_stream(&world, first).await;
     world.processes[2].freeze();
     end_session(&world, first).await;
     wait_until("the second leads", SOON, async || {
@@ -159,17 +162,17 @@ async fn forget_duplicates(world: &World) {
     context.update_stream(config).await.unwrap();
 }
 
-/// Waits until this session has finished a query that it began after now.
-async fn read_on(world: &World, session: i32) {
-    let now: time::OffsetDateTime =
-        sqlx::query_scalar("SELECT clock_timestamp()").fetch_one(&world.pool).await.unwrap();
-    wait_until("the relay reads", SOON, async || {
-        sqlx::query_scalar("SELECT query_start > $1 AND state = 'idle' FROM pg_stat_activity WHERE pid = $2")
-            .bind(now)
-            .bind(session)
-            .fetch_one(&world.pool)
-            .await
-            .unwrap()
+/// Waits until a relay polls no more: it has read events, and waits for them to be stored.
+async fn waits_for_stream(world: &World, session: i32) {
+    wait_until("the relay waits for the stream", SOON, async || {
+        sqlx::query_scalar(
+            "SELECT state = 'idle' AND clock_timestamp() - query_start > interval '1 second' \
+             FROM pg_stat_activity WHERE pid = $1",
+        )
+        .bind(session)
+        .fetch_one(&world.pool)
+        .await
+        .unwrap()
     })
     .await;
 }
