@@ -57,8 +57,9 @@ pub(super) async fn first(
             )));
         }
     }
-    if balance.stream != coupons {
-        return Ok(Some(format!("campaign {id}: {coupons} coupons, {} in the stream", balance.stream)));
+    // The full audit of the shard can say which event it is, and is asked first.
+    if !full && let Some(difference) = in_stream(balance) {
+        return Ok(Some(difference));
     }
     if balance.settlement_amount != balance.settlement_due * balance.face_value {
         return Ok(Some(format!(
@@ -67,6 +68,13 @@ pub(super) async fn first(
         )));
     }
     Ok(None)
+}
+
+/// The stream holds another number of coupons.
+pub(super) fn in_stream(balance: &CampaignBalance) -> Option<String> {
+    let (id, coupons) = (balance.campaign_id, balance.coupons());
+    (balance.stream != coupons)
+        .then(|| format!("campaign {id}: {coupons} coupons, {} in the stream", balance.stream))
 }
 
 #[derive(Clone, Copy)]

@@ -102,6 +102,7 @@ pub async fn audit(connections: &Connections, shards: i16, scope: Scope) -> anyh
         let ShardAudit { shard, head, stream, projections, .. } = audited;
         shard_balances.push(ShardBalance { shard, outbox: head, stream, projections });
     }
+    let difference = difference.or_else(|| campaigns.iter().find_map(differences::in_stream));
     Ok(Sheet { campaigns, shards: shard_balances, difference })
 }
 
