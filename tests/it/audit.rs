@@ -228,7 +228,10 @@ async fn a_message_that_is_missing_or_another_is_named() {
 
     let stream = context.get_stream(OUTLET.stream_of(SHARD)).await.unwrap();
     stream.delete_message(event.position.unsigned_abs()).await.unwrap();
-    scene.assert_named(QUICK, &["1 messages are missing from stream COUPONS-0"]).await;
+    scene.assert_named(QUICK, &[&scene.campaign.to_string(), "20 coupons, 19 in the stream"]).await;
+    let other = scene.other.to_string();
+    let of_shard = ["audit", "--campaign", &other];
+    scene.assert_named(&of_shard, &["1 messages are missing from stream COUPONS-0"]).await;
     let position = format!("position {} ", event.position);
     scene.assert_named(FULL, &[&position, &event.id.to_string()]).await;
     scene.remake_stream().await;
@@ -286,14 +289,19 @@ async fn a_projection_or_a_relay_that_lags_is_named() {
     let mut scene = Scene::start().await;
     scene.world.processes[1].kill();
     let head = scene.world.head(SHARD).await;
-    assert_eq!(scene.world.claim(scene.campaign, "the-last").await.status, 201);
+    let other = scene.other.to_string();
+    let of_shard = ["audit", "--campaign", &other];
+    let claimed = scene.world.claim(scene.campaign, "the-last").await;
+    assert_eq!(claimed.status, 201);
     scene.world.assert_published().await;
+    let coupon = claimed.body["id"].as_str().unwrap();
+    scene.assert_named(QUICK, &[&scene.campaign.to_string(), "wallet", coupon]).await;
     let late = format!("wallet has applied shard 0 up to {head}, the outbox ends at {}", head + 1);
-    scene.assert_named(QUICK, &[&late]).await;
+    scene.assert_named(&of_shard, &[&late]).await;
     scene.world.processes[2].kill();
     assert_eq!(scene.world.claim(scene.campaign, "the-very-last").await.status, 201);
     let late = format!("stream COUPONS-0 ends at {}, the outbox at {}", head + 1, head + 2);
-    scene.assert_named(QUICK, &[&late]).await;
+    scene.assert_named(&of_shard, &[&late]).await;
     for process in [1, 2] {
         scene.world.processes[process].start().await;
     }
