@@ -1,9 +1,14 @@
 //! Every refusal, as a caller sees it. A caller branches on these: they never change.
 
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use hyper::Method;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
 
-use crate::support::{Answer, SOON, World, draft, in_seconds, wait_for, wait_until};
+use crate::support::{Answer, SOON, TOKEN, World, draft, in_seconds, wait_for, wait_until};
 
 /// Status, content type, `Retry-After`, body.
 fn seen(answer: Answer) -> (u16, String, Option<String>, Value) {
@@ -212,5 +217,44 @@ async fn a_fault_of_the_service_is_not_told_in_detail() {
         problem(500, None, "internal", "Something is wrong with the service.", json!({}))
     );
     rename("purse", "wallet").await;
+    world.close().await;
+}
+
+#[tokio::test]
+async fn a_body_that_does_not_come_is_not_waited_for() {
+    let world = World::start().await;
+    let mut connection = TcpStream::connect(world.processes[0].address).await.unwrap();
+    let header = format!(
+        "POST /v1/campaigns HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\
+         Authorization: Bearer {TOKEN}\r\nContent-Length: 100\r\n\r\n{{"
+    );
+    connection.write_all(header.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    timeout(SOON, connection.read_to_string(&mut answer)).await.expect("no answer").unwrap();
+    assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+    let (_, body) = answer.split_once("\r\n\r\n").unwrap();
+    let (_, _, _, expected) = problem(408, None, "too-slow", "The body did not come in time.", json!({}));
+    assert_eq!(serde_json::from_str::<Value>(body).unwrap(), expected);
+    world.close().await;
+}
+
+#[tokio::test]
+async fn more_claims_than_can_wait_are_refused_at_once() {
+    let world = World::start().await;
+    let campaign = world.open_campaign(json!({ "quantity": 10_000 })).await;
+    world.claim(campaign, "first").await;
+    world.servers.postgres.freeze();
+    // 4,096 wait, and one batch is on its way.
+    let claims = (0..4_800).map(async |number| world.claim(campaign, &format!("user-{number}")).await);
+    let mut claims: FuturesUnordered<_> = claims.collect();
+    let refused = loop {
+        let answer = claims.next().await.expect("a claim that is refused");
+        if answer.problem() == "overloaded" {
+            break answer;
+        }
+    };
+    drop(claims);
+    world.servers.postgres.thaw();
+    assert_eq!(seen(refused), problem(503, Some("1"), "overloaded", "Too many ask at once.", json!({})));
     world.close().await;
 }
