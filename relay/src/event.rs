@@ -135,7 +135,7 @@ impl StoredEvent {
 pub struct Event {
     pub position: i64,
     pub id: Ulid,
-    /// The type in full, e.g. `coupon.issued.v1`.
+    /// The type in full, e.g. `order.placed.v1`.
     pub kind: String,
     pub time: OffsetDateTime,
     /// A JSON text.

@@ -16,13 +16,13 @@ impl std::fmt::Display for Shard {
 /// The names under which a service's events leave it.
 #[derive(Clone, Copy, Debug)]
 pub struct Outlet {
-    /// Streams are `<stream>-<shard>`, e.g. `COUPONS`.
+    /// Streams are `<stream>-<shard>`, e.g. `ORDERS`.
     pub stream: &'static str,
-    /// Subjects are `<subjects>.<type>.<key>.<shard>`, e.g. `coupons`.
+    /// Subjects are `<subjects>.<type>.<key>.<shard>`, e.g. `orders`.
     pub subjects: &'static str,
-    /// Types of events, as CloudEvents, are `<types>.<type>.v1`, e.g. `coupon`.
+    /// Types of events, as CloudEvents, are `<types>.<type>.v1`, e.g. `order`.
     pub types: &'static str,
-    /// Who says it: `source` of CloudEvents, e.g. `/coupon-dispatcher`.
+    /// Who says it: `source` of CloudEvents, e.g. `/shop`.
     pub source: &'static str,
 }
 
