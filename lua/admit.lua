@@ -68,6 +68,7 @@ end
 if #seats > 0 then
   redis.call('SADD', KEYS[2], unpack(seats))
   redis.call('ZADD', KEYS[3], unpack(deadlines))
-  if taken_before == 0 then redis.call('PEXPIREAT', KEYS[2], gate[7]) end
+  redis.call('PEXPIREAT', KEYS[2], gate[7])
+  redis.call('PEXPIREAT', KEYS[3], gate[7])
 end
 return answers

@@ -10,9 +10,12 @@
 local answer = 'unloaded'
 if redis.call('EXISTS', KEYS[5]) == 1 then
   redis.call('SADD', KEYS[4], unpack(ARGV))
+  redis.call('PEXPIRE', KEYS[4], 60000)
 end
-if redis.call('EXISTS', KEYS[1]) == 1 then
+local expires_at = redis.call('HGET', KEYS[1], 'expires_at')
+if expires_at then
   redis.call('SADD', KEYS[2], unpack(ARGV))
+  redis.call('PEXPIREAT', KEYS[2], expires_at)
   redis.call('ZREM', KEYS[3], unpack(ARGV))
   answer = 'confirmed'
 end

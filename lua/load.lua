@@ -34,6 +34,7 @@ if redis.call('GET', KEYS[5]) ~= token then return 'superseded' end
 if step == 'add' then
   redis.call('PEXPIRE', KEYS[5], ARGV[3])
   redis.call('SADD', KEYS[4], unpack(ARGV, 4))
+  redis.call('PEXPIRE', KEYS[4], 60000) -- far longer than the token, without which it is of no use
   return 'added'
 end
 

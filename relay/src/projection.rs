@@ -7,13 +7,12 @@ use std::time::Duration;
 
 use async_nats::Client;
 use async_nats::jetstream::Message;
-use async_nats::jetstream::consumer::{self, AckPolicy, DeliverPolicy, pull};
+use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, PullConsumer, pull};
+use futures_util::TryStreamExt as _;
 use futures_util::future::BoxFuture;
-use futures_util::{FutureExt as _, StreamExt as _};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{Connection as _, PgConnection};
 use tokio::sync::watch;
-use tokio::task::unconstrained;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::event::{Event, StoredEvent};
@@ -28,11 +27,10 @@ const BATCH_EVENTS: usize = 1_000;
 /// transactions cost half of what many small ones do.
 const PACE: Duration = Duration::from_millis(20);
 /// Asked of the server at a time.
-const PULL_MESSAGES: usize = 2_000;
 const PULL_BYTES: usize = 16 << 20;
-/// A pull that the server does not speak of for two of these is lost, with the consumer perhaps.
-const PULL_HEARTBEAT: Duration = Duration::from_secs(2);
-const PULL_EXPIRY: Duration = Duration::from_secs(10);
+/// Asked anew so often when nothing comes: a consumer that is lost is noticed then. Without
+/// heartbeats, at which the client's batches (0.51) stop listening.
+const PULL_EXPIRY: Duration = Duration::from_secs(2);
 /// Delivered and not yet acknowledged, at the most.
 const UNACKNOWLEDGED_MAX: i64 = 10_000;
 /// Longer than a batch can take; after that the server delivers it again.
@@ -132,14 +130,16 @@ impl Projector {
 
     async fn project(&self) -> Result<Infallible, ProjectorError> {
         let mut feed = self.lead().await?;
-        let mut messages = self.messages(feed.position()).await?;
-        let mut not_before = Instant::now();
+        let consumer = self.consumer(feed.position()).await?;
         loop {
-            let batch =
-                next_batch(&mut messages, &mut not_before).await.map_err(|error| self.error(&*error))?;
+            let next_batch_at = Instant::now() + PACE;
+            let batch = next_batch(&consumer).await.map_err(|error| self.error(&*error))?;
             feed.absorb(batch.iter().map(event_of).collect::<Result<_, _>>()?).await?;
             if let Some(last) = batch.last() {
                 last.ack().await.map_err(|error| self.error(&*error))?;
+            }
+            if batch.len() < BATCH_EVENTS {
+                sleep_until(next_batch_at).await;
             }
         }
     }
@@ -165,9 +165,9 @@ impl Projector {
         Ok(feed)
     }
 
-    /// The messages behind `position`. What another process was given and did not acknowledge
+    /// The durable consumer, at `position`. What another process was given and did not acknowledge
     /// would come back only after a while, so then the durable consumer is made anew.
-    async fn messages(&self, position: i64) -> Result<pull::Stream, ProjectorError> {
+    async fn consumer(&self, position: i64) -> Result<PullConsumer, ProjectorError> {
         let stream = stream::of_shard(&self.nats, &self.outlet, self.shard, self.replicas).await?;
         let start = position.unsigned_abs() + 1;
         let config = pull::Config {
@@ -178,7 +178,7 @@ impl Projector {
             max_ack_pending: UNACKNOWLEDGED_MAX,
             ..Default::default()
         };
-        let mut consumer: consumer::PullConsumer = stream
+        let mut consumer: PullConsumer = stream
             .get_or_create_consumer(self.consumer, config.clone())
             .await
             .map_err(|error| self.error(&error))?;
@@ -186,15 +186,7 @@ impl Projector {
             stream.delete_consumer(self.consumer).await.map_err(|error| self.error(&error))?;
             consumer = stream.create_consumer(config).await.map_err(|error| self.error(&error))?;
         }
-        consumer
-            .stream()
-            .max_messages_per_batch(PULL_MESSAGES)
-            .max_bytes_per_batch(PULL_BYTES)
-            .heartbeat(PULL_HEARTBEAT)
-            .expires(PULL_EXPIRY)
-            .messages()
-            .await
-            .map_err(|error| self.error(&error))
+        Ok(consumer)
     }
 
     fn error(&self, error: &(dyn std::error::Error + 'static)) -> ProjectorError {
@@ -202,30 +194,14 @@ impl Projector {
     }
 }
 
-/// Waits for a message and for its time, and takes all that have arrived.
-async fn next_batch(
-    messages: &mut pull::Stream,
-    not_before: &mut Instant,
-) -> Result<Vec<Message>, async_nats::Error> {
-    let mut batch = Vec::new();
-    let mut next = messages.next().await;
-    sleep_until(*not_before).await;
-    while let Some(message) = next {
-        batch.push(message?);
-        if batch.len() == BATCH_EVENTS {
-            break;
-        }
-        // Tokio would say that nothing is there after 128 messages, to be fair to other tasks.
-        next = match unconstrained(messages.next()).now_or_never() {
-            Some(next) => next,
-            None => break,
-        };
-    }
-    if batch.is_empty() {
-        return Err("the consumer is gone".into());
-    }
-    if batch.len() < BATCH_EVENTS {
-        *not_before = Instant::now() + PACE;
+/// All messages that are there, or else the next one. Fetched and not streamed: the server then
+/// writes a batch at once, where it would otherwise write each message as it is stored.
+async fn next_batch(consumer: &PullConsumer) -> Result<Vec<Message>, async_nats::Error> {
+    let there = consumer.fetch().max_messages(BATCH_EVENTS).max_bytes(PULL_BYTES).messages().await?;
+    let mut batch: Vec<Message> = there.try_collect().await?;
+    while batch.is_empty() {
+        let next = consumer.batch().max_messages(1).expires(PULL_EXPIRY).messages().await?;
+        batch = next.try_collect().await?;
     }
     Ok(batch)
 }

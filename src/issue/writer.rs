@@ -9,6 +9,7 @@ use outbox_relay::Shard;
 use outbox_relay::retry::Retry;
 use sqlx::postgres::{PgConnectOptions, PgRow};
 use sqlx::{ConnectOptions as _, PgConnection, Row as _};
+use time::OffsetDateTime;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::yield_now;
 use tokio::time::{sleep, timeout};
@@ -25,6 +26,8 @@ use crate::coupon::{self, Coupon};
 const QUEUE: usize = 4_096;
 /// Postgres cancels a batch that takes longer, lock waits included; then surely nothing is committed.
 const STATEMENT_TIMEOUT: &str = "3s";
+/// Longer than a claim takes.
+const FORGOTTEN_AFTER: time::Duration = time::Duration::seconds(5);
 /// When not even that answer comes, it is not known whether the batch is committed.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(4);
 
@@ -219,12 +222,18 @@ impl WriterWorker {
                         Verdict::Issued(_) => {
                             confirmed.entry(*campaign).or_default().push(Seat::new(user, nth));
                         }
-                        Verdict::Held(_) => {
-                            confirmed.entry(*campaign).or_default().push(Seat::new(user, nth));
-                            // The gate gave a seat to somebody who has his: it has forgotten.
-                            if seat.is_some() {
+                        Verdict::Held(coupon) => {
+                            let own = Seat::new(user, nth);
+                            if let Some(seat) = seat.as_ref().filter(|seat| **seat != own) {
+                                self.gate.release(*campaign, vec![seat.clone()]);
+                            }
+                            // A seat for somebody who has long had his: the gate has forgotten. (What he
+                            // got a moment ago, he got by asking twice.)
+                            let long_ago = OffsetDateTime::now_utc() - coupon.issued_at > FORGOTTEN_AFTER;
+                            if seat.is_some() && long_ago {
                                 self.loader.want(*campaign);
                             }
+                            confirmed.entry(*campaign).or_default().push(own);
                         }
                         Verdict::SoldOut | Verdict::NotOpen | Verdict::Closed if seat.is_some() => {
                             release(&self.gate, [&claims[claim]]);

@@ -159,7 +159,7 @@ impl Site {
 
     /// Requests a second.
     async fn livez(&self) -> Result<f64> {
-        let result = self.wrk(LIVEZ_SECONDS, "/livez", None).await?;
+        let result = self.wrk(LIVEZ_SECONDS, None).await?;
         Ok(result[0] / result[1])
     }
 
@@ -168,7 +168,7 @@ impl Site {
         let mut connection = PgConnection::connect(&self.servers.database_url()).await?;
         let before = head(&mut connection).await?;
         let started = Instant::now();
-        let result = self.wrk(seconds, "/", Some(number)).await?;
+        let result = self.wrk(seconds, Some(number)).await?;
         ensure!(result[5] == 0.0, "{} of {} claims were refused", result[5], result[0]);
         let issued = head(&mut connection).await? - before;
         while projected(&mut connection).await? < before + issued {
@@ -179,15 +179,19 @@ impl Site {
     }
 
     /// The figures that the script prints at the end.
-    async fn wrk(&self, seconds: u64, path: &str, first: Option<usize>) -> Result<Vec<f64>> {
+    async fn wrk(&self, seconds: u64, claims: Option<usize>) -> Result<Vec<f64>> {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/bench/load.lua");
         let output = Command::new("wrk")
             .args(["-t2", CONNECTIONS, &format!("-d{seconds}"), "-s"])
             .arg(script)
-            .arg(format!("http://{}{path}", self.address))
+            .arg(format!("http://{}", self.address))
             .env("TOKEN", TOKEN)
-            .env("CAMPAIGN", &self.campaign)
-            .envs(first.map(|first| ("FIRST", first.to_string())))
+            .envs(
+                claims
+                    .map(|number| [("CAMPAIGN", self.campaign.clone()), ("FIRST", number.to_string())])
+                    .into_iter()
+                    .flatten(),
+            )
             .stderr(Stdio::inherit())
             .output()
             .await
