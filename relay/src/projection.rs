@@ -13,7 +13,7 @@ use futures_util::future::BoxFuture;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{Connection as _, PgConnection};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::event::{Event, StoredEvent};
 use crate::leadership;
@@ -31,6 +31,7 @@ const PULL_BYTES: usize = 16 << 20;
 /// Asked anew so often when nothing comes: a consumer that is lost is noticed then. Without
 /// heartbeats, at which the client's batches (0.51) stop listening.
 const PULL_EXPIRY: Duration = Duration::from_secs(2);
+const FETCH_TIMEOUT: Duration = Duration::from_secs(3);
 /// Delivered and not yet acknowledged, at the most.
 const UNACKNOWLEDGED_MAX: i64 = 10_000;
 /// Longer than a batch can take; after that the server delivers it again.
@@ -198,7 +199,8 @@ impl Projector {
 /// writes a batch at once, where it would otherwise write each message as it is stored.
 async fn next_batch(consumer: &PullConsumer) -> Result<Vec<Message>, async_nats::Error> {
     let there = consumer.fetch().max_messages(BATCH_EVENTS).max_bytes(PULL_BYTES).messages().await?;
-    let mut batch: Vec<Message> = there.try_collect().await?;
+    // The server answers at once; when it is gone, nobody would.
+    let mut batch: Vec<Message> = timeout(FETCH_TIMEOUT, there.try_collect()).await??;
     while batch.is_empty() {
         let next = consumer.batch().max_messages(1).expires(PULL_EXPIRY).messages().await?;
         batch = next.try_collect().await?;
