@@ -89,8 +89,11 @@ impl Scene {
 
     /// The stream as it was: made again from the outbox.
     async fn remake_stream(&mut self) {
-        jetstream::new(self.world.nats().await).delete_stream(OUTLET.stream_of(SHARD)).await.unwrap();
+        // Nobody makes it again while it is being deleted.
+        self.world.processes[1].kill();
         self.world.processes[2].kill();
+        jetstream::new(self.world.nats().await).delete_stream(OUTLET.stream_of(SHARD)).await.unwrap();
+        self.world.processes[1].start().await;
         self.world.processes[2].start().await;
         self.world.balanced().await;
     }

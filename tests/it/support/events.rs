@@ -63,10 +63,18 @@ impl World {
 
     /// Waits until everything is published and projected, and agrees.
     pub(crate) async fn balanced(&self) {
-        wait_until("everything balances", DRAIN_LIMIT, async || {
-            self.sheet().await.is_ok_and(|sheet| sheet.is_balanced())
-        })
-        .await;
+        let mut last = String::new();
+        let drained = super::wait::within(DRAIN_LIMIT, async || match self.sheet().await {
+            Ok(sheet) => {
+                last = sheet.to_string();
+                sheet.is_balanced().then_some(())
+            }
+            Err(error) => {
+                last = format!("{error:#}");
+                None
+            }
+        });
+        assert!(drained.await.is_some(), "the world does not balance:\n{last}");
     }
 
     /// The process of Postgres that serves whoever holds an advisory lock of this class.

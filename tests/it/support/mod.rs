@@ -158,18 +158,7 @@ impl World {
 
     /// Everything is published and projected, everything agrees, and every promise was kept.
     pub(crate) async fn close(mut self) {
-        let mut last = String::new();
-        let drained = wait::within(DRAIN_LIMIT, async || match self.sheet().await {
-            Ok(sheet) => {
-                last = sheet.to_string();
-                sheet.is_balanced().then_some(())
-            }
-            Err(error) => {
-                last = format!("{error:#}");
-                None
-            }
-        });
-        assert!(drained.await.is_some(), "the world does not balance:\n{last}");
+        self.balanced().await;
         let promised: Vec<Uuid> = {
             let promised = self.promised.lock().unwrap_or_else(PoisonError::into_inner);
             promised.iter().map(|id| Uuid::from(*id)).collect()
