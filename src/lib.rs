@@ -10,7 +10,7 @@
 //! * [`event`]: what is published.
 //! * [`wallet`], [`settlement`]: projections of the events.
 //! * [`audit`]: the balance sheet over all of them.
-//! * [`replay`]: events again.
+//! * [`mod@replay`]: events again.
 //!
 //! What holds it together: [`config`], [`schema`], [`app`] (connects, and plays the roles of a
 //! process), [`client`] (the API from a shell), and for the demo and the tests [`servers`] (private

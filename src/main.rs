@@ -69,7 +69,7 @@ enum Command {
         #[arg(long, global = true)]
         url: Option<String>,
     },
-    /// Publish events again, to replay.<run>.… Example: coupon replay --type issued --dry-run
+    /// Publish events again, to subjects of their own. Example: coupon replay --type issued --dry-run
     Replay(ReplayArgs),
     /// Prove that gate, coupons, outbox, stream and projections agree. Example: coupon audit --full
     Audit {

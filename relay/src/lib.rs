@@ -1,6 +1,6 @@
 //! A transactional outbox in Postgres, published to NATS JetStream exactly once and in order.
 //!
-//! A service [appends](append) its events in the transaction that causes them. Each shard of the
+//! A service [appends](append()) its events in the transaction that causes them. Each shard of the
 //! outbox numbers its events 1, 2, 3, … without a gap, in the order of commit. A [`Relay`] copies
 //! each shard into a stream of its own, which nobody else writes, so that **the stream's sequence
 //! is the outbox's position**: every publish says which sequence it expects to follow, and the
@@ -10,11 +10,11 @@
 //! The modules, in the order in which an event meets them:
 //!
 //! * [`event`]: what a service appends, and what a reader gets.
-//! * [`append`]: into the outbox, within the caller's transaction.
+//! * [`mod@append`]: into the outbox, within the caller's transaction.
 //! * [`outlet`]: how a service names its streams, subjects and types.
 //! * [`relay`]: from the outbox to the stream.
 //! * [`projection`]: from the stream into tables, each event once.
-//! * [`replay`]: events again, to a subscriber who asks for them.
+//! * [`mod@replay`]: events again, to a subscriber who asks for them.
 //! * [`audit`]: proves that a shard's outbox and its stream hold the same.
 //! * [`stream`]: the streams themselves.
 //! * [`retry`]: the waits between attempts.
