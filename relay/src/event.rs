@@ -55,7 +55,7 @@ pub struct StoredEvent {
     pub time: OffsetDateTime,
 }
 
-/// By index, which costs a third of looking up names: shard, position, id, type, key, subject,
+/// By index, without a look-up of names for every row: shard, position, id, type, key, subject,
 /// data, traceparent, time.
 impl FromRow<'_, PgRow> for StoredEvent {
     fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {

@@ -24,7 +24,7 @@ use crate::stream::{self, StreamError};
 /// Events in one transaction, at the most.
 const BATCH_EVENTS: usize = 1_000;
 /// A batch is followed by the next no sooner than this, unless it was full: under load a few large
-/// transactions cost half of what many small ones do.
+/// transactions cost less than many small ones.
 const PACE: Duration = Duration::from_millis(20);
 /// Asked of the server at a time.
 const PULL_BYTES: usize = 16 << 20;

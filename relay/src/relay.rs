@@ -37,7 +37,7 @@ const STREAM_CHECK_INTERVAL: Duration = Duration::from_secs(2);
 /// How often a relay that waits looks whether it is still connected.
 const CONNECTION_CHECK_INTERVAL: Duration = Duration::from_millis(100);
 /// A batch that is not full is followed by the next no sooner than this: under load a few large
-/// batches cost half of what many small ones do, here and in the server.
+/// batches cost less than many small ones, here and in the server.
 const PACE: Duration = Duration::from_millis(10);
 /// Polling of an empty outbox, when nobody in this process wakes the relay.
 const IDLE_FIRST: Duration = Duration::from_millis(2);

@@ -8,8 +8,8 @@ use async_nats::jetstream::{self, ErrorCode, stream};
 
 use crate::outlet::{Outlet, Shard};
 
-/// Of the server's memory of message ids. Only a convenience here, and it costs the server about
-/// 200 bytes an id, so it is short.
+/// Of the server's memory of message ids. Only a convenience here, and it costs the server memory
+/// for every id, so it is short.
 const DUPLICATE_WINDOW: Duration = Duration::from_secs(5);
 /// Replayed events are kept for a week, for a subscriber who is slow to fetch them.
 const REPLAY_MAX_AGE: Duration = Duration::from_secs(7 * 24 * 3600);

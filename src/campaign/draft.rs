@@ -7,7 +7,7 @@ use time::OffsetDateTime;
 
 use super::{Expiry, MerchantId, OutsideId, SettleOn};
 
-/// Limits of one campaign. A gate holds its seats in memory, about 100 bytes each.
+/// Limits of one campaign. A gate holds its seats in memory.
 const QUANTITY_MAX: i64 = 10_000_000;
 /// The gate looks at every seat that a user may have.
 const PER_USER_LIMIT_MAX: i64 = 10;

@@ -17,7 +17,7 @@ use crate::campaign::{CampaignId, UserId};
 
 /// Operations waiting for the gate, at the most; more are refused.
 const QUEUE: usize = 8_192;
-/// Operations in one round trip. A script answers so many users in well under a millisecond.
+/// Operations in one round trip. It bounds how long a script keeps Redis busy.
 const BATCH: usize = 512;
 /// A healthy Redis answers within a few milliseconds. Whoever comes while a call is in flight waits
 /// for it and for his own, and is to be refused within 300 ms.
