@@ -84,8 +84,11 @@ DECLARE
     head bigint;
     last bigint;
 BEGIN
-    -- Once for all: a constraint with this expression takes a tenth of the time of a whole batch.
-    IF array_to_string(types || keys, '') ~ '[\s.*>]' THEN
+    -- Once for all: a constraint with this expression takes a tenth of the time of a whole batch, and
+    -- a look at all of one type and key is nearly as dear.
+    IF types[1] || keys[1] ~ '[\s.*>]' OR NOT (types[1] = ALL (types) AND keys[1] = ALL (keys))
+        AND array_to_string(types || keys, '') ~ '[\s.*>]'
+    THEN
         RAISE EXCEPTION 'a type or a key is not one token of a subject'
             USING ERRCODE = 'check_violation', CONSTRAINT = 'outbox_subjects_are_tokens';
     END IF;
@@ -100,10 +103,11 @@ BEGIN
     IF last / 100000 <> head / 100000 THEN
         PERFORM outbox_add_partitions(last);
     END IF;
+    -- By index and not by unnest(), which costs several times as much for each element.
     INSERT INTO outbox (shard, position, event_id, type, key, subject, data, traceparent, time)
-    SELECT a_shard, head + ord, event_id, type, key, subject, data::json, traceparent, clock_timestamp()
-    FROM unnest(event_ids, types, keys, subjects, datas, traceparents)
-         WITH ORDINALITY AS e (event_id, type, key, subject, data, traceparent, ord);
+    SELECT a_shard, head + i, event_ids[i], types[i], keys[i], subjects[i], datas[i]::json, traceparents[i],
+           clock_timestamp()
+    FROM generate_series(1, cardinality(event_ids)) AS i;
     RETURN last;
 END
 $$;

@@ -23,7 +23,8 @@ pub(super) async fn livez() -> &'static str {
 /// keeps what it does not get.
 pub(super) async fn readyz(State(api): State<Arc<Api>>) -> Response {
     let postgres =
-        timeout(DATABASE_TIMEOUT, sqlx::query("SELECT 1").execute(&api.pool)).await.is_ok_and(|r| r.is_ok());
+        timeout(DATABASE_TIMEOUT, sqlx::query("SELECT 1").execute(&api.pool)).await.is_ok_and(|r| r.is_ok())
+            && api.issuer.can_write();
     let redis = api.issuer.gate().is_reachable();
     let nats = api.nats.connection_state() == NatsState::Connected;
     let halted: Vec<String> = api.relays.iter().filter_map(|relay| relay.borrow().halted.clone()).collect();

@@ -11,9 +11,7 @@ use time::format_description::well_known::Rfc3339;
 use crate::campaign::draft::FieldProblem;
 use crate::campaign::store::ChangeError;
 use crate::coupon::Coupon;
-use crate::issue::IssueError;
-use crate::issue::gate::GateError;
-use crate::issue::writer::WriteError;
+use crate::issue::{ClaimError, IssueError};
 
 /// A refusal.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -142,11 +140,11 @@ impl IntoResponse for Problem {
 impl From<IssueError> for Problem {
     fn from(error: IssueError) -> Self {
         match error {
-            IssueError::Gate(GateError::Unreachable) | IssueError::Loading => Self::GateUnavailable,
-            IssueError::Gate(GateError::Overloaded) | IssueError::Write(WriteError::Overloaded) => {
-                Self::Overloaded
+            IssueError::Claim(ClaimError::GateUnreachable | ClaimError::GateUnloaded) => {
+                Self::GateUnavailable
             }
-            IssueError::Write(WriteError::Failed | WriteError::Unknown) => Self::StorageUnavailable,
+            IssueError::Claim(ClaimError::Overloaded) => Self::Overloaded,
+            IssueError::Claim(ClaimError::NotWritten | ClaimError::Unknown) => Self::StorageUnavailable,
             IssueError::Database(error) => error.into(),
         }
     }

@@ -9,11 +9,13 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use outbox_relay::retry::Retry;
 use redis::{Client, RedisError};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::time::sleep;
 
 use super::seats::{Admission, Seat, Seats};
-use crate::campaign::{CampaignId, UserId};
+use super::writer::Writer;
+use super::{Claim, ClaimError, Verdict};
+use crate::campaign::CampaignId;
 
 /// Operations waiting for the gate, at the most; more are refused.
 const QUEUE: usize = 8_192;
@@ -23,18 +25,9 @@ const BATCH: usize = 512;
 /// for it and for his own, and is to be refused within 300 ms.
 const RESPONSE_TIMEOUT: Duration = Duration::from_millis(200);
 
-/// Why the gate said nothing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum GateError {
-    #[error("the gate cannot be reached")]
-    Unreachable,
-    #[error("too many wait for the gate")]
-    Overloaded,
-}
-
 #[derive(Debug)]
 enum Operation {
-    Admit { user: UserId, reply: oneshot::Sender<Result<Admission, GateError>> },
+    Admit(Claim, Writer),
     Confirm(Vec<Seat>),
     Release(Vec<Seat>),
 }
@@ -62,13 +55,15 @@ impl Gate {
         self.reachable.load(Ordering::Relaxed)
     }
 
-    /// Asks for a seat. Answers within 300 ms, with an error if need be.
-    pub async fn admit(&self, campaign: CampaignId, user: UserId) -> Result<Admission, GateError> {
-        let (reply, answer) = oneshot::channel();
-        self.queue
-            .try_send((campaign, Operation::Admit { user, reply }))
-            .map_err(|_| GateError::Overloaded)?;
-        answer.await.unwrap_or(Err(GateError::Unreachable))
+    /// Asks for a seat, and passes the claim on to the writer when there is one. Whoever gets none is
+    /// told within 300 ms, with an error if need be.
+    pub fn admit(&self, claim: Claim, writer: Writer) {
+        use mpsc::error::TrySendError::{Closed, Full};
+        match self.queue.try_send((claim.campaign, Operation::Admit(claim, writer))) {
+            Err(Full((_, Operation::Admit(claim, _)))) => claim.answer(Err(ClaimError::Overloaded)),
+            Err(Closed((_, Operation::Admit(claim, _)))) => claim.answer(Err(ClaimError::GateUnreachable)),
+            Ok(()) | Err(_) => {}
+        }
     }
 
     /// Says that coupons of these seats are committed. Off the path of a request: when it does not
@@ -136,7 +131,7 @@ impl GateWorker {
             tokio::select! {
                 seats = &mut attempts => return Some(seats),
                 operation = self.operations.recv() => match operation? {
-                    (_, Operation::Admit { reply, .. }) => drop(reply.send(Err(GateError::Unreachable))),
+                    (_, Operation::Admit(claim, _)) => claim.answer(Err(ClaimError::GateUnreachable)),
                     // The sweeper will see to these.
                     (_, Operation::Confirm(_) | Operation::Release(_)) => {}
                 },
@@ -162,8 +157,7 @@ impl GateWorker {
 /// What one campaign asks of Redis in one round trip.
 #[derive(Default)]
 struct Batch {
-    users: Vec<UserId>,
-    replies: Vec<oneshot::Sender<Result<Admission, GateError>>>,
+    claims: Vec<(Claim, Writer)>,
     confirmed: Vec<Seat>,
     released: Vec<Seat>,
 }
@@ -171,10 +165,7 @@ struct Batch {
 impl Batch {
     fn add(&mut self, operation: Operation) {
         match operation {
-            Operation::Admit { user, reply } => {
-                self.users.push(user);
-                self.replies.push(reply);
-            }
+            Operation::Admit(claim, writer) => self.claims.push((claim, writer)),
             Operation::Confirm(seats) => self.confirmed.extend(seats),
             Operation::Release(seats) => self.released.extend(seats),
         }
@@ -190,15 +181,43 @@ impl Batch {
             if self.released.is_empty() { Ok(0) } else { second.release(campaign, &self.released).await }
         };
         let admit = async {
-            if self.users.is_empty() { Ok(Vec::new()) } else { third.admit(campaign, &self.users).await }
+            let users = self.claims.iter().map(|(claim, _)| &claim.user);
+            if self.claims.is_empty() { Ok(Vec::new()) } else { third.admit(campaign, users).await }
         };
         let (confirmed, released, admitted) = futures_util::join!(confirm, release, admit);
         let result = confirmed.and(released.map(drop)).and(admitted.as_ref().map(drop).map_err(Clone::clone));
-        let mut answers = admitted.unwrap_or_default().into_iter();
-        for reply in self.replies {
-            // Whoever has gone meanwhile leaves his seat to the sweeper.
-            drop(reply.send(answers.next().ok_or(GateError::Unreachable)));
+        let back_on_sale = pass_on(self.claims, admitted.unwrap_or_default());
+        if !back_on_sale.is_empty() {
+            third.release(campaign, &back_on_sale).await?;
         }
         result
     }
+}
+
+/// Passes on whom the gate has admitted, and answers the others. Gives back the seats of those for
+/// whom the writer has no place.
+fn pass_on(claims: Vec<(Claim, Writer)>, admissions: Vec<Admission>) -> Vec<Seat> {
+    let mut back_on_sale = Vec::new();
+    let mut admissions = admissions.into_iter();
+    for (mut claim, writer) in claims {
+        let verdict = match admissions.next() {
+            Some(Admission::Admitted(seat)) => {
+                claim.seat = Some(seat);
+                match writer.write(claim) {
+                    Ok(()) => continue,
+                    Err(refused) => claim = refused,
+                }
+                back_on_sale.extend(claim.seat.take());
+                Err(ClaimError::Overloaded)
+            }
+            Some(Admission::Already) => Ok(Verdict::Already),
+            Some(Admission::SoldOut) => Ok(Verdict::SoldOut),
+            Some(Admission::NotOpen) => Ok(Verdict::NotOpen),
+            Some(Admission::Closed) => Ok(Verdict::Closed),
+            Some(Admission::Unloaded) => Err(ClaimError::GateUnloaded),
+            None => Err(ClaimError::GateUnreachable),
+        };
+        claim.answer(verdict);
+    }
+    back_on_sale
 }

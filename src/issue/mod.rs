@@ -8,18 +8,72 @@ pub mod seats;
 pub mod sweeper;
 pub mod writer;
 
-use std::sync::Arc;
-
 use sqlx::PgPool;
 use time::OffsetDateTime;
+use tokio::sync::oneshot;
 
 use self::campaigns::Campaigns;
-use self::gate::{Gate, GateError};
+use self::gate::Gate;
 use self::loader::Loader;
-use self::seats::Admission;
-use self::writer::{Claim, Verdict, WriteError, Writer};
+use self::seats::Seat;
+use self::writer::Writer;
 use crate::campaign::{Campaign, CampaignId, UserId};
 use crate::coupon::{self, Coupon};
+
+/// A claim on its way through the gate and a writer. One of them answers it.
+#[derive(Debug)]
+pub struct Claim {
+    pub campaign: CampaignId,
+    pub user: UserId,
+    /// W3C trace context of the request.
+    pub traceparent: Option<String>,
+    /// The pending seat, once the gate has given one.
+    pub seat: Option<Seat>,
+    reply: oneshot::Sender<Result<Verdict, ClaimError>>,
+}
+
+type Reply = oneshot::Receiver<Result<Verdict, ClaimError>>;
+
+impl Claim {
+    fn new(campaign: CampaignId, user: UserId, traceparent: Option<String>) -> (Self, Reply) {
+        let (reply, verdict) = oneshot::channel();
+        (Self { campaign, user, traceparent, seat: None, reply }, verdict)
+    }
+
+    /// Whoever has gone meanwhile can ask again.
+    fn answer(self, verdict: Result<Verdict, ClaimError>) {
+        drop(self.reply.send(verdict));
+    }
+}
+
+/// What the gate or, when it was let through there, Postgres says to a claim.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is committed.
+    Issued(Coupon),
+    /// He holds all that he may have; this is the newest. It is committed.
+    Held(Coupon),
+    /// He has all the seats that he may have, says the gate: some may not be committed yet, or never.
+    Already,
+    SoldOut,
+    NotOpen,
+    Closed,
+}
+
+/// Why there is no verdict.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ClaimError {
+    #[error("too many claims wait")]
+    Overloaded,
+    #[error("the gate cannot be reached")]
+    GateUnreachable,
+    #[error("the gate is being loaded")]
+    GateUnloaded,
+    #[error("nothing was written")]
+    NotWritten,
+    #[error("it is not known whether the coupon was written")]
+    Unknown,
+}
 
 /// What becomes of a claim.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,11 +95,7 @@ pub enum Outcome {
 #[derive(Debug, thiserror::Error)]
 pub enum IssueError {
     #[error(transparent)]
-    Gate(#[from] GateError),
-    #[error("the gate is being loaded")]
-    Loading,
-    #[error(transparent)]
-    Write(#[from] WriteError),
+    Claim(#[from] ClaimError),
     #[error("read campaigns and coupons")]
     Database(#[from] sqlx::Error),
 }
@@ -74,6 +124,12 @@ impl Issuer {
         &self.gate
     }
 
+    /// Whether every writer is connected to Postgres.
+    #[must_use]
+    pub fn can_write(&self) -> bool {
+        self.writers.iter().all(Writer::is_connected)
+    }
+
     /// Lets the gate know of a change that is committed.
     pub async fn campaign_changed(&self, campaign: &Campaign) {
         self.campaigns.forget(campaign.id);
@@ -90,45 +146,35 @@ impl Issuer {
         traceparent: Option<String>,
     ) -> Result<Outcome, IssueError> {
         let Some(campaign) = self.campaigns.get(campaign).await? else { return Ok(Outcome::NoSuchCampaign) };
-        let seat = match self.gate.admit(campaign.id, user.clone()).await? {
-            Admission::Admitted(seat) => Some(seat),
-            Admission::Already => {
-                match coupon::held(&self.pool, campaign.id, &user, campaign.per_user_limit).await? {
-                    Some(coupon) => return Ok(held(&campaign, coupon)),
-                    None => None, // not committed yet, or never: Postgres will say
+        let writer = usize::try_from(campaign.shard.0).ok().and_then(|shard| self.writers.get(shard));
+        let Some(writer) = writer else { return Err(ClaimError::NotWritten.into()) };
+        let (claim, verdict) = Claim::new(campaign.id, user.clone(), traceparent.clone());
+        self.gate.admit(claim, writer.clone());
+        let mut verdict = verdict.await.unwrap_or(Err(ClaimError::Unknown));
+        if verdict == Ok(Verdict::Already) {
+            let held = coupon::held(&self.pool, campaign.id, &user, campaign.per_user_limit).await?;
+            verdict = match held {
+                Some(coupon) => Ok(Verdict::Held(coupon)),
+                None => {
+                    let (claim, verdict) = Claim::new(campaign.id, user, traceparent);
+                    if let Err(claim) = writer.write(claim) {
+                        claim.answer(Err(ClaimError::Overloaded));
+                    }
+                    verdict.await.unwrap_or(Err(ClaimError::Unknown))
                 }
-            }
-            Admission::SoldOut => return Ok(Outcome::SoldOut),
-            Admission::NotOpen => return Ok(Outcome::NotOpen { opens_at: campaign.opens_at }),
-            Admission::Closed => return Ok(Outcome::Closed),
-            Admission::Unloaded => {
-                self.loader.want(campaign.id);
-                return Err(IssueError::Loading);
-            }
-        };
-        let claim = Claim { campaign: campaign.id, user, seat, traceparent };
-        Ok(match self.write(&campaign, claim).await? {
+            };
+        }
+        if verdict == Err(ClaimError::GateUnloaded) {
+            self.loader.want(campaign.id);
+        }
+        Ok(match verdict? {
             Verdict::Issued(coupon) => Outcome::Issued(coupon),
-            Verdict::Held(coupon) => held(&campaign, coupon),
+            Verdict::Held(coupon) if campaign.per_user_limit == 1 => Outcome::AlreadyIssued(coupon),
+            Verdict::Held(coupon) => Outcome::LimitReached(coupon),
+            Verdict::Already => return Err(ClaimError::Unknown.into()), // Postgres does not say so
             Verdict::SoldOut => Outcome::SoldOut,
             Verdict::NotOpen => Outcome::NotOpen { opens_at: campaign.opens_at },
             Verdict::Closed => Outcome::Closed,
         })
     }
-
-    async fn write(&self, campaign: &Campaign, claim: Claim) -> Result<Verdict, WriteError> {
-        let writer = usize::try_from(campaign.shard.0).ok().and_then(|shard| self.writers.get(shard));
-        let Some(writer) = writer else { return Err(WriteError::Failed) };
-        let seat = claim.seat.clone();
-        let result = writer.issue(claim).await;
-        // The writer sees to the seats of all that it takes.
-        if let (Err(WriteError::Overloaded), Some(seat)) = (&result, seat) {
-            self.gate.release(campaign.id, vec![seat]);
-        }
-        result
-    }
-}
-
-fn held(campaign: &Arc<Campaign>, coupon: Coupon) -> Outcome {
-    if campaign.per_user_limit == 1 { Outcome::AlreadyIssued(coupon) } else { Outcome::LimitReached(coupon) }
 }

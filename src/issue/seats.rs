@@ -159,21 +159,21 @@ impl Seats {
     }
 
     /// Asks for seats, for one user after the other. An answer for each.
-    pub async fn admit(
+    pub async fn admit<'a>(
         &mut self,
         campaign: CampaignId,
-        users: &[UserId],
+        users: impl ExactSizeIterator<Item = &'a UserId> + Clone,
     ) -> Result<Vec<Admission>, RedisError> {
         let keys = Keys::of(campaign);
         let mut call = ADMIT.prepare_invoke();
         call.key(keys.gate).key(keys.holders).key(keys.pending);
-        for user in users {
+        for user in users.clone() {
             call.arg(user.as_str());
         }
         let words: Vec<String> = call.invoke_async(&mut self.0).await?;
         let answers: Option<Vec<_>> =
-            users.iter().zip(&words).map(|(user, word)| Admission::parse(word, user)).collect();
-        answers.filter(|answers| answers.len() == users.len()).ok_or_else(|| {
+            users.clone().zip(&words).map(|(user, word)| Admission::parse(word, user)).collect();
+        answers.filter(|_| words.len() == users.len()).ok_or_else(|| {
             (redis::ErrorKind::UnexpectedReturnType, "admit.lua answered something else").into()
         })
     }

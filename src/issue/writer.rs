@@ -1,16 +1,18 @@
 //! The writer: batches of claims become coupons and outbox rows, one call and one commit a batch.
 //! A task for each shard, with a connection of its own.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use outbox_relay::Shard;
 use outbox_relay::retry::Retry;
 use sqlx::postgres::{PgConnectOptions, PgRow};
-use sqlx::{ConnectOptions as _, PgConnection, Row as _};
+use sqlx::{ConnectOptions as _, Connection as _, PgConnection, Row as _};
 use time::OffsetDateTime;
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{Notify, mpsc};
 use tokio::task::yield_now;
 use tokio::time::{sleep, timeout};
 use ulid::{Generator, Ulid};
@@ -19,62 +21,48 @@ use uuid::Uuid;
 use super::gate::Gate;
 use super::loader::Loader;
 use super::seats::Seat;
-use crate::campaign::{CampaignId, UserId};
+use super::{Claim, ClaimError, Verdict};
+use crate::campaign::CampaignId;
 use crate::coupon::{self, Coupon};
 
 /// Claims waiting for one shard, at the most; more are refused.
 const QUEUE: usize = 4_096;
 /// Postgres cancels a batch that takes longer, lock waits included; then surely nothing is committed.
 const STATEMENT_TIMEOUT: &str = "3s";
+/// How plans are made: the same from the first row to the millionth. What is best while a table is
+/// empty (to scan all of it, to hash all of it) is kept with the connection, and would be ruin when it
+/// is full. Of the session, because `SET` at the function costs at every call.
+const PLANS: [(&str, &str); 5] = [
+    ("plan_cache_mode", "force_generic_plan"),
+    ("enable_seqscan", "off"),
+    ("enable_bitmapscan", "off"),
+    ("enable_hashjoin", "off"),
+    ("enable_mergejoin", "off"),
+];
+/// A connection without work is tried so often.
+const PING_INTERVAL: Duration = Duration::from_secs(1);
 /// Longer than a claim takes.
 const FORGOTTEN_AFTER: time::Duration = time::Duration::seconds(5);
 /// When not even that answer comes, it is not known whether the batch is committed.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// A claim that the gate has let through.
-#[derive(Debug)]
-pub struct Claim {
-    pub campaign: CampaignId,
-    pub user: UserId,
-    /// The pending seat, unless the gate said that he has one already.
-    pub seat: Option<Seat>,
-    pub traceparent: Option<String>,
-}
-
-/// What Postgres says. It is committed when this is told.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    Issued(Coupon),
-    /// He holds all that he may have; this is the newest.
-    Held(Coupon),
-    SoldOut,
-    NotOpen,
-    Closed,
-}
-
-/// Why there is no verdict.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum WriteError {
-    #[error("too many claims wait to be written")]
-    Overloaded,
-    #[error("nothing was written")]
-    Failed,
-    #[error("it is not known whether the coupon was written")]
-    Unknown,
-}
-
-type Reply = oneshot::Sender<Result<Verdict, WriteError>>;
-
 /// The way to one shard's writer.
 #[derive(Clone, Debug)]
-pub struct Writer(mpsc::Sender<(Claim, Reply)>);
+pub struct Writer {
+    queue: mpsc::Sender<Claim>,
+    connected: Arc<AtomicBool>,
+}
 
 impl Writer {
-    /// Has a claim judged and written.
-    pub async fn issue(&self, claim: Claim) -> Result<Verdict, WriteError> {
-        let (reply, verdict) = oneshot::channel();
-        self.0.try_send((claim, reply)).map_err(|_| WriteError::Overloaded)?;
-        verdict.await.unwrap_or(Err(WriteError::Unknown))
+    /// Has a claim judged, written and answered. Gives it back when too many wait.
+    pub fn write(&self, claim: Claim) -> Result<(), Claim> {
+        self.queue.try_send(claim).map_err(TrySendError::into_inner)
+    }
+
+    /// Whether it has a connection to Postgres.
+    #[must_use]
+    pub fn is_connected(&self) -> bool {
+        self.connected.load(Ordering::Relaxed)
     }
 }
 
@@ -84,7 +72,8 @@ pub struct WriterWorker {
     shard: Shard,
     batch_rows: usize,
     database: PgConnectOptions,
-    claims: mpsc::Receiver<(Claim, Reply)>,
+    claims: mpsc::Receiver<Claim>,
+    connected: Arc<AtomicBool>,
     gate: Gate,
     loader: Loader,
     /// The relay of this shard, if it is in this process.
@@ -104,39 +93,55 @@ impl WriterWorker {
         appended: Arc<Notify>,
     ) -> (Writer, Self) {
         let (queue, claims) = mpsc::channel(QUEUE);
-        let database = database.clone().options([("statement_timeout", STATEMENT_TIMEOUT)]);
+        let database = database.clone().options([("statement_timeout", STATEMENT_TIMEOUT)]).options(PLANS);
+        let connected = Arc::new(AtomicBool::new(false));
+        let writer = Writer { queue, connected: connected.clone() };
         let ids = Generator::new();
-        (Writer(queue), Self { shard, batch_rows, database, claims, gate, loader, appended, ids })
+        (writer, Self { shard, batch_rows, database, claims, connected, gate, loader, appended, ids })
     }
 
     /// Works until every [`Writer`] is gone.
     pub async fn run(mut self) {
         let mut retry = Retry::new(Duration::from_millis(20), Duration::from_secs(1));
-        while let Some(mut connection) = self.connected(&mut retry).await {
-            let mut batch = Vec::with_capacity(self.batch_rows);
-            loop {
-                // Whoever is ready to run goes first: his claim comes along.
-                yield_now().await;
-                if self.claims.recv_many(&mut batch, self.batch_rows).await == 0 {
-                    break;
-                }
-                let (claims, replies): (Vec<_>, Vec<_>) = batch.drain(..).unzip();
-                let result = self.write(&mut connection, &claims).await;
-                let failed = result.is_err();
-                self.settle(&claims, replies, result);
-                if failed {
-                    break;
-                }
-                retry.reset();
-            }
-            if self.claims.is_closed() && self.claims.is_empty() {
+        while let Some(connection) = self.connect(&mut retry).await {
+            self.connected.store(true, Ordering::Relaxed);
+            if self.serve(connection, &mut retry).await == Served::All {
                 return;
             }
+            self.connected.store(false, Ordering::Relaxed);
+        }
+    }
+
+    async fn serve(&mut self, mut connection: PgConnection, retry: &mut Retry) -> Served {
+        let mut batch = Vec::with_capacity(self.batch_rows);
+        loop {
+            // Whoever is ready to run goes first: his claim comes along.
+            yield_now().await;
+            if batch.is_empty() {
+                match timeout(PING_INTERVAL, self.claims.recv_many(&mut batch, self.batch_rows)).await {
+                    Ok(0) => return Served::All,
+                    Ok(_) => {}
+                    // Nobody is to find out by his claim that Postgres was restarted in a quiet hour.
+                    Err(_) => match timeout(ANSWER_TIMEOUT, connection.ping()).await {
+                        Ok(Ok(())) => continue,
+                        Ok(Err(_)) | Err(_) => return Served::UntilDisconnected,
+                    },
+                }
+            }
+            let together = take_together(&mut batch);
+            let result = self.write(&mut connection, &together).await;
+            let failed = result.is_err();
+            self.settle(together, result);
+            if failed {
+                self.fail(batch);
+                return Served::UntilDisconnected;
+            }
+            retry.reset();
         }
     }
 
     /// Connects, and fails whoever comes meanwhile. Nothing when every writer is gone.
-    async fn connected(&mut self, retry: &mut Retry) -> Option<PgConnection> {
+    async fn connect(&mut self, retry: &mut Retry) -> Option<PgConnection> {
         let database = self.database.clone();
         let attempts = async {
             loop {
@@ -152,54 +157,64 @@ impl WriterWorker {
         loop {
             tokio::select! {
                 connection = &mut attempts => return Some(connection),
-                claim = self.claims.recv() => {
-                    let (claim, reply) = claim?;
-                    release(&self.gate, [&claim]);
-                    drop(reply.send(Err(WriteError::Failed)));
-                }
+                claim = self.claims.recv() => self.fail([claim?]),
             }
         }
     }
 
-    /// One call, one transaction: the rows that it answers are committed.
+    /// Answers claims of which surely nothing is written.
+    fn fail(&self, claims: impl IntoIterator<Item = Claim>) {
+        for claim in claims {
+            release(&self.gate, [&claim]);
+            claim.answer(Err(ClaimError::NotWritten));
+        }
+    }
+
+    /// One call, one transaction: the rows that it answers are committed. Claims of a campaign are
+    /// to be together.
     async fn write(
         &mut self,
         connection: &mut PgConnection,
         claims: &[Claim],
-    ) -> Result<Vec<PgRow>, WriteError> {
-        let mut campaigns: Vec<CampaignId> = claims.iter().map(|claim| claim.campaign).collect();
-        campaigns.sort_unstable();
-        campaigns.dedup();
+    ) -> Result<Vec<Answer>, ClaimError> {
+        let campaigns: Vec<&[Claim]> = claims.chunk_by(|a, b| a.campaign == b.campaign).collect();
+        let last_claims = campaigns.iter().scan(0, |last, claims| {
+            *last += claims.len() as i32;
+            Some(*last)
+        });
         let coupon_ids: Vec<Ulid> = claims.iter().map(|_| self.new_id()).collect();
-        let event_ids: Vec<Uuid> = claims.iter().map(|_| self.new_id().into()).collect();
-        let sold_out_ids: Vec<Uuid> = campaigns.iter().map(|_| self.new_id().into()).collect();
+        let codes: Vec<String> = claims.iter().map(|_| coupon::new_code()).collect();
         // All rows are read, up to ReadyForQuery: the rows come before the commit, that comes after.
         let call = sqlx::query(
-            "SELECT claim, verdict, coupon_id, nth, number, code, state, issued_at, expires_at FROM issue_batch($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)")
+            "SELECT claim, verdict, nth, number, issued_at, expires_at, coupon_id, code, state FROM issue_batch($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)")
             .bind(self.shard.0)
-            .bind(campaigns.iter().map(|id| Uuid::from(id.0)).collect::<Vec<_>>())
-            .bind(campaigns.iter().map(ToString::to_string).collect::<Vec<_>>())
-            .bind(sold_out_ids)
-            .bind(claims.iter().map(|claim| Uuid::from(claim.campaign.0)).collect::<Vec<_>>())
+            .bind(campaigns.iter().map(|claims| Uuid::from(claims[0].campaign.0)).collect::<Vec<_>>())
+            .bind(campaigns.iter().map(|claims| claims[0].campaign.to_string()).collect::<Vec<_>>())
+            .bind(campaigns.iter().map(|_| self.new_id().into()).collect::<Vec<Uuid>>())
+            .bind(last_claims.collect::<Vec<_>>())
             .bind(claims.iter().map(|claim| claim.user.as_str()).collect::<Vec<_>>())
             .bind(coupon_ids.iter().map(|id| Uuid::from(*id)).collect::<Vec<_>>())
             .bind(coupon_ids.iter().map(ToString::to_string).collect::<Vec<_>>())
-            .bind(claims.iter().map(|_| coupon::new_code()).collect::<Vec<_>>())
-            .bind(event_ids)
+            .bind(&codes)
+            .bind(claims.iter().map(|_| self.new_id().into()).collect::<Vec<Uuid>>())
             .bind(claims.iter().map(|claim| claim.traceparent.as_deref()).collect::<Vec<_>>())
             .fetch_all(connection);
         match timeout(ANSWER_TIMEOUT, call).await {
             Ok(Ok(rows)) => {
                 self.appended.notify_one();
-                Ok(rows)
+                let answers = rows.iter().map(|row| Answer::read(row, claims, &coupon_ids, &codes));
+                answers.collect::<Result<_, _>>().map_err(|error| {
+                    tracing::error!(%error, "issue_batch() answered something else");
+                    ClaimError::Unknown
+                })
             }
             Ok(Err(error)) => {
                 tracing::warn!(shard = %self.shard, claims = claims.len(), error = &error as &dyn std::error::Error, "a batch was not written");
-                Err(if is_rolled_back(&error) { WriteError::Failed } else { WriteError::Unknown })
+                Err(if is_rolled_back(&error) { ClaimError::NotWritten } else { ClaimError::Unknown })
             }
             Err(_) => {
                 tracing::warn!(shard = %self.shard, claims = claims.len(), "Postgres does not answer");
-                Err(WriteError::Unknown)
+                Err(ClaimError::Unknown)
             }
         }
     }
@@ -210,53 +225,66 @@ impl WriterWorker {
     }
 
     /// Answers every claim, and tells the gate what became of its seats.
-    fn settle(&self, claims: &[Claim], replies: Vec<Reply>, result: Result<Vec<PgRow>, WriteError>) {
-        let mut verdicts: Vec<Result<Verdict, WriteError>> =
-            vec![Err(result.as_ref().err().copied().unwrap_or(WriteError::Unknown)); claims.len()];
+    fn settle(&self, claims: Vec<Claim>, result: Result<Vec<Answer>, ClaimError>) {
+        let answers = match result {
+            Ok(answers) => answers,
+            // Surely failed: back on sale.
+            Err(ClaimError::NotWritten) => return self.fail(claims),
+            // Not known: neither, the sweeper will ask Postgres.
+            Err(error) => return claims.into_iter().for_each(|claim| claim.answer(Err(error))),
+        };
+        let mut claims: Vec<Option<Claim>> = claims.into_iter().map(Some).collect();
         let mut confirmed: HashMap<CampaignId, Vec<Seat>> = HashMap::new();
-        for row in result.iter().flatten() {
-            match judgement(row, claims) {
-                Ok((claim, nth, verdict)) => {
-                    let Claim { campaign, user, seat, .. } = &claims[claim];
-                    match &verdict {
-                        Verdict::Issued(_) => {
-                            confirmed.entry(*campaign).or_default().push(Seat::new(user, nth));
-                        }
-                        Verdict::Held(coupon) => {
-                            let own = Seat::new(user, nth);
-                            if let Some(seat) = seat.as_ref().filter(|seat| **seat != own) {
-                                self.gate.release(*campaign, vec![seat.clone()]);
-                            }
-                            // A seat for somebody who has long had his: the gate has forgotten. (What he
-                            // got a moment ago, he got by asking twice.)
-                            let long_ago = OffsetDateTime::now_utc() - coupon.issued_at > FORGOTTEN_AFTER;
-                            if seat.is_some() && long_ago {
-                                self.loader.want(*campaign);
-                            }
-                            confirmed.entry(*campaign).or_default().push(own);
-                        }
-                        Verdict::SoldOut | Verdict::NotOpen | Verdict::Closed if seat.is_some() => {
-                            release(&self.gate, [&claims[claim]]);
-                            self.loader.want(*campaign);
-                        }
-                        Verdict::SoldOut | Verdict::NotOpen | Verdict::Closed => {}
-                    }
-                    verdicts[claim] = Ok(verdict);
+        for Answer { claim, nth, verdict } in answers {
+            let Some(claim) = claims[claim].take() else { continue };
+            let seat = claim.seat.as_ref();
+            match &verdict {
+                Verdict::Issued(_) => {
+                    confirmed.entry(claim.campaign).or_default().push(Seat::new(&claim.user, nth));
                 }
-                Err(error) => tracing::error!(%error, "issue_batch() answered something else"),
+                Verdict::Held(coupon) => {
+                    let own = Seat::new(&claim.user, nth);
+                    if let Some(seat) = seat.filter(|seat| **seat != own) {
+                        self.gate.release(claim.campaign, vec![seat.clone()]);
+                    }
+                    // A seat for somebody who has long had his: the gate has forgotten. (What he got a
+                    // moment ago, he got by asking twice.)
+                    let long_ago = OffsetDateTime::now_utc() - coupon.issued_at > FORGOTTEN_AFTER;
+                    if seat.is_some() && long_ago {
+                        self.loader.want(claim.campaign);
+                    }
+                    confirmed.entry(claim.campaign).or_default().push(own);
+                }
+                _ if seat.is_some() => {
+                    release(&self.gate, [&claim]);
+                    self.loader.want(claim.campaign);
+                }
+                _ => {}
             }
-        }
-        // Surely failed: back on sale. Not known: neither, the sweeper will ask Postgres.
-        if result.is_err_and(|error| error == WriteError::Failed) {
-            release(&self.gate, claims);
+            claim.answer(Ok(verdict));
         }
         for (campaign, seats) in confirmed {
             self.gate.confirm(campaign, seats);
         }
-        for (reply, verdict) in replies.into_iter().zip(verdicts) {
-            drop(reply.send(verdict)); // whoever has gone can ask again
-        }
     }
+}
+
+/// Why a writer has stopped to serve on a connection.
+#[derive(PartialEq, Eq)]
+enum Served {
+    All,
+    UntilDisconnected,
+}
+
+/// Takes out of `batch` what can be judged together: no user twice in a campaign. Claims of a
+/// campaign are together, and within it in the order in which they came.
+fn take_together(batch: &mut Vec<Claim>) -> Vec<Claim> {
+    let mut users = HashSet::with_capacity(batch.len());
+    let (mut together, later) =
+        batch.drain(..).partition(|claim| users.insert((claim.campaign, claim.user.clone())));
+    *batch = later;
+    together.sort_by_key(|claim: &Claim| claim.campaign);
+    together
 }
 
 /// Puts the seats of claims back on sale.
@@ -281,29 +309,42 @@ fn is_rolled_back(error: &sqlx::Error) -> bool {
         .is_some_and(|error| error.severity() == PgSeverity::Error)
 }
 
-/// Columns by index, as [`WriterWorker::write`] selects them: which claim a row answers, which of the user's coupons it is about, and the verdict.
-fn judgement(row: &PgRow, claims: &[Claim]) -> Result<(usize, i32, Verdict), sqlx::Error> {
-    let claim = usize::try_from(row.try_get::<i64, _>(0)? - 1).unwrap_or(usize::MAX);
-    let asked = claims.get(claim).ok_or(sqlx::Error::RowNotFound)?;
-    let coupon = || {
-        Ok::<_, sqlx::Error>(Coupon {
-            id: row.try_get::<Uuid, _>(2)?.into(),
-            campaign_id: asked.campaign,
-            user_id: asked.user.as_str().to_owned(),
-            number: row.try_get(4)?,
-            code: row.try_get(5)?,
-            state: row.try_get(6)?,
-            issued_at: row.try_get(7)?,
-            expires_at: row.try_get(8)?,
-        })
-    };
-    let verdict = match row.try_get(1)? {
-        "issued" => Verdict::Issued(coupon()?),
-        "held" => Verdict::Held(coupon()?),
-        "sold_out" => Verdict::SoldOut,
-        "not_open" => Verdict::NotOpen,
-        "closed" => Verdict::Closed,
-        other => return Err(sqlx::Error::Protocol(format!("verdict {other}"))),
-    };
-    Ok((claim, row.try_get::<Option<i32>, _>(3)?.unwrap_or_default(), verdict))
+/// What Postgres says to one claim of a batch.
+struct Answer {
+    claim: usize,
+    /// Which of the user's coupons it is about, from 1; 0 if about none.
+    nth: i32,
+    verdict: Verdict,
+}
+
+impl Answer {
+    /// Columns by index, as [`WriterWorker::write`] selects them. What it has sent itself, to a
+    /// winner, does not come back.
+    fn read(row: &PgRow, claims: &[Claim], ids: &[Ulid], codes: &[String]) -> Result<Self, sqlx::Error> {
+        let claim = usize::try_from(row.try_get::<i32, _>(0)? - 1).unwrap_or(usize::MAX);
+        let asked = claims.get(claim).ok_or(sqlx::Error::RowNotFound)?;
+        let coupon = |id: Ulid, code: String, state: String| {
+            Ok::<_, sqlx::Error>(Coupon {
+                id,
+                campaign_id: asked.campaign,
+                user_id: asked.user.as_str().to_owned(),
+                number: row.try_get(3)?,
+                code,
+                state,
+                issued_at: row.try_get(4)?,
+                expires_at: row.try_get(5)?,
+            })
+        };
+        let verdict = match row.try_get(1)? {
+            "issued" => Verdict::Issued(coupon(ids[claim], codes[claim].clone(), "issued".to_owned())?),
+            "held" => {
+                Verdict::Held(coupon(row.try_get::<Uuid, _>(6)?.into(), row.try_get(7)?, row.try_get(8)?)?)
+            }
+            "sold_out" => Verdict::SoldOut,
+            "not_open" => Verdict::NotOpen,
+            "closed" => Verdict::Closed,
+            other => return Err(sqlx::Error::Protocol(format!("verdict {other}"))),
+        };
+        Ok(Self { claim, nth: row.try_get::<Option<i32>, _>(2)?.unwrap_or_default(), verdict })
+    }
 }

@@ -56,11 +56,11 @@ async fn the_largest_batches_fit() {
     seats.begin_load(campaign.id, token).await.unwrap();
     seats.finish_load(&campaign, token).await.unwrap();
     for nth in 1..=10 {
-        let answers = seats.admit(campaign.id, &users).await.unwrap();
+        let answers = seats.admit(campaign.id, users.iter()).await.unwrap();
         let expected = users.iter().map(|user| Admission::Admitted(Seat::new(user.as_str(), nth)));
         assert_eq!(answers, expected.collect::<Vec<_>>());
     }
-    assert_eq!(seats.admit(campaign.id, &users).await.unwrap(), vec![Admission::Already; 512]);
+    assert_eq!(seats.admit(campaign.id, users.iter()).await.unwrap(), vec![Admission::Already; 512]);
     seats.confirm(campaign.id, &all[..4_096]).await.unwrap();
     assert_eq!(seats.release(campaign.id, &all).await.unwrap(), all.len() - 4_096);
     assert_eq!(seats.count(campaign.id).await.unwrap(), Some((4_096, 0)));
@@ -165,7 +165,7 @@ impl History {
         let users: Vec<usize> = (0..count).map(|_| self.random.random_range(0..USERS)).collect();
         self.note(of, format!("admit {users:?}"));
         let ids: Vec<UserId> = users.iter().map(|number| UserId::parse(user(*number)).unwrap()).collect();
-        let said = self.seats.admit(self.id(of), &ids).await.unwrap();
+        let said = self.seats.admit(self.id(of), ids.iter()).await.unwrap();
         let predicted = self.subjects[of].model.admit(&users);
         self.check(of, &said, &predicted);
         let Subject { model, known, .. } = &mut self.subjects[of];
