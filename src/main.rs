@@ -24,9 +24,6 @@ use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 use ulid::Ulid;
 
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// Limited coupons, first come, first served.
 ///
 /// Configured by the environment: `DATABASE_URL`, `REDIS_URL`, `NATS_URL`, `HTTP_ADDR` (127.0.0.1:8080),

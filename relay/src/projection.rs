@@ -25,7 +25,7 @@ use crate::stream::{self, StreamError};
 const BATCH_EVENTS: usize = 1_000;
 /// A batch is followed by the next no sooner than this, unless it was full: under load a few large
 /// transactions cost less than many small ones.
-const PACE: Duration = Duration::from_millis(20);
+const PACE: Duration = Duration::from_millis(50);
 /// Asked of the server at a time.
 const PULL_BYTES: usize = 16 << 20;
 /// Asked anew so often when nothing comes: a consumer that is lost is noticed then. Without
