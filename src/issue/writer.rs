@@ -124,7 +124,10 @@ impl WriterWorker {
                     // Nobody is to find out by his claim that Postgres was restarted in a quiet hour.
                     Err(_) => match timeout(ANSWER_TIMEOUT, connection.ping()).await {
                         Ok(Ok(())) => continue,
-                        Ok(Err(_)) | Err(_) => return Served::UntilDisconnected,
+                        lost => {
+                            tracing::warn!(shard = %self.shard, "the writer has lost Postgres: {lost:?}");
+                            return Served::UntilDisconnected;
+                        }
                     },
                 }
             }

@@ -53,6 +53,7 @@ impl Kind {
                 "-c", "max_connections=100", // the default, whatever initdb found on this machine
                 "-c", "shared_buffers=128MB", // likewise
                 "-c", "max_wal_size=2GB", // a burst of writes forces no checkpoint
+                "-c", "min_wal_size=2GB", // WAL files are kept to be used again
             ],
             Self::Redis => &[
                 "--bind", "127.0.0.1",

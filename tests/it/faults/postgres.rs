@@ -43,6 +43,22 @@ async fn a_postgres_that_hangs_in_a_rush_is_survived() {
 }
 
 #[tokio::test]
+async fn a_restart_in_a_quiet_hour_is_not_found_out_by_a_claim() {
+    let mut world = World::start().await;
+    let campaign = world.open_campaign(json!({})).await;
+    world.claim(campaign, "alice").await;
+    world.servers.postgres.stop().await;
+    let noticed = async || world.processes[0].log().contains("the writer has lost Postgres");
+    wait_until("the writer notices", SOON, noticed).await;
+    assert_eq!(world.api().get("/readyz").await.status, 503);
+    world.servers.postgres.start().await.unwrap();
+    let ready = async || world.api().get("/readyz").await.status == 200;
+    wait_until("the process is ready", SOON, ready).await;
+    assert_eq!(world.claim(campaign, "bob").await.status, 201);
+    world.close().await;
+}
+
+#[tokio::test]
 async fn without_postgres_nothing_is_promised_and_no_seat_is_lost() {
     let mut world = World::start().await;
     let campaign = world.open_campaign(json!({ "quantity": 4 })).await;
