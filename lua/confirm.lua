@@ -14,11 +14,9 @@ if redis.call('EXISTS', KEYS[5]) == 1 then
 end
 local expires_at = redis.call('HGET', KEYS[1], 'expires_at')
 if expires_at then
-  -- Who is pending is a holder.
-  if redis.call('ZREM', KEYS[3], unpack(ARGV)) < #ARGV then
-    redis.call('SADD', KEYS[2], unpack(ARGV))
-    redis.call('PEXPIREAT', KEYS[2], expires_at)
-  end
+  redis.call('SADD', KEYS[2], unpack(ARGV))
+  redis.call('PEXPIREAT', KEYS[2], expires_at)
+  redis.call('ZREM', KEYS[3], unpack(ARGV))
   answer = 'confirmed'
 end
 local answers = {}

@@ -112,39 +112,29 @@ pub async fn get(pool: &PgPool, id: CampaignId) -> Result<Option<Campaign>, sqlx
     sqlx::query_as("SELECT * FROM campaigns WHERE id = $1").bind(Uuid::from(id.0)).fetch_optional(pool).await
 }
 
+/// Campaigns with their counts; the number of the last coupon is read from the end of an index.
+const STANDINGS: &str = "SELECT *, coalesce((SELECT number FROM coupons WHERE campaign_id = campaigns.id \
+                                            ORDER BY number DESC LIMIT 1), 0) AS issued FROM campaigns";
+
 /// One campaign with its counts.
 pub async fn standing(pool: &PgPool, id: CampaignId) -> Result<Option<Standing>, sqlx::Error> {
-    sqlx::query_as(
-        "SELECT *, coalesce((SELECT number FROM coupons WHERE campaign_id = campaigns.id \
-                             ORDER BY number DESC LIMIT 1), 0) AS issued \
-         FROM campaigns WHERE id = $1",
-    )
-    .bind(Uuid::from(id.0))
-    .fetch_optional(pool)
-    .await
+    let query = format!("{STANDINGS} WHERE id = $1");
+    sqlx::query_as(&query).bind(Uuid::from(id.0)).fetch_optional(pool).await
 }
 
 /// Campaigns from the newest on, behind `before`; at most [`PAGE_MAX`].
 pub async fn page(pool: &PgPool, before: Option<Ulid>, limit: i64) -> Result<Vec<Standing>, sqlx::Error> {
-    sqlx::query_as(
-        "SELECT *, coalesce((SELECT number FROM coupons WHERE campaign_id = campaigns.id \
-                             ORDER BY number DESC LIMIT 1), 0) AS issued \
-         FROM campaigns WHERE $1::uuid IS NULL OR id < $1 ORDER BY id DESC LIMIT $2",
-    )
-    .bind(before.map(Uuid::from))
-    .bind(limit.min(PAGE_MAX))
-    .fetch_all(pool)
-    .await
+    let query = format!("{STANDINGS} WHERE $1::uuid IS NULL OR id < $1 ORDER BY id DESC LIMIT $2");
+    sqlx::query_as(&query).bind(before.map(Uuid::from)).bind(limit.min(PAGE_MAX)).fetch_all(pool).await
 }
 
 /// Those whose gates matter: not drafts, and not closed for more than an hour.
-pub async fn live(pool: &PgPool) -> Result<Vec<Campaign>, sqlx::Error> {
-    sqlx::query_as(
-        "SELECT * FROM campaigns WHERE state IN ('scheduled', 'open', 'paused') \
-         OR state = 'closed' AND closes_at > now() - interval '1 hour' ORDER BY id",
-    )
-    .fetch_all(pool)
-    .await
+pub async fn live(pool: &PgPool) -> Result<Vec<Standing>, sqlx::Error> {
+    let query = format!(
+        "{STANDINGS} WHERE state IN ('scheduled', 'open', 'paused') \
+         OR state = 'closed' AND closes_at > now() - interval '1 hour' ORDER BY id"
+    );
+    sqlx::query_as(&query).fetch_all(pool).await
 }
 
 /// Opens a campaign, at once or when its time comes.

@@ -1,5 +1,5 @@
-//! The sweeper: sees to seats past their deadline, to gates that missed a change of state, and to
-//! campaigns whose time has come. Every process may run one; each of its steps can be repeated.
+//! The sweeper: sees to seats past their deadline, to gates that missed a change of state or have
+//! forgotten seats, and to campaigns whose time has come. Every process may run one; each of its steps can be repeated.
 
 use std::collections::HashSet;
 use std::convert::Infallible;
@@ -10,9 +10,9 @@ use sqlx::PgPool;
 use tokio::time::{MissedTickBehavior, interval};
 use uuid::Uuid;
 
-use super::loader::LoadError;
+use super::loader::{self, LoadError};
 use super::seats::{Seat, Seats};
-use crate::campaign::store::{self, ChangeError};
+use crate::campaign::store::{self, ChangeError, Standing};
 use crate::campaign::{Campaign, CampaignId};
 
 const INTERVAL: Duration = Duration::from_millis(500);
@@ -50,9 +50,16 @@ pub async fn run(client: Client, pool: PgPool) -> Infallible {
 pub async fn sweep(client: &Client, pool: &PgPool) -> Result<(), SweepError> {
     store::change_due(pool).await?;
     let mut seats = Seats::connect(client, RESPONSE_TIMEOUT).await.map_err(LoadError::from)?;
-    for campaign in store::live(pool).await.map_err(LoadError::from)? {
+    for Standing { campaign, issued, .. } in store::live(pool).await.map_err(LoadError::from)? {
         tell_state(&mut seats, &campaign).await?;
         resolve_overdue(&mut seats, pool, campaign.id).await?;
+        // A seat is taken before its coupon is committed: a sound gate has no fewer.
+        if let Some((taken, _)) = seats.count(campaign.id).await.map_err(LoadError::from)?
+            && taken < issued.into()
+        {
+            tracing::warn!(campaign = %campaign.id, taken, issued, "the gate has forgotten seats");
+            loader::load(client, pool, campaign.id).await?;
+        }
     }
     Ok(())
 }

@@ -76,6 +76,31 @@ async fn claims_of_one_user_at_once_get_as_many_coupons_as_the_limit() {
 }
 
 #[tokio::test]
+async fn claims_of_one_user_in_one_batch_get_a_coupon_each() {
+    let world = World::start().await;
+    let campaign = world.open_campaign(json!({ "per_user_limit": 3 })).await;
+    world.claim(campaign, "somebody").await; // the process knows the campaign now
+    world.pending(campaign, 0).await;
+    world.servers.postgres.freeze();
+    let (bob, alice) = tokio::join!(
+        // His batch waits for Postgres, and what comes then is the next one.
+        world.claim(campaign, "bob"),
+        async {
+            world.pending(campaign, 1).await;
+            let claims = join_all((0..3).map(async |_| world.claim(campaign, "alice").await));
+            let thawed = async {
+                world.pending(campaign, 4).await;
+                world.servers.postgres.thaw();
+            };
+            tokio::join!(claims, thawed).0
+        }
+    );
+    assert_eq!(bob.status, 201, "{bob:?}");
+    assert!(alice.iter().all(|answer| answer.status == 201), "{alice:?}");
+    world.close().await;
+}
+
+#[tokio::test]
 async fn campaigns_on_several_shards_are_issued_at_once() {
     let mut world = World::bare(3).await;
     world.migrate().await;

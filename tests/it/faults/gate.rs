@@ -51,6 +51,17 @@ async fn a_gate_that_forgets_its_holders_oversells_nothing() {
 }
 
 #[tokio::test]
+async fn a_gate_that_has_forgotten_is_loaded_anew_though_nobody_asks() {
+    let world = World::start().await;
+    let campaign = world.open_campaign(json!({})).await;
+    assert_eq!(world.claim(campaign, "alice").await.status, 201);
+    world.pending(campaign, 0).await;
+    tell_redis(&world, &["DEL", &format!("gate1:{{{campaign}}}:holders")]).await;
+    world.balanced().await;
+    world.close().await;
+}
+
+#[tokio::test]
 async fn a_redis_that_is_wiped_oversells_nothing() {
     no_lie_oversells(async |world, _| tell_redis(world, &["FLUSHALL"]).await).await;
 }
