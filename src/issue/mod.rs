@@ -153,16 +153,15 @@ impl Issuer {
         let mut verdict = verdict.await.unwrap_or(Err(ClaimError::Unknown));
         if verdict == Ok(Verdict::Already) {
             let held = coupon::held(&self.pool, campaign.id, &user, campaign.per_user_limit).await?;
-            verdict = match held {
-                Some(coupon) => Ok(Verdict::Held(coupon)),
-                None => {
-                    let (claim, verdict) = Claim::new(campaign.id, user, traceparent);
-                    if let Err(claim) = writer.write(claim) {
-                        claim.answer(Err(ClaimError::Overloaded));
-                    }
-                    verdict.await.unwrap_or(Err(ClaimError::Unknown))
+            if let Some(coupon) = held {
+                verdict = Ok(Verdict::Held(coupon));
+            } else {
+                let (claim, judged) = Claim::new(campaign.id, user, traceparent);
+                if let Err(claim) = writer.write(claim) {
+                    claim.answer(Err(ClaimError::Overloaded));
                 }
-            };
+                verdict = judged.await.unwrap_or(Err(ClaimError::Unknown));
+            }
         }
         if verdict == Err(ClaimError::GateUnloaded) {
             self.loader.want(campaign.id);

@@ -182,8 +182,8 @@ impl WriterWorker {
     ) -> Result<Vec<Answer>, ClaimError> {
         let campaigns: Vec<&[Claim]> = claims.chunk_by(|a, b| a.campaign == b.campaign).collect();
         let last_claims = campaigns.iter().scan(0, |last, claims| {
-            *last += claims.len() as i32;
-            Some(*last)
+            *last += claims.len();
+            i32::try_from(*last).ok()
         });
         let coupon_ids: Vec<Ulid> = claims.iter().map(|_| self.new_id()).collect();
         let codes: Vec<String> = claims.iter().map(|_| coupon::new_code()).collect();
