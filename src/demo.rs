@@ -44,7 +44,7 @@ pub struct Options {
 pub async fn run(options: Options, stop: CancellationToken) -> anyhow::Result<bool> {
     eprintln!("starting private Postgres, Redis and NATS");
     let servers = Servers::start().await?;
-    let listener = server::listen(SocketAddr::from(([127, 0, 0, 1], 0))).await?;
+    let listener = server::listen(SocketAddr::from(([127, 0, 0, 1], 0)))?;
     let address = listener.local_addr()?;
     let config = config(&servers, address)?;
     migrate(&config).await?;

@@ -217,7 +217,7 @@ async fn serve(roles: Vec<Role>) -> anyhow::Result<()> {
     let config = config()?;
     let roles: BTreeSet<Role> = if roles.is_empty() { Role::ALL.into() } else { roles.into_iter().collect() };
     let listener = if roles.contains(&Role::Api) {
-        let listener = coupon_dispatcher::http::server::listen(config.http).await;
+        let listener = coupon_dispatcher::http::server::listen(config.http);
         Some(listener.with_context(|| format!("listen on HTTP_ADDR {}", config.http))?)
     } else {
         None

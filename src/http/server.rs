@@ -8,7 +8,7 @@ use axum::Router;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -16,6 +16,10 @@ use tokio_util::task::TaskTracker;
 
 /// Open at a time; whoever comes then waits in the kernel's queue.
 const CONNECTIONS_MAX: usize = 10_000;
+/// Connections that wait to be accepted, which the kernel bounds too (`net.core.somaxconn`). One that
+/// finds no place there asks again after a second: 256 at once were enough for that with a backlog of
+/// 128, the standard library's.
+const BACKLOG: u32 = 4_096;
 /// For a request's header to come, from the first moment of a connection or the end of the last answer.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 /// A request's header, at the most.
@@ -80,6 +84,9 @@ async fn connection(stream: TcpStream, service: TowerToHyperService<Router>, sto
 ///
 /// # Errors
 /// When the address is taken, or not one of this machine.
-pub async fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
-    TcpListener::bind(address).await
+pub fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.set_reuseaddr(true)?; // at once again after a restart
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }

@@ -2,6 +2,8 @@
 
 use futures_util::future::join_all;
 use serde_json::json;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 use super::survives;
 use crate::support::{SOON, World, wait_until};
@@ -14,6 +16,18 @@ async fn a_process_that_is_killed_in_a_rush_has_kept_every_promise() {
         world.processes[0].start().await;
     })
     .await;
+    world.close().await;
+}
+
+#[tokio::test]
+async fn a_crowd_that_comes_at_once_finds_a_place_to_wait() {
+    let world = World::start().await;
+    let process = &world.processes[0];
+    process.freeze(); // it accepts nobody
+    let crowd = join_all((0..1_000).map(async |_| TcpStream::connect(process.address).await));
+    let crowd = timeout(SOON, crowd).await;
+    process.thaw();
+    assert!(crowd.expect("somebody finds no place").iter().all(Result::is_ok));
     world.close().await;
 }
 
