@@ -1,6 +1,6 @@
 //! The replay command: selected events of all shards again, to `replay.<run>.…`.
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 use outbox_relay::Shard;
 use outbox_relay::replay::{Plan, Selection, replay};
 use serde::Serialize;
@@ -71,6 +71,10 @@ pub async fn run(
 
 /// A bar on standard error; nothing when that is no terminal.
 pub(crate) fn progress_bar(length: i64) -> ProgressBar {
-    let style = ProgressStyle::with_template("{bar:40} {pos}/{len} {per_sec} {eta} {msg}");
-    ProgressBar::new(length.unsigned_abs()).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+    let style = ProgressStyle::with_template("{bar:40} {pos}/{len} {rate} {eta} {msg}")
+        .unwrap_or_else(|_| ProgressStyle::default_bar())
+        .with_key("rate", |state: &ProgressState, text: &mut dyn std::fmt::Write| {
+            let _ = write!(text, "{:.0}/s", state.per_sec()); // a bar that cannot be drawn matters to nobody
+        });
+    ProgressBar::new(length.unsigned_abs()).with_style(style)
 }
