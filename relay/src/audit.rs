@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::{DeliverPolicy, pull};
+use async_nats::jetstream::stream::Stream;
 use async_nats::{Client, HeaderMap};
 use futures_util::StreamExt as _;
 use sqlx::PgConnection;
@@ -40,7 +41,8 @@ pub enum AuditError {
     Stream(#[from] StreamError),
 }
 
-/// Compares the ends and the number of messages; with `full` also every id, position by position.
+/// Compares the ends and the number of messages; with `full` also every id, subject and
+/// body, position by position.
 /// What is appended meanwhile is left out.
 ///
 /// # Errors
@@ -77,7 +79,7 @@ pub async fn audit_shard(
     }
     if full && last > 0 {
         difference =
-            first_difference(connection, &stream, &name, shard, head.min(last)).await?.or(difference);
+            first_difference(connection, &stream, outlet, shard, head.min(last)).await?.or(difference);
     }
     Ok(ShardAudit { shard, head, stream: last, projections, difference })
 }
@@ -85,14 +87,14 @@ pub async fn audit_shard(
 /// Reads both sides by position up to `end`, and stops at the first that differs.
 async fn first_difference(
     connection: &mut PgConnection,
-    stream: &async_nats::jetstream::stream::Stream,
-    name: &str,
+    stream: &Stream,
+    outlet: &Outlet,
     shard: Shard,
     end: i64,
 ) -> Result<Option<String>, AuditError> {
-    let config =
-        pull::OrderedConfig { headers_only: true, deliver_policy: DeliverPolicy::All, ..Default::default() };
-    let failed = |error: &dyn std::error::Error| StreamError::new(name, error);
+    let name = outlet.stream_of(shard);
+    let failed = |error: &dyn std::error::Error| StreamError::new(&name, error);
+    let config = pull::OrderedConfig { deliver_policy: DeliverPolicy::All, ..Default::default() };
     let consumer = stream.create_consumer(config).await.map_err(|error| failed(&error))?;
     let mut messages = consumer.messages().await.map_err(|error| failed(&error))?;
     let mut position = 0;
@@ -107,12 +109,24 @@ async fn first_difference(
             };
             let sequence = message.info().map_err(|error| failed(&*error))?.stream_sequence;
             let id = message.headers.as_ref().and_then(message_id);
-            if sequence != event.position.unsigned_abs() || id != Some(event.id.to_string().as_str()) {
+            let StoredEvent { position, id: event_id, kind, key, .. } = &event;
+            if sequence != position.unsigned_abs() || id != Some(event_id.to_string().as_str()) {
+                let id = id.unwrap_or("a message without id");
                 return Ok(Some(format!(
-                    "position {} is event {} in the outbox; stream {name} goes on with {} at {sequence}",
-                    event.position,
-                    event.id,
-                    id.unwrap_or("a message without id"),
+                    "position {position} is event {event_id} in the outbox; stream {name} goes on with {id} \
+                     at {sequence}"
+                )));
+            }
+            let subject = outlet.subject(kind, key, shard);
+            if message.subject.as_str() != subject {
+                return Ok(Some(format!(
+                    "position {position}, event {event_id}, belongs on {subject}; stream {name} has it on {}",
+                    message.subject
+                )));
+            }
+            if message.payload != event.body(outlet) {
+                return Ok(Some(format!(
+                    "position {position}, event {event_id}, has another body in stream {name} than in the outbox"
                 )));
             }
         }

@@ -272,6 +272,42 @@ async fn a_message_that_is_missing_or_another_is_named() {
     scene.world.close().await;
 }
 
+#[tokio::test]
+async fn a_message_with_another_subject_or_body_is_named() {
+    let mut scene = Scene::start().await;
+    let another = scene.world.open_campaign(json!({})).await;
+    scene.world.balanced().await;
+    for (what, spaces, exchanged) in [("has another body", " ", false), ("belongs on", "", true)] {
+        scene.world.processes[2].kill();
+        let mut messages = Vec::new();
+        for campaign in [scene.campaign, another] {
+            assert_eq!(scene.world.claim(campaign, what.split(' ').next().unwrap()).await.status, 201);
+            let mut event = scene.world.outbox(SHARD).await.pop().unwrap();
+            event.data = event.data.replace("\":", &format!("\":{spaces}")); // the same to every reader
+            let message =
+                PublishMessage::build().message_id(event.id.to_string()).payload(event.body(&OUTLET));
+            messages.push((OUTLET.subject(&event.kind, &event.key, SHARD), message, event));
+        }
+        let first = messages[0].2.clone();
+        let mut subjects: Vec<String> = messages.iter().map(|(subject, ..)| subject.clone()).collect();
+        if exchanged {
+            subjects.reverse(); // the counts agree
+        }
+        let context = jetstream::new(scene.world.nats().await);
+        for (subject, (_, message, _)) in subjects.into_iter().zip(messages) {
+            context.send_publish(subject, message).await.unwrap().await.unwrap();
+        }
+        let balanced = async || scene.world.coupon(QUICK).await.code == Some(0);
+        wait_until("the counts agree", SOON, balanced).await;
+        let position = format!("position {},", first.position);
+        scene.assert_named(FULL, &[&position, &first.id.to_string(), what]).await;
+        scene.world.processes[2].start().await;
+        scene.remake_stream().await;
+    }
+    scene.assert_balanced(FULL).await;
+    scene.world.close().await;
+}
+
 /// The projections have applied what the stranger wrote.
 async fn forget_position(world: &World, position: i64) {
     sqlx::query("DELETE FROM projection_positions WHERE position = $1")
