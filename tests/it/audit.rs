@@ -170,6 +170,21 @@ async fn a_row_that_is_missing_or_too_much_is_named() {
     scene.world.close().await;
 }
 
+#[tokio::test]
+async fn an_amount_that_is_another_is_named() {
+    let scene = Scene::start().await;
+    let of_the_coupon = scene.is_the_coupon("coupon_id");
+    for (amount, arguments) in [(501, QUICK), (499, FULL)] {
+        scene
+            .execute(&format!("UPDATE settlement_entries SET amount = {amount} WHERE {of_the_coupon}"))
+            .await;
+        scene.assert_named(arguments, &[&scene.campaign.to_string(), "settle"]).await;
+    }
+    scene.execute(&format!("UPDATE settlement_entries SET amount = 500 WHERE {of_the_coupon}")).await;
+    scene.assert_balanced(FULL).await;
+    scene.world.close().await;
+}
+
 /// The counts agree: only the full audit can find it.
 #[tokio::test]
 async fn a_row_that_is_another_is_named_by_the_full_audit() {
@@ -214,7 +229,7 @@ async fn a_seat_that_is_missing_or_too_much_is_named() {
     let () = redis.sadd(scene.holders(), "a-thief").await.unwrap();
     scene.assert_named(FULL, &[&campaign, &coupon]).await; // the counts agree
     let () = redis.sadd(scene.holders(), &scene.user).await.unwrap();
-    scene.assert_named(QUICK, &[&campaign, "21 seats"]).await;
+    scene.assert_named(QUICK, &[&campaign, "21 seats", "seat a-thief has no coupon"]).await;
     let () = redis.srem(scene.holders(), "a-thief").await.unwrap();
 
     // A gate that is not loaded says nothing wrong.
