@@ -1,9 +1,9 @@
 //! The sweeper: sees to seats past their deadline, to gates that missed a change of state or have
 //! forgotten seats, and to campaigns whose time has come. Every process may run one; each of its steps can be repeated.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::convert::Infallible;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use redis::Client;
 use sqlx::PgPool;
@@ -16,6 +16,8 @@ use crate::campaign::store::{self, ChangeError, Standing};
 use crate::campaign::{Campaign, CampaignId};
 
 const INTERVAL: Duration = Duration::from_millis(500);
+/// A gate that has forgotten seats is loaded no more often than this: a large one takes its time.
+const RELOAD_INTERVAL: Duration = Duration::from_secs(5);
 /// Seats seen to at a time.
 const BATCH: usize = 1_000;
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -34,9 +36,10 @@ pub async fn run(client: Client, pool: PgPool) -> Infallible {
     let mut ticks = interval(INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut failed = false;
+    let mut reloads = HashMap::new();
     loop {
         ticks.tick().await;
-        let result = sweep(&client, &pool).await;
+        let result = sweep(&client, &pool, &mut reloads).await;
         if let Err(error) = &result
             && !failed
         {
@@ -46,9 +49,14 @@ pub async fn run(client: Client, pool: PgPool) -> Infallible {
     }
 }
 
-/// One round.
-pub async fn sweep(client: &Client, pool: &PgPool) -> Result<(), SweepError> {
+/// One round. `reloads` says when gates that had forgotten seats were last loaded.
+async fn sweep(
+    client: &Client,
+    pool: &PgPool,
+    reloads: &mut HashMap<CampaignId, Instant>,
+) -> Result<(), SweepError> {
     store::change_due(pool).await?;
+    reloads.retain(|_, at| at.elapsed() < RELOAD_INTERVAL);
     let mut seats = Seats::connect(client, RESPONSE_TIMEOUT).await.map_err(LoadError::from)?;
     for Standing { campaign, issued, .. } in store::live(pool).await.map_err(LoadError::from)? {
         tell_state(&mut seats, &campaign).await?;
@@ -56,7 +64,9 @@ pub async fn sweep(client: &Client, pool: &PgPool) -> Result<(), SweepError> {
         // A seat is taken before its coupon is committed: a sound gate has no fewer.
         if let Some((taken, _)) = seats.count(campaign.id).await.map_err(LoadError::from)?
             && taken < issued.into()
+            && !reloads.contains_key(&campaign.id)
         {
+            reloads.insert(campaign.id, Instant::now());
             tracing::warn!(campaign = %campaign.id, taken, issued, "the gate has forgotten seats");
             loader::load(client, pool, campaign.id).await?;
         }
