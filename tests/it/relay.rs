@@ -246,7 +246,12 @@ async fn a_message_of_somebody_else_stops_the_relay() {
     wait_until("the relay says why it stops", SOON, async || world.processes[2].log().contains(alarm)).await;
     assert_eq!(world.end_of_stream(SHARD).await, 2);
 
+    // Nobody makes it again while it is being deleted.
+    world.processes[1].kill();
+    world.processes[2].kill();
     context.delete_stream(OUTLET.stream_of(SHARD)).await.unwrap();
+    world.processes[1].start().await;
+    world.processes[2].start().await;
     world.assert_published().await;
     world.close().await;
 }
