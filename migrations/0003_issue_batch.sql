@@ -13,8 +13,9 @@
 -- Verdicts: issued (with number, nth, issued_at and expires_at) | held (all of the user's newest
 -- coupon) | sold_out | not_open | closed.
 --
--- Arrays are read by index and not by unnest(), which costs several times as much for each element.
--- Its caller is to set for its session what the plans are to be made with: see there.
+-- Arrays are read by index, because unnest() first puts every element into a store. With that, and
+-- without sending a winner what the caller has sent itself, a row took 22 instead of 26 us in batches
+-- of 80. The caller sets for its session what the plans are to be made with (PLANS in writer.rs).
 CREATE FUNCTION issue_batch(
     a_shard smallint,
     campaigns_in uuid[], campaign_keys text[], sold_out_event_ids uuid[], last_claims integer[],

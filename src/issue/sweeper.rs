@@ -1,5 +1,6 @@
 //! The sweeper: sees to seats past their deadline, to gates that missed a change of state or have
-//! forgotten seats, and to campaigns whose time has come. Every process may run one; each of its steps can be repeated.
+//! forgotten seats, and to campaigns whose time has come. Every process may run one; each of its
+//! steps can be repeated.
 
 use std::collections::{HashMap, HashSet};
 use std::convert::Infallible;

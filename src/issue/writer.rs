@@ -160,15 +160,15 @@ impl WriterWorker {
         loop {
             tokio::select! {
                 connection = &mut attempts => return Some(connection),
-                claim = self.claims.recv() => self.fail([claim?]),
+                claim = self.claims.recv() => self.fail(vec![claim?]),
             }
         }
     }
 
     /// Answers claims of which surely nothing is written.
-    fn fail(&self, claims: impl IntoIterator<Item = Claim>) {
+    fn fail(&self, claims: Vec<Claim>) {
+        release(&self.gate, &claims);
         for claim in claims {
-            release(&self.gate, [&claim]);
             claim.answer(Err(ClaimError::NotWritten));
         }
     }

@@ -29,7 +29,7 @@ const CONNECTIONS: &str = "-c256";
 const LIVEZ_SECONDS: u64 = 2;
 /// A server that has run for a while uses its WAL files again; a new one makes one of 16 MiB, zeroed
 /// and synced, every half second of this load, and every commit waits for it: with the disk busy
-/// for 50 ms (p99 was 27 ms until there were 500 thousand coupons, and 65 ms from then on). So 2 GB of
+/// for 50 ms (p99 rose from under 32 ms to 60 and more at about 400 thousand coupons). So 2 GB of
 /// them are made before.
 const WAL_FILES: &str = "DO $$ BEGIN FOR i IN 1 .. 120 LOOP \
     PERFORM pg_logical_emit_message(false, 'bench', 'x'); PERFORM pg_switch_wal(); END LOOP; END $$";

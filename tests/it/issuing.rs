@@ -1,16 +1,22 @@
 //! Many at once: never more than the quantity, never more than a user's limit, and no promise broken.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
-use coupon_dispatcher::campaign::CampaignId;
+use coupon_dispatcher::campaign::{CampaignId, UserId};
 use coupon_dispatcher::event::OUTLET;
+use coupon_dispatcher::issue::gate::Gate;
+use coupon_dispatcher::issue::loader::Loader;
+use coupon_dispatcher::issue::writer::WriterWorker;
+use coupon_dispatcher::issue::{ClaimError, IssueError, Issuer, Outcome};
 use futures_util::future::join_all;
 use outbox_relay::Shard;
 use serde_json::{Value, json};
+use tokio::task::JoinSet;
 use ulid::Ulid;
 use uuid::Uuid;
 
-use crate::support::{SOON, World, wait_for};
+use crate::support::{SOON, World, wait_for, wait_until};
 
 const THREE: [&str; 3] = ["", "api", "api"];
 
@@ -97,6 +103,47 @@ async fn claims_of_one_user_in_one_batch_get_a_coupon_each() {
     );
     assert_eq!(bob.status, 201, "{bob:?}");
     assert!(alice.iter().all(|answer| answer.status == 201), "{alice:?}");
+    world.close().await;
+}
+
+#[tokio::test]
+async fn claims_for_which_the_writer_has_no_place_give_their_seats_back() {
+    const CLAIMS: usize = 5_000;
+    const PLACES: usize = 4_096;
+    let mut world = World::start().await;
+    let campaign = world.open_campaign(json!({ "quantity": CLAIMS })).await;
+    world.processes[0].kill();
+
+    let connections = world.connections().await.unwrap();
+    let (gate, gate_worker) = Gate::new(connections.redis.clone());
+    let (loader, _) = Loader::new(connections.redis.clone(), world.pool.clone());
+    let (writer, writer_worker) =
+        WriterWorker::new(Shard(0), 100, &connections.database, gate.clone(), loader.clone(), Arc::default());
+    let issuer = Arc::new(Issuer::new(world.pool.clone(), gate, loader, vec![writer]));
+    tokio::spawn(gate_worker.run());
+    wait_until("the gate is reached", SOON, async || issuer.gate().is_reachable()).await;
+    let mut claims = JoinSet::new();
+    for number in 0..CLAIMS {
+        let (issuer, user) = (issuer.clone(), UserId::parse(format!("user-{number}")).unwrap());
+        claims.spawn(async move { issuer.issue(campaign, user, None).await });
+    }
+    // The writer does not work yet.
+    for _ in PLACES..CLAIMS {
+        let refused = claims.join_next().await.unwrap().unwrap();
+        assert!(matches!(refused, Err(IssueError::Claim(ClaimError::Overloaded))), "{refused:?}");
+    }
+    world.pending(campaign, PLACES).await;
+    // While it connects, it refuses.
+    tokio::spawn(writer_worker.run());
+    while let Some(claim) = claims.join_next().await {
+        match claim.unwrap() {
+            Ok(Outcome::Issued(coupon)) => world.promised([coupon.id]),
+            Err(IssueError::Claim(ClaimError::NotWritten)) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    world.pending(campaign, 0).await;
+    world.processes[0].start().await;
     world.close().await;
 }
 

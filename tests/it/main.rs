@@ -12,6 +12,7 @@ mod commands;
 mod faults;
 mod gate;
 mod issuing;
+mod outbox;
 mod problems;
 mod projections;
 mod relay;
