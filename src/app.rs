@@ -124,6 +124,12 @@ async fn connect_nats(config: &Config, patience: Patience) -> anyhow::Result<asy
         .with_context(|| format!("NATS at {} cannot be reached", config.nats))
 }
 
+/// All that is projected.
+#[must_use]
+pub fn projections() -> Vec<Box<dyn Projection>> {
+    vec![Box::new(Wallet), Box::new(Settlement)]
+}
+
 /// Plays `roles` until `stop`, or until one of them ends; then brings the rest down in order.
 ///
 /// # Errors
@@ -150,9 +156,7 @@ pub async fn serve(
         }
         if roles.contains(&Role::Project) {
             let Connections { database, nats, .. } = connections.clone();
-            let projections: Vec<Box<dyn Projection>> = vec![Box::new(Wallet), Box::new(Settlement)];
-            let projector =
-                Projector::new("projections", projections, OUTLET, shard, config.replicas, database, nats);
+            let projector = Projector::new("projections", projections(), OUTLET, shard, database, nats);
             background.spawn(async move { match projector.run().await {} });
         }
     }

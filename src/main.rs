@@ -13,8 +13,11 @@ use coupon_dispatcher::audit::{Scope, audit};
 use coupon_dispatcher::campaign::CampaignId;
 use coupon_dispatcher::client::Client;
 use coupon_dispatcher::config::{Config, ConfigError, Role, Secret};
+use coupon_dispatcher::event::OUTLET;
 use coupon_dispatcher::{demo, event, replay, schema};
+use outbox_relay::epoch::{self, Epochs};
 use outbox_relay::replay::Selection;
+use outbox_relay::{Shard, dead};
 use serde_json::{Value, json};
 use sqlx::Connection as _;
 use time::OffsetDateTime;
@@ -23,6 +26,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 use ulid::Ulid;
+
+/// Parked events on a list.
+const LETTERS_MAX: i64 = 1_000;
 
 /// Limited coupons, first come, first served.
 ///
@@ -68,6 +74,16 @@ enum Command {
     },
     /// Publish events again, to subjects of their own. Example: coupon replay --type issued --dry-run
     Replay(ReplayArgs),
+    /// What only an operator can decide for a relay. Example: coupon relay epoch new --shard 0
+    Relay {
+        #[command(subcommand)]
+        action: RelayAction,
+    },
+    /// Events that a projection could not apply. Example: coupon dead list
+    Dead {
+        #[command(subcommand)]
+        action: DeadAction,
+    },
     /// Prove that gate, coupons, outbox, stream and projections agree. Example: coupon audit --full
     Audit {
         /// Only this one.
@@ -98,6 +114,56 @@ enum CampaignAction {
     Close {
         id: Ulid,
     },
+}
+
+#[derive(Subcommand)]
+enum RelayAction {
+    /// Epochs: how positions of the outbox and sequences of its stream are tied together.
+    Epoch {
+        #[command(subcommand)]
+        action: EpochAction,
+    },
+}
+
+#[derive(Subcommand)]
+enum EpochAction {
+    /// Let a relay that has stopped go on: at the end of the stream as it is, behind the last event on which
+    /// outbox and stream agree. Example: coupon relay epoch new --shard 0
+    New {
+        #[arg(long, default_value_t = 0)]
+        shard: i16,
+        #[arg(long)]
+        json: bool,
+    },
+    /// All that were begun. Example: coupon relay epoch list --shard 0
+    List {
+        #[arg(long, default_value_t = 0)]
+        shard: i16,
+    },
+}
+
+#[derive(Subcommand)]
+enum DeadAction {
+    /// What is parked. Example: coupon dead list --json
+    List {
+        #[arg(long)]
+        json: bool,
+    },
+    /// One event, as JSON. Example: coupon dead show wallet 17
+    Show(Letter),
+    /// Apply it after all. Example: coupon dead redrive wallet 17
+    Redrive(Letter),
+    /// Give it up: it is never applied. Example: coupon dead drop wallet 17
+    Drop(Letter),
+}
+
+/// A parked event.
+#[derive(Args)]
+struct Letter {
+    projection: String,
+    position: i64,
+    #[arg(long, default_value_t = 0)]
+    shard: i16,
 }
 
 #[derive(Args)]
@@ -175,6 +241,8 @@ async fn run(command: Command) -> anyhow::Result<bool> {
         }
         Command::Campaign { action, url } => campaign(action, url).await.map(|()| true),
         Command::Replay(args) => replay_events(args).await.map(|()| true),
+        Command::Relay { action: RelayAction::Epoch { action } } => epoch(action).await.map(|()| true),
+        Command::Dead { action } => dead(action).await.map(|()| true),
         Command::Audit { campaign, full, json } => {
             let config = config()?;
             let connections = Connections::open(&config, Patience::None).await?;
@@ -252,6 +320,62 @@ async fn campaign(action: CampaignAction, url: Option<String>) -> anyhow::Result
         CampaignAction::Close { id } => client.post(&format!("/v1/campaigns/{id}/close"), None).await?,
     };
     println!("{}", serde_json::to_string_pretty(&answer)?);
+    Ok(())
+}
+
+async fn epoch(action: EpochAction) -> anyhow::Result<()> {
+    let config = config()?;
+    let connections = Connections::open(&config, Patience::None).await?;
+    match action {
+        EpochAction::List { shard } => {
+            let mut connection = connections.pool.acquire().await?;
+            let epochs = Epochs::read(&mut connection, Shard(shard)).await?;
+            println!("{}", serde_json::to_string_pretty(&epochs)?);
+        }
+        EpochAction::New { shard, json } => {
+            anyhow::ensure!((0..config.shards).contains(&shard), "there is no shard {shard}");
+            let Connections { database, nats, .. } = &connections;
+            let begun = epoch::begin(database, nats, &OUTLET, Shard(shard), config.replicas).await?;
+            if json {
+                println!("{}", serde_json::to_string(&begun)?);
+            } else {
+                println!("{begun}");
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn dead(action: DeadAction) -> anyhow::Result<()> {
+    let connections = Connections::open(&config()?, Patience::None).await?;
+    let (mut connection, nats) = (connections.pool.acquire().await?, &connections.nats);
+    match action {
+        DeadAction::List { json } => {
+            let parked = dead::list(&mut connection, LETTERS_MAX).await?;
+            if json {
+                println!("{}", serde_json::to_string(&parked)?);
+            } else {
+                for parked in parked {
+                    println!("{parked}");
+                }
+            }
+        }
+        DeadAction::Show(Letter { projection, position, shard }) => {
+            let shown = dead::show(&mut connection, nats, &OUTLET, &projection, Shard(shard), position);
+            let (parked, event) = shown.await?;
+            let event: Value = serde_json::from_slice(&event.body)?;
+            println!("{}", serde_json::to_string_pretty(&json!({ "parked": parked, "event": event }))?);
+        }
+        DeadAction::Redrive(Letter { projection, position, shard }) => {
+            let projections = app::projections();
+            let known = projections.iter().find(|known| known.name() == projection);
+            let known = known.with_context(|| format!("there is no projection {projection}"))?;
+            dead::redrive(&mut connection, nats, &OUTLET, &**known, Shard(shard), position).await?;
+        }
+        DeadAction::Drop(Letter { projection, position, shard }) => {
+            dead::drop_parked(&mut connection, nats, &OUTLET, &projection, Shard(shard), position).await?;
+        }
+    }
     Ok(())
 }
 

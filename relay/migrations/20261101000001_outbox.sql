@@ -20,9 +20,17 @@ CREATE TABLE outbox (
     CONSTRAINT outbox_type_is_short CHECK (length(type) BETWEEN 1 AND 64),
     CONSTRAINT outbox_key_is_short CHECK (length(key) BETWEEN 1 AND 64),
     CONSTRAINT outbox_subject_is_short CHECK (length(subject) <= 1024),
-    CONSTRAINT outbox_traceparent_is_short CHECK (length(traceparent) <= 255),
-    CONSTRAINT outbox_data_is_small CHECK (pg_column_size(data) <= 65536 + 4) -- 4 of its header
+    CONSTRAINT outbox_traceparent_is_short CHECK (length(traceparent) <= 255)
 ) PARTITION BY RANGE (position);
+
+-- What the NATS server takes: one row, kept by the relays.
+CREATE TABLE outbox_limits (
+    single      boolean NOT NULL DEFAULT true,
+    max_payload integer NOT NULL, -- headers and body of a message, in bytes
+    CONSTRAINT outbox_limits_pkey PRIMARY KEY (single),
+    CONSTRAINT outbox_limits_are_single CHECK (single)
+);
+INSERT INTO outbox_limits (max_payload) VALUES (1048576); -- the default of nats-server
 
 -- Makes sure that the partition of `a_position` and the one after it are there. A partition holds
 -- a million positions. It is made apart and attached, which does not block readers or writers.
@@ -70,6 +78,33 @@ BEGIN
 END
 $$;
 
+-- Refuses data of more than 64 KiB, and events that would not fit into a message: 1 KiB is for what
+-- the relay adds, and a character of the subject may take six times its bytes in JSON.
+CREATE FUNCTION outbox_check_sizes(subjects text[], datas text[]) RETURNS void
+    LANGUAGE plpgsql STABLE AS
+$$
+DECLARE
+    data_max CONSTANT integer := 65536;
+    message_max integer;
+BEGIN
+    SELECT max_payload - 1024 INTO message_max FROM outbox_limits;
+    -- Together they are seldom too large; then none is.
+    IF pg_column_size(datas) + 6 * pg_column_size(subjects) <= least(data_max, message_max) THEN
+        RETURN;
+    END IF;
+    IF EXISTS (SELECT FROM unnest(datas) AS data WHERE octet_length(data) > data_max) THEN
+        RAISE EXCEPTION 'data of more than % bytes', data_max
+            USING ERRCODE = 'check_violation', CONSTRAINT = 'outbox_data_is_small';
+    END IF;
+    IF EXISTS (SELECT FROM unnest(datas, subjects) AS event (data, subject)
+               WHERE octet_length(data) + 6 * octet_length(subject) > message_max)
+    THEN
+        RAISE EXCEPTION 'an event of more than the % bytes that NATS takes', message_max
+            USING ERRCODE = 'check_violation', CONSTRAINT = 'outbox_event_fits_a_message';
+    END IF;
+END
+$$;
+
 -- Appends events in the order given and answers the position of the last. The only way in.
 -- The lock lasts to the commit: call it as the last statement of a transaction, or batch.
 CREATE FUNCTION outbox_append(
@@ -96,6 +131,7 @@ BEGIN
         RAISE EXCEPTION 'a trace context is no header'
             USING ERRCODE = 'check_violation', CONSTRAINT = 'outbox_traceparents_are_headers';
     END IF;
+    PERFORM outbox_check_sizes(subjects, datas);
     PERFORM outbox_lock(a_shard);
     head := outbox_head(a_shard);
     last := head + cardinality(event_ids);
@@ -131,3 +167,15 @@ BEGIN
                      ORDER BY position DESC LIMIT 1), 0);
 END
 $$;
+
+-- Events that a projection could not apply and left out: they wait to be redriven or dropped.
+CREATE TABLE parked_events (
+    projection text        NOT NULL,
+    shard      smallint    NOT NULL,
+    position   bigint      NOT NULL,
+    event_id   uuid        NOT NULL,
+    reason     text        NOT NULL,
+    attempts   integer     NOT NULL,
+    parked_at  timestamptz NOT NULL DEFAULT now(),
+    CONSTRAINT parked_events_pkey PRIMARY KEY (projection, shard, position)
+);

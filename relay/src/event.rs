@@ -21,6 +21,9 @@ use crate::outlet::{Outlet, Shard};
 pub const SHARD_HEADER: &str = "Outbox-Shard";
 /// Header with the position of an event in its shard.
 pub const POSITION_HEADER: &str = "Outbox-Position";
+/// Header with the epoch of an event's position (see [`crate::epoch`]); without it, that is 0. Epoch and
+/// position together only ever grow.
+pub const EPOCH_HEADER: &str = "Outbox-Epoch";
 /// Header with the id of a replayed event, whose `Nats-Msg-Id` is another.
 pub const EVENT_ID_HEADER: &str = "Outbox-Event-Id";
 
@@ -115,6 +118,19 @@ impl StoredEvent {
         body.into()
     }
 
+    /// As a reader gets it.
+    #[must_use]
+    pub fn to_event(&self, outlet: &Outlet) -> Event {
+        Event {
+            position: self.position,
+            id: self.id,
+            kind: format!("{}.{}.v1", outlet.types, self.kind),
+            time: self.time,
+            data: self.data.clone().into(),
+            body: self.body(outlet),
+        }
+    }
+
     /// The headers that every copy of this event carries.
     #[must_use]
     pub fn headers(&self, message_id: &str) -> HeaderMap {
@@ -140,6 +156,8 @@ pub struct Event {
     pub time: OffsetDateTime,
     /// A JSON text.
     pub data: Bytes,
+    /// All of it: a CloudEvents 1.0 event in structured JSON.
+    pub body: Bytes,
 }
 
 /// The parts of a body that a reader needs.
@@ -164,7 +182,7 @@ impl Event {
         let CloudEvent { id, kind, time, data } = serde_json::from_slice(body)?;
         let data = body.slice_ref(data.get().as_bytes());
         let id = Ulid::from_string(&id).map_err(serde_json::Error::custom)?;
-        Ok(Self { position, id, kind: kind.into_owned(), time, data })
+        Ok(Self { position, id, kind: kind.into_owned(), time, data, body: body.clone() })
     }
 }
 

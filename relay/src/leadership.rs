@@ -9,14 +9,26 @@ use sqlx::{ConnectOptions as _, PgConnection};
 /// How often a process that stands by asks for the lock.
 const STAND_BY_INTERVAL: Duration = Duration::from_millis(250);
 
+/// Of the session that holds the lock, kept by the server. A leader asks at least every 5 s; one that
+/// is frozen loses its session, and with it the lock, to those that stand by. One whose machine is gone
+/// does not answer for 5 s.
+const SESSION: [(&str, &str); 6] = [
+    // What a leader runs, it runs for every batch: one plan for all.
+    ("plan_cache_mode", "force_generic_plan"),
+    ("idle_session_timeout", "10s"),
+    ("idle_in_transaction_session_timeout", "10s"),
+    ("tcp_keepalives_idle", "2"),
+    ("tcp_keepalives_interval", "1"),
+    ("tcp_keepalives_count", "3"),
+];
+
 /// Connects, and answers the connection once it holds the lock `(class, number)`.
 pub(crate) async fn take(
     database: &PgConnectOptions,
     class: &str,
     number: i16,
 ) -> Result<PgConnection, sqlx::Error> {
-    // What it runs, it runs for every batch: one plan for all.
-    let database = database.clone().options([("plan_cache_mode", "force_generic_plan")]);
+    let database = database.clone().options(SESSION);
     let mut connection = database.connect().await?;
     loop {
         let taken: bool = sqlx::query_scalar("SELECT pg_try_advisory_lock(hashtext($1), $2)")

@@ -6,6 +6,8 @@
 //! is the outbox's position**: every publish says which sequence it expects to follow, and the
 //! server refuses a second copy, a hole, a reordering, or a relay that was frozen and woke up.
 //! There is no window in time and no mark to keep: the stream's own end is the cursor.
+//! (After a disaster that cannot be healed an operator begins a new [`epoch`], from where on the two differ
+//! by a constant.)
 //!
 //! The modules, in the order in which an event meets them:
 //!
@@ -13,7 +15,9 @@
 //! * [`mod@append`]: into the outbox, within the caller's transaction.
 //! * [`outlet`]: how a service names its streams, subjects and types.
 //! * [`relay`]: from the outbox to the stream.
-//! * [`projection`]: from the stream into tables, each event once.
+//! * [`epoch`]: how positions and sequences are tied together.
+//! * [`projector`] and [`projection`]: from the stream into tables, each event once.
+//! * [`dead`]: events that could not be applied.
 //! * [`mod@replay`]: events again, to a subscriber who asks for them.
 //! * [`audit`]: proves that a shard's outbox and its stream hold the same.
 //! * [`stream`]: the streams themselves.
@@ -21,19 +25,26 @@
 
 pub mod append;
 pub mod audit;
+mod cursor;
+pub mod dead;
+pub mod epoch;
 pub mod event;
 mod leadership;
 pub mod outlet;
+mod pipeline;
 pub mod projection;
+pub mod projector;
 pub mod relay;
 pub mod replay;
 pub mod retry;
 pub mod stream;
 
 pub use append::{AppendError, append};
+pub use cursor::Halt;
 pub use event::{Event, NewEvent};
 pub use outlet::{Outlet, Shard};
-pub use projection::{Projection, Projector};
+pub use projection::Projection;
+pub use projector::Projector;
 pub use relay::{Relay, RelayStatus};
 
 /// The tables and functions of the outbox. Its migrations share the table of migrations with those

@@ -50,4 +50,16 @@ impl Outlet {
     pub fn replay_stream(&self) -> String {
         format!("{}-REPLAY", self.stream)
     }
+
+    /// The stream of events that a projection could not apply.
+    #[must_use]
+    pub fn dead_stream(&self) -> String {
+        format!("{}-DEAD", self.stream)
+    }
+
+    /// The subject of an event that a projection could not apply.
+    #[must_use]
+    pub fn dead_subject(&self, projection: &str, shard: Shard, position: i64) -> String {
+        format!("dead.{}.{projection}.{shard}.{position}", self.subjects)
+    }
 }

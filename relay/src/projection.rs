@@ -1,43 +1,30 @@
-//! From the stream into tables, each event once: its effect and the position up to which the
-//! shard has been applied are committed together, and acknowledged after that.
+//! From events into tables, each event once: its effect and the position up to which the shard has
+//! been applied are committed together.
 
-use std::convert::Infallible;
 use std::fmt;
 use std::time::Duration;
 
 use async_nats::Client;
-use async_nats::jetstream::Message;
-use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, PullConsumer, pull};
-use futures_util::TryStreamExt as _;
 use futures_util::future::BoxFuture;
-use sqlx::postgres::PgConnectOptions;
 use sqlx::{Connection as _, PgConnection};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::sleep;
+use ulid::Ulid;
+use uuid::Uuid;
 
+use crate::dead;
 use crate::event::{Event, StoredEvent};
-use crate::leadership;
 use crate::outlet::{Outlet, Shard};
 use crate::retry::Retry;
-use crate::stream::{self, StreamError};
+use crate::stream::StreamError;
 
 /// Events in one transaction, at the most.
-const BATCH_EVENTS: usize = 1_000;
-/// A batch is followed by the next no sooner than this, unless it was full: under load a few large
-/// transactions cost less than many small ones.
-const PACE: Duration = Duration::from_millis(50);
-/// Asked of the server at a time.
-const PULL_BYTES: usize = 16 << 20;
-/// Asked anew so often when nothing comes: a consumer that is lost is noticed then. Without
-/// heartbeats, at which the client's batches (0.51) stop listening.
-const PULL_EXPIRY: Duration = Duration::from_secs(2);
-const FETCH_TIMEOUT: Duration = Duration::from_secs(3);
-/// Delivered and not yet acknowledged, at the most.
-const UNACKNOWLEDGED_MAX: i64 = 10_000;
-/// Longer than a batch can take; after that the server delivers it again.
-const ACKNOWLEDGEMENT_WAIT: Duration = Duration::from_secs(30);
+pub(crate) const BATCH_EVENTS: usize = 1_000;
 /// Old positions are removed once in so many batches.
 const PRUNE_INTERVAL: u32 = 100;
+/// A poison event is tried so often before it is parked: what looks like its fault may be another's,
+/// which passes.
+const ATTEMPTS: i32 = 5;
 
 /// A batch on its way into a projection.
 pub type Applying<'a> = BoxFuture<'a, Result<(), ApplyError>>;
@@ -47,11 +34,14 @@ pub trait Projection: fmt::Debug + Send + Sync {
     /// Of the projection and its positions.
     fn name(&self) -> &'static str;
 
-    /// Applies a batch, in order of position, within the transaction. Each event is given once.
+    /// Applies a batch, in order of position, within the transaction. Each event is given once; one that
+    /// was [parked](ApplyError::is_poison) may be given later, by itself.
+    ///
+    /// Tables are to be named without a schema: a rebuild applies the events to tables in another one.
     fn apply<'a>(&'a self, transaction: &'a mut PgConnection, events: &'a [Event]) -> Applying<'a>;
 }
 
-/// Why a batch was not applied.
+/// Why a batch was not applied: an event is poison, or the database failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ApplyError {
     #[error("the event at position {position} cannot be read")]
@@ -64,6 +54,21 @@ pub enum ApplyError {
     Database(#[from] sqlx::Error),
 }
 
+impl ApplyError {
+    /// Whether an event is to blame, so that to try again is of no use: it cannot be read, or it breaks
+    /// the rules of the tables (classes 22, data exception, and 23, constraint violation).
+    #[must_use]
+    pub fn is_poison(&self) -> bool {
+        match self {
+            Self::Unreadable { .. } => true,
+            Self::Database(sqlx::Error::Database(error)) => {
+                error.code().is_some_and(|code| code.starts_with("22") || code.starts_with("23"))
+            }
+            Self::Database(_) => false,
+        }
+    }
+}
+
 /// Why a projector starts over.
 #[derive(Debug, thiserror::Error)]
 pub enum ProjectorError {
@@ -73,6 +78,12 @@ pub enum ProjectorError {
     Stream(#[from] StreamError),
     #[error("behind position {after}, up to {until}, something is neither in the stream nor in the outbox")]
     Gap { after: i64, until: i64 },
+    #[error(
+        "the stream gives event {given} as position {position}, where the outbox has {ours:?}: it is not applied"
+    )]
+    Foreign { position: i64, given: Ulid, ours: Option<Ulid> },
+    #[error("an epoch has begun")]
+    EpochBegan,
 }
 
 impl From<sqlx::Error> for ProjectorError {
@@ -81,152 +92,46 @@ impl From<sqlx::Error> for ProjectorError {
     }
 }
 
-/// Applies one shard to projections, which share the feed: each event is fetched and read once, and
-/// a batch is one transaction. One projector is active; any number stand by.
+/// The right to apply a shard's events to projections, and how far they have been applied.
 #[derive(Debug)]
-pub struct Projector {
-    /// The durable consumer.
-    consumer: &'static str,
-    projections: Vec<Box<dyn Projection>>,
-    outlet: Outlet,
-    shard: Shard,
-    replicas: usize,
-    database: PgConnectOptions,
-    nats: Client,
-    position: watch::Sender<i64>,
+pub struct Feed<'a> {
+    pub(crate) projections: &'a [Box<dyn Projection>],
+    pub(crate) outlet: &'a Outlet,
+    pub(crate) shard: Shard,
+    pub(crate) nats: &'a Client,
+    pub(crate) connection: PgConnection,
+    /// Of each projection.
+    positions: Vec<i64>,
+    /// The least of these, for whoever wants to know.
+    position: &'a watch::Sender<i64>,
+    batches: u32,
 }
 
-impl Projector {
-    /// A projector of `shard` into `projections`, by the durable consumer of this name.
-    #[must_use]
-    pub fn new(
-        consumer: &'static str,
-        projections: Vec<Box<dyn Projection>>,
-        outlet: Outlet,
+impl<'a> Feed<'a> {
+    /// Goes on from where these projections are. `connection` is to hold the lock that lets only one do
+    /// this at a time.
+    pub(crate) async fn open(
+        projections: &'a [Box<dyn Projection>],
+        outlet: &'a Outlet,
         shard: Shard,
-        replicas: usize,
-        database: PgConnectOptions,
-        nats: Client,
-    ) -> Self {
-        let position = watch::Sender::default();
-        Self { consumer, projections, outlet, shard, replicas, database, nats, position }
-    }
-
-    /// Projects until it is dropped, which is safe at any point.
-    pub async fn run(&self) -> Infallible {
-        let mut retry = Retry::new(Duration::from_millis(50), Duration::from_secs(2));
-        loop {
-            let before = *self.position.borrow();
-            let Err(error) = self.project().await;
-            tracing::warn!(
-                consumer = self.consumer, shard = %self.shard,
-                error = &error as &dyn std::error::Error, "projector starts over"
-            );
-            if *self.position.borrow() > before {
-                retry.reset();
-            }
-            sleep(retry.next_wait()).await;
-        }
-    }
-
-    async fn project(&self) -> Result<Infallible, ProjectorError> {
-        let mut feed = self.lead().await?;
-        let consumer = self.consumer(feed.position()).await?;
-        loop {
-            let next_batch_at = Instant::now() + PACE;
-            let batch = next_batch(&consumer).await.map_err(|error| self.error(&*error))?;
-            feed.absorb(batch.iter().map(event_of).collect::<Result<_, _>>()?).await?;
-            if let Some(last) = batch.last() {
-                last.ack().await.map_err(|error| self.error(&*error))?;
-            }
-            if batch.len() < BATCH_EVENTS {
-                sleep_until(next_batch_at).await;
-            }
-        }
-    }
-
-    /// Waits until it is the only one to apply this shard to these projections.
-    ///
-    /// # Errors
-    /// When the database cannot be asked.
-    pub async fn lead(&self) -> Result<Feed<'_>, ProjectorError> {
-        let class = format!("projector_{}", self.consumer);
-        let mut connection = leadership::take(&self.database, &class, self.shard.0).await?;
-        let mut positions = Vec::with_capacity(self.projections.len());
-        for projection in &self.projections {
+        nats: &'a Client,
+        mut connection: PgConnection,
+        position: &'a watch::Sender<i64>,
+    ) -> Result<Self, sqlx::Error> {
+        let mut positions = Vec::with_capacity(projections.len());
+        for projection in projections {
             let position = sqlx::query_scalar("SELECT projection_position($1, $2)")
                 .bind(projection.name())
-                .bind(self.shard.0)
+                .bind(shard.0)
                 .fetch_one(&mut connection)
                 .await?;
             positions.push(position);
         }
-        let feed = Feed { projector: self, connection, positions, batches: 0 };
-        self.position.send_replace(feed.position());
+        let feed = Self { projections, outlet, shard, nats, connection, positions, position, batches: 0 };
+        position.send_replace(feed.position());
         Ok(feed)
     }
 
-    /// The durable consumer, at `position`. What another process was given and did not acknowledge
-    /// would come back only after a while, so then the durable consumer is made anew.
-    async fn consumer(&self, position: i64) -> Result<PullConsumer, ProjectorError> {
-        let stream = stream::of_shard(&self.nats, &self.outlet, self.shard, self.replicas).await?;
-        let start = position.unsigned_abs() + 1;
-        let config = pull::Config {
-            durable_name: Some(self.consumer.to_owned()),
-            deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: start },
-            ack_policy: AckPolicy::All,
-            ack_wait: ACKNOWLEDGEMENT_WAIT,
-            max_ack_pending: UNACKNOWLEDGED_MAX,
-            ..Default::default()
-        };
-        let mut consumer: PullConsumer = stream
-            .get_or_create_consumer(self.consumer, config.clone())
-            .await
-            .map_err(|error| self.error(&error))?;
-        if consumer.cached_info().delivered.stream_sequence >= start {
-            stream.delete_consumer(self.consumer).await.map_err(|error| self.error(&error))?;
-            consumer = stream.create_consumer(config).await.map_err(|error| self.error(&error))?;
-        }
-        Ok(consumer)
-    }
-
-    fn error(&self, error: &(dyn std::error::Error + 'static)) -> ProjectorError {
-        StreamError::new(&self.outlet.stream_of(self.shard), error).into()
-    }
-}
-
-/// All messages that are there, or else the next one. Fetched and not streamed: the server then
-/// writes a batch at once, where it would otherwise write each message as it is stored.
-async fn next_batch(consumer: &PullConsumer) -> Result<Vec<Message>, async_nats::Error> {
-    let there = consumer.fetch().max_messages(BATCH_EVENTS).max_bytes(PULL_BYTES).messages().await?;
-    // The server answers at once; when it is gone, nobody would.
-    let mut batch: Vec<Message> = timeout(FETCH_TIMEOUT, there.try_collect()).await??;
-    while batch.is_empty() {
-        let next = consumer.batch().max_messages(1).expires(PULL_EXPIRY).messages().await?;
-        batch = next.try_collect().await?;
-    }
-    Ok(batch)
-}
-
-/// The stream's sequence is the position.
-fn event_of(message: &Message) -> Result<Event, ProjectorError> {
-    let sequence = message.info().map_or(0, |info| info.stream_sequence);
-    let position = i64::try_from(sequence).unwrap_or(i64::MAX);
-    Event::parse(position, &message.payload)
-        .map_err(|source| ApplyError::Unreadable { position, source }.into())
-}
-
-/// The right to apply events, and how far they have been applied.
-#[derive(Debug)]
-pub struct Feed<'a> {
-    projector: &'a Projector,
-    connection: PgConnection,
-    /// Of each projection.
-    positions: Vec<i64>,
-    batches: u32,
-}
-
-impl Feed<'_> {
     /// The last position that all projections have applied.
     #[must_use]
     pub fn position(&self) -> i64 {
@@ -234,18 +139,20 @@ impl Feed<'_> {
     }
 
     /// Applies what is new of `events`, which may come in any order and any number of times. What
-    /// is missing between the last position and the highest given is taken from the outbox.
+    /// is missing between the last position and the highest given is taken from the outbox. An event that
+    /// a projection cannot apply is parked for it.
     ///
     /// # Errors
-    /// When anything fails, nothing of the batch is applied, or it is not known whether it was:
-    /// [lead](Projector::lead) again.
+    /// When anything fails, the last batch is not applied, or it is not known whether it was: begin anew.
     pub async fn absorb(&mut self, mut events: Vec<Event>) -> Result<(), ProjectorError> {
         let position = self.position();
         events.sort_by_key(|event| event.position);
         events.dedup_by_key(|event| event.position);
         events.retain(|event| event.position > position);
-        let Some(last) = events.last().map(|event| event.position) else { return Ok(()) };
-        if last - position != events.len() as i64 {
+        let Some(last) = events.last() else { return Ok(()) };
+        self.check_ours(last.position, last.id).await?;
+        if last.position - position != events.len() as i64 {
+            let last = last.position;
             return self.heal(last).await;
         }
         for batch in events.chunks(BATCH_EVENTS) {
@@ -254,55 +161,140 @@ impl Feed<'_> {
         Ok(())
     }
 
+    /// The outbox has this event at this position. Since stream and outbox agree up to where they part,
+    /// that goes for all events before. What is past retention cannot be told.
+    async fn check_ours(&mut self, position: i64, given: Ulid) -> Result<(), ProjectorError> {
+        let (ours, head): (Option<Uuid>, i64) = sqlx::query_as(
+            "SELECT (SELECT event_id FROM outbox WHERE shard = $1 AND position = $2), outbox_head($1)",
+        )
+        .bind(self.shard.0)
+        .bind(position)
+        .fetch_one(&mut self.connection)
+        .await?;
+        let ours = ours.map(Ulid::from);
+        if ours == Some(given) || ours.is_none() && position <= head {
+            return Ok(());
+        }
+        Err(ProjectorError::Foreign { position, given, ours })
+    }
+
     /// Applies the events up to `last` from the outbox.
-    async fn heal(&mut self, last: i64) -> Result<(), ProjectorError> {
-        let Projector { consumer, shard, outlet, .. } = self.projector;
+    pub(crate) async fn heal(&mut self, last: i64) -> Result<(), ProjectorError> {
         tracing::warn!(
-            consumer, %shard, applied = self.position(), given = last,
+            shard = %self.shard, applied = self.position(), given = last,
             "gap in what the stream gave: events are taken from the outbox"
         );
         while self.position() < last {
             let after = self.position();
             let until = last.min(after + BATCH_EVENTS as i64);
-            let stored = StoredEvent::between(&mut self.connection, *shard, after, until).await?;
+            let stored = StoredEvent::between(&mut self.connection, self.shard, after, until).await?;
             if stored.len() as i64 != until - after {
                 return Err(ProjectorError::Gap { after, until });
             }
-            let events = stored.iter().map(|event| {
-                let position = event.position;
-                let parsed = Event::parse(position, &event.body(outlet));
-                parsed.map_err(|source| ApplyError::Unreadable { position, source })
-            });
-            self.apply(&events.collect::<Result<Vec<_>, _>>()?).await?;
+            let events: Vec<Event> = stored.iter().map(|event| event.to_event(self.outlet)).collect();
+            self.apply(&events).await?;
         }
         Ok(())
     }
 
-    /// Effects and positions in one transaction.
     async fn apply(&mut self, events: &[Event]) -> Result<(), ProjectorError> {
+        match self.apply_together(events).await {
+            Err(ProjectorError::Apply(error)) if error.is_poison() => {
+                tracing::warn!(shard = %self.shard, error = &error as &dyn std::error::Error, "an event is poison");
+                for event in events {
+                    self.apply_or_park(event).await?;
+                }
+                Ok(())
+            }
+            result => result,
+        }
+    }
+
+    /// Effects and positions in one transaction.
+    async fn apply_together(&mut self, events: &[Event]) -> Result<(), ProjectorError> {
         let Some(last) = events.last().map(|event| event.position) else { return Ok(()) };
-        let Projector { projections, shard, .. } = self.projector;
         let mut transaction = self.connection.begin().await?;
-        let mut moved = Vec::with_capacity(projections.len());
-        for (projection, position) in projections.iter().zip(&self.positions) {
+        let mut moved = Vec::with_capacity(self.projections.len());
+        for (projection, position) in self.projections.iter().zip(&self.positions) {
             let new = &events[events.partition_point(|event| event.position <= *position)..];
             if !new.is_empty() {
                 projection.apply(&mut transaction, new).await?;
                 moved.push(projection.name());
             }
         }
-        save_positions(&mut transaction, &moved, *shard, last).await?;
+        save_positions(&mut transaction, &moved, self.shard, last).await?;
         self.batches += 1;
         if self.batches.is_multiple_of(PRUNE_INTERVAL) {
-            prune_positions(&mut transaction, &moved, *shard, last).await?;
+            prune_positions(&mut transaction, &moved, self.shard, last).await?;
         }
         transaction.commit().await?;
         for position in &mut self.positions {
             *position = last.max(*position);
         }
-        self.projector.position.send_replace(self.position());
+        self.position.send_replace(self.position());
         Ok(())
     }
+
+    /// One event, to each projection by itself: one that cannot apply it does not hold up the others.
+    async fn apply_or_park(&mut self, event: &Event) -> Result<(), ProjectorError> {
+        for (index, projection) in self.projections.iter().enumerate() {
+            if self.positions[index] >= event.position {
+                continue;
+            }
+            let mut retry = Retry::new(Duration::from_millis(20), Duration::from_secs(1));
+            let mut attempt = 1;
+            while let Err(error) = self.apply_one(&**projection, event).await {
+                let poison = matches!(&error, ProjectorError::Apply(error) if error.is_poison());
+                if !poison {
+                    return Err(error);
+                }
+                if attempt == ATTEMPTS {
+                    self.park(projection.name(), event, &error, attempt).await?;
+                    break;
+                }
+                attempt += 1;
+                sleep(retry.next_wait()).await;
+            }
+            self.positions[index] = event.position;
+        }
+        self.position.send_replace(self.position());
+        Ok(())
+    }
+
+    async fn apply_one(&mut self, projection: &dyn Projection, event: &Event) -> Result<(), ProjectorError> {
+        let mut transaction = self.connection.begin().await?;
+        projection.apply(&mut transaction, std::slice::from_ref(event)).await?;
+        save_positions(&mut transaction, &[projection.name()], self.shard, event.position).await?;
+        Ok(transaction.commit().await?)
+    }
+
+    /// Into the stream of dead letters, then noted together with the position: a crash in between leaves
+    /// a letter that is written again, at the same place.
+    async fn park(
+        &mut self,
+        projection: &'static str,
+        event: &Event,
+        error: &ProjectorError,
+        attempts: i32,
+    ) -> Result<(), ProjectorError> {
+        let parked = dead::Parked::new(projection, self.shard, event, &reason_of(error), attempts);
+        dead::publish(self.nats, self.outlet, &parked, event).await?;
+        let mut transaction = self.connection.begin().await?;
+        parked.note(&mut transaction).await?;
+        save_positions(&mut transaction, &[projection], self.shard, event.position).await?;
+        transaction.commit().await?;
+        tracing::error!(
+            projection, shard = %self.shard, position = event.position, event = %event.id, reason = parked.reason,
+            "an event is parked: it can be redriven"
+        );
+        Ok(())
+    }
+}
+
+/// The error and what caused it, in one line.
+fn reason_of(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 async fn save_positions(

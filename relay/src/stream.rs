@@ -16,6 +16,9 @@ const REPLAY_MAX_AGE: Duration = Duration::from_secs(7 * 24 * 3600);
 /// A replay that was cut off and is run again within this time leaves no second copies.
 const REPLAY_DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
 
+/// Parked events: far more than anybody looks through.
+const DEAD_MESSAGES_MAX: i64 = 100_000;
+
 /// What NATS, or the way to it, answered instead.
 #[derive(Debug, thiserror::Error)]
 #[error("NATS at work on stream {stream}: {reason}")]
@@ -62,6 +65,24 @@ pub async fn of_replays(nats: &Client, outlet: &Outlet) -> Result<stream::Stream
             num_replicas: 1,
             duplicate_window: REPLAY_DUPLICATE_WINDOW,
             max_age: REPLAY_MAX_AGE,
+            ..Default::default()
+        },
+    )
+    .await
+}
+
+/// The stream of events that a projection could not apply, made if it is not there. When it is full, the
+/// projection waits.
+pub async fn of_dead(nats: &Client, outlet: &Outlet) -> Result<stream::Stream, StreamError> {
+    get_or_create(
+        nats,
+        stream::Config {
+            name: outlet.dead_stream(),
+            subjects: vec![format!("dead.{}.>", outlet.subjects)],
+            num_replicas: 1,
+            duplicate_window: DUPLICATE_WINDOW,
+            max_messages: DEAD_MESSAGES_MAX,
+            discard: stream::DiscardPolicy::New,
             ..Default::default()
         },
     )

@@ -27,7 +27,8 @@ pub(super) async fn readyz(State(api): State<Arc<Api>>) -> Response {
             && api.issuer.can_write();
     let redis = api.issuer.gate().is_reachable();
     let nats = api.nats.connection_state() == NatsState::Connected;
-    let halted: Vec<String> = api.relays.iter().filter_map(|relay| relay.borrow().halted.clone()).collect();
+    let halted: Vec<String> =
+        api.relays.iter().filter_map(|relay| Some(relay.borrow().halted.as_ref()?.to_string())).collect();
     let ready = postgres && redis;
     let status = match (ready, nats && halted.is_empty()) {
         (true, true) => "ready",

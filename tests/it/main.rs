@@ -9,6 +9,7 @@ mod audit;
 mod campaigns;
 mod claims;
 mod commands;
+mod dead;
 mod faults;
 mod gate;
 mod issuing;

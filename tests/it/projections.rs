@@ -17,7 +17,7 @@ const SHARD: Shard = Shard(0);
 fn projector(connections: Connections) -> Projector {
     let projections: Vec<Box<dyn Projection>> = vec![Box::new(Wallet), Box::new(Settlement)];
     let Connections { database, nats, .. } = connections;
-    Projector::new("projections", projections, OUTLET, SHARD, 1, database, nats)
+    Projector::new("projections", projections, OUTLET, SHARD, database, nats)
 }
 
 impl World {
@@ -186,11 +186,18 @@ impl World {
 #[tokio::test]
 async fn what_fails_leaves_neither_effect_nor_position() {
     let world = World::with_processes(&["api,relay", "project"]).await;
+    execute(
+        &world,
+        "CREATE FUNCTION break() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'broken'; END $$",
+    )
+    .await;
     for (table, condition) in
-        [("wallet", "user_id NOT LIKE '%7'"), ("projection_positions", "projection <> 'settlement'")]
+        [("wallet", "NEW.user_id LIKE '%7'"), ("projection_positions", "NEW.projection = 'settlement'")]
     {
-        execute(&world, &format!("ALTER TABLE {table} ADD CONSTRAINT broken CHECK ({condition}) NOT VALID"))
-            .await;
+        let trigger = format!(
+            "CREATE TRIGGER broken AFTER INSERT ON {table} FOR EACH ROW WHEN ({condition}) EXECUTE FUNCTION break()"
+        );
+        execute(&world, &trigger).await;
         let failures = failures(&world);
         let campaign = world.open_campaign(json!({ "quantity": 200 })).await;
         world.answered(&world.rush(campaign, 200).run().await);
@@ -200,7 +207,7 @@ async fn what_fails_leaves_neither_effect_nor_position() {
         })
         .await;
         assert!(world.applied().await < world.head(SHARD).await);
-        execute(&world, &format!("ALTER TABLE {table} DROP CONSTRAINT broken")).await;
+        execute(&world, &format!("DROP TRIGGER broken ON {table}")).await;
         world.all_applied().await;
         world.assert_projected().await;
     }

@@ -1,0 +1,199 @@
+//! Where a shard's stream ends, as a position of its outbox, and whether that end is ours.
+
+use std::time::Duration;
+
+use async_nats::Client;
+use async_nats::header::NATS_MESSAGE_ID;
+use async_nats::jetstream::ErrorCode;
+use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
+use sqlx::PgConnection;
+use tokio::time::sleep;
+use ulid::Ulid;
+use uuid::Uuid;
+
+use crate::epoch::Epochs;
+use crate::event::EPOCH_HEADER;
+use crate::outlet::{Outlet, Shard};
+use crate::relay::RelayError;
+use crate::stream::{self, StreamError};
+
+/// A server says that there is no stream as soon as it begins to delete it: one that is made before
+/// it has ended loses its files with the other (seen with nats-server 2.9.10 in 3 of 4 tries without a
+/// wait, never with one of 50 ms). A cluster says so too while it has no leader.
+const MISSING_FOR: Duration = Duration::from_secs(1);
+
+/// Why a relay stops. Somebody has to decide; nothing is guessed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Halt {
+    #[error(
+        "stream {stream} ends at sequence {last}, where the outbox ends at position {head}: the database was \
+         restored to an earlier time. Begin a new epoch"
+    )]
+    StreamIsAhead { stream: String, last: i64, head: i64 },
+    #[error(
+        "stream {stream} ends at sequence {last}, and the outbox starts at position {oldest}, which belongs at \
+         {sequence}: what is between is past retention. Make the stream anew with `first_seq` {sequence} \
+         (nats-server 2.10 or newer), or begin a new epoch"
+    )]
+    PastRetention { stream: String, last: i64, oldest: i64, sequence: i64 },
+    #[error(
+        "stream {stream} ends at sequence {last}, before the epoch that began at {sequence}: what the outbox \
+         has never known is lost. Begin a new epoch"
+    )]
+    BeforeEpoch { stream: String, last: i64, sequence: i64 },
+    #[error(
+        "stream {stream} has {theirs} at sequence {sequence}, where the outbox has {ours} at position {position}: \
+         the database was restored to an earlier time, or somebody else wrote to the stream. Begin a new epoch"
+    )]
+    Differs { stream: String, sequence: i64, theirs: String, position: i64, ours: String },
+    #[error("position {0} is missing from the outbox, which nothing of ours does: restore it")]
+    Hole(i64),
+    #[error(
+        "the event at position {position} is too large for the server, which takes {max} bytes: raise its max_payload"
+    )]
+    TooLarge { position: i64, max: usize },
+}
+
+impl Halt {
+    /// Whether a new epoch is a way out.
+    #[must_use]
+    pub fn needs_epoch(&self) -> bool {
+        match self {
+            Self::StreamIsAhead { .. }
+            | Self::PastRetention { .. }
+            | Self::BeforeEpoch { .. }
+            | Self::Differs { .. } => true,
+            Self::Hole(_) | Self::TooLarge { .. } => false,
+        }
+    }
+}
+
+/// Asks where the stream of a shard ends.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Cursor<'a> {
+    pub outlet: &'a Outlet,
+    pub shard: Shard,
+    pub replicas: usize,
+    pub nats: &'a Client,
+}
+
+/// What names a message of the stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct MessageName {
+    pub id: Option<String>,
+    pub epoch: i32,
+}
+
+impl Cursor<'_> {
+    /// The position at which the stream ends. Makes the stream where there is none, and makes sure that
+    /// its end is ours.
+    pub(crate) async fn find(&self, connection: &mut PgConnection) -> Result<(i64, Epochs), RelayError> {
+        let stream = self.stream(connection).await?;
+        let last = stream.cached_info().state.last_sequence.cast_signed();
+        let epochs = Epochs::read(connection, self.shard).await?;
+        let current = epochs.current();
+        let (oldest, head) = self.bounds(connection).await?;
+        let name = || self.outlet.stream_of(self.shard);
+        let begins = last + 1 == current.first_sequence;
+        let position = match epochs.place_of(last) {
+            _ if begins => current.first_position - 1,
+            Some((epoch, position)) if epoch == current => position,
+            _ => {
+                let sequence = current.first_sequence;
+                return Err(Halt::BeforeEpoch { stream: name(), last, sequence }.into());
+            }
+        };
+        if position > head {
+            return Err(Halt::StreamIsAhead { stream: name(), last, head }.into());
+        }
+        if position + 1 < oldest {
+            let sequence = epochs.sequence_of(oldest);
+            return Err(Halt::PastRetention { stream: name(), last, oldest, sequence }.into());
+        }
+        // Of what is past retention only the stream tells; before an epoch is what it left behind.
+        if !begins
+            && position >= oldest
+            && let Some(message) = self.message(&stream, last).await?
+        {
+            let ours = self.event_id(connection, position).await?.ok_or(Halt::Hole(position))?;
+            let ours = current.message_id(ours);
+            if message.id.as_ref() != Some(&ours) {
+                let theirs = message.id.unwrap_or_else(|| "a message without id".to_owned());
+                return Err(Halt::Differs { stream: name(), sequence: last, theirs, position, ours }.into());
+            }
+        }
+        Ok((position, epochs))
+    }
+
+    async fn stream(&self, connection: &mut PgConnection) -> Result<Stream, RelayError> {
+        let name = self.outlet.stream_of(self.shard);
+        if let Some(stream) = stream::existing(self.nats, &name).await? {
+            return Ok(stream);
+        }
+        let (_, head) = self.bounds(connection).await?;
+        if head > 0 {
+            tracing::warn!(
+                stream = name,
+                "the stream is missing: if it does not come back, it is made again"
+            );
+            sleep(MISSING_FOR).await;
+        }
+        Ok(stream::of_shard(self.nats, self.outlet, self.shard, self.replicas).await?)
+    }
+
+    /// The oldest position of the outbox, or the one that will be, and the highest.
+    pub(crate) async fn bounds(&self, connection: &mut PgConnection) -> Result<(i64, i64), sqlx::Error> {
+        sqlx::query_as(
+            "SELECT coalesce((SELECT position FROM outbox WHERE shard = $1 ORDER BY position LIMIT 1), 1), \
+                    outbox_head($1)",
+        )
+        .bind(self.shard.0)
+        .fetch_one(connection)
+        .await
+    }
+
+    /// What names the message at `sequence`; nothing when it is not there (any more).
+    pub(crate) async fn message(
+        &self,
+        stream: &Stream,
+        sequence: i64,
+    ) -> Result<Option<MessageName>, StreamError> {
+        if sequence < 1 {
+            return Ok(None);
+        }
+        // From the stream's leader, not a direct get, which a replica that lags may answer.
+        match stream.get_raw_message(sequence.unsigned_abs()).await {
+            Ok(message) => {
+                let header = |name: &str| message.headers.get(name).map(ToString::to_string);
+                let epoch = header(EPOCH_HEADER).and_then(|epoch| epoch.parse().ok()).unwrap_or_default();
+                let id = message.headers.get(NATS_MESSAGE_ID).map(ToString::to_string);
+                Ok(Some(MessageName { id, epoch }))
+            }
+            Err(error) => match error.kind() {
+                LastRawMessageErrorKind::NoMessageFound => Ok(None),
+                LastRawMessageErrorKind::JetStream(answer)
+                    if [ErrorCode::NO_MESSAGE_FOUND, ErrorCode::SEQUENCE_NOT_FOUND]
+                        .contains(&answer.error_code()) =>
+                {
+                    Ok(None)
+                }
+                _ => Err(StreamError::new(&self.outlet.stream_of(self.shard), &error)),
+            },
+        }
+    }
+
+    /// The id of the event at `position`, if the outbox has it.
+    pub(crate) async fn event_id(
+        &self,
+        connection: &mut PgConnection,
+        position: i64,
+    ) -> Result<Option<Ulid>, sqlx::Error> {
+        let id: Option<Uuid> =
+            sqlx::query_scalar("SELECT event_id FROM outbox WHERE shard = $1 AND position = $2")
+                .bind(self.shard.0)
+                .bind(position)
+                .fetch_optional(connection)
+                .await?;
+        Ok(id.map(Ulid::from))
+    }
+}

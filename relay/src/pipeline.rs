@@ -1,0 +1,206 @@
+//! Messages on their way: many at once, each stored only behind its predecessor.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use async_nats::client::PublishErrorKind;
+use async_nats::connection::State;
+use async_nats::{Message, StatusCode, Subscriber};
+use futures_util::{FutureExt as _, StreamExt as _};
+use serde::Deserialize;
+use sqlx::PgConnection;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use crate::cursor::Halt;
+use crate::epoch::Epoch;
+use crate::event::{EPOCH_HEADER, StoredEvent};
+use crate::relay::{CONNECTION_CHECK_INTERVAL, Relay, RelayError};
+use crate::stream;
+
+/// Rows read at a time.
+const BATCH_ROWS: i64 = 500;
+/// Published and not yet known to be stored, at the most. Servers from 2.11 on refuse more than
+/// 10,000 messages waiting for one stream.
+const IN_FLIGHT_MAX: i64 = 4_000;
+/// One message in so many asks for an acknowledgement, and the last of each batch. Since each
+/// message is stored only behind its predecessor, the acknowledgement of one is that of all before.
+const ACKNOWLEDGED_EVERY: i64 = 100;
+/// No acknowledgement for so long, and the relay asks the stream where it ends.
+const ACKNOWLEDGEMENT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often a relay that has nothing to publish asks where the stream ends: it may be lost.
+const STREAM_CHECK_INTERVAL: Duration = Duration::from_secs(2);
+/// A batch that is not full is followed by the next no sooner than this: under load a few large
+/// batches cost less than many small ones, here and in the server.
+const PACE: Duration = Duration::from_millis(10);
+/// Polling of an empty outbox, when nobody in this process wakes the relay.
+const IDLE_FIRST: Duration = Duration::from_millis(2);
+const IDLE_LONGEST: Duration = Duration::from_millis(50);
+
+/// Messages on their way, from one reading of the stream's end to the first refusal.
+#[derive(Debug)]
+pub(crate) struct Pipeline<'a> {
+    relay: &'a Relay,
+    epoch: Epoch,
+    /// Replies come to `<inbox>.<sequence>`.
+    inbox: String,
+    acknowledgements: Subscriber,
+    /// Positions.
+    sent: i64,
+    stored: i64,
+}
+
+/// What JetStream answers to a publish.
+#[derive(Deserialize)]
+struct Acknowledgement {
+    seq: Option<i64>,
+    #[serde(default)]
+    duplicate: bool,
+    error: Option<Refusal>,
+}
+
+#[derive(Deserialize)]
+struct Refusal {
+    #[serde(default)]
+    err_code: u64,
+    #[serde(default)]
+    description: String,
+}
+
+impl<'a> Pipeline<'a> {
+    /// Goes on behind position `stored`, where the stream ends.
+    pub(crate) async fn new(relay: &'a Relay, epoch: Epoch, stored: i64) -> Result<Self, RelayError> {
+        let inbox = relay.nats.new_inbox();
+        let acknowledgements =
+            relay.nats.subscribe(format!("{inbox}.*")).await.map_err(|error| relay.stream_error(&error))?;
+        Ok(Self { relay, epoch, inbox, acknowledgements, sent: stored, stored })
+    }
+
+    pub(crate) async fn run(mut self, connection: &mut PgConnection) -> Result<Infallible, RelayError> {
+        let mut idle = IDLE_FIRST;
+        let mut checked = Instant::now();
+        loop {
+            let next_batch_at = Instant::now() + PACE;
+            let has_room = self.sent - self.stored <= IN_FLIGHT_MAX - BATCH_ROWS;
+            let published = if has_room { self.publish_batch(connection).await? } else { 0 };
+            if self.sent > self.stored {
+                self.take_acknowledgements().await?;
+                idle = IDLE_FIRST;
+                checked = Instant::now();
+                if published < BATCH_ROWS {
+                    sleep_until(next_batch_at).await;
+                }
+            } else if published == 0 {
+                if checked.elapsed() >= STREAM_CHECK_INTERVAL {
+                    self.check_end().await?;
+                    checked = Instant::now();
+                }
+                // A wake-up that came since the outbox was read is kept.
+                let _ = timeout(idle, self.relay.wake.notified()).await;
+                idle = (idle * 2).min(IDLE_LONGEST);
+            }
+        }
+    }
+
+    async fn publish_batch(&mut self, connection: &mut PgConnection) -> Result<i64, RelayError> {
+        let (shard, until) = (self.relay.shard, self.sent + BATCH_ROWS);
+        let events = StoredEvent::between(connection, shard, self.sent, until).await?;
+        let count = events.len() as i64;
+        let end = self.sent + count;
+        for event in events {
+            if event.position != self.sent + 1 {
+                return Err(Halt::Hole(self.sent + 1).into());
+            }
+            let position = event.position;
+            self.publish(event, position == end || position % ACKNOWLEDGED_EVERY == 0).await?;
+            self.sent = position;
+        }
+        Ok(count)
+    }
+
+    async fn publish(&self, event: StoredEvent, acknowledged: bool) -> Result<(), RelayError> {
+        let Relay { outlet, shard, nats, .. } = self.relay;
+        let sequence = self.epoch.sequence_of(event.position);
+        let mut headers = event.headers(&self.epoch.message_id(event.id));
+        headers.insert(async_nats::header::NATS_EXPECTED_LAST_SEQUENCE, (sequence - 1).to_string());
+        if self.epoch.epoch > 0 {
+            headers.insert(EPOCH_HEADER, self.epoch.epoch.to_string());
+        }
+        let subject = outlet.subject(&event.kind, &event.key, *shard);
+        let body = event.body(outlet);
+        if acknowledged {
+            let reply = format!("{}.{sequence}", self.inbox);
+            nats.publish_with_reply_and_headers(subject, reply, headers, body).await
+        } else {
+            nats.publish_with_headers(subject, headers, body).await
+        }
+        .map_err(|error| match error.kind() {
+            PublishErrorKind::MaxPayloadExceeded => {
+                Halt::TooLarge { position: event.position, max: nats.max_payload() }.into()
+            }
+            _ => self.relay.stream_error(&error),
+        })
+    }
+
+    /// The stream still ends where it did.
+    async fn check_end(&self) -> Result<(), RelayError> {
+        let Relay { outlet, shard, nats, .. } = self.relay;
+        let end = stream::end(nats, &outlet.stream_of(*shard)).await?;
+        let ended = self.epoch.sequence_of(self.stored);
+        if i64::try_from(end) == Ok(ended) {
+            return Ok(());
+        }
+        Err(self.not_stored(&format!("the stream ends at {end}, and ended at {ended}")))
+    }
+
+    /// Waits for one acknowledgement, and takes all that are there.
+    async fn take_acknowledgements(&mut self) -> Result<(), RelayError> {
+        let mut waited = Duration::ZERO;
+        let first = loop {
+            match timeout(CONNECTION_CHECK_INTERVAL, self.acknowledgements.next()).await {
+                Ok(Some(message)) => break message,
+                Ok(None) => return Err(self.not_stored("the connection was closed")),
+                Err(_) if self.relay.nats.connection_state() != State::Connected => {
+                    return Err(self.not_stored("disconnected"));
+                }
+                Err(_) => waited += CONNECTION_CHECK_INTERVAL,
+            }
+            if waited >= ACKNOWLEDGEMENT_TIMEOUT {
+                return Err(self.not_stored("no acknowledgement in time"));
+            }
+        };
+        self.accept(&first)?;
+        while let Some(Some(message)) = self.acknowledgements.next().now_or_never() {
+            self.accept(&message)?;
+        }
+        self.relay.status.send_modify(|status| status.stored = self.stored);
+        Ok(())
+    }
+
+    fn accept(&mut self, message: &Message) -> Result<(), RelayError> {
+        if message.status == Some(StatusCode::NO_RESPONDERS) {
+            return Err(self.not_stored("no stream takes the subject"));
+        }
+        let sequence: Option<i64> = message.subject.rsplit('.').next().and_then(|token| token.parse().ok());
+        let answer: Acknowledgement =
+            serde_json::from_slice(&message.payload).map_err(|error| self.not_stored(&error.to_string()))?;
+        match (answer.error, answer.seq) {
+            (Some(refusal), _) => {
+                Err(self.not_stored(&format!("{} ({})", refusal.description, refusal.err_code)))
+            }
+            // `duplicate` alone proves nothing: it is also said of what was purged since.
+            (None, seq) if answer.duplicate || seq != sequence => {
+                Err(self
+                    .not_stored(&format!("the server says sequence {seq:?}, duplicate {}", answer.duplicate)))
+            }
+            (None, seq) => {
+                let position = seq.map_or(0, |sequence| self.epoch.position_of(sequence));
+                self.stored = self.stored.max(position);
+                Ok(())
+            }
+        }
+    }
+
+    fn not_stored(&self, reason: &str) -> RelayError {
+        RelayError::Refused { position: self.stored + 1, reason: reason.to_owned() }
+    }
+}

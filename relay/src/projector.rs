@@ -1,0 +1,175 @@
+//! From the stream into projections: batches, acknowledged after they are committed.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use async_nats::Client;
+use async_nats::jetstream::Message;
+use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, PullConsumer, pull};
+use futures_util::TryStreamExt as _;
+use sqlx::Connection as _;
+use sqlx::postgres::PgConnectOptions;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+
+use crate::epoch::Epochs;
+use crate::event::{EPOCH_HEADER, Event};
+use crate::leadership;
+use crate::outlet::{Outlet, Shard};
+use crate::projection::{BATCH_EVENTS, Feed, Projection, ProjectorError};
+use crate::retry::Retry;
+use crate::stream::{self, StreamError};
+
+/// A batch is followed by the next no sooner than this, unless it was full: under load a few large
+/// transactions cost less than many small ones.
+const PACE: Duration = Duration::from_millis(50);
+/// Asked of the server at a time.
+const PULL_BYTES: usize = 16 << 20;
+/// Asked anew so often when nothing comes: a consumer that is lost is noticed then. Without
+/// heartbeats, at which the client's batches (0.51) stop listening.
+const PULL_EXPIRY: Duration = Duration::from_secs(2);
+const FETCH_TIMEOUT: Duration = Duration::from_secs(3);
+/// Delivered and not yet acknowledged, at the most.
+const UNACKNOWLEDGED_MAX: i64 = 10_000;
+/// Longer than a batch can take; after that the server delivers it again.
+const ACKNOWLEDGEMENT_WAIT: Duration = Duration::from_secs(30);
+const NO_STREAM: &str = "it is not there: its relay makes it";
+
+/// Applies one shard to projections, which share the feed: each event is fetched and read once, and
+/// a batch is one transaction. One projector is active; any number stand by.
+#[derive(Debug)]
+pub struct Projector {
+    /// The durable consumer.
+    consumer: &'static str,
+    projections: Vec<Box<dyn Projection>>,
+    outlet: Outlet,
+    shard: Shard,
+    database: PgConnectOptions,
+    nats: Client,
+    position: watch::Sender<i64>,
+}
+
+impl Projector {
+    /// A projector of `shard` into `projections`, by the durable consumer of this name.
+    #[must_use]
+    pub fn new(
+        consumer: &'static str,
+        projections: Vec<Box<dyn Projection>>,
+        outlet: Outlet,
+        shard: Shard,
+        database: PgConnectOptions,
+        nats: Client,
+    ) -> Self {
+        let position = watch::Sender::default();
+        Self { consumer, projections, outlet, shard, database, nats, position }
+    }
+
+    /// Projects until it is dropped, which is safe at any point.
+    pub async fn run(&self) -> Infallible {
+        let mut retry = Retry::new(Duration::from_millis(50), Duration::from_secs(2));
+        loop {
+            let before = *self.position.borrow();
+            let Err(error) = self.project().await;
+            tracing::warn!(
+                consumer = self.consumer, shard = %self.shard,
+                error = &error as &dyn std::error::Error, "projector starts over"
+            );
+            if *self.position.borrow() > before {
+                retry.reset();
+            }
+            sleep(retry.next_wait()).await;
+        }
+    }
+
+    async fn project(&self) -> Result<Infallible, ProjectorError> {
+        let mut feed = self.lead().await?;
+        let epochs = Epochs::read(&mut feed.connection, self.shard).await?;
+        let consumer = self.consumer(&epochs, feed.position()).await?;
+        loop {
+            let next_batch_at = Instant::now() + PACE;
+            let batch = next_batch(&consumer).await.map_err(|error| self.error(&*error))?;
+            let Some(last) = batch.last() else {
+                feed.connection.ping().await?; // who does not ask loses his session
+                continue;
+            };
+            let events = batch.iter().filter_map(|message| event_of(message, &epochs).transpose());
+            feed.absorb(events.collect::<Result<_, _>>()?).await?;
+            last.ack().await.map_err(|error| self.error(&*error))?;
+            if batch.len() < BATCH_EVENTS {
+                sleep_until(next_batch_at).await;
+            }
+        }
+    }
+
+    /// Waits until it is the only one to apply this shard to these projections.
+    ///
+    /// # Errors
+    /// When the database cannot be asked.
+    pub async fn lead(&self) -> Result<Feed<'_>, ProjectorError> {
+        let class = format!("projector_{}", self.consumer);
+        let connection = leadership::take(&self.database, &class, self.shard.0).await?;
+        let Self { projections, outlet, shard, nats, position, .. } = self;
+        Ok(Feed::open(projections, outlet, *shard, nats, connection, position).await?)
+    }
+
+    /// The durable consumer, at `position`. What another process was given and did not acknowledge
+    /// would come back only after a while, so then the durable consumer is made anew.
+    async fn consumer(&self, epochs: &Epochs, position: i64) -> Result<PullConsumer, ProjectorError> {
+        let name = self.outlet.stream_of(self.shard);
+        let stream = stream::existing(&self.nats, &name).await?;
+        let stream = stream.ok_or_else(|| StreamError { stream: name, reason: NO_STREAM.to_owned() })?;
+        let start = epochs.sequence_of(position + 1).unsigned_abs();
+        let config = pull::Config {
+            durable_name: Some(self.consumer.to_owned()),
+            deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: start },
+            ack_policy: AckPolicy::All,
+            ack_wait: ACKNOWLEDGEMENT_WAIT,
+            max_ack_pending: UNACKNOWLEDGED_MAX,
+            ..Default::default()
+        };
+        let mut consumer: PullConsumer = stream
+            .get_or_create_consumer(self.consumer, config.clone())
+            .await
+            .map_err(|error| self.error(&error))?;
+        if consumer.cached_info().delivered.stream_sequence >= start {
+            stream.delete_consumer(self.consumer).await.map_err(|error| self.error(&error))?;
+            consumer = stream.create_consumer(config).await.map_err(|error| self.error(&error))?;
+        }
+        Ok(consumer)
+    }
+
+    fn error(&self, error: &(dyn std::error::Error + 'static)) -> ProjectorError {
+        StreamError::new(&self.outlet.stream_of(self.shard), error).into()
+    }
+}
+
+/// All messages that are there, or else the next one, or nothing within [`PULL_EXPIRY`]. Fetched and not streamed: the server then
+/// writes a batch at once, where it would otherwise write each message as it is stored.
+async fn next_batch(consumer: &PullConsumer) -> Result<Vec<Message>, async_nats::Error> {
+    let there = consumer.fetch().max_messages(BATCH_EVENTS).max_bytes(PULL_BYTES).messages().await?;
+    // The server answers at once; when it is gone, nobody would.
+    let mut batch: Vec<Message> = timeout(FETCH_TIMEOUT, there.try_collect()).await??;
+    if batch.is_empty() {
+        let next = consumer.batch().max_messages(1).expires(PULL_EXPIRY).messages().await?;
+        batch = next.try_collect().await?;
+    }
+    Ok(batch)
+}
+
+/// The event of a message. Nothing when its epoch was left, or when it cannot be read: then the outbox
+/// has it.
+fn event_of(message: &Message, epochs: &Epochs) -> Result<Option<Event>, ProjectorError> {
+    let sequence = message.info().map_or(0, |info| info.stream_sequence).cast_signed();
+    let Some((epoch, position)) = epochs.place_of(sequence) else { return Ok(None) };
+    let of_message = message.headers.as_ref().and_then(|headers| headers.get(EPOCH_HEADER));
+    if of_message.map_or(Ok(0), |number| number.as_str().parse()) != Ok(epoch.epoch) {
+        return Err(ProjectorError::EpochBegan);
+    }
+    match Event::parse(position, &message.payload) {
+        Ok(event) => Ok(Some(event)),
+        Err(error) => {
+            tracing::warn!(sequence, %error, "a message is no event");
+            Ok(None)
+        }
+    }
+}
