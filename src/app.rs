@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use outbox_relay::retention::Retention;
 use outbox_relay::retry::Retry;
 use outbox_relay::{Projection, Projector, Relay, Shard};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
@@ -159,6 +160,14 @@ pub async fn serve(
             let projector = Projector::new("projections", projections(), OUTLET, shard, database, nats);
             background.spawn(async move { match projector.run().await {} });
         }
+    }
+    if roles.contains(&Role::Relay)
+        && let Some(keep) = config.outbox_retention
+    {
+        let Connections { database, nats, .. } = connections.clone();
+        let projections = projections().iter().map(|projection| projection.name()).collect();
+        let retention = Retention { outlet: OUTLET, shards: config.shards, projections, keep };
+        background.spawn(async move { match retention.run(&database, &nats).await {} });
     }
     let api = async {
         match listener {

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::str::FromStr;
+use std::time::Duration;
 
 use sqlx::postgres::PgConnectOptions;
 
@@ -123,6 +124,8 @@ pub struct Config {
     pub replicas: usize,
     /// Claims in one transaction, at the most.
     pub batch_rows: usize,
+    /// How long the outbox keeps what is published and applied; for ever if nothing.
+    pub outbox_retention: Option<Duration>,
 }
 
 /// Everything that is wrong with a configuration.
@@ -172,6 +175,7 @@ impl Config {
         let shards = number("SHARDS", 1, &[1..=i64::from(SHARDS_MAX)]);
         let replicas = number("NATS_REPLICAS", 1, &[1..=1, 3..=3, 5..=5]);
         let batch_rows = number("BATCH_ROWS", BATCH_ROWS as i64, &[1..=BATCH_ROWS as i64]);
+        let retention_days = number("OUTBOX_RETENTION_DAYS", 30, &[0..=36_500]).unsigned_abs();
         let http = lookup("HTTP_ADDR").unwrap_or_else(|| "127.0.0.1:8080".to_owned()).parse();
         let http = http
             .map_err(|_| {
@@ -195,6 +199,7 @@ impl Config {
                 shards: i16::try_from(shards).unwrap_or(1),
                 replicas: usize::try_from(replicas).unwrap_or(1),
                 batch_rows: usize::try_from(batch_rows).unwrap_or(BATCH_ROWS),
+                outbox_retention: (retention_days > 0).then(|| Duration::from_secs(retention_days * 86_400)),
             }),
             _ => Err(ConfigError(problems)),
         }

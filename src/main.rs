@@ -16,6 +16,7 @@ use coupon_dispatcher::config::{Config, ConfigError, Role, Secret};
 use coupon_dispatcher::event::OUTLET;
 use coupon_dispatcher::{demo, event, replay, schema};
 use outbox_relay::epoch::{self, Epochs};
+use outbox_relay::rebuild::{Progress, Rebuild};
 use outbox_relay::replay::Selection;
 use outbox_relay::{Shard, dead};
 use serde_json::{Value, json};
@@ -33,7 +34,8 @@ const LETTERS_MAX: i64 = 1_000;
 /// Limited coupons, first come, first served.
 ///
 /// Configured by the environment: `DATABASE_URL`, `REDIS_URL`, `NATS_URL`, `HTTP_ADDR` (127.0.0.1:8080),
-/// `ADMIN_TOKEN`, `SHARDS` (1), `NATS_REPLICAS` (1), `BATCH_ROWS` (500), `RUST_LOG` (info).
+/// `ADMIN_TOKEN`, `SHARDS` (1), `NATS_REPLICAS` (1), `BATCH_ROWS` (500), `OUTBOX_RETENTION_DAYS` (30; 0 for ever),
+/// `RUST_LOG` (info).
 #[derive(Parser)]
 #[command(name = "coupon", version)]
 struct Cli {
@@ -74,6 +76,14 @@ enum Command {
     },
     /// Publish events again, to subjects of their own. Example: coupon replay --type issued --dry-run
     Replay(ReplayArgs),
+    /// Make a projection again from its events; readers keep the old one until the new one has caught up.
+    /// Example: coupon rebuild wallet
+    Rebuild {
+        /// wallet or settlement.
+        projection: String,
+        #[arg(long)]
+        json: bool,
+    },
     /// What only an operator can decide for a relay. Example: coupon relay epoch new --shard 0
     Relay {
         #[command(subcommand)]
@@ -241,22 +251,14 @@ async fn run(command: Command) -> anyhow::Result<bool> {
         }
         Command::Campaign { action, url } => campaign(action, url).await.map(|()| true),
         Command::Replay(args) => replay_events(args).await.map(|()| true),
+        Command::Rebuild { projection, json } => rebuild(&projection, json).await,
         Command::Relay { action: RelayAction::Epoch { action } } => epoch(action).await.map(|()| true),
         Command::Dead { action } => dead(action).await.map(|()| true),
         Command::Audit { campaign, full, json } => {
             let config = config()?;
             let connections = Connections::open(&config, Patience::None).await?;
             let scope = Scope { campaign: campaign.map(CampaignId), full };
-            let sheet = audit(&connections, config.shards, scope).await?;
-            if json {
-                println!(
-                    "{}",
-                    serde_json::to_string(&json!({ "balanced": sheet.is_balanced(), "sheet": sheet }))?
-                );
-            } else {
-                println!("{sheet}");
-            }
-            Ok(sheet.is_balanced())
+            print_audit(&connections, config.shards, scope, json).await
         }
     }
 }
@@ -344,6 +346,43 @@ async fn epoch(action: EpochAction) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Rebuilds, and then audits: answers whether it balances.
+async fn rebuild(name: &str, json: bool) -> anyhow::Result<bool> {
+    let config = config()?;
+    let connections = Connections::open(&config, Patience::None).await?;
+    let projection = app::projections().into_iter().find(|projection| projection.name() == name);
+    let projection = [projection.with_context(|| format!("there is no projection {name}"))?];
+    let Connections { database, nats, .. } = &connections;
+    let rebuild = Rebuild { database, nats, outlet: &OUTLET, shards: config.shards, projection };
+    let bar = replay::progress_bar(0);
+    let applied = rebuild
+        .run(|Progress { applied, total }| {
+            bar.set_length(total.unsigned_abs());
+            bar.set_position(applied.unsigned_abs());
+        })
+        .await?;
+    bar.finish_and_clear();
+    if !json {
+        println!("rebuilt {name} from {applied} events");
+    }
+    print_audit(&connections, config.shards, Scope { full: true, ..Scope::default() }, json).await
+}
+
+async fn print_audit(
+    connections: &Connections,
+    shards: i16,
+    scope: Scope,
+    json: bool,
+) -> anyhow::Result<bool> {
+    let sheet = audit(connections, shards, scope).await?;
+    if json {
+        println!("{}", serde_json::to_string(&json!({ "balanced": sheet.is_balanced(), "sheet": sheet }))?);
+    } else {
+        println!("{sheet}");
+    }
+    Ok(sheet.is_balanced())
 }
 
 async fn dead(action: DeadAction) -> anyhow::Result<()> {

@@ -70,7 +70,8 @@ pub async fn run(
 }
 
 /// A bar on standard error; nothing when that is no terminal.
-pub(crate) fn progress_bar(length: i64) -> ProgressBar {
+#[must_use]
+pub fn progress_bar(length: i64) -> ProgressBar {
     let style = ProgressStyle::with_template("{bar:40} {pos}/{len} {rate} {eta} {msg}")
         .unwrap_or_else(|_| ProgressStyle::default_bar())
         .with_key("rate", |state: &ProgressState, text: &mut dyn std::fmt::Write| {

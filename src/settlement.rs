@@ -18,6 +18,10 @@ impl Projection for Settlement {
         "settlement"
     }
 
+    fn tables(&self) -> &'static [&'static str] {
+        &["settlement_entries"]
+    }
+
     fn apply<'a>(&'a self, transaction: &'a mut PgConnection, events: &'a [Event]) -> Applying<'a> {
         Box::pin(insert(transaction, events))
     }

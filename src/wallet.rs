@@ -24,6 +24,10 @@ impl Projection for Wallet {
         "wallet"
     }
 
+    fn tables(&self) -> &'static [&'static str] {
+        &["wallet"]
+    }
+
     fn apply<'a>(&'a self, transaction: &'a mut PgConnection, events: &'a [Event]) -> Applying<'a> {
         Box::pin(insert(transaction, events))
     }

@@ -179,3 +179,47 @@ CREATE TABLE parked_events (
     parked_at  timestamptz NOT NULL DEFAULT now(),
     CONSTRAINT parked_events_pkey PRIMARY KEY (projection, shard, position)
 );
+
+-- Puts a table that was made again in schema a_from in the place of the one of this schema, with its owner
+-- and its rights (those of single columns aside). What refers to the old table (a view, a foreign key) forbids it.
+CREATE FUNCTION outbox_swap_table(a_from text, a_table text) RETURNS void
+    LANGUAGE plpgsql AS
+$$
+DECLARE
+    old     record;
+    granted record;
+BEGIN
+    SELECT c.oid, c.relowner, c.relacl INTO STRICT old
+    FROM pg_class c WHERE c.oid = format('%I.%I', current_schema, a_table)::regclass;
+    IF old.relowner <> (SELECT oid FROM pg_roles WHERE rolname = current_user) THEN
+        EXECUTE format('ALTER TABLE %I.%I OWNER TO %I', a_from, a_table, pg_get_userbyid(old.relowner));
+    END IF;
+    FOR granted IN
+        SELECT privilege_type, CASE grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(grantee)) END AS to_whom
+        FROM aclexplode(old.relacl) WHERE grantee <> old.relowner
+    LOOP
+        EXECUTE format('GRANT %s ON TABLE %I.%I TO %s', granted.privilege_type, a_from, a_table, granted.to_whom);
+    END LOOP;
+    EXECUTE format('DROP TABLE %I.%I', current_schema, a_table);
+    EXECUTE format('ALTER TABLE %I.%I SET SCHEMA %I', a_from, a_table, current_schema);
+END
+$$;
+
+-- Drops the partition of positions a_partition * 1,000,000 and up, unless one of the shards has its highest
+-- position in it or in the one before: it would go on there.
+CREATE FUNCTION outbox_drop_partition(a_partition bigint, shards smallint) RETURNS boolean
+    LANGUAGE plpgsql AS
+$$
+DECLARE
+    size CONSTANT bigint := 1000000;
+BEGIN
+    LOCK TABLE ONLY outbox IN ACCESS EXCLUSIVE MODE; -- nobody appends meanwhile
+    IF EXISTS (SELECT FROM generate_series(0, shards - 1) AS shard
+               WHERE outbox_head(shard::smallint) / size IN (a_partition - 1, a_partition))
+    THEN
+        RETURN false;
+    END IF;
+    EXECUTE format('DROP TABLE IF EXISTS outbox_%s', a_partition);
+    RETURN true;
+END
+$$;

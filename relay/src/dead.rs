@@ -235,7 +235,7 @@ async fn forget(
     Ok(())
 }
 
-async fn remove(
+pub(crate) async fn remove(
     nats: &Client,
     outlet: &Outlet,
     projection: &str,

@@ -18,6 +18,8 @@
 //! * [`epoch`]: how positions and sequences are tied together.
 //! * [`projector`] and [`projection`]: from the stream into tables, each event once.
 //! * [`dead`]: events that could not be applied.
+//! * [`rebuild`]: a projection made again, beside the old one.
+//! * [`retention`]: what of the outbox may go.
 //! * [`mod@replay`]: events again, to a subscriber who asks for them.
 //! * [`audit`]: proves that a shard's outbox and its stream hold the same.
 //! * [`stream`]: the streams themselves.
@@ -34,8 +36,10 @@ pub mod outlet;
 mod pipeline;
 pub mod projection;
 pub mod projector;
+pub mod rebuild;
 pub mod relay;
 pub mod replay;
+pub mod retention;
 pub mod retry;
 pub mod stream;
 

@@ -31,8 +31,11 @@ pub type Applying<'a> = BoxFuture<'a, Result<(), ApplyError>>;
 
 /// Tables that are a function of the events.
 pub trait Projection: fmt::Debug + Send + Sync {
-    /// Of the projection and its positions.
+    /// Of the projection and its positions: letters, digits and underscores.
     fn name(&self) -> &'static str;
+
+    /// The tables that it fills and nobody else.
+    fn tables(&self) -> &'static [&'static str];
 
     /// Applies a batch, in order of position, within the transaction. Each event is given once; one that
     /// was [parked](ApplyError::is_poison) may be given later, by itself.
@@ -84,6 +87,8 @@ pub enum ProjectorError {
     Foreign { position: i64, given: Ulid, ours: Option<Ulid> },
     #[error("an epoch has begun")]
     EpochBegan,
+    #[error("stream {0} is not there (yet): its relay makes it")]
+    NoStream(String),
 }
 
 impl From<sqlx::Error> for ProjectorError {
@@ -153,7 +158,11 @@ impl<'a> Feed<'a> {
         self.check_ours(last.position, last.id).await?;
         if last.position - position != events.len() as i64 {
             let last = last.position;
-            return self.heal(last).await;
+            tracing::warn!(
+                shard = %self.shard, applied = position, given = last,
+                "gap in what the stream gave: events are taken from the outbox"
+            );
+            return self.take_from_outbox(last).await;
         }
         for batch in events.chunks(BATCH_EVENTS) {
             self.apply(batch).await?;
@@ -179,11 +188,7 @@ impl<'a> Feed<'a> {
     }
 
     /// Applies the events up to `last` from the outbox.
-    pub(crate) async fn heal(&mut self, last: i64) -> Result<(), ProjectorError> {
-        tracing::warn!(
-            shard = %self.shard, applied = self.position(), given = last,
-            "gap in what the stream gave: events are taken from the outbox"
-        );
+    pub(crate) async fn take_from_outbox(&mut self, last: i64) -> Result<(), ProjectorError> {
         while self.position() < last {
             let after = self.position();
             let until = last.min(after + BATCH_EVENTS as i64);

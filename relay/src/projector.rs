@@ -33,8 +33,6 @@ const FETCH_TIMEOUT: Duration = Duration::from_secs(3);
 const UNACKNOWLEDGED_MAX: i64 = 10_000;
 /// Longer than a batch can take; after that the server delivers it again.
 const ACKNOWLEDGEMENT_WAIT: Duration = Duration::from_secs(30);
-const NO_STREAM: &str = "it is not there: its relay makes it";
-
 /// Applies one shard to projections, which share the feed: each event is fetched and read once, and
 /// a batch is one transaction. One projector is active; any number stand by.
 #[derive(Debug)]
@@ -70,10 +68,14 @@ impl Projector {
         loop {
             let before = *self.position.borrow();
             let Err(error) = self.project().await;
-            tracing::warn!(
-                consumer = self.consumer, shard = %self.shard,
-                error = &error as &dyn std::error::Error, "projector starts over"
-            );
+            if let ProjectorError::NoStream(_) = &error {
+                tracing::info!(consumer = self.consumer, shard = %self.shard, "{error}");
+            } else {
+                tracing::warn!(
+                    consumer = self.consumer, shard = %self.shard,
+                    error = &error as &dyn std::error::Error, "projector starts over"
+                );
+            }
             if *self.position.borrow() > before {
                 retry.reset();
             }
@@ -117,7 +119,7 @@ impl Projector {
     async fn consumer(&self, epochs: &Epochs, position: i64) -> Result<PullConsumer, ProjectorError> {
         let name = self.outlet.stream_of(self.shard);
         let stream = stream::existing(&self.nats, &name).await?;
-        let stream = stream.ok_or_else(|| StreamError { stream: name, reason: NO_STREAM.to_owned() })?;
+        let stream = stream.ok_or(ProjectorError::NoStream(name))?;
         let start = epochs.sequence_of(position + 1).unsigned_abs();
         let config = pull::Config {
             durable_name: Some(self.consumer.to_owned()),
@@ -158,7 +160,7 @@ async fn next_batch(consumer: &PullConsumer) -> Result<Vec<Message>, async_nats:
 
 /// The event of a message. Nothing when its epoch was left, or when it cannot be read: then the outbox
 /// has it.
-fn event_of(message: &Message, epochs: &Epochs) -> Result<Option<Event>, ProjectorError> {
+pub(crate) fn event_of(message: &Message, epochs: &Epochs) -> Result<Option<Event>, ProjectorError> {
     let sequence = message.info().map_or(0, |info| info.stream_sequence).cast_signed();
     let Some((epoch, position)) = epochs.place_of(sequence) else { return Ok(None) };
     let of_message = message.headers.as_ref().and_then(|headers| headers.get(EPOCH_HEADER));

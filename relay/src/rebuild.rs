@@ -1,0 +1,238 @@
+//! A projection made again from its events, beside the old one. Readers keep the old one until the new
+//! one has caught up; then the tables change places in a moment.
+
+use async_nats::Client;
+use async_nats::jetstream::consumer::{DeliverPolicy, pull};
+use futures_util::StreamExt as _;
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{ConnectOptions as _, PgConnection};
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use crate::dead;
+use crate::epoch::Epochs;
+use crate::outlet::{Outlet, Shard};
+use crate::projection::{BATCH_EVENTS, Feed, Projection, ProjectorError};
+use crate::projector::event_of;
+use crate::stream::{self, StreamError};
+
+/// Applied between two looks at how far there is to go.
+const STRETCH: i64 = 10 * BATCH_EVENTS as i64;
+/// The tables change places only when nothing else holds them for so long; readers wait meanwhile.
+const LOCK_TIMEOUT: &str = "2s";
+const SWAP_ATTEMPTS: u32 = 30;
+/// A message that is in the stream comes well within this.
+const MESSAGE_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);
+/// `lock_not_available`.
+const LOCKED: &str = "55P03";
+
+/// Why a projection was not rebuilt. The old one is as it was.
+#[derive(Debug, thiserror::Error)]
+pub enum RebuildError {
+    #[error("another rebuild of {0} is at work")]
+    AtWork(&'static str),
+    #[error("the tables of {0} are in use all the time: try again in a quieter moment")]
+    InUse(&'static str),
+    #[error(transparent)]
+    Apply(#[from] ProjectorError),
+    #[error(transparent)]
+    Stream(#[from] StreamError),
+    #[error("rebuild in the database")]
+    Database(#[from] sqlx::Error),
+}
+
+/// How far a rebuild has come, in events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    pub applied: i64,
+    /// It grows while events are applied live.
+    pub total: i64,
+}
+
+/// What is needed to rebuild.
+#[derive(Debug)]
+pub struct Rebuild<'a> {
+    pub database: &'a PgConnectOptions,
+    pub nats: &'a Client,
+    pub outlet: &'a Outlet,
+    pub shards: i16,
+    /// One.
+    pub projection: [Box<dyn Projection>; 1],
+}
+
+impl Rebuild<'_> {
+    /// Rebuilds, and answers how many events were applied. When it is cut off, nothing has changed, and
+    /// the next one starts from the beginning.
+    ///
+    /// # Errors
+    /// See [`RebuildError`].
+    pub async fn run(&self, mut progress: impl FnMut(Progress)) -> Result<i64, RebuildError> {
+        let name = self.projection[0].name();
+        let mut home = self.database.clone().options([("lock_timeout", LOCK_TIMEOUT)]).connect().await?;
+        let free: bool = sqlx::query_scalar("SELECT pg_try_advisory_lock(hashtext('rebuild_' || $1), 0)")
+            .bind(name)
+            .fetch_one(&mut home)
+            .await?;
+        if !free {
+            return Err(RebuildError::AtWork(name));
+        }
+        let schema = format!("rebuild_{name}");
+        self.make_tables(&mut home, &schema).await?;
+
+        let positions: Vec<watch::Sender<i64>> = (0..self.shards).map(|_| watch::Sender::default()).collect();
+        let mut feeds = Vec::new();
+        let home_schema: String =
+            sqlx::query_scalar("SELECT quote_ident(current_schema)").fetch_one(&mut home).await?;
+        for (shard, position) in (0..self.shards).map(Shard).zip(&positions) {
+            let mut connection = self.database.connect().await?;
+            let path = format!("SET search_path = \"{schema}\", {home_schema}");
+            sqlx::raw_sql(&path).execute(&mut connection).await?;
+            let feed =
+                Feed::open(&self.projection, self.outlet, shard, self.nats, connection, position).await?;
+            feeds.push(feed);
+        }
+        for _ in 0..SWAP_ATTEMPTS {
+            self.catch_up(&mut home, &mut feeds, &mut progress).await?;
+            if self.swap(&mut home, &schema, &mut feeds).await? {
+                return Ok(feeds.iter().map(Feed::position).sum());
+            }
+        }
+        Err(RebuildError::InUse(name))
+    }
+
+    /// Empty ones like those at home; with them go positions and parked events of their own.
+    async fn make_tables(&self, home: &mut PgConnection, schema: &str) -> Result<(), sqlx::Error> {
+        let mut statements = vec![
+            "BEGIN".to_owned(),
+            format!("DROP SCHEMA IF EXISTS \"{schema}\" CASCADE"),
+            format!("CREATE SCHEMA \"{schema}\""),
+        ];
+        let tables = self.projection[0].tables().iter().chain(&["projection_positions", "parked_events"]);
+        statements.extend(
+            tables.map(|table| {
+                format!("CREATE TABLE \"{schema}\".\"{table}\" (LIKE \"{table}\" INCLUDING ALL)")
+            }),
+        );
+        statements.push("COMMIT".to_owned());
+        sqlx::raw_sql(&statements.join(";")).execute(home).await.map(drop)
+    }
+
+    /// Applies everything that is applied at home.
+    async fn catch_up(
+        &self,
+        home: &mut PgConnection,
+        feeds: &mut [Feed<'_>],
+        progress: &mut impl FnMut(Progress),
+    ) -> Result<(), RebuildError> {
+        loop {
+            let mut standing = Progress { applied: 0, total: 0 };
+            for feed in &mut *feeds {
+                let end = self.applied_at_home(home, feed.shard).await?;
+                let stretch = end.min(feed.position() + STRETCH);
+                self.past_retention(feed, stretch).await?;
+                feed.take_from_outbox(stretch).await?;
+                standing.applied += feed.position();
+                standing.total += end;
+            }
+            progress(standing);
+            if standing.total - standing.applied <= BATCH_EVENTS as i64 {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn applied_at_home(&self, home: &mut PgConnection, shard: Shard) -> Result<i64, sqlx::Error> {
+        sqlx::query_scalar("SELECT projection_position($1, $2)")
+            .bind(self.projection[0].name())
+            .bind(shard.0)
+            .fetch_one(home)
+            .await
+    }
+
+    /// Applies from the stream what the outbox no longer has, up to `end`.
+    async fn past_retention(&self, feed: &mut Feed<'_>, end: i64) -> Result<(), RebuildError> {
+        let oldest: Option<i64> =
+            sqlx::query_scalar("SELECT position FROM outbox WHERE shard = $1 ORDER BY position LIMIT 1")
+                .bind(feed.shard.0)
+                .fetch_optional(&mut feed.connection)
+                .await?;
+        let end = end.min(oldest.unwrap_or(i64::MAX) - 1);
+        if feed.position() >= end {
+            return Ok(());
+        }
+        let name = self.outlet.stream_of(feed.shard);
+        let failed = |error: &dyn std::error::Error| StreamError::new(&name, error);
+        let Some(stream) = stream::existing(self.nats, &name).await? else { return Ok(()) };
+        let epochs = Epochs::read(&mut feed.connection, feed.shard).await?;
+        let start_sequence = epochs.sequence_of(feed.position() + 1).unsigned_abs();
+        let deliver_policy = DeliverPolicy::ByStartSequence { start_sequence };
+        let config = pull::OrderedConfig { deliver_policy, ..Default::default() };
+        let consumer = stream.create_consumer(config).await.map_err(|error| failed(&error))?;
+        let mut messages = consumer.messages().await.map_err(|error| failed(&error))?;
+        let mut events = Vec::with_capacity(BATCH_EVENTS);
+        while feed.position() < end {
+            // What does not come is missing: the next step says so.
+            let Ok(Some(message)) = timeout(MESSAGE_TIMEOUT, messages.next()).await else { return Ok(()) };
+            let message = message.map_err(|error| failed(&error))?;
+            let Some(event) = event_of(&message, &epochs)? else { continue };
+            let position = event.position;
+            events.push(event);
+            if events.len() == BATCH_EVENTS || position >= end {
+                feed.absorb(std::mem::take(&mut events)).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Catches up while nothing is applied at home, and lets the tables change places. False when they are
+    /// in use.
+    async fn swap(
+        &self,
+        home: &mut PgConnection,
+        schema: &str,
+        feeds: &mut [Feed<'_>],
+    ) -> Result<bool, RebuildError> {
+        let name = self.projection[0].name();
+        let tables = self.projection[0].tables();
+        let made: Vec<String> = tables.iter().map(|table| format!("\"{schema}\".\"{table}\"")).collect();
+        sqlx::raw_sql(&format!("ANALYZE {}", made.join(", "))).execute(&mut *home).await?;
+        let quoted: Vec<String> = tables.iter().map(|table| format!("\"{table}\"")).collect();
+        let lock = format!("BEGIN; LOCK TABLE {} IN ACCESS EXCLUSIVE MODE", quoted.join(", "));
+        match sqlx::raw_sql(&lock).execute(&mut *home).await {
+            Ok(_) => {}
+            Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some(LOCKED) => {
+                sqlx::raw_sql("ROLLBACK").execute(home).await?;
+                return Ok(false);
+            }
+            Err(error) => return Err(error.into()),
+        }
+        for feed in &mut *feeds {
+            let end = self.applied_at_home(home, feed.shard).await?;
+            feed.take_from_outbox(end).await?;
+        }
+        for table in tables {
+            sqlx::query("SELECT outbox_swap_table($1, $2)")
+                .bind(schema)
+                .bind(table)
+                .execute(&mut *home)
+                .await?;
+        }
+        let solved: Vec<(i16, i64)> = sqlx::query_as(&format!(
+            "SELECT shard, position FROM parked_events WHERE projection = $1 \
+             EXCEPT SELECT shard, position FROM \"{schema}\".parked_events",
+        ))
+        .bind(name)
+        .fetch_all(&mut *home)
+        .await?;
+        let finish = format!(
+            "DELETE FROM parked_events WHERE projection = '{name}'; \
+             INSERT INTO parked_events SELECT * FROM \"{schema}\".parked_events; \
+             DROP SCHEMA \"{schema}\" CASCADE; COMMIT"
+        );
+        sqlx::raw_sql(&finish).execute(home).await?;
+        for (shard, position) in solved {
+            dead::remove(self.nats, self.outlet, name, Shard(shard), position).await?;
+        }
+        Ok(true)
+    }
+}

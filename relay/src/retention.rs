@@ -1,0 +1,146 @@
+//! Retention: whole partitions of the outbox go, once everything in them is older than it has to be kept,
+//! and at or below the confirmed floor: in the stream, and applied by every projection. No row is ever deleted.
+
+use std::time::Duration;
+
+use async_nats::Client;
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{ConnectOptions as _, PgConnection};
+use tokio::time::sleep;
+
+use crate::epoch::Epochs;
+use crate::outlet::{Outlet, Shard};
+use crate::stream::{self, StreamError};
+
+/// Positions of a partition, as in `outbox_add_partitions()`.
+const PARTITION: i64 = 1_000_000;
+/// Dropping takes a lock for which appends wait. It is given up soon, and tried again.
+const LOCK_TIMEOUT: &str = "200ms";
+const INTERVAL: Duration = Duration::from_secs(600);
+/// `lock_not_available`.
+const LOCKED: &str = "55P03";
+
+/// Why partitions were not dropped. They stay, and it is tried again.
+#[derive(Debug, thiserror::Error)]
+pub enum RetentionError {
+    #[error("read the outbox")]
+    Database(#[from] sqlx::Error),
+    #[error(transparent)]
+    Stream(#[from] StreamError),
+}
+
+/// What to keep of an outbox.
+#[derive(Clone, Debug)]
+pub struct Retention {
+    pub outlet: Outlet,
+    pub shards: i16,
+    /// By their names; what one of them has not applied is kept.
+    pub projections: Vec<&'static str>,
+    /// Since they were appended. The stream can lose no more than this and be healed.
+    pub keep: Duration,
+}
+
+impl Retention {
+    /// Drops what may go, every ten minutes. Any number of processes may do so.
+    pub async fn run(&self, database: &PgConnectOptions, nats: &Client) -> std::convert::Infallible {
+        loop {
+            match self.sweep(database, nats).await {
+                Ok(dropped) if dropped.is_empty() => {}
+                Ok(dropped) => tracing::info!(?dropped, "partitions of the outbox are past retention"),
+                Err(error) => {
+                    tracing::warn!(error = &error as &dyn std::error::Error, "partitions are not dropped");
+                }
+            }
+            sleep(INTERVAL).await;
+        }
+    }
+
+    /// Drops what may go, and answers the numbers of these partitions: number `n` has the positions from
+    /// n million on.
+    ///
+    /// # Errors
+    /// See [`RetentionError`].
+    pub async fn sweep(
+        &self,
+        database: &PgConnectOptions,
+        nats: &Client,
+    ) -> Result<Vec<i64>, RetentionError> {
+        let mut connection = database.clone().options([("lock_timeout", LOCK_TIMEOUT)]).connect().await?;
+        let mut floors = Vec::new();
+        for shard in (0..self.shards).map(Shard) {
+            floors.push((shard, self.floor(&mut connection, nats, shard).await?));
+        }
+        let mut dropped = Vec::new();
+        for partition in partitions(&mut connection).await? {
+            let mut may_go = true;
+            for (shard, floor) in &floors {
+                may_go &= self.may_go(&mut connection, *shard, *floor, partition).await?;
+            }
+            if !may_go {
+                break;
+            }
+            let done =
+                sqlx::query_scalar("SELECT outbox_drop_partition($1, $2)").bind(partition).bind(self.shards);
+            match done.fetch_one(&mut connection).await {
+                Ok(true) => dropped.push(partition),
+                Ok(false) => break,
+                Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some(LOCKED) => break,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(dropped)
+    }
+
+    /// Up to which position the stream and all projections have a shard.
+    async fn floor(
+        &self,
+        connection: &mut PgConnection,
+        nats: &Client,
+        shard: Shard,
+    ) -> Result<i64, RetentionError> {
+        let end = stream::end(nats, &self.outlet.stream_of(shard)).await?.cast_signed();
+        let epochs = Epochs::read(connection, shard).await?;
+        // Of an epoch that has just begun nothing is in the stream yet.
+        let in_stream = epochs.place_of(end).map_or(0, |(_, position)| position);
+        let applied: Option<i64> =
+            sqlx::query_scalar("SELECT min(projection_position(name, $1)) FROM unnest($2::text[]) AS name")
+                .bind(shard.0)
+                .bind(&self.projections)
+                .fetch_one(connection)
+                .await?;
+        Ok(in_stream.min(applied.unwrap_or(i64::MAX)))
+    }
+
+    /// All events of a shard in a partition are at or below its floor, and old enough.
+    async fn may_go(
+        &self,
+        connection: &mut PgConnection,
+        shard: Shard,
+        floor: i64,
+        partition: i64,
+    ) -> Result<bool, sqlx::Error> {
+        // The newest is the last one.
+        let last: Option<(i64, bool)> = sqlx::query_as(
+            "SELECT position, time > now() - make_interval(secs => $3) FROM outbox \
+             WHERE shard = $1 AND position >= $2 AND position < $2 + $4 ORDER BY position DESC LIMIT 1",
+        )
+        .bind(shard.0)
+        .bind(partition * PARTITION)
+        .bind(self.keep.as_secs_f64())
+        .bind(PARTITION)
+        .fetch_optional(connection)
+        .await?;
+        Ok(last.is_none_or(|(position, young)| position <= floor && !young))
+    }
+}
+
+/// The numbers of the partitions that are there, the oldest first.
+async fn partitions(connection: &mut PgConnection) -> Result<Vec<i64>, sqlx::Error> {
+    sqlx::query_scalar(
+        "SELECT substr(relname, length('outbox_') + 1)::bigint AS number \
+         FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid \
+         WHERE inhparent = 'outbox'::regclass ORDER BY number",
+    )
+    .fetch_all(connection)
+    .await
+}
