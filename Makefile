@@ -8,7 +8,7 @@ demo: ## Runs everything on private servers; ARGS="..." are passed on
 	@.ci/servers && cargo run --release --quiet --bin coupon -- demo $(ARGS)
 
 test: ## Runs all tests, against real servers
-	.ci/servers && RUST_TEST_THREADS=4 cargo test --workspace --locked
+	.ci/servers test && RUST_TEST_THREADS=4 cargo test --workspace --locked
 
 bench: ## Measures the release build under load
 	.ci/servers bench && cargo bench --locked --bench issues

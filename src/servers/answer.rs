@@ -13,16 +13,17 @@ pub(super) const QUESTION_TIME_MAX: Duration = Duration::from_millis(500);
 const SESSION: &[u8] = b"\0\0\0\x25\0\x03\0\0user\0coupon\0database\0coupon\0\0X\0\0\0\x04";
 const SESSION_READY: &[u8] = b"Z\0\0\0\x05I";
 /// The number of the process is in the first answer; the second comes when all data is loaded.
-const PING: &[u8] = b"INFO server\r\nPING\r\n";
+const PING: &str = "INFO server\r\nPING\r\n";
 const PONG: &[u8] = b"+PONG";
-/// The greeting names the server; the answer is the account of `JetStream`.
-const ACCOUNT: &[u8] = b"CONNECT {\"verbose\":false}\r\nSUB i 1\r\nPUB $JS.API.INFO i 0\r\n\r\n";
+/// After the login. The greeting names the server; the answer is the account of `JetStream`.
+const ACCOUNT: &str = "SUB i 1\r\nPUB $JS.API.INFO i 0\r\n\r\n";
 const ACCOUNT_STREAMS: &[u8] = b"\"streams\":";
 
 impl Server {
     /// Asks for what only this very server can answer, and only once it is ready.
     pub(super) async fn ask(&self) -> io::Result<bool> {
         let connect = || TcpStream::connect(("127.0.0.1", self.port));
+        let login = self.setup.login.as_ref();
         match self.kind {
             Kind::Postgres => {
                 let socket = self.dir.join(format!(".s.PGSQL.{}", self.port));
@@ -31,11 +32,16 @@ impl Server {
             }
             Kind::Redis => {
                 let process = format!("process_id:{}\r\n", self.pid().unwrap_or_default());
-                ask(connect().await?, PING, &[process.as_bytes(), PONG]).await
+                let login = login.map(|(user, password)| format!("AUTH {user} {password}\r\n"));
+                let question = login.unwrap_or_default() + PING;
+                ask(connect().await?, question.as_bytes(), &[process.as_bytes(), PONG]).await
             }
             Kind::Nats => {
                 let set = self.set();
-                ask(connect().await?, ACCOUNT, &[set.as_bytes(), ACCOUNT_STREAMS]).await
+                let login = login.map(|(user, password)| format!(r#","user":"{user}","pass":"{password}""#));
+                let login = login.unwrap_or_default();
+                let question = format!("CONNECT {{\"verbose\":false{login}}}\r\n{ACCOUNT}");
+                ask(connect().await?, question.as_bytes(), &[set.as_bytes(), ACCOUNT_STREAMS]).await
             }
         }
     }

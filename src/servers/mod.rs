@@ -21,7 +21,7 @@ use std::{fs, io, time::Duration};
 use data::copy;
 use guard::Guard;
 use kind::{Kind, find_programs};
-pub use server::Server;
+pub use server::{Server, Setup};
 
 /// Limit for a server to answer after its start, recovery included.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(15);
@@ -102,13 +102,13 @@ impl Servers {
     /// Redis, database 0.
     #[must_use]
     pub fn redis_url(&self) -> String {
-        format!("redis://127.0.0.1:{}", self.redis.port())
+        format!("redis://{}", self.redis.authority())
     }
 
     /// NATS with `JetStream`.
     #[must_use]
     pub fn nats_url(&self) -> String {
-        format!("nats://127.0.0.1:{}", self.nats.port())
+        format!("nats://{}", self.nats.authority())
     }
 }
 

@@ -24,11 +24,24 @@ const PORT_TRIES_MAX: usize = 5;
 const PORTS_TRIED_MAX: usize = 100;
 /// Becomes the program `$0` when it is told to.
 const HELD: &str = r#"read -r _ && exec "$0" "$@" </dev/null"#;
+
+/// How a server is run, where that is not as usual.
+#[derive(Clone, Debug, Default)]
+pub struct Setup {
+    /// Another program of its kind.
+    pub program: Option<PathBuf>,
+    /// Besides those of its kind.
+    pub arguments: Vec<String>,
+    /// User and password, where it does not answer everybody. Its URL carries them.
+    pub login: Option<(String, String)>,
+}
+
 /// One server, which can be ended and started again on the same port and with the same data.
 #[derive(Debug)]
 pub struct Server {
     pub(super) kind: Kind,
     program: PathBuf,
+    pub(super) setup: Setup,
     /// User and group, where they are not those of this process.
     user: Option<(u32, u32)>,
     pub(super) dir: PathBuf,
@@ -55,6 +68,12 @@ impl Server {
         &self.dir
     }
 
+    /// Its address, behind the user and the password if it asks for them.
+    pub(super) fn authority(&self) -> String {
+        let login = self.setup.login.as_ref().map(|(user, password)| format!("{user}:{password}@"));
+        format!("{}127.0.0.1:{}", login.unwrap_or_default(), self.port)
+    }
+
     /// Starts it if it does not run, and returns when it answers, all data recovered.
     pub async fn start(&mut self) -> Result<(), ServersError> {
         if self.runs() {
@@ -71,6 +90,13 @@ impl Server {
             Ok(_) => ServersError::Ended { program, log },
             Err(_) => ServersError::Silent { program, log },
         })
+    }
+
+    /// Ends it, and starts it again with a setup, which it keeps.
+    pub async fn restart_with(&mut self, setup: Setup) -> Result<(), ServersError> {
+        self.stop().await;
+        self.setup = setup;
+        self.start().await
     }
 
     /// Ends it in order (SIGINT: sessions are cut, data is flushed); kills it after ten seconds.
@@ -124,7 +150,7 @@ impl Server {
             None => Ok(()),
         });
         made.map_err(cannot_prepare("the data folder"))?;
-        Ok(Self { kind, program, user, dir, port: 0, child: None })
+        Ok(Self { kind, program, setup: Setup::default(), user, dir, port: 0, child: None })
     }
 
     pub(super) async fn start_on_free_port(&mut self) -> Result<(), ServersError> {
@@ -141,7 +167,8 @@ impl Server {
     /// A shell in the data folder, as the user of the server.
     pub(super) fn shell(&self, script: &str) -> Command {
         let mut shell = Command::new("sh");
-        shell.args(["-c", script]).arg(&self.program).current_dir(&self.dir);
+        let program = self.setup.program.as_ref().unwrap_or(&self.program);
+        shell.args(["-c", script]).arg(program).current_dir(&self.dir);
         if let Some((uid, gid)) = self.user {
             shell.uid(uid).gid(gid);
         }
@@ -167,7 +194,7 @@ impl Server {
             Kind::Nats => vec!["-p".into(), port, "-n".into(), self.set()],
         };
         let options = self.kind.options().iter().map(ToString::to_string);
-        options.chain(own).collect()
+        options.chain(own).chain(self.setup.arguments.iter().cloned()).collect()
     }
 
     /// Waits for an answer; false if the server ended.

@@ -4,12 +4,14 @@ mod campaigns;
 mod command;
 mod events;
 mod http;
+mod newest;
 mod process;
 mod seed;
 mod template;
 mod wait;
 
 use std::collections::HashSet;
+use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -27,6 +29,7 @@ use uuid::Uuid;
 pub(crate) use campaigns::{draft, in_seconds};
 pub(crate) use command::{Finished, coupon};
 pub(crate) use http::{Answer, Http};
+pub(crate) use newest::{newest_nats_server, python};
 pub(crate) use process::Process;
 pub(crate) use seed::seeded;
 pub(crate) use wait::{wait_for, wait_until};
@@ -100,8 +103,18 @@ impl World {
 
     /// A process that is not started, with the environment of this world.
     pub(crate) fn process(&self, roles: &str) -> Process {
-        let folder = self.servers.postgres.dir().parent().unwrap();
-        Process::new(folder, self.processes.len(), roles, self.environment())
+        Process::new(self.folder(), self.processes.len(), roles, self.environment())
+    }
+
+    /// Another program beside the servers, which ends with them. It is not started.
+    pub(crate) fn program(&self, name: &str, command: &[&str]) -> Process {
+        let command = command.iter().map(ToString::to_string).collect();
+        Process::of(self.folder(), name.to_owned(), command, Vec::new())
+    }
+
+    /// The folder of the servers, which goes with them.
+    pub(crate) fn folder(&self) -> &Path {
+        self.servers.postgres.dir().parent().unwrap()
     }
 
     /// What a process has to know.

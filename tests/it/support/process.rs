@@ -1,4 +1,5 @@
-//! A process of the real binary, `coupon serve`, which can be killed, frozen and started again.
+//! A process, of the real binary with `coupon serve` or of another program, which can be killed,
+//! frozen and started again.
 
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;
@@ -17,7 +18,8 @@ const HELD: &str = r#"read -r _ && exec "$0" "$@" </dev/null"#;
 pub(crate) struct Process {
     pub(crate) name: String,
     pub(crate) address: SocketAddr,
-    roles: String,
+    command: Vec<String>,
+    serves: bool,
     environment: Vec<(&'static str, String)>,
     /// Log and note; the guard of the servers ends who is noted there when this process ends.
     files: PathBuf,
@@ -31,17 +33,39 @@ impl Process {
         roles: &str,
         mut environment: Vec<(&'static str, String)>,
     ) -> Self {
-        let name = format!("serve-{number}");
         let address = free_address();
         environment.push(("HTTP_ADDR", address.to_string()));
+        let mut command = vec![env!("CARGO_BIN_EXE_coupon").to_owned(), "serve".to_owned()];
+        if !roles.is_empty() {
+            command.extend(["--roles".to_owned(), roles.to_owned()]);
+        }
+        let serves = roles.is_empty() || roles.contains("api");
+        let mut process = Self::of(folder, format!("serve-{number}"), command, environment);
+        (process.address, process.serves) = (address, serves);
+        process
+    }
+
+    /// Of any program: its command, the program first.
+    pub(super) fn of(
+        folder: &Path,
+        name: String,
+        command: Vec<String>,
+        environment: Vec<(&'static str, String)>,
+    ) -> Self {
+        let address = SocketAddr::from(([127, 0, 0, 1], 0));
         let files = folder.join(&name);
-        Self { name, address, roles: roles.to_owned(), environment, files, child: None }
+        Self { name, address, command, serves: false, environment, files, child: None }
     }
 
     /// Changes a variable of the next start.
     pub(crate) fn set(&mut self, variable: &'static str, value: &str) {
         self.environment.retain(|(known, _)| *known != variable);
         self.environment.push((variable, value.to_owned()));
+    }
+
+    /// Adds an argument to the next start.
+    pub(crate) fn argument(&mut self, argument: &str) {
+        self.command.push(argument.to_owned());
     }
 
     /// Starts it, and waits until it serves.
@@ -54,7 +78,7 @@ impl Process {
 
     /// Whether it has the API.
     pub(crate) fn serves(&self) -> bool {
-        self.roles.is_empty() || self.roles.contains("api")
+        self.serves
     }
 
     /// Starts it, and does not wait.
@@ -63,10 +87,7 @@ impl Process {
         let log =
             OpenOptions::new().create(true).append(true).open(self.files.with_extension("log")).unwrap();
         let mut command = Command::new("sh");
-        command.args(["-c", HELD, env!("CARGO_BIN_EXE_coupon"), "serve"]).process_group(0);
-        if !self.roles.is_empty() {
-            command.args(["--roles", &self.roles]);
-        }
+        command.args(["-c", HELD]).args(&self.command).process_group(0);
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::piped()).stdout(log.try_clone().unwrap()).stderr(log);
         let mut child = command.spawn().unwrap();
