@@ -111,16 +111,18 @@ impl Cursor<'_> {
             return Err(Halt::PastRetention { stream: name(), last, oldest, sequence }.into());
         }
         // Of what is past retention only the stream tells; before an epoch is what it left behind.
-        if !begins
-            && position >= oldest
-            && let Some(message) = self.message(&stream, last).await?
-        {
-            let ours = self.event_id(connection, position).await?.ok_or(Halt::Hole(position))?;
-            let ours = current.message_id(ours);
-            if message.id.as_ref() != Some(&ours) {
-                let theirs = message.id.unwrap_or_else(|| "a message without id".to_owned());
-                return Err(Halt::Differs { stream: name(), sequence: last, theirs, position, ours }.into());
-            }
+        if begins || position < oldest {
+            return Ok((position, epochs));
+        }
+        let Some(message) = self.message(&stream, last).await? else {
+            tracing::warn!(stream = name(), last, "the last message is not there: the stream was purged");
+            return Ok((position, epochs));
+        };
+        let ours = self.event_id(connection, position).await?.ok_or(Halt::Hole(position))?;
+        let ours = current.message_id(ours);
+        if message.id.as_ref() != Some(&ours) {
+            let theirs = message.id.unwrap_or_else(|| "a message without id".to_owned());
+            return Err(Halt::Differs { stream: name(), sequence: last, theirs, position, ours }.into());
         }
         Ok((position, epochs))
     }

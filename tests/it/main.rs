@@ -22,6 +22,7 @@ mod rebuild;
 mod relay;
 mod replay;
 mod retention;
+mod situations;
 mod startup;
 mod subscriber;
 mod tidy;

@@ -4,6 +4,7 @@ mod campaigns;
 mod command;
 mod events;
 mod http;
+mod nats;
 mod newest;
 mod process;
 mod seed;
@@ -29,6 +30,7 @@ use uuid::Uuid;
 pub(crate) use campaigns::{draft, in_seconds};
 pub(crate) use command::{Finished, coupon};
 pub(crate) use http::{Answer, Http};
+pub(crate) use nats::Nats;
 pub(crate) use newest::{newest_nats_server, python};
 pub(crate) use process::Process;
 pub(crate) use seed::seeded;
@@ -50,6 +52,7 @@ pub(crate) struct World {
     pub(crate) pool: PgPool,
     pub(crate) servers: Servers,
     shards: i16,
+    replicas: usize,
     promised: Mutex<HashSet<Ulid>>,
     closed: bool,
     _place: SemaphorePermit<'static>,
@@ -81,6 +84,7 @@ impl World {
             pool,
             servers,
             shards,
+            replicas: 1,
             promised: Mutex::default(),
             closed: false,
             _place: place,
@@ -125,6 +129,7 @@ impl World {
             ("NATS_URL", self.servers.nats_url()),
             ("ADMIN_TOKEN", TOKEN.to_owned()),
             ("SHARDS", self.shards.to_string()),
+            ("NATS_REPLICAS", self.replicas.to_string()),
             ("RUST_LOG", "info".to_owned()),
         ]
     }
@@ -132,13 +137,18 @@ impl World {
     /// Runs `coupon` to its end, with the environment of this world and the API of its first process.
     pub(crate) async fn coupon(&self, arguments: &[&str]) -> Finished {
         let mut environment = self.environment();
-        environment.extend(self.processes.first().map(|process| ("HTTP_ADDR", process.address.to_string())));
+        environment.extend(
+            self.processes
+                .iter()
+                .find(|process| process.serves())
+                .map(|process| ("HTTP_ADDR", process.address.to_string())),
+        );
         coupon(arguments, &environment).await
     }
 
-    /// The API of the first process.
+    /// The API of the first process that has it.
     pub(crate) fn api(&self) -> Http {
-        self.processes[0].http()
+        self.processes.iter().find(|process| process.serves()).unwrap().http()
     }
 
     pub(crate) async fn redis(&self) -> redis::aio::MultiplexedConnection {

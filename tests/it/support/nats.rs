@@ -1,0 +1,127 @@
+//! Worlds on other servers of NATS than the packaged one, and stores that go back in time.
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use coupon_dispatcher::servers::{Server, Setup};
+
+use super::{SOON, World, newest_nats_server, wait_until};
+
+/// Which server of NATS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Nats {
+    /// Of the distribution.
+    Packaged,
+    Newest,
+    /// Three of the packaged ones, with three replicas of every stream.
+    PackagedCluster,
+    NewestCluster,
+}
+
+impl Nats {
+    fn program(self) -> Option<PathBuf> {
+        matches!(self, Self::Newest | Self::NewestCluster).then(newest_nats_server)
+    }
+
+    pub(crate) fn is_newest(self) -> bool {
+        self.program().is_some()
+    }
+}
+
+impl World {
+    /// A process for each of these lists of roles, on this kind of NATS.
+    pub(crate) async fn on(nats: Nats, roles: &[&str]) -> Self {
+        let mut world = Self::bare(1).await;
+        match nats {
+            Nats::Packaged => {}
+            Nats::Newest => {
+                let setup = Setup { program: nats.program(), ..Setup::default() };
+                world.servers.nats.restart_with(setup).await.unwrap();
+            }
+            Nats::PackagedCluster | Nats::NewestCluster => world.cluster(nats).await,
+        }
+        world.migrate().await;
+        for roles in roles {
+            world.add_process(roles).await;
+        }
+        world
+    }
+
+    /// Two nodes beside `servers.nats`: the first two of `processes`.
+    async fn cluster(&mut self, nats: Nats) {
+        self.replicas = 3;
+        self.servers.nats.kill().await;
+        let listeners: Vec<_> = (0..5).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+        let ports: Vec<_> = listeners.iter().map(|listener| listener.local_addr().unwrap().port()).collect();
+        drop(listeners);
+        let routes: Vec<_> = ports[..3].iter().map(|port| format!("nats://127.0.0.1:{port}")).collect();
+        let clustered = |node: usize| {
+            let arguments =
+                ["-cluster_name", "world", "-cluster", &routes[node], "-routes", &routes.join(",")];
+            arguments.map(ToOwned::to_owned).to_vec()
+        };
+        let program = nats.program().unwrap_or_else(|| PathBuf::from("nats-server"));
+        for node in [1, 2] {
+            let name = format!("nats-{node}");
+            let dir = self.folder().join(&name);
+            let own = ["-a", "127.0.0.1", "-p", &ports[2 + node].to_string(), "-n", &name, "-js", "-sd"];
+            let mut command = vec![program.to_str().unwrap()];
+            command.extend(own);
+            command.push(dir.to_str().unwrap());
+            let clustered = clustered(node);
+            command.extend(clustered.iter().map(String::as_str));
+            let mut process = self.program(&name, &command);
+            process.launch();
+            self.processes.push(process);
+        }
+        let setup = Setup { program: nats.program(), arguments: clustered(0), ..Setup::default() };
+        self.servers.nats.restart_with(setup).await.unwrap();
+        wait_until("the cluster has three nodes", SOON, async || {
+            let info = self.nats().await.server_info();
+            info.connect_urls.len() == 3
+        })
+        .await;
+    }
+
+    /// A copy of what `servers.nats` has on its disk at this moment.
+    pub(crate) fn copy_of_nats(&self) -> PathBuf {
+        copy_of(&self.servers.nats)
+    }
+
+    /// Kills `servers.nats`, and starts it with an earlier copy: what came since is lost.
+    pub(crate) async fn rewind_nats(&mut self, copy: &Path) {
+        self.servers.nats.kill().await;
+        put_back(&self.servers.nats, copy);
+        self.servers.nats.start().await.unwrap();
+    }
+
+    /// The same of Postgres: a crash, and an old disk.
+    pub(crate) fn copy_of_postgres(&self) -> PathBuf {
+        copy_of(&self.servers.postgres)
+    }
+
+    pub(crate) async fn rewind_postgres(&mut self, copy: &Path) {
+        self.servers.postgres.kill().await;
+        put_back(&self.servers.postgres, copy);
+        self.servers.postgres.start().await.unwrap();
+    }
+}
+
+/// Its clock is stopped meanwhile, as if the power had failed.
+fn copy_of(server: &Server) -> PathBuf {
+    let copy = server.dir().with_extension("copy");
+    server.freeze();
+    run("cp", &["-a".as_ref(), server.dir(), &copy]);
+    server.thaw();
+    copy
+}
+
+fn put_back(server: &Server, copy: &Path) {
+    run("rm", &["-rf".as_ref(), server.dir()]);
+    run("cp", &["-a".as_ref(), copy, server.dir()]);
+}
+
+fn run(program: &str, arguments: &[&Path]) {
+    assert!(Command::new(program).args(arguments).status().unwrap().success(), "{program} {arguments:?}");
+}
