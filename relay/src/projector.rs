@@ -23,8 +23,6 @@ use crate::stream::{self, StreamError};
 /// A batch is followed by the next no sooner than this, unless it was full: under load a few large
 /// transactions cost less than many small ones.
 const PACE: Duration = Duration::from_millis(50);
-/// Asked of the server at a time.
-const PULL_BYTES: usize = 16 << 20;
 /// Asked anew so often when nothing comes: a consumer that is lost is noticed then. Without
 /// heartbeats, at which the client's batches (0.51) stop listening.
 const PULL_EXPIRY: Duration = Duration::from_secs(2);
@@ -146,9 +144,11 @@ impl Projector {
 }
 
 /// All messages that are there, or else the next one, or nothing within [`PULL_EXPIRY`]. Fetched and not streamed: the server then
-/// writes a batch at once, where it would otherwise write each message as it is stored.
+/// writes a batch at once, where it would otherwise write each message as it is stored. Without a limit of
+/// bytes (an event is small): with one, servers from 2.10 on tell the end of a batch, and where the consumer
+/// has replicas they tell it before they give the messages.
 async fn next_batch(consumer: &PullConsumer) -> Result<Vec<Message>, async_nats::Error> {
-    let there = consumer.fetch().max_messages(BATCH_EVENTS).max_bytes(PULL_BYTES).messages().await?;
+    let there = consumer.fetch().max_messages(BATCH_EVENTS).messages().await?;
     // The server answers at once; when it is gone, nobody would.
     let mut batch: Vec<Message> = timeout(FETCH_TIMEOUT, there.try_collect()).await??;
     if batch.is_empty() {

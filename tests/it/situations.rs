@@ -327,8 +327,11 @@ async fn a_restored_database_needs_an_epoch(nats: Nats) {
     world.close().await;
 }
 
+/// The projector comes late, to more than it takes at a time.
 async fn a_cluster_that_loses_its_leader_loses_nothing(nats: Nats) {
+    const PROJECTOR: usize = 3;
     let mut world = World::on(nats, &["api,relay", "project"]).await;
+    world.processes[PROJECTOR].kill();
     let campaign = world.open_campaign(json!({ "quantity": 3_000 })).await;
     let rush = tokio::spawn(world.rush(campaign, 3_000).run());
     for issued in [400, 1_200, 2_000] {
@@ -354,5 +357,6 @@ async fn a_cluster_that_loses_its_leader_loses_nothing(nats: Nats) {
     world.answered(&rush.await.unwrap());
     world.assert_published().await;
     Outsider::new("outsider").assert_has_all(&world).await;
+    world.processes[PROJECTOR].start().await;
     world.close().await;
 }
