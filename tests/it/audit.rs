@@ -133,6 +133,11 @@ async fn a_balanced_world_is_said_to_be_balanced() {
     let sheet = scene.world.coupon(QUICK).await.out;
     let line = sheet.lines().find(|line| line.starts_with(&scene.other.to_string())).unwrap();
     assert_eq!(line.split_whitespace().skip(1).collect::<Vec<_>>(), ["10", "10", "10", "-", "10", "-", "-"]);
+    let stream = jetstream::new(scene.world.nats().await).get_stream(OUTLET.stream_of(SHARD)).await.unwrap();
+    wait_until("the auditors' consumers are gone", SOON, async || {
+        stream.get_info().await.unwrap().state.consumer_count == 1 // of the projections
+    })
+    .await;
     scene.world.close().await;
 }
 
