@@ -18,7 +18,7 @@ use crate::campaign::CampaignId;
 use crate::client::Client;
 use crate::config::{Config, Role, Secret};
 use crate::http::server;
-use crate::replay::progress_bar;
+use crate::progress::progress_bar;
 use crate::rush::{Results, Rush};
 use crate::schema;
 use crate::servers::Servers;

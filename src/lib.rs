@@ -9,10 +9,10 @@
 //! * [`campaign`], [`coupon`]: what it is about: rules, and rows.
 //! * [`event`]: what is published.
 //! * [`wallet`], [`settlement`]: projections of the events.
-//! * [`audit`]: the balance sheet over all of them.
+//! * [`audit`]: the balance sheet over all of them, at once, in full, or continuously.
 //! * [`mod@replay`]: events again.
 //!
-//! What holds it together: [`config`], [`schema`], [`app`] (connects, and plays the roles of a
+//! What holds it together: [`config`], [`schema`], [`connections`], [`app`] (plays the roles of a
 //! process), [`client`] (the API from a shell), and for the demo and the tests [`servers`] (private
 //! Postgres, Redis and NATS), [`rush`] (many users at once) and [`demo`].
 
@@ -21,11 +21,13 @@ pub mod audit;
 pub mod campaign;
 pub mod client;
 pub mod config;
+pub mod connections;
 pub mod coupon;
 pub mod demo;
 pub mod event;
 pub mod http;
 pub mod issue;
+pub mod progress;
 pub mod replay;
 pub mod rush;
 pub mod schema;

@@ -1,12 +1,12 @@
 //! The replay command: selected events of all shards again, to `replay.<run>.…`.
 
-use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 use outbox_relay::Shard;
 use outbox_relay::replay::{Plan, Selection, replay};
 use serde::Serialize;
 
-use crate::app::Connections;
+use crate::connections::Connections;
 use crate::event::OUTLET;
+use crate::progress::progress_bar;
 
 /// What a replay does, or would do.
 #[derive(Debug, Serialize)]
@@ -67,15 +67,4 @@ pub async fn run(
             .map(|(shard, Plan { events, first, last, .. })| ShardPlan { shard, events, first, last })
             .collect(),
     })
-}
-
-/// A bar on standard error; nothing when that is no terminal.
-#[must_use]
-pub fn progress_bar(length: i64) -> ProgressBar {
-    let style = ProgressStyle::with_template("{bar:40} {pos}/{len} {rate} {eta} {msg}")
-        .unwrap_or_else(|_| ProgressStyle::default_bar())
-        .with_key("rate", |state: &ProgressState, text: &mut dyn std::fmt::Write| {
-            let _ = write!(text, "{:.0}/s", state.per_sec()); // a bar that cannot be drawn matters to nobody
-        });
-    ProgressBar::new(length.unsigned_abs()).with_style(style)
 }

@@ -1,35 +1,34 @@
-//! Proves that a shard's outbox and its stream hold the same.
+//! Proves that a shard's outbox and its stream hold the same: by their ends, at once, or event by
+//! event.
 
-use std::time::Duration;
+mod comparison;
+mod messages;
 
-use async_nats::jetstream::consumer::{DeliverPolicy, pull};
-use async_nats::jetstream::stream::Stream;
-use async_nats::{Client, HeaderMap};
-use futures_util::StreamExt as _;
+use async_nats::Client;
+use async_nats::jetstream::stream::State;
 use sqlx::PgConnection;
-use tokio::time::timeout;
 
-use crate::event::StoredEvent;
+pub use self::comparison::{Comparison, compare};
+use crate::epoch::{Epoch, Epochs};
 use crate::outlet::{Outlet, Shard};
 use crate::stream::{self, StreamError};
 
-/// Compared at a time, so that memory is bounded.
-const BATCH_EVENTS: i64 = 500;
-/// A message that is in the stream comes well within this.
-const MESSAGE_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// What was found in one shard.
+/// The ends of one shard: what can be told without reading its events.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ShardAudit {
     pub shard: Shard,
+    /// The lowest position of the outbox; old ones go. 1 when it is empty.
+    pub first: i64,
     /// The highest position of the outbox.
     pub head: i64,
-    /// The stream's last sequence.
-    pub stream: i64,
+    /// The stream's last sequence; nothing when there is no stream.
+    pub stream: Option<i64>,
+    /// Messages that the stream lacks, from the outbox's first event up to the stream's end.
+    pub missing: i64,
     /// Each projection with the position up to which it has applied the shard.
     pub projections: Vec<(String, i64)>,
-    /// The first thing that differs, if anything does.
-    pub difference: Option<String>,
+    name: String,
+    epochs: Epochs,
 }
 
 /// Why it could not be told.
@@ -41,9 +40,8 @@ pub enum AuditError {
     Stream(#[from] StreamError),
 }
 
-/// Compares the ends and the number of messages; with `full` also every id, subject and
-/// body, position by position.
-/// What is appended meanwhile is left out.
+/// Reads the ends of a shard, at a cost that does not grow with it. Projections first, then the
+/// stream, then the outbox: what is on its way can put each behind the next, never ahead of it.
 ///
 /// # Errors
 /// See [`AuditError`].
@@ -52,10 +50,7 @@ pub async fn audit_shard(
     nats: &Client,
     outlet: &Outlet,
     shard: Shard,
-    full: bool,
 ) -> Result<ShardAudit, AuditError> {
-    let head: i64 =
-        sqlx::query_scalar("SELECT outbox_head($1)").bind(shard.0).fetch_one(&mut *connection).await?;
     let projections = sqlx::query_as(
         "SELECT projection, max(position) FROM projection_positions WHERE shard = $1 GROUP BY 1 ORDER BY 1",
     )
@@ -64,77 +59,125 @@ pub async fn audit_shard(
     .await?;
     let name = outlet.stream_of(shard);
     let stream = stream::existing(nats, &name).await?;
-    let Some(stream) = stream else {
-        let difference = (head > 0).then(|| format!("stream {name} is not there, the outbox ends at {head}"));
-        return Ok(ShardAudit { shard, head, stream: 0, projections, difference });
-    };
-    let state = &stream.cached_info().state;
-    let last = i64::try_from(state.last_sequence).unwrap_or(i64::MAX);
-    let mut difference = None;
-    if last != head {
-        difference = Some(format!("stream {name} ends at {last}, the outbox at {head}"));
-    } else if state.messages != state.last_sequence {
-        let missing = state.last_sequence - state.messages;
-        difference = Some(format!("{missing} messages are missing from stream {name}"));
-    }
-    if full && last > 0 {
-        difference =
-            first_difference(connection, &stream, outlet, shard, head.min(last)).await?.or(difference);
-    }
-    Ok(ShardAudit { shard, head, stream: last, projections, difference })
+    let epochs = Epochs::read(connection, shard).await?;
+    let (first, head) = sqlx::query_as(
+        "SELECT coalesce((SELECT position FROM outbox WHERE shard = $1 ORDER BY position LIMIT 1), 1), outbox_head($1)",
+    )
+    .bind(shard.0)
+    .fetch_one(connection)
+    .await?;
+    let state = stream.map(|stream| stream.cached_info().state.clone());
+    let missing = state.as_ref().map_or(0, |state| missing(state, epochs.sequence_of(first)));
+    let stream = state.map(|state| signed(state.last_sequence));
+    Ok(ShardAudit { shard, first, head, stream, missing, projections, name, epochs })
 }
 
-/// Reads both sides by position up to `end`, and stops at the first that differs.
-async fn first_difference(
-    connection: &mut PgConnection,
-    stream: &Stream,
-    outlet: &Outlet,
-    shard: Shard,
-    end: i64,
-) -> Result<Option<String>, AuditError> {
-    let name = outlet.stream_of(shard);
-    let failed = |error: &dyn std::error::Error| StreamError::new(&name, error);
-    let config = pull::OrderedConfig { deliver_policy: DeliverPolicy::All, ..Default::default() };
-    let consumer = stream.create_consumer(config).await.map_err(|error| failed(&error))?;
-    let mut messages = consumer.messages().await.map_err(|error| failed(&error))?;
-    let mut position = 0;
-    while position < end {
-        let until = end.min(position + BATCH_EVENTS);
-        for event in StoredEvent::between(connection, shard, position, until).await? {
-            let message = match timeout(MESSAGE_TIMEOUT, messages.next()).await {
-                Ok(Some(message)) => message.map_err(|error| failed(&error))?,
-                Ok(None) | Err(_) => {
-                    return Ok(Some(format!("stream {name} gives no message for {}", event.position)));
-                }
-            };
-            let sequence = message.info().map_err(|error| failed(&*error))?.stream_sequence;
-            let id = message.headers.as_ref().and_then(message_id);
-            let StoredEvent { position, id: event_id, kind, key, .. } = &event;
-            if sequence != position.unsigned_abs() || id != Some(event_id.to_string().as_str()) {
-                let id = id.unwrap_or("a message without id");
-                return Ok(Some(format!(
-                    "position {position} is event {event_id} in the outbox; stream {name} goes on with {id} \
-                     at {sequence}"
-                )));
-            }
-            let subject = outlet.subject(kind, key, shard);
-            if message.subject.as_str() != subject {
-                return Ok(Some(format!(
-                    "position {position}, event {event_id}, belongs on {subject}; stream {name} has it on {}",
-                    message.subject
-                )));
-            }
-            if message.payload != event.body(outlet) {
-                return Ok(Some(format!(
-                    "position {position}, event {event_id}, has another body in stream {name} than in the outbox"
-                )));
-            }
+/// Messages that a stream lacks up to its end: those of an outbox whose first event belongs at sequence
+/// `first` that lie before it, and the holes in it.
+fn missing(state: &State, first: i64) -> i64 {
+    let behind = signed(state.last_sequence) + 1;
+    let begin = if state.messages == 0 { behind } else { signed(state.first_sequence) };
+    (begin - first).max(0) + (behind - begin - signed(state.messages))
+}
+
+fn signed(sequence: u64) -> i64 {
+    i64::try_from(sequence).unwrap_or(i64::MAX)
+}
+
+impl ShardAudit {
+    /// The last position that the stream holds or should hold: where a comparison has to end.
+    #[must_use]
+    pub fn end(&self) -> i64 {
+        self.head + self.ahead()
+    }
+
+    /// The last position that the stream and all of these projections have reached.
+    #[must_use]
+    pub fn settled(&self, projections: &[&str]) -> i64 {
+        let reached = projections.iter().map(|name| self.applied(name)).min().unwrap_or(self.head);
+        (self.head - self.behind()).min(reached)
+    }
+
+    /// The position up to which a projection has applied the shard.
+    #[must_use]
+    pub fn applied(&self, projection: &str) -> i64 {
+        let known = self.projections.iter().find(|(name, _)| name == projection);
+        known.map_or(0, |(_, position)| *position)
+    }
+
+    /// Events of the outbox behind the stream's end.
+    #[must_use]
+    pub fn behind(&self) -> i64 {
+        (self.epochs.end_of(self.head) - self.stream.unwrap_or_default()).max(0)
+    }
+
+    /// Messages of the stream behind the outbox's end.
+    #[must_use]
+    pub fn ahead(&self) -> i64 {
+        (self.stream.unwrap_or_default() - self.epochs.end_of(self.head)).max(0)
+    }
+
+    /// Whether the stream is to hold what the outbox holds and nothing else: neither lacks its beginning,
+    /// and no epoch has left messages behind.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        self.first == 1 && self.epochs.current() == Epoch::FIRST
+    }
+
+    /// What differs, and what is on its way cannot explain: the stream goes on where the outbox ends,
+    /// or has lost messages.
+    #[must_use]
+    pub fn contradiction(&self) -> Option<String> {
+        if self.ahead() > 0 {
+            return Some(self.ends());
         }
-        position = until;
+        let Self { missing, name, .. } = self;
+        (*missing != 0).then(|| format!("{missing} messages are missing from stream {name}"))
     }
-    Ok(None)
+
+    /// What differs while events are on their way, and may not differ at rest: the stream does not go
+    /// as far as the outbox.
+    #[must_use]
+    pub fn lag(&self) -> Option<String> {
+        let Self { name, head, .. } = self;
+        if self.stream.is_none() && *head > 0 {
+            return Some(format!("stream {name} is not there, the outbox ends at {head}"));
+        }
+        (self.behind() > 0).then(|| self.ends())
+    }
+
+    fn ends(&self) -> String {
+        let Self { name, head, stream, .. } = self;
+        format!("stream {name} ends at {}, the outbox at {head}", stream.unwrap_or_default())
+    }
 }
 
-fn message_id(headers: &HeaderMap) -> Option<&str> {
-    headers.get(async_nats::header::NATS_MESSAGE_ID).map(async_nats::HeaderValue::as_str)
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state(first: u64, last: u64, messages: u64) -> State {
+        serde_json::from_value(serde_json::json!({
+            "messages": messages, "bytes": 0, "first_seq": first, "last_seq": last, "consumer_count": 0,
+            "first_ts": "2026-11-20T00:00:00Z", "last_ts": "2026-11-20T00:00:00Z",
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn what_a_stream_lacks_is_counted_from_where_the_outbox_begins() {
+        for (state, outbox_begins, lacks) in [
+            (state(0, 0, 0), 1, 0),       // new
+            (state(1, 10, 10), 1, 0),     // whole
+            (state(1, 10, 8), 1, 2),      // with holes
+            (state(4, 10, 7), 1, 3),      // without its beginning
+            (state(11, 10, 0), 1, 10),    // purged
+            (state(1, 10, 10), 4, 0),     // goes back further than the outbox
+            (state(4, 10, 7), 4, 0),      // as far
+            (state(6, 10, 4), 4, 3),      // not as far, and with a hole
+            (state(101, 100, 0), 91, 10), // purged, and the outbox is not as old
+        ] {
+            assert_eq!(missing(&state, outbox_begins), lacks, "{state:?}, {outbox_begins}");
+        }
+    }
 }

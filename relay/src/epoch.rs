@@ -99,6 +99,13 @@ impl Epochs {
         self.of_position(position).sequence_of(position)
     }
 
+    /// The sequence at which the stream ends when everything up to position `head`, the highest, is
+    /// published.
+    #[must_use]
+    pub fn end_of(&self, head: i64) -> i64 {
+        self.current().sequence_of(head.max(self.current().first_position - 1))
+    }
+
     /// Epoch and position of the message at `sequence`. Nothing when the epoch that began behind it has
     /// left it: the database no longer knows its event.
     #[must_use]

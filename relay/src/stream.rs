@@ -5,6 +5,7 @@ use std::time::Duration;
 use async_nats::Client;
 use async_nats::jetstream::context::GetStreamErrorKind;
 use async_nats::jetstream::{self, ErrorCode, stream};
+use futures_util::TryStreamExt as _;
 
 use crate::outlet::{Outlet, Shard};
 
@@ -118,4 +119,13 @@ pub(crate) async fn existing(nats: &Client, name: &str) -> Result<Option<stream:
 /// The last sequence of a stream, 0 while there is none.
 pub async fn end(nats: &Client, name: &str) -> Result<u64, StreamError> {
     Ok(existing(nats, name).await?.map_or(0, |stream| stream.cached_info().state.last_sequence))
+}
+
+/// How many messages a stream holds on each of the subjects that `filter` takes; none while there is
+/// no stream.
+pub async fn counts(nats: &Client, name: &str, filter: &str) -> Result<Vec<(String, u64)>, StreamError> {
+    let Some(stream) = existing(nats, name).await? else { return Ok(Vec::new()) };
+    let counted = stream.info_with_subjects(filter).await.map_err(|error| StreamError::new(name, &error))?;
+    let counted = counted.map_ok(|(subject, count)| (subject, count as u64)).try_collect().await;
+    counted.map_err(|error| StreamError::new(name, &error))
 }

@@ -1,79 +1,63 @@
 //! The balance sheet: gate = coupons = outbox = stream = projections, or the first that differs.
+//!
+//! In three speeds. **Quick**, at a cost that grows with the number of campaigns and not of coupons, it
+//! reads ends and counts that the servers keep anyway. It proves that no more coupons were numbered than
+//! there may be, that the gate has confirmed as many seats, that the stream ends where the outbox ends
+//! and lacks nothing on the way, that it holds as many issues of each campaign as coupons were numbered,
+//! and that the projections have reached the end. It cannot see a row that was changed, exchanged or
+//! taken from the middle of a table, a message with another content, or a seat that went to somebody
+//! else; and it does not count states of coupons, outbox rows of a campaign, wallet and settlement,
+//! whose columns stay empty. When the gate has confirmed another number of seats, it looks through
+//! all of them for the one to name. Three million coupons take it 20 ms.
+//!
+//! In **full** every event is compared with its message, every event with its coupon, every coupon with
+//! its seat, its place in the wallet and its settlement, in batches, so that memory stays bounded; and
+//! all rows are counted, so that nothing is there that does not belong there.
+//!
+//! **Continuously** the [`Auditor`] does both, bit by bit.
 
+mod auditor;
 mod differences;
+mod figures;
+mod rows;
+mod seats;
+mod sheet;
 
-use std::collections::HashMap;
+use std::time::Duration;
 
-use async_nats::jetstream;
-use futures_util::TryStreamExt as _;
+use indicatif::ProgressBar;
 use outbox_relay::Shard;
-use outbox_relay::audit::{AuditError, ShardAudit, audit_shard};
-use serde::Serialize;
-use sqlx::Connection as _;
-use uuid::Uuid;
+use outbox_relay::audit::{Comparison, ShardAudit, audit_shard, compare};
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{ConnectOptions as _, Connection as _, PgConnection, PgTransaction};
 
-use crate::app::Connections;
-use crate::campaign::{CampaignId, SettleOn, State};
+pub use self::auditor::{Auditor, Verdict};
+use self::rows::Rows;
+pub use self::sheet::{CampaignBalance, Compared, Counted, ShardBalance, Sheet};
+use crate::campaign::CampaignId;
+use crate::connections::Connections;
 use crate::event::OUTLET;
 use crate::issue::seats::Seats;
+use crate::progress::progress_bar;
 
-const GATE_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
-
-/// One campaign's line.
-#[derive(Clone, Debug, Serialize)]
-pub struct CampaignBalance {
-    pub campaign_id: CampaignId,
-    pub name: String,
-    pub state: State,
-    pub quantity: i64,
-    /// Seats taken, without the pending; nothing when the gate is not loaded.
-    pub gate: Option<i64>,
-    pub pending: i64,
-    pub issued: i64,
-    pub redeemed: i64,
-    pub cancelled: i64,
-    pub expired: i64,
-    pub outbox: i64,
-    pub stream: i64,
-    pub wallet: i64,
-    /// Entries, and those that there have to be.
-    pub settlement: i64,
-    pub settlement_due: i64,
-    /// Sum of the entries, in minor units.
-    pub settlement_amount: i64,
-    #[serde(skip)]
-    face_value: i64,
-}
-
-impl CampaignBalance {
-    fn coupons(&self) -> i64 {
-        self.issued + self.redeemed + self.cancelled + self.expired
-    }
-}
-
-/// One shard's line.
-#[derive(Clone, Debug, Serialize)]
-pub struct ShardBalance {
-    pub shard: Shard,
-    pub outbox: i64,
-    pub stream: i64,
-    pub projections: Vec<(String, i64)>,
-}
-
-/// The whole sheet.
-#[derive(Clone, Debug, Serialize)]
-pub struct Sheet {
-    pub campaigns: Vec<CampaignBalance>,
-    pub shards: Vec<ShardBalance>,
-    /// The first thing that differs. Nothing: balanced.
-    pub difference: Option<String>,
-}
+const GATE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Whoever has to have applied every event.
+const PROJECTIONS: [&str; 2] = ["wallet", "settlement"];
+/// Counting ten million rows takes its time; everything else is in batches.
+const STATEMENT_TIMEOUT: &str = "10min";
+/// Batches are looked up by index, whatever the planner knows of tables that were empty a minute ago.
+const PLANS: [(&str, &str); 4] = [
+    ("statement_timeout", STATEMENT_TIMEOUT),
+    ("enable_seqscan", "off"),
+    ("enable_hashjoin", "off"),
+    ("enable_mergejoin", "off"),
+];
 
 /// What to audit.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Scope {
     pub campaign: Option<CampaignId>,
-    /// Every event, seat and row by id, and not only ends and counts.
+    /// Every event, seat and row, and not only ends and counts.
     pub full: bool,
 }
 
@@ -82,202 +66,202 @@ pub struct Scope {
 /// # Errors
 /// When one of the servers cannot be asked.
 pub async fn audit(connections: &Connections, shards: i16, scope: Scope) -> anyhow::Result<Sheet> {
-    let mut campaigns = campaigns(connections, scope.campaign).await?;
-    let gates = Seats::connect(&connections.redis, GATE_TIMEOUT).await?;
-    let mut difference = None;
-    for balance in &mut campaigns {
-        if let Some((taken, pending)) = gates.clone().count(balance.campaign_id).await? {
-            balance.gate = Some(taken - pending);
-            balance.pending = pending;
-        }
-        balance.stream = issued_in_stream(connections, balance.campaign_id, shards).await?;
-        if difference.is_none() {
-            difference = differences::first(connections, gates.clone(), balance, scope.full).await?;
-        }
-    }
-    let mut shard_balances = Vec::new();
-    for shard in (0..shards).map(Shard) {
-        let audited = audit_one_shard(connections, shard, scope.full).await?;
-        difference = difference.or_else(|| audited.difference.clone()).or_else(|| behind(&audited));
-        let ShardAudit { shard, head, stream, projections, .. } = audited;
-        shard_balances.push(ShardBalance { shard, outbox: head, stream, projections });
-    }
-    let difference = difference.or_else(|| campaigns.iter().find_map(differences::in_stream));
-    Ok(Sheet { campaigns, shards: shard_balances, difference })
+    let reading = Reading::start(connections, shards, scope.campaign).await?;
+    if scope.full { reading.full().await } else { reading.quick().await }
 }
 
-async fn audit_one_shard(
+/// A connection of its own: the pool's are for short statements.
+async fn connect(database: &PgConnectOptions) -> Result<PgConnection, sqlx::Error> {
+    database.clone().options(PLANS).connect().await
+}
+
+/// One snapshot for statements that read all rows of a table.
+async fn snapshot(connection: &mut PgConnection) -> Result<PgTransaction<'_>, sqlx::Error> {
+    let mut snapshot = connection.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
+    sqlx::query("SET LOCAL enable_seqscan = on").execute(&mut *snapshot).await?;
+    Ok(snapshot)
+}
+
+/// A sheet that is being made.
+struct Reading<'a> {
+    connections: &'a Connections,
+    connection: PgConnection,
+    gates: Seats,
+    only: Option<CampaignId>,
+    shards: Vec<ShardAudit>,
+    campaigns: Vec<CampaignBalance>,
+}
+
+impl<'a> Reading<'a> {
+    /// Reads what can be had without counting rows.
+    async fn start(
+        connections: &'a Connections,
+        shards: i16,
+        only: Option<CampaignId>,
+    ) -> anyhow::Result<Self> {
+        let mut connection = connect(&connections.database).await?;
+        let mut gates = Seats::connect(&connections.redis, GATE_TIMEOUT).await?;
+        let audited = ends(connections, &mut connection, shards).await?;
+        let campaigns = figures::read(connections, &mut connection, &mut gates, shards, only).await?;
+        Ok(Self { connections, connection, gates, only, shards: audited, campaigns })
+    }
+
+    async fn quick(mut self) -> anyhow::Result<Sheet> {
+        let mut difference = None;
+        for index in 0..self.campaigns.len() {
+            difference = match difference {
+                None => self.named(index).await?,
+                known => known,
+            };
+        }
+        let difference = difference.or_else(|| self.in_streams()).or_else(|| self.in_shards());
+        Ok(self.sheet(difference, &[]))
+    }
+
+    async fn full(mut self) -> anyhow::Result<Sheet> {
+        let bar = progress_bar(self.work());
+        let comparisons = self.compare_events(&bar).await?;
+        let mut rows = self.compare_rows(&bar).await?;
+        let stranger = figures::count(&mut self.connection, &mut self.campaigns, self.only).await?;
+        let mut difference = None;
+        for index in 0..self.campaigns.len() {
+            if difference.is_none() {
+                difference = self.in_campaign(index, &mut rows, &bar).await?;
+            }
+        }
+        bar.finish_and_clear();
+        let unknown = rows.differences.into_iter().next();
+        let difference = difference
+            .or_else(|| unknown.map(|(id, named)| format!("campaign {id}: {named}")))
+            .or(stranger)
+            .or_else(|| comparisons.iter().find_map(|found| found.first_difference.clone()))
+            .or_else(|| self.in_shards())
+            .or_else(|| self.in_streams());
+        Ok(self.sheet(difference, &comparisons))
+    }
+
+    /// Steps of the bar: each event twice, and each coupon's seat.
+    fn work(&self) -> i64 {
+        let events: i64 =
+            self.shards.iter().map(|shard| shard.end() + shard.head - 2 * (shard.first - 1)).sum();
+        events
+            + self.campaigns.iter().filter(|balance| balance.gate.is_some()).map(|c| c.coupons).sum::<i64>()
+    }
+
+    async fn compare_events(&mut self, bar: &ProgressBar) -> anyhow::Result<Vec<Comparison>> {
+        let mut comparisons = Vec::new();
+        for shard in &self.shards {
+            let part = (shard.first - 1, shard.end());
+            let nats = &self.connections.nats;
+            let progress = |positions| bar.inc(positions);
+            comparisons
+                .push(compare(&mut self.connection, nats, &OUTLET, shard.shard, part, progress).await?);
+        }
+        Ok(comparisons)
+    }
+
+    async fn compare_rows(&mut self, bar: &ProgressBar) -> anyhow::Result<Rows> {
+        let mut rows = Rows::of(self.only);
+        for shard in &self.shards {
+            let part = (shard.first - 1, shard.head);
+            rows.compare(&mut self.connection, shard.shard, part, |positions| bar.inc(positions)).await?;
+        }
+        for index in 0..self.campaigns.len() {
+            let CampaignBalance { campaign_id, coupons, .. } = self.campaigns[index];
+            let whole = self.is_whole(index);
+            rows.compare_untold(&mut self.connection, campaign_id, coupons, whole).await?;
+        }
+        Ok(rows)
+    }
+
+    /// What differs in a campaign by its figures, and the coupon in which it does.
+    async fn in_campaign(
+        &mut self,
+        index: usize,
+        rows: &mut Rows,
+        bar: &ProgressBar,
+    ) -> anyhow::Result<Option<String>> {
+        let balance = &self.campaigns[index];
+        let (id, loaded) = (balance.campaign_id, balance.gate.is_some());
+        let contradiction = differences::at_rest(balance, self.is_whole(index));
+        let mut named = rows.differences.remove(&id);
+        if named.is_none() && contradiction.is_some() {
+            named = rows::too_much(&mut self.connection, id).await?;
+        }
+        if named.is_none() && loaded {
+            let (pool, gates) = (&self.connections.pool, &mut self.gates);
+            named = seats::first_difference(pool, gates, id, |coupons| bar.inc(coupons)).await?;
+        }
+        Ok(match (contradiction, named) {
+            (Some(contradiction), Some(named)) => Some(format!("{contradiction}; {named}")),
+            (None, Some(named)) => Some(format!("campaign {id}: {named}")),
+            (contradiction, None) => contradiction,
+        })
+    }
+
+    /// What differs in a campaign by its quick figures. If it is the seats, they are looked through.
+    async fn named(&mut self, index: usize) -> anyhow::Result<Option<String>> {
+        let balance = &self.campaigns[index];
+        let Some(contradiction) = differences::at_rest(balance, self.is_whole(index)) else {
+            return Ok(None);
+        };
+        let named = match balance.gate {
+            Some(_) => {
+                let pool = &self.connections.pool;
+                seats::first_difference(pool, &mut self.gates, balance.campaign_id, drop).await?
+            }
+            None => None,
+        };
+        Ok(Some(named.map_or(contradiction.clone(), |named| format!("{contradiction}; {named}"))))
+    }
+
+    fn in_streams(&self) -> Option<String> {
+        let whole = |balance: &&CampaignBalance| {
+            self.shards.iter().any(|audited| audited.shard == balance.shard && audited.is_whole())
+        };
+        self.campaigns.iter().filter(whole).find_map(differences::in_stream)
+    }
+
+    fn in_shards(&self) -> Option<String> {
+        let contradiction = |shard: &ShardAudit| shard.contradiction().or_else(|| shard.lag());
+        self.shards.iter().find_map(contradiction).or_else(|| self.shards.iter().find_map(behind))
+    }
+
+    /// Whether the outbox still holds every event of a campaign.
+    fn is_whole(&self, index: usize) -> bool {
+        let shard = self.campaigns[index].shard;
+        self.shards.iter().find(|audited| audited.shard == shard).is_none_or(|audited| audited.first == 1)
+    }
+
+    fn sheet(self, difference: Option<String>, comparisons: &[Comparison]) -> Sheet {
+        let shards = self.shards.iter().enumerate();
+        let shards = shards.map(|(index, shard)| ShardBalance::new(shard, comparisons.get(index))).collect();
+        Sheet { campaigns: self.campaigns, shards, difference }
+    }
+}
+
+/// The ends of every shard.
+async fn ends(
     connections: &Connections,
-    shard: Shard,
-    full: bool,
-) -> Result<ShardAudit, AuditError> {
-    let mut connection = connections.pool.acquire().await?;
-    audit_shard(&mut connection, &connections.nats, &OUTLET, shard, full).await
+    connection: &mut PgConnection,
+    shards: i16,
+) -> anyhow::Result<Vec<ShardAudit>> {
+    let mut audited = Vec::new();
+    for shard in (0..shards).map(Shard) {
+        audited.push(audit_shard(connection, &connections.nats, &OUTLET, shard).await?);
+    }
+    Ok(audited)
 }
 
 /// A projection that has not applied everything.
 fn behind(audit: &ShardAudit) -> Option<String> {
-    let late = |name: &str| {
-        let applied =
-            audit.projections.iter().find(|(known, _)| known == name).map_or(0, |(_, position)| *position);
+    PROJECTIONS.iter().find_map(|name| {
+        let applied = audit.applied(name);
         (applied != audit.head).then(|| {
             format!(
                 "{name} has applied shard {} up to {applied}, the outbox ends at {}",
                 audit.shard, audit.head
             )
         })
-    };
-    late("wallet").or_else(|| late("settlement"))
-}
-
-/// All counts of Postgres, as of one moment.
-async fn campaigns(
-    connections: &Connections,
-    only: Option<CampaignId>,
-) -> Result<Vec<CampaignBalance>, sqlx::Error> {
-    type Counts = HashMap<Uuid, i64>;
-    let mut connection = connections.pool.acquire().await?;
-    let mut snapshot = connection.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
-    sqlx::query("SET LOCAL statement_timeout = '10min'").execute(&mut *snapshot).await?;
-    let only_id = only.map(|id| Uuid::from(id.0));
-    let rows: Vec<(Uuid, String, String, i32, String, i64)> = sqlx::query_as(
-        "SELECT id, name, state, quantity, settle_on, face_value FROM campaigns WHERE $1::uuid IS NULL OR id = $1 ORDER BY id",
-    )
-    .bind(only_id)
-    .fetch_all(&mut *snapshot)
-    .await?;
-    let states: Vec<(Uuid, String, i64)> = sqlx::query_as(
-        "SELECT campaign_id, state, count(*) FROM coupons WHERE $1::uuid IS NULL OR campaign_id = $1 GROUP BY 1, 2",
-    )
-    .bind(only_id)
-    .fetch_all(&mut *snapshot)
-    .await?;
-    let outbox: HashMap<String, i64> = sqlx::query_as::<_, (String, i64)>(
-        "SELECT key, count(*) FROM outbox WHERE type = 'issued' AND ($1::text IS NULL OR key = $1) GROUP BY 1",
-    )
-    .bind(only.map(|id| id.to_string()))
-    .fetch_all(&mut *snapshot)
-    .await?
-    .into_iter()
-    .collect();
-    let wallet: Counts = sqlx::query_as::<_, (Uuid, i64)>(
-        "SELECT campaign_id, count(*) FROM wallet WHERE $1::uuid IS NULL OR campaign_id = $1 GROUP BY 1",
-    )
-    .bind(only_id)
-    .fetch_all(&mut *snapshot)
-    .await?
-    .into_iter()
-    .collect();
-    let settlement: HashMap<Uuid, (i64, i64)> = sqlx::query_as::<_, (Uuid, i64, i64)>(
-        "SELECT campaign_id, count(*), sum(amount)::bigint FROM settlement_entries \
-         WHERE $1::uuid IS NULL OR campaign_id = $1 GROUP BY 1",
-    )
-    .bind(only_id)
-    .fetch_all(&mut *snapshot)
-    .await?
-    .into_iter()
-    .map(|(id, count, amount)| (id, (count, amount)))
-    .collect();
-    snapshot.rollback().await?;
-
-    let decode = |error: crate::campaign::UnknownWord| sqlx::Error::Decode(Box::new(error));
-    rows.into_iter()
-        .map(|(id, name, state, quantity, settle_on, face_value)| {
-            let campaign_id = CampaignId(id.into());
-            let of_state = |word: &str| {
-                states
-                    .iter()
-                    .find(|(of, state, _)| *of == id && state == word)
-                    .map_or(0, |(_, _, count)| *count)
-            };
-            let (settled, amount) = settlement.get(&id).copied().unwrap_or_default();
-            let mut balance = CampaignBalance {
-                campaign_id,
-                name,
-                state: state.parse().map_err(decode)?,
-                quantity: i64::from(quantity),
-                gate: None,
-                pending: 0,
-                issued: of_state("issued"),
-                redeemed: of_state("redeemed"),
-                cancelled: of_state("cancelled"),
-                expired: of_state("expired"),
-                outbox: outbox.get(&campaign_id.to_string()).copied().unwrap_or_default(),
-                stream: 0,
-                wallet: wallet.get(&id).copied().unwrap_or_default(),
-                settlement: settled,
-                settlement_due: 0,
-                settlement_amount: amount,
-                face_value,
-            };
-            balance.settlement_due = match settle_on.parse().map_err(decode)? {
-                SettleOn::Issue => balance.coupons(),
-                SettleOn::Redeem => balance.redeemed,
-            };
-            Ok(balance)
-        })
-        .collect()
-}
-
-async fn issued_in_stream(
-    connections: &Connections,
-    campaign: CampaignId,
-    shards: i16,
-) -> anyhow::Result<i64> {
-    let shard = campaign.shard(shards);
-    let context = jetstream::new(connections.nats.clone());
-    let Ok(stream) = context.get_stream(OUTLET.stream_of(shard)).await else { return Ok(0) };
-    let subject = OUTLET.subject(crate::event::ISSUED, &campaign.to_string(), shard);
-    let mut counts = stream.info_with_subjects(subject).await?;
-    let count = counts.try_next().await?.map_or(0, |(_, count)| count);
-    Ok(i64::try_from(count)?)
-}
-
-impl Sheet {
-    /// Whether everything agrees.
-    #[must_use]
-    pub fn is_balanced(&self) -> bool {
-        self.difference.is_none()
-    }
-}
-
-impl std::fmt::Display for Sheet {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        writeln!(
-            f,
-            "{:<26} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>10}",
-            "campaign", "quantity", "gate", "coupons", "outbox", "stream", "wallet", "settlement"
-        )?;
-        for c in &self.campaigns {
-            let gate = c.gate.map_or_else(|| "-".to_owned(), |gate| gate.to_string());
-            writeln!(
-                f,
-                "{:<26} {:>9} {gate:>9} {:>9} {:>9} {:>9} {:>9} {:>10}",
-                c.campaign_id.to_string(),
-                c.quantity,
-                c.coupons(),
-                c.outbox,
-                c.stream,
-                c.wallet,
-                c.settlement
-            )?;
-        }
-        writeln!(f, "{:<26} {:>9} {:>9}  applied", "shard", "outbox", "stream")?;
-        for s in &self.shards {
-            let applied: Vec<_> =
-                s.projections.iter().map(|(name, position)| format!("{name} {position}")).collect();
-            writeln!(
-                f,
-                "{:<26} {:>9} {:>9}  {}",
-                s.shard.to_string(),
-                s.outbox,
-                s.stream,
-                applied.join(", ")
-            )?;
-        }
-        match &self.difference {
-            Some(difference) => write!(f, "not balanced: {difference}"),
-            None => write!(f, "balanced"),
-        }
-    }
+    })
 }

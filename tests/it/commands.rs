@@ -60,13 +60,13 @@ async fn an_audit_says_balanced_or_names_what_differs() {
         .await
         .unwrap();
     sqlx::query("DELETE FROM wallet WHERE user_id = 'alice'").execute(&world.pool).await.unwrap();
-    let finished = audited(&world, &[]).await;
+    let finished = audited(&world, &["--full"]).await;
     assert_eq!(finished.code, Some(1), "{finished:?}");
     assert!(finished.out.contains("not balanced") && finished.out.contains(&coupon), "{finished:?}");
-    assert_eq!(audited(&world, &["--campaign", &campaign.to_string()]).await.code, Some(1));
-    assert_eq!(audited(&world, &["--campaign", &other.to_string()]).await.code, Some(0));
+    assert_eq!(audited(&world, &["--full", "--campaign", &campaign.to_string()]).await.code, Some(1));
+    assert_eq!(audited(&world, &["--full", "--campaign", &other.to_string()]).await.code, Some(0));
     sqlx::query("INSERT INTO wallet SELECT * FROM kept").execute(&world.pool).await.unwrap();
-    assert_eq!(audited(&world, &["--json"]).await.code, Some(0));
+    assert_eq!(audited(&world, &["--full", "--json"]).await.code, Some(0));
 
     world.servers.redis.kill().await;
     let finished = audited(&world, &[]).await;

@@ -6,6 +6,7 @@ mod support;
 
 mod api;
 mod audit;
+mod auditor;
 mod campaigns;
 mod claims;
 mod commands;

@@ -95,15 +95,12 @@ impl World {
 
     /// The relay stops, and says so: the reason.
     async fn halted(&self) -> String {
-        let mut reason = String::new();
-        wait_until("the relay stops", SOON, async || {
+        wait_for("the relay stops", SOON, async || {
             let answer = self.api().get("/readyz").await;
             assert_eq!(answer.status, 200, "claims go on: {answer:?}");
-            reason = answer.body["halted"][0].as_str().unwrap_or_default().to_owned();
-            !reason.is_empty()
+            answer.body["halted"][0].as_str().map(ToOwned::to_owned)
         })
-        .await;
-        reason
+        .await
     }
 
     async fn begin_epoch(&self) -> Value {
@@ -341,17 +338,15 @@ async fn a_cluster_that_loses_its_leader_loses_nothing(nats: Nats) {
             stream.cached_info().cluster.as_ref()?.leader.clone()
         })
         .await;
-        match ["nats-1", "nats-2"].iter().position(|name| *name == leader) {
-            Some(node) => {
-                world.processes[node].kill();
-                world.issued(campaign, issued + 200).await;
-                world.processes[node].launch();
-            }
-            None => {
-                world.servers.nats.kill().await;
-                world.issued(campaign, issued + 200).await;
-                world.servers.nats.start().await.unwrap();
-            }
+        let node = ["nats-1", "nats-2"].iter().position(|name| *name == leader);
+        if let Some(node) = node {
+            world.processes[node].kill();
+            world.issued(campaign, issued + 200).await;
+            world.processes[node].launch();
+        } else {
+            world.servers.nats.kill().await;
+            world.issued(campaign, issued + 200).await;
+            world.servers.nats.start().await.unwrap();
         }
     }
     world.answered(&rush.await.unwrap());

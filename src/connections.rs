@@ -1,0 +1,109 @@
+//! The connections to the three servers.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use outbox_relay::retry::Retry;
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{ConnectOptions as _, PgPool};
+use tokio::time::{sleep, timeout};
+
+use crate::config::{Config, ServerUrl};
+use crate::issue::seats;
+use crate::schema::{self, SchemaError};
+
+/// Connections for reading and for the rare writes; the hot path has its own.
+const POOL_CONNECTIONS: u32 = 8;
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
+pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Of one statement of the pool.
+const STATEMENT_TIMEOUT: &str = "5s";
+
+/// Connections to the three servers.
+#[derive(Clone, Debug)]
+pub struct Connections {
+    pub database: PgConnectOptions,
+    pub pool: PgPool,
+    pub redis: redis::Client,
+    pub nats: async_nats::Client,
+}
+
+impl Connections {
+    /// Connects; a server that is away is waited for with `patience`, or else named in the error.
+    ///
+    /// # Errors
+    /// When a server is away and there is no patience, or the schema does not fit.
+    pub async fn open(config: &Config, patience: Patience) -> anyhow::Result<Self> {
+        let database: PgConnectOptions = config.database.reveal().parse().context("read DATABASE_URL")?;
+        let database = database.application_name("coupon").disable_statement_logging();
+        let check = async || -> anyhow::Result<()> {
+            let mut connection = timeout(CONNECT_TIMEOUT, database.connect()).await??;
+            Ok(schema::check(&mut connection, config.shards).await?)
+        };
+        until_there("Postgres", &config.database, patience, check).await?;
+        let pool = PgPoolOptions::new()
+            .max_connections(POOL_CONNECTIONS)
+            .acquire_timeout(ACQUIRE_TIMEOUT)
+            .connect_lazy_with(database.clone().options([("statement_timeout", STATEMENT_TIMEOUT)]));
+        let redis = seats::client(config.redis.reveal()).context("read REDIS_URL")?;
+        let nats = connect_nats(config, patience).await?;
+        Ok(Self { database, pool, redis, nats })
+    }
+}
+
+/// Whether to wait for a server that is away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Patience {
+    Endless,
+    None,
+}
+
+async fn until_there(
+    name: &str,
+    url: &ServerUrl,
+    patience: Patience,
+    attempt: impl AsyncFn() -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let mut retry = Retry::new(Duration::from_millis(100), Duration::from_secs(5));
+    loop {
+        match attempt().await {
+            Ok(()) => return Ok(()),
+            // No waiting helps against a wrong schema.
+            Err(error)
+                if error
+                    .downcast_ref::<SchemaError>()
+                    .is_some_and(|error| !matches!(error, SchemaError::Database(_))) =>
+            {
+                return Err(error);
+            }
+            Err(error) if patience == Patience::None => {
+                return Err(error.context(format!("{name} at {url} cannot be reached")));
+            }
+            Err(error) => tracing::warn!("{name} at {url} cannot be reached, trying again: {error:#}"),
+        }
+        sleep(retry.next_wait()).await;
+    }
+}
+
+/// With patience, NATS may come later: the API does not need it.
+async fn connect_nats(config: &Config, patience: Patience) -> anyhow::Result<async_nats::Client> {
+    let url = config.nats.clone();
+    let mut options = async_nats::ConnectOptions::new()
+        .name("coupon")
+        .connection_timeout(CONNECT_TIMEOUT)
+        .event_callback(move |event| {
+            match event {
+                async_nats::Event::Connected => tracing::info!("connected to NATS"),
+                async_nats::Event::Closed => tracing::debug!("NATS closed"),
+                other => tracing::warn!("NATS at {url}: {other}"),
+            }
+            std::future::ready(())
+        });
+    if patience == Patience::Endless {
+        options = options.retry_on_initial_connect();
+    }
+    options
+        .connect(config.nats.reveal())
+        .await
+        .with_context(|| format!("NATS at {} cannot be reached", config.nats))
+}

@@ -1,0 +1,139 @@
+//! The audit that goes on while the service runs.
+
+use async_nats::jetstream;
+use coupon_dispatcher::audit::{Auditor, Verdict};
+use coupon_dispatcher::event::OUTLET;
+use outbox_relay::Shard;
+use redis::AsyncCommands as _;
+use serde_json::json;
+use uuid::Uuid;
+
+use crate::audit::Scene;
+use crate::support::{World, wait_until};
+
+const SHARD: Shard = Shard(0);
+/// For two rounds of a process that serves, and some more.
+const ROUNDS: std::time::Duration = std::time::Duration::from_secs(60);
+
+/// What one more round comes to.
+async fn round(auditor: &mut Auditor) -> Verdict {
+    auditor.round().await.unwrap();
+    auditor.verdict().borrow().clone().unwrap()
+}
+
+/// Only the second round in which something differs says so.
+async fn reported(auditor: &mut Auditor, words: &[&str]) -> Verdict {
+    let verdict = round(auditor).await;
+    assert!(verdict.balanced, "it may be on its way: {verdict:?}");
+    let verdict = round(auditor).await;
+    let difference = verdict.first_difference.as_ref().unwrap();
+    for word in words {
+        assert!(difference.contains(word), "no {word:?} in {difference:?}");
+    }
+    assert!(!verdict.balanced);
+    verdict
+}
+
+#[tokio::test]
+async fn what_differs_at_rest_is_reported_until_it_does_no_more() {
+    let scene = Scene::start().await;
+    let mut auditor = Auditor::new(scene.world.connections().await.unwrap(), 1);
+    assert_eq!(*auditor.verdict().borrow(), None);
+    assert!(round(&mut auditor).await.balanced);
+    let (campaign, coupon) = (scene.campaign.to_string(), scene.coupon.to_string());
+
+    for (table, column, name) in [
+        ("wallet", "coupon_id", "wallet"),
+        ("settlement_entries", "coupon_id", "settlement"),
+        ("coupons", "id", "outbox"),
+    ] {
+        let row = scene.take(table, &scene.is_the_coupon(column)).await;
+        reported(&mut auditor, &[&campaign, &coupon, name]).await;
+        scene.put(row).await;
+        assert!(round(&mut auditor).await.balanced);
+    }
+    let () = scene.world.redis().await.sadd(scene.holders(), "a-thief").await.unwrap();
+    reported(&mut auditor, &[&campaign, "20 coupons, 21 seats"]).await;
+    let () = scene.world.redis().await.srem(scene.holders(), "a-thief").await.unwrap();
+    assert!(round(&mut auditor).await.balanced);
+    scene.world.close().await;
+}
+
+#[tokio::test]
+async fn what_the_stream_has_lost_is_reported() {
+    let mut scene = Scene::start().await;
+    let mut auditor = Auditor::new(scene.world.connections().await.unwrap(), 1);
+    assert!(round(&mut auditor).await.balanced);
+    let events = scene.world.outbox(SHARD).await;
+    let stream = jetstream::new(scene.world.nats().await).get_stream(OUTLET.stream_of(SHARD)).await.unwrap();
+    stream.delete_message(4).await.unwrap();
+    let verdict = round(&mut auditor).await; // it cannot be on its way
+    assert_eq!(verdict.first_difference.as_deref(), Some("1 messages are missing from stream COUPONS-0"));
+    assert_eq!((verdict.balanced, verdict.drift), (false, 1));
+    scene.remake_stream().await;
+    assert!(round(&mut auditor).await.balanced);
+
+    // Rows of the outbox that nobody published so.
+    let pool = &scene.world.pool;
+    sqlx::query("UPDATE outbox SET event_id = gen_random_uuid() WHERE position = 5")
+        .execute(pool)
+        .await
+        .unwrap();
+    let verdict = reported(&mut auditor, &["position 5 is event"]).await;
+    assert_eq!(verdict.drift, 1);
+    sqlx::query("UPDATE outbox SET event_id = $1 WHERE position = 5")
+        .bind(Uuid::from(events[4].id))
+        .execute(pool)
+        .await
+        .unwrap();
+    assert!(round(&mut auditor).await.balanced);
+
+    // A relay that has come to a halt.
+    scene.world.processes[2].kill();
+    assert_eq!(scene.world.claim(scene.campaign, "the-last").await.status, 201);
+    let verdict = reported(&mut auditor, &["ends at", "the outbox at"]).await;
+    assert_eq!(verdict.drift, 1);
+    scene.world.processes[2].start().await;
+    scene.world.balanced().await;
+    assert!(round(&mut auditor).await.balanced);
+    scene.world.close().await;
+}
+
+#[tokio::test]
+async fn a_rush_is_no_difference() {
+    let world = World::with_processes(&["api,relay", "api,project", ""]).await;
+    let campaign = world.open_campaign(json!({ "quantity": 8_000 })).await;
+    let mut auditor = Auditor::new(world.connections().await.unwrap(), 1);
+    let rush = tokio::spawn(world.rush(campaign, 9_000).run());
+    let (mut issued, mut rounds) = (0, 0);
+    while issued < 8_000 {
+        world.issued(campaign, (issued + 50).min(8_000)).await; // it goes on
+        issued = world.coupons(campaign).await;
+        let verdict = round(&mut auditor).await;
+        assert!(verdict.balanced, "after {rounds} rounds, at {issued}: {verdict:?}");
+        rounds += 1;
+    }
+    world.answered(&rush.await.unwrap());
+    assert!(rounds >= 5, "the rush was over after {rounds} rounds");
+    world.balanced().await;
+    for _ in 0..2 {
+        assert!(round(&mut auditor).await.balanced);
+    }
+    world.close().await;
+}
+
+#[tokio::test]
+async fn one_of_the_processes_that_serve_audits() {
+    let mut scene = Scene::start().await;
+    scene.world.add_process("project").await;
+    let row = scene.take("wallet", &scene.is_the_coupon("coupon_id")).await;
+    let logged = |scene: &Scene, words: &str| -> usize {
+        scene.world.processes.iter().map(|process| process.log().matches(words).count()).sum()
+    };
+    let words = format!("coupon {} is not in the wallet", scene.coupon);
+    wait_until("the difference is in the log", ROUNDS, async || logged(&scene, &words) > 0).await;
+    scene.put(row).await;
+    wait_until("the end of it is in the log", ROUNDS, async || logged(&scene, "balanced again") > 0).await;
+    assert_eq!((logged(&scene, &words), logged(&scene, "balanced again")), (1, 1));
+    scene.world.close().await;
+}
