@@ -1,5 +1,5 @@
-//! The sweeper: sees to seats past their deadline, to gates that missed a change of state or have
-//! forgotten seats, and to campaigns whose time has come. Every process may run one; each of its
+//! The sweeper: sees to seats past their deadline, to gates that missed a change of state or contradict
+//! Postgres, and to campaigns whose time has come. Every process may run one; each of its
 //! steps can be repeated.
 
 use std::collections::{HashMap, HashSet};
@@ -17,7 +17,7 @@ use crate::campaign::store::{self, ChangeError, Standing};
 use crate::campaign::{Campaign, CampaignId};
 
 const INTERVAL: Duration = Duration::from_millis(500);
-/// A gate that has forgotten seats is loaded no more often than this: a large one takes its time.
+/// A gate that contradicts Postgres is loaded no more often than this: a large one takes its time.
 const RELOAD_INTERVAL: Duration = Duration::from_secs(5);
 /// Seats seen to at a time.
 const BATCH: usize = 1_000;
@@ -50,7 +50,7 @@ pub async fn run(client: Client, pool: PgPool) -> Infallible {
     }
 }
 
-/// One round. `reloads` says when gates that had forgotten seats were last loaded.
+/// One round. `reloads` says when gates that contradicted Postgres were last loaded.
 async fn sweep(
     client: &Client,
     pool: &PgPool,
@@ -62,17 +62,36 @@ async fn sweep(
     for Standing { campaign, issued, .. } in store::live(pool).await.map_err(LoadError::from)? {
         tell_state(&mut seats, &campaign).await?;
         resolve_overdue(&mut seats, pool, campaign.id).await?;
-        // A seat is taken before its coupon is committed: a sound gate has no fewer.
-        if let Some((taken, _)) = seats.count(campaign.id).await.map_err(LoadError::from)?
-            && taken < issued.into()
-            && !reloads.contains_key(&campaign.id)
+        if !reloads.contains_key(&campaign.id)
+            && let Some(wrong) = contradiction(&mut seats, pool, campaign.id, issued.into()).await?
         {
             reloads.insert(campaign.id, Instant::now());
-            tracing::warn!(campaign = %campaign.id, taken, issued, "the gate has forgotten seats");
+            tracing::warn!(campaign = %campaign.id, "the gate is loaded anew: {wrong}");
             loader::load(client, pool, campaign.id).await?;
         }
     }
     Ok(())
+}
+
+/// In what a gate contradicts Postgres, where `issued` were counted before. A seat is taken before its
+/// coupon is committed, and confirmed after it.
+async fn contradiction(
+    seats: &mut Seats,
+    pool: &PgPool,
+    campaign: CampaignId,
+    issued: i64,
+) -> Result<Option<String>, LoadError> {
+    let Some((taken, pending)) = seats.count(campaign).await? else { return Ok(None) };
+    if taken < issued {
+        return Ok(Some(format!("it has forgotten seats: {taken} are taken, {issued} coupons issued")));
+    }
+    let confirmed = taken - pending;
+    if confirmed <= issued {
+        return Ok(None);
+    }
+    // Others have been issued meanwhile, or it knows of coupons that the database has lost.
+    let issued = store::standing(pool, campaign).await?.map_or(0, |standing| standing.issued.into());
+    Ok((confirmed > issued).then(|| format!("{confirmed} seats are confirmed, {issued} coupons issued")))
 }
 
 /// A gate that has an older version of its campaign is told the state.

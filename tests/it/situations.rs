@@ -208,7 +208,7 @@ async fn what_is_stored_already_is_recognized(nats: Nats) {
 /// What `duplicate` says is not enough: the id was seen, but not where it belongs, and what came before
 /// it is missing.
 async fn a_seen_id_at_another_place_stops_the_relay(nats: Nats) {
-    let world = World::on(nats, &["api,relay"]).await;
+    let world = World::on(nats, &["api,relay", "project"]).await;
     world.append_events(3).await;
     world.assert_published().await;
     let events = [event("tested"), event("tested")];
