@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use outbox_relay::retention::Retention;
-use outbox_relay::{Projection, Projector, Relay, Shard};
+use outbox_relay::{Metrics, Projection, Projector, Relay, Shard};
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
@@ -17,7 +17,7 @@ use crate::config::{Config, Role};
 use crate::connections::CONNECT_TIMEOUT;
 pub use crate::connections::{Connections, Patience};
 use crate::event::OUTLET;
-use crate::http::{Api, router, server};
+use crate::http::{Api, Monitor, router, server};
 use crate::issue::gate::Gate;
 use crate::issue::loader::Loader;
 use crate::issue::writer::WriterWorker;
@@ -48,39 +48,47 @@ pub async fn serve(
         connections = Connections::open(config, Patience::Endless) => connections?,
         () = stop.cancelled() => return Ok(()),
     };
+    let Connections { database, pool, nats, .. } = connections.clone();
     let wakes: Vec<Arc<Notify>> = (0..config.shards).map(|_| Arc::default()).collect();
     let mut background = JoinSet::new();
     let mut relays = Vec::new();
+    let metrics = Metrics::default();
     for (shard, wake) in (0..config.shards).map(Shard).zip(&wakes) {
-        let Connections { database, nats, .. } = connections.clone();
         if roles.contains(&Role::Relay) {
-            let relay = Relay::new(OUTLET, shard, config.replicas, database, nats, wake.clone());
-            relays.push(relay.status());
+            let relay =
+                Relay::new(OUTLET, shard, config.replicas, database.clone(), nats.clone(), wake.clone());
+            let relay = relay.with_metrics(metrics.clone());
+            relays.push((shard, relay.status()));
             background.spawn(async move { match relay.run().await {} });
         }
         if roles.contains(&Role::Project) {
-            let Connections { database, nats, .. } = connections.clone();
-            let projector = Projector::new("projections", projections(), OUTLET, shard, database, nats);
+            let projector =
+                Projector::new("projections", projections(), OUTLET, shard, database.clone(), nats.clone());
+            let projector = projector.with_metrics(metrics.clone());
             background.spawn(async move { match projector.run().await {} });
         }
     }
     if roles.contains(&Role::Relay)
         && let Some(keep) = config.outbox_retention
     {
-        let Connections { database, nats, .. } = connections.clone();
         let projections = projections().iter().map(|projection| projection.name()).collect();
         let retention = Retention { outlet: OUTLET, shards: config.shards, projections, keep };
+        let (database, nats) = (database.clone(), nats.clone());
         background.spawn(async move { match retention.run(&database, &nats).await {} });
     }
-    if roles.contains(&Role::Project) {
+    let verdict = roles.contains(&Role::Project).then(|| {
         let auditor = Auditor::new(connections.clone(), config.shards);
+        let verdict = auditor.verdict();
         background.spawn(async move { match auditor.run().await {} });
-    }
+        verdict
+    });
+    let monitor = Monitor { pool, nats, shards: config.shards, issuer: None, relays, verdict, metrics };
     let api = async {
         match listener {
-            Some(listener) => {
-                serve_api(config, &connections, relays.into(), wakes, listener, stop.clone()).await;
+            Some(listener) if roles.contains(&Role::Api) => {
+                serve_api(config, &connections, monitor, wakes, listener, stop.clone()).await;
             }
+            Some(listener) => server::serve(listener, router(None, monitor), stop.clone()).await,
             None => stop.cancelled().await,
         }
     };
@@ -98,12 +106,12 @@ pub async fn serve(
 async fn serve_api(
     config: &Config,
     connections: &Connections,
-    relays: Arc<[tokio::sync::watch::Receiver<outbox_relay::RelayStatus>]>,
+    monitor: Monitor,
     wakes: Vec<Arc<Notify>>,
     listener: TcpListener,
     stop: CancellationToken,
 ) {
-    let Connections { database, pool, redis, nats } = connections.clone();
+    let Connections { database, pool, redis, .. } = connections.clone();
     let mut workers = JoinSet::new();
     let (gate, gate_worker) = Gate::new(redis.clone());
     let (loader, loader_worker) = Loader::new(redis.clone(), pool.clone());
@@ -116,17 +124,15 @@ async fn serve_api(
         writers.push(writer);
         workers.spawn(worker.run());
     }
-    let issuer = Issuer::new(pool.clone(), gate, loader, writers);
+    let issuer = Arc::new(Issuer::new(pool.clone(), gate, loader, writers));
     let admin_token = config.admin_token.clone();
     if admin_token.is_none() {
         tracing::warn!("there is no ADMIN_TOKEN: all of /v1 answers 401");
     }
-    let api = Api { pool: pool.clone(), issuer, nats, admin_token, shards: config.shards, relays };
-    if let Ok(address) = listener.local_addr() {
-        tracing::info!("listening on http://{address}");
-    }
+    let monitor = Monitor { issuer: Some(issuer.clone()), ..monitor };
+    let api = Api { pool: pool.clone(), issuer, admin_token, shards: config.shards };
     tokio::select! {
-        () = server::serve(listener, router(Arc::new(api)), stop) => {}
+        () = server::serve(listener, router(Some(api), monitor), stop) => {}
         never = sweeper::run(redis, pool) => match never {},
     }
     // The routes are gone, and with them the last who could ask: the workers finish and end.

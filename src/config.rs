@@ -117,6 +117,8 @@ pub struct Config {
     pub redis: ServerUrl,
     pub nats: ServerUrl,
     pub http: SocketAddr,
+    /// `HTTP_ADDR` was given: a process without the API listens too, for whoever watches over it.
+    pub monitored: bool,
     pub admin_token: Option<Secret>,
     /// Fixed at the first migration.
     pub shards: i16,
@@ -195,6 +197,7 @@ impl Config {
                 redis,
                 nats,
                 http,
+                monitored: lookup("HTTP_ADDR").is_some(),
                 admin_token: admin_token.map(Secret),
                 shards: i16::try_from(shards).unwrap_or(1),
                 replicas: usize::try_from(replicas).unwrap_or(1),

@@ -294,7 +294,7 @@ fn stopped_by_signal() -> anyhow::Result<CancellationToken> {
 async fn serve(roles: Vec<Role>) -> anyhow::Result<()> {
     let config = config()?;
     let roles: BTreeSet<Role> = if roles.is_empty() { Role::ALL.into() } else { roles.into_iter().collect() };
-    let listener = if roles.contains(&Role::Api) {
+    let listener = if roles.contains(&Role::Api) || config.monitored {
         let listener = coupon_dispatcher::http::server::listen(config.http);
         Some(listener.with_context(|| format!("listen on HTTP_ADDR {}", config.http))?)
     } else {

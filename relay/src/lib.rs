@@ -22,6 +22,7 @@
 //! * [`retention`]: what of the outbox may go.
 //! * [`mod@replay`]: events again, to a subscriber who asks for them.
 //! * [`audit`]: proves that a shard's outbox and its stream hold the same.
+//! * [`metrics`]: what all this measures.
 //! * [`stream`]: the streams themselves.
 //! * [`retry`]: the waits between attempts.
 
@@ -32,6 +33,7 @@ pub mod dead;
 pub mod epoch;
 pub mod event;
 mod leadership;
+pub mod metrics;
 pub mod outlet;
 mod pipeline;
 pub mod projection;
@@ -46,6 +48,7 @@ pub mod stream;
 pub use append::{AppendError, append};
 pub use cursor::Halt;
 pub use event::{Event, NewEvent};
+pub use metrics::Metrics;
 pub use outlet::{Outlet, Shard};
 pub use projection::Projection;
 pub use projector::Projector;

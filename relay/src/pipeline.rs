@@ -1,5 +1,6 @@
 //! Messages on their way: many at once, each stored only behind its predecessor.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::time::Duration;
 
@@ -9,11 +10,13 @@ use async_nats::{Message, StatusCode, Subscriber};
 use futures_util::{FutureExt as _, StreamExt as _};
 use serde::Deserialize;
 use sqlx::PgConnection;
+use time::OffsetDateTime;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::cursor::Halt;
 use crate::epoch::Epoch;
 use crate::event::{EPOCH_HEADER, StoredEvent};
+use crate::metrics::seconds_since;
 use crate::relay::{CONNECTION_CHECK_INTERVAL, Relay, RelayError};
 use crate::stream;
 
@@ -47,6 +50,8 @@ pub(crate) struct Pipeline<'a> {
     /// Positions.
     sent: i64,
     stored: i64,
+    /// Positions that ask for an acknowledgement and have none, and when they were appended.
+    asked: VecDeque<(i64, OffsetDateTime)>,
 }
 
 /// What JetStream answers to a publish.
@@ -72,7 +77,7 @@ impl<'a> Pipeline<'a> {
         let inbox = relay.nats.new_inbox();
         let acknowledgements =
             relay.nats.subscribe(format!("{inbox}.*")).await.map_err(|error| relay.stream_error(&error))?;
-        Ok(Self { relay, epoch, inbox, acknowledgements, sent: stored, stored })
+        Ok(Self { relay, epoch, inbox, acknowledgements, sent: stored, stored, asked: VecDeque::new() })
     }
 
     pub(crate) async fn run(mut self, connection: &mut PgConnection) -> Result<Infallible, RelayError> {
@@ -110,8 +115,12 @@ impl<'a> Pipeline<'a> {
             if event.position != self.sent + 1 {
                 return Err(Halt::Hole(self.sent + 1).into());
             }
-            let position = event.position;
-            self.publish(event, position == end || position % ACKNOWLEDGED_EVERY == 0).await?;
+            let (position, time) = (event.position, event.time);
+            let asks = position == end || position % ACKNOWLEDGED_EVERY == 0;
+            self.publish(event, asks).await?;
+            if asks {
+                self.asked.push_back((position, time));
+            }
             self.sent = position;
         }
         Ok(count)
@@ -194,10 +203,22 @@ impl<'a> Pipeline<'a> {
             }
             (None, seq) => {
                 let position = seq.map_or(0, |sequence| self.epoch.position_of(sequence));
-                self.stored = self.stored.max(position);
+                self.confirmed(position);
                 Ok(())
             }
         }
+    }
+
+    fn confirmed(&mut self, position: i64) {
+        let Relay { shard, metrics, .. } = self.relay;
+        let new = (position - self.stored).max(0).unsigned_abs();
+        metrics.published.get_or_create(&(*shard).into()).inc_by(new);
+        let to_stream = metrics.to_stream.get_or_create(&(*shard).into());
+        while let Some((_, time)) = self.asked.front().filter(|(asked, _)| *asked <= position) {
+            to_stream.observe(seconds_since(*time));
+            self.asked.pop_front();
+        }
+        self.stored = self.stored.max(position);
     }
 
     fn not_stored(&self, reason: &str) -> RelayError {

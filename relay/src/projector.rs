@@ -9,12 +9,14 @@ use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, PullConsumer, pu
 use futures_util::TryStreamExt as _;
 use sqlx::Connection as _;
 use sqlx::postgres::PgConnectOptions;
+use time::OffsetDateTime;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::epoch::Epochs;
 use crate::event::{EPOCH_HEADER, Event};
 use crate::leadership;
+use crate::metrics::{Metrics, seconds_since};
 use crate::outlet::{Outlet, Shard};
 use crate::projection::{BATCH_EVENTS, Feed, Projection, ProjectorError};
 use crate::retry::Retry;
@@ -43,6 +45,7 @@ pub struct Projector {
     database: PgConnectOptions,
     nats: Client,
     position: watch::Sender<i64>,
+    metrics: Metrics,
 }
 
 impl Projector {
@@ -57,7 +60,14 @@ impl Projector {
         nats: Client,
     ) -> Self {
         let position = watch::Sender::default();
-        Self { consumer, projections, outlet, shard, database, nats, position }
+        let metrics = Metrics::default();
+        Self { consumer, projections, outlet, shard, database, nats, position, metrics }
+    }
+
+    /// Measures here.
+    #[must_use]
+    pub fn with_metrics(self, metrics: Metrics) -> Self {
+        Self { metrics, ..self }
     }
 
     /// Projects until it is dropped, which is safe at any point.
@@ -93,7 +103,11 @@ impl Projector {
                 continue;
             };
             let events = batch.iter().filter_map(|message| event_of(message, &epochs).transpose());
-            feed.absorb(events.collect::<Result<_, _>>()?).await?;
+            let events: Vec<Event> = events.collect::<Result<_, _>>()?;
+            let before = feed.position();
+            let appended: Vec<_> = events.iter().map(|event| (event.position, event.time)).collect();
+            feed.absorb(events).await?;
+            self.measure(before, feed.position(), &appended);
             last.ack().await.map_err(|error| self.error(&*error))?;
             if batch.len() < BATCH_EVENTS {
                 sleep_until(next_batch_at).await;
@@ -110,6 +124,14 @@ impl Projector {
         let connection = leadership::take(&self.database, &class, self.shard.0).await?;
         let Self { projections, outlet, shard, nats, position, .. } = self;
         Ok(Feed::open(projections, outlet, *shard, nats, connection, position).await?)
+    }
+
+    fn measure(&self, before: i64, after: i64, appended: &[(i64, OffsetDateTime)]) {
+        self.metrics.applied.get_or_create(&self.shard.into()).inc_by((after - before).unsigned_abs());
+        let to_projected = self.metrics.to_projected.get_or_create(&self.shard.into());
+        for (_, time) in appended.iter().filter(|(position, _)| *position > before) {
+            to_projected.observe(seconds_since(*time));
+        }
     }
 
     /// The durable consumer, at `position`. What another process was given and did not acknowledge

@@ -13,6 +13,7 @@ use tokio::time::sleep;
 
 use crate::cursor::{Cursor, Halt};
 use crate::leadership;
+use crate::metrics::Metrics;
 use crate::outlet::{Outlet, Shard};
 use crate::pipeline::Pipeline;
 use crate::retry::Retry;
@@ -33,6 +34,7 @@ pub struct Relay {
     pub(crate) nats: Client,
     pub(crate) wake: Arc<Notify>,
     pub(crate) status: watch::Sender<RelayStatus>,
+    pub(crate) metrics: Metrics,
 }
 
 /// What a relay says of itself.
@@ -74,7 +76,20 @@ impl Relay {
         wake: Arc<Notify>,
     ) -> Self {
         let status = watch::Sender::default();
-        Self { outlet, shard, replicas, database, nats, wake, status }
+        let metrics = Metrics::default();
+        Self { outlet, shard, replicas, database, nats, wake, status, metrics }
+    }
+
+    /// Measures here.
+    #[must_use]
+    pub fn with_metrics(self, metrics: Metrics) -> Self {
+        Self { metrics, ..self }
+    }
+
+    /// The shard that it relays.
+    #[must_use]
+    pub fn shard(&self) -> Shard {
+        self.shard
     }
 
     /// What this relay says of itself, now and whenever it changes.
@@ -97,6 +112,9 @@ impl Relay {
                     Some(halt)
                 }
                 error => {
+                    if let RelayError::Refused { .. } = &error {
+                        self.metrics.refused.get_or_create(&self.shard.into()).inc();
+                    }
                     tracing::warn!(shard = %self.shard, error = &error as &dyn std::error::Error, "relay starts over");
                     None
                 }
@@ -124,7 +142,9 @@ impl Relay {
         let cursor = Cursor { outlet, shard: *shard, replicas: *replicas, nats };
         let (stored, epochs) = cursor.find(&mut connection).await?;
         self.status.send_modify(|status| {
-            status.healed += (status.stored - stored).max(0);
+            let lost = (status.stored - stored).max(0);
+            self.metrics.healed.get_or_create(&self.shard.into()).inc_by(lost.unsigned_abs());
+            status.healed += lost;
             status.stored = stored;
             status.halted = None;
         });

@@ -42,7 +42,7 @@ use crate::progress::progress_bar;
 
 const GATE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Whoever has to have applied every event.
-const PROJECTIONS: [&str; 2] = ["wallet", "settlement"];
+pub const PROJECTIONS: [&str; 2] = ["wallet", "settlement"];
 /// Counting ten million rows takes its time; everything else is in batches.
 const STATEMENT_TIMEOUT: &str = "10min";
 /// Batches are looked up by index, whatever the planner knows of tables that were empty a minute ago.

@@ -29,6 +29,9 @@ const SHUTDOWN_GRACE: Duration = Duration::from_secs(10);
 
 /// Serves until `stop`; then accepts nothing more, and lets requests in progress end.
 pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) {
+    if let Ok(address) = listener.local_addr() {
+        tracing::info!("listening on http://{address}");
+    }
     let connections = TaskTracker::new();
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let service = TowerToHyperService::new(router);

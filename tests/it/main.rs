@@ -14,6 +14,7 @@ mod dead;
 mod faults;
 mod gate;
 mod issuing;
+mod metrics;
 mod outbox;
 mod permissions;
 mod problems;

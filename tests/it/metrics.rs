@@ -1,0 +1,115 @@
+//! What is measured is what happened.
+
+use async_nats::jetstream;
+use outbox_relay::Shard;
+use serde_json::json;
+
+use crate::outbox::{append_committed, event};
+use crate::support::{SOON, World, wait_until};
+
+const SHARD: Shard = Shard(0);
+
+impl World {
+    /// The value of a metric of one process; nothing when there is none.
+    async fn measured(&self, process: usize, metric: &str) -> Option<f64> {
+        let answer = self.processes[process].http().get("/metrics").await;
+        assert_eq!(answer.status, 200);
+        assert_eq!(
+            answer.header("content-type"),
+            Some("application/openmetrics-text; version=1.0.0; charset=utf-8")
+        );
+        assert!(answer.text.ends_with("# EOF\n"), "{}", answer.text);
+        answer.text.lines().find_map(|line| line.strip_prefix(metric)?.strip_prefix(' ')?.parse().ok())
+    }
+
+    async fn measures(&self, process: usize, metric: &str, value: f64) {
+        wait_until(&format!("{metric} is {value}"), SOON, async || {
+            self.measured(process, metric).await.is_some_and(|measured| (measured - value).abs() < 0.001)
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn relays_and_projections_are_measured() {
+    let mut world = World::with_processes(&["api", "relay", "relay", "project"]).await;
+    let campaign = world.open_campaign(json!({ "quantity": 300 })).await;
+    world.answered(&world.rush(campaign, 400).run().await);
+    world.balanced().await;
+    let head = 302.0;
+    let mut led = 0;
+    for relay in [1, 2] {
+        if world.measured(relay, "outbox_relay_leads{shard=\"0\"}").await == Some(1.0) {
+            led += 1;
+            world.measures(relay, "outbox_published_events_total{shard=\"0\"}", head).await;
+            world.measures(relay, "outbox_backlog_events{shard=\"0\"}", 0.0).await;
+            world.measures(relay, "outbox_head_of_line_age_seconds{shard=\"0\"}", 0.0).await;
+            world.measures(relay, "outbox_relay_halted{shard=\"0\"}", 0.0).await;
+            let sampled = world.measured(relay, "outbox_commit_to_stream_seconds_count{shard=\"0\"}").await;
+            assert!((1.0..=head).contains(&sampled.unwrap()), "{sampled:?}");
+        } else {
+            assert_eq!(
+                world.measured(relay, "outbox_backlog_events{shard=\"0\"}").await,
+                None,
+                "it does not know"
+            );
+            assert_eq!(world.measured(relay, "outbox_published_events_total{shard=\"0\"}").await, None);
+        }
+    }
+    assert_eq!(led, 1);
+    world.measures(3, "outbox_applied_events_total{shard=\"0\"}", head).await;
+    world.measures(3, "outbox_commit_to_projected_seconds_count{shard=\"0\"}", head).await;
+    for projection in ["wallet", "settlement"] {
+        let labels = format!("{{projection=\"{projection}\",shard=\"0\"}}");
+        world.measures(3, &format!("outbox_projection_lag_events{labels}"), 0.0).await;
+        world.measures(3, &format!("outbox_parked_events{labels}"), 0.0).await;
+    }
+    world.measures(3, "audit_balanced", 1.0).await;
+    world.measures(3, "audit_drift_events", 0.0).await;
+    for process in 0..4 {
+        world.measures(process, "outbox_sampled", 1.0).await;
+        assert_eq!(world.processes[process].http().get("/readyz").await.status, 200);
+    }
+    world.processes[1].kill();
+    world.measures(2, "outbox_relay_leads{shard=\"0\"}", 1.0).await;
+    world.close().await;
+}
+
+#[tokio::test]
+async fn an_outage_shows_and_goes() {
+    let mut world = World::with_processes(&["relay,project"]).await;
+    append_committed(&world, SHARD, &[event("tested")]).await;
+    world.balanced().await;
+    world.servers.nats.kill().await;
+    append_committed(&world, SHARD, &[event("tested"), event("tested")]).await;
+    world.measures(0, "outbox_backlog_events{shard=\"0\"}", 2.0).await;
+    let age = "outbox_head_of_line_age_seconds{shard=\"0\"}";
+    let first = world.measured(0, age).await.unwrap();
+    wait_until("the oldest gets older", SOON, async || world.measured(0, age).await.unwrap() > first).await;
+    world.measures(0, "outbox_projection_lag_events{projection=\"wallet\",shard=\"0\"}", 2.0).await;
+    let copy = world.copy_of_nats();
+    world.servers.nats.start().await.unwrap();
+    world.measures(0, "outbox_backlog_events{shard=\"0\"}", 0.0).await;
+    world.measures(0, age, 0.0).await;
+    world.measures(0, "outbox_published_events_total{shard=\"0\"}", 3.0).await;
+
+    // What was lost and published again is counted as such.
+    world.balanced().await;
+    world.rewind_nats(&copy).await;
+    world.measures(0, "outbox_healed_events_total{shard=\"0\"}", 2.0).await;
+    world.balanced().await;
+    world.measures(0, "outbox_published_events_total{shard=\"0\"}", 5.0).await;
+
+    // A stranger's message: the relay stops.
+    let context = jetstream::new(world.nats().await);
+    let stranger = jetstream::message::PublishMessage::build().message_id("a-stranger");
+    context.send_publish("coupons.tested.K.0", stranger).await.unwrap().await.unwrap();
+    append_committed(&world, SHARD, &[event("tested")]).await;
+    world.measures(0, "outbox_relay_halted{shard=\"0\"}", 1.0).await;
+    world.measures(0, "outbox_backlog_events{shard=\"0\"}", 1.0).await;
+    assert!(world.measured(0, "outbox_refusals_total{shard=\"0\"}").await.unwrap() >= 1.0);
+    let begun = world.coupon(&["relay", "epoch", "new"]).await;
+    assert_eq!(begun.code, Some(0), "{begun:?}");
+    world.measures(0, "outbox_backlog_events{shard=\"0\"}", 0.0).await;
+    world.close().await;
+}
