@@ -253,3 +253,17 @@ impl Findings {
         self.moving.extend(shard.lag().or_else(|| behind(shard)));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_ends_with_the_budget_or_the_events() {
+        let mut budget = 10;
+        assert_eq!(part(4, 7, &mut budget), (4, 7));
+        assert_eq!(part(9, 8, &mut budget), (9, 9)); // the end may have gone back
+        assert_eq!(part(0, 100, &mut budget), (0, 7));
+        assert_eq!(part(7, 100, &mut budget), (7, 7));
+    }
+}

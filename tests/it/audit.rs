@@ -205,6 +205,16 @@ async fn a_row_that_is_missing_or_too_much_is_named() {
         scene.assert_named(FULL, &[&campaign, &extra.to_string(), &format!("21 are in the {name}")]).await;
         scene.take(table, &format!("{column} = '{}'", Uuid::from(extra))).await;
     }
+
+    let stranger = Ulid::generate();
+    let of_nobody = format!(
+        "user_id, '{0}', '{0}', number, face_value, currency, state, issued_at, expires_at",
+        Uuid::from(stranger)
+    );
+    let condition = scene.is_the_coupon("coupon_id");
+    scene.execute(&format!("INSERT INTO wallet SELECT {of_nobody} FROM wallet WHERE {condition}")).await;
+    scene.assert_named(FULL, &[&format!("rows of campaign {stranger}, and no such campaign")]).await;
+    scene.take("wallet", &format!("coupon_id = '{}'", Uuid::from(stranger))).await;
     scene.assert_balanced(FULL).await;
     scene.world.close().await;
 }
