@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{Config, Role, ServerUrl};
+use crate::config::{Config, Role, ServerUrl, login};
 use crate::event::OUTLET;
 use crate::http::{Api, router, server};
 use crate::issue::gate::Gate;
@@ -101,10 +101,21 @@ async fn until_there(
     }
 }
 
+/// How to connect to the NATS at `url`, with the login in it, which the client leaves there.
+#[must_use]
+pub fn nats_options(url: &str) -> async_nats::ConnectOptions {
+    let options = async_nats::ConnectOptions::new();
+    match login(url) {
+        Some((user, Some(password))) => options.user_and_password(user, password),
+        Some((token, None)) => options.token(token),
+        None => options,
+    }
+}
+
 /// With patience, NATS may come later: the API does not need it.
 async fn connect_nats(config: &Config, patience: Patience) -> anyhow::Result<async_nats::Client> {
     let url = config.nats.clone();
-    let mut options = async_nats::ConnectOptions::new()
+    let mut options = nats_options(config.nats.reveal())
         .name("coupon")
         .connection_timeout(CONNECT_TIMEOUT)
         .event_callback(move |event| {

@@ -151,7 +151,7 @@ async fn a_subscriber_stops_at_a_gap_and_follows_an_epoch() {
     world.close().await;
 }
 
-fn subscriber(world: &World, arguments: &[&str]) -> Process {
+pub(crate) fn subscriber(world: &World, arguments: &[&str]) -> Process {
     let python = python();
     let command = [&[python.to_str().unwrap(), SUBSCRIBER], arguments].concat();
     let mut subscriber = world.program("subscriber", &command);
@@ -160,7 +160,7 @@ fn subscriber(world: &World, arguments: &[&str]) -> Process {
 }
 
 /// Starts it, to run to a position.
-async fn until(subscriber: &mut Process, position: i64) {
+pub(crate) async fn until(subscriber: &mut Process, position: i64) {
     subscriber.argument(&format!("--until={position}"));
     subscriber.launch();
     wait_until("the subscriber is done", DRAIN_LIMIT, async || !subscriber.runs()).await;
@@ -181,7 +181,7 @@ fn lines(subscriber: &Process, word: &str) -> usize {
 }
 
 /// What the subscriber has: coupons and their users.
-async fn coupons(database: &Path) -> BTreeMap<Ulid, String> {
+pub(crate) async fn coupons(database: &Path) -> BTreeMap<Ulid, String> {
     let rows = sqlite(database, "SELECT id, user FROM coupons").await;
     let rows: Vec<(Ulid, String)> = serde_json::from_slice(&rows).unwrap();
     rows.into_iter().collect()
@@ -198,7 +198,7 @@ async fn sqlite(database: &Path, statement: &str) -> Vec<u8> {
 }
 
 /// What Postgres has.
-async fn issued(world: &World) -> BTreeMap<Ulid, String> {
+pub(crate) async fn issued(world: &World) -> BTreeMap<Ulid, String> {
     let rows: Vec<(Uuid, String)> =
         sqlx::query_as("SELECT id, user_id FROM coupons").fetch_all(&world.pool).await.unwrap();
     rows.into_iter().map(|(id, user)| (id.into(), user)).collect()

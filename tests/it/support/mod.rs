@@ -15,7 +15,7 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use coupon_dispatcher::app::{Connections, Patience};
+use coupon_dispatcher::app::{Connections, Patience, nats_options};
 use coupon_dispatcher::audit::{Scope, Sheet, audit};
 use coupon_dispatcher::config::Config;
 use coupon_dispatcher::schema;
@@ -147,7 +147,8 @@ impl World {
     }
 
     pub(crate) async fn nats(&self) -> async_nats::Client {
-        async_nats::connect(self.servers.nats_url()).await.unwrap()
+        let url = self.servers.nats_url();
+        nats_options(&url).connect(url).await.unwrap()
     }
 
     /// What [`audit`] works on.
