@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::nats::{Caller, attack};
 use super::{add_process, configured, database_url, url_of};
-use crate::python;
+use crate::support::subscriber::{coupons, issued, subscriber, until};
 use crate::support::{Finished, SOON, World, coupon, newest_nats_server, wait_until};
 
 #[tokio::test]
@@ -81,12 +81,12 @@ async fn subscribe(world: &World) {
     let database = world.folder().join("loyalty.db");
     let filter = "--filter=coupons.issued.*.0";
     let arguments = ["COUPONS-0", "loyalty", database.to_str().unwrap(), filter, "--bind"];
-    let mut subscriber = python::subscriber(world, &arguments);
-    subscriber.set("NATS_URL", &url_of("loyalty", &world.servers.nats_url()));
+    let mut loyalty = subscriber(world, &arguments);
+    loyalty.set("NATS_URL", &url_of("loyalty", &world.servers.nats_url()));
     let events = world.outbox(Shard(0)).await;
     let last = events.iter().rfind(|event| event.kind == "issued").unwrap().position;
-    python::until(&mut subscriber, last).await;
-    assert_eq!(python::coupons(&database).await, python::issued(world).await);
+    until(&mut loyalty, last).await;
+    assert_eq!(coupons(&database).await, issued(world).await);
 }
 
 async fn as_reader(world: &World, user: &str, arguments: &[&str]) -> Finished {

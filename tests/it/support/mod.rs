@@ -7,6 +7,7 @@ mod http;
 mod newest;
 mod process;
 mod seed;
+pub(crate) mod subscriber;
 mod template;
 mod wait;
 
@@ -29,7 +30,7 @@ use uuid::Uuid;
 pub(crate) use campaigns::{draft, in_seconds};
 pub(crate) use command::{Finished, coupon};
 pub(crate) use http::{Answer, Http};
-pub(crate) use newest::{newest_nats_server, python};
+pub(crate) use newest::newest_nats_server;
 pub(crate) use process::Process;
 pub(crate) use seed::seeded;
 pub(crate) use wait::{wait_for, wait_until};
