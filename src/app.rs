@@ -101,7 +101,7 @@ async fn until_there(
     }
 }
 
-/// How to connect to the NATS at `url`, with the login in it, which the client leaves there.
+/// How to connect to the NATS at `url`, with the login in it, which the client itself does not read.
 #[must_use]
 pub fn nats_options(url: &str) -> async_nats::ConnectOptions {
     let options = async_nats::ConnectOptions::new();
