@@ -9,8 +9,8 @@
 * One event at a time (max_ack_pending=1). The server delivers new events before it delivers again what
   was not acknowledged: with two on their way, a subscriber that is killed would get the later one
   first, move its position, and then skip the earlier one for ever.
-* The position is what the header says, not the stream's sequence. After a restored database positions
-  begin anew under the next epoch, so the two are compared together.
+* The position is what the header says, not the stream's sequence. When the database had to be restored to
+  an earlier time, positions go back and the epoch goes up, so the two are compared together.
 """
 import argparse
 import asyncio
@@ -20,7 +20,7 @@ import sqlite3
 import sys
 
 import nats
-from nats.js.api import AckPolicy, ConsumerConfig
+from nats.js.api import ConsumerConfig
 
 ACK_WAIT = 2  # seconds, longer than a transaction takes; then the event is delivered again
 TABLES = """
@@ -67,8 +67,7 @@ async def subscribe(args, db):
     stream = client.jetstream()
     events = await stream.pull_subscribe_bind(args.durable, stream=args.stream)
     config = ConsumerConfig(
-        durable_name=args.durable, filter_subject=args.filter, ack_policy=AckPolicy.EXPLICIT, ack_wait=ACK_WAIT,
-        max_ack_pending=1)
+        durable_name=args.durable, filter_subject=args.filter, ack_wait=ACK_WAIT, max_ack_pending=1)
     made = args.bind
     while args.until is None or position < args.until:
         try:

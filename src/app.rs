@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::audit::Auditor;
 use crate::config::{Config, Role};
 use crate::connections::CONNECT_TIMEOUT;
-pub use crate::connections::{Connections, Patience};
+pub use crate::connections::{Connections, Patience, nats_options};
 use crate::event::OUTLET;
 use crate::http::{Api, Monitor, router, server};
 use crate::issue::gate::Gate;

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
+use percent_encoding::percent_decode_str;
 use sqlx::postgres::PgConnectOptions;
 
 /// Claims in one transaction, at the most.
@@ -57,6 +58,16 @@ impl ServerUrl {
             Err(format!("must be a URL that starts with {}://", schemes.join(":// or ")))
         }
     }
+}
+
+/// User and password in a URL; a user alone may be a token.
+#[must_use]
+pub fn login(url: &str) -> Option<(String, Option<String>)> {
+    let (_, rest) = url.split_once("://")?;
+    let (login, _) = rest.split(['/', '?']).next()?.rsplit_once('@')?;
+    let (user, password) = login.split_once(':').map_or((login, None), |(user, word)| (user, Some(word)));
+    let decoded = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
+    Some((decoded(user), password.map(decoded)))
 }
 
 /// Without the password, for people.
@@ -237,6 +248,16 @@ mod tests {
             variables,
             ["DATABASE_URL", "REDIS_URL", "NATS_URL", "SHARDS", "NATS_REPLICAS", "HTTP_ADDR", "ADMIN_TOKEN"]
         );
+    }
+
+    #[test]
+    fn a_login_is_read_from_a_url() {
+        let both = |user: &str, word: &str| Some((user.to_owned(), Some(word.to_owned())));
+        assert_eq!(login("nats://bus:4222"), None);
+        assert_eq!(login("nats://bus:4222/?a=b@c"), None);
+        assert_eq!(login("nats://user:hunter2@bus:4222"), both("user", "hunter2"));
+        assert_eq!(login("tls://u%40ser:p%3A%2F:%40@bus"), both("u@ser", "p:/:@"));
+        assert_eq!(login("nats://token@bus"), Some(("token".to_owned(), None)));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{ConnectOptions as _, PgPool};
 use tokio::time::{sleep, timeout};
 
-use crate::config::{Config, ServerUrl};
+use crate::config::{Config, ServerUrl, login};
 use crate::issue::seats;
 use crate::schema::{self, SchemaError};
 
@@ -85,10 +85,21 @@ async fn until_there(
     }
 }
 
+/// How to connect to the NATS at `url`, with the login in it, which the client itself does not read.
+#[must_use]
+pub fn nats_options(url: &str) -> async_nats::ConnectOptions {
+    let options = async_nats::ConnectOptions::new();
+    match login(url) {
+        Some((user, Some(password))) => options.user_and_password(user, password),
+        Some((token, None)) => options.token(token),
+        None => options,
+    }
+}
+
 /// With patience, NATS may come later: the API does not need it.
 async fn connect_nats(config: &Config, patience: Patience) -> anyhow::Result<async_nats::Client> {
     let url = config.nats.clone();
-    let mut options = async_nats::ConnectOptions::new()
+    let mut options = nats_options(config.nats.reveal())
         .name("coupon")
         .connection_timeout(CONNECT_TIMEOUT)
         .event_callback(move |event| {

@@ -1,23 +1,14 @@
 //! Another service, in another language: `examples/subscriber.py`.
 
-use std::collections::BTreeMap;
-use std::path::Path;
-use std::time::Duration;
-
 use async_nats::HeaderMap;
 use async_nats::jetstream::{self, stream};
 use coupon_dispatcher::event::OUTLET;
 use outbox_relay::Shard;
 use serde_json::json;
-use tokio::process::Command;
 use ulid::Ulid;
-use uuid::Uuid;
 
-use crate::support::{Process, SOON, World, python, wait_until};
-
-const SUBSCRIBER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/subscriber.py");
-/// For two thousand events, each a transaction.
-const DRAIN_LIMIT: Duration = Duration::from_secs(60);
+use crate::support::subscriber::{coupons, issued, sqlite, subscriber, until};
+use crate::support::{Process, SOON, World, wait_until};
 
 #[tokio::test]
 async fn a_subscriber_that_is_killed_applies_every_event_once() {
@@ -151,22 +142,6 @@ async fn a_subscriber_stops_at_a_gap_and_follows_an_epoch() {
     world.close().await;
 }
 
-fn subscriber(world: &World, arguments: &[&str]) -> Process {
-    let python = python();
-    let command = [&[python.to_str().unwrap(), SUBSCRIBER], arguments].concat();
-    let mut subscriber = world.program("subscriber", &command);
-    subscriber.set("NATS_URL", &world.servers.nats_url());
-    subscriber
-}
-
-/// Starts it, to run to a position.
-async fn until(subscriber: &mut Process, position: i64) {
-    subscriber.argument(&format!("--until={position}"));
-    subscriber.launch();
-    wait_until("the subscriber is done", DRAIN_LIMIT, async || !subscriber.runs()).await;
-    assert_eq!(subscriber.ended().await.code(), Some(0), "{}", subscriber.log());
-}
-
 /// Waits until it has applied so many.
 async fn applied(subscriber: &mut Process, count: usize) {
     wait_until("the subscriber applies events", SOON, async || {
@@ -178,28 +153,4 @@ async fn applied(subscriber: &mut Process, count: usize) {
 
 fn lines(subscriber: &Process, word: &str) -> usize {
     subscriber.log().lines().filter(|line| line.starts_with(word)).count()
-}
-
-/// What the subscriber has: coupons and their users.
-async fn coupons(database: &Path) -> BTreeMap<Ulid, String> {
-    let rows = sqlite(database, "SELECT id, user FROM coupons").await;
-    let rows: Vec<(Ulid, String)> = serde_json::from_slice(&rows).unwrap();
-    rows.into_iter().collect()
-}
-
-/// The rows that a statement answers, as JSON.
-async fn sqlite(database: &Path, statement: &str) -> Vec<u8> {
-    let script = "import json, sqlite3, sys\n\
-                  print(json.dumps(sqlite3.connect(sys.argv[1]).execute(sys.argv[2]).fetchall()))";
-    let output =
-        Command::new(python()).args(["-c", script]).arg(database).arg(statement).output().await.unwrap();
-    assert!(output.status.success(), "{output:?}");
-    output.stdout
-}
-
-/// What Postgres has.
-async fn issued(world: &World) -> BTreeMap<Ulid, String> {
-    let rows: Vec<(Uuid, String)> =
-        sqlx::query_as("SELECT id, user_id FROM coupons").fetch_all(&world.pool).await.unwrap();
-    rows.into_iter().map(|(id, user)| (id.into(), user)).collect()
 }

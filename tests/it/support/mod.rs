@@ -8,6 +8,7 @@ mod nats;
 mod newest;
 mod process;
 mod seed;
+pub(crate) mod subscriber;
 mod template;
 mod wait;
 
@@ -16,7 +17,7 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use coupon_dispatcher::app::{Connections, Patience};
+use coupon_dispatcher::app::{Connections, Patience, nats_options};
 use coupon_dispatcher::audit::{Scope, Sheet, audit};
 use coupon_dispatcher::config::Config;
 use coupon_dispatcher::schema;
@@ -31,7 +32,7 @@ pub(crate) use campaigns::{draft, in_seconds};
 pub(crate) use command::{Finished, coupon};
 pub(crate) use http::{Answer, Http};
 pub(crate) use nats::Nats;
-pub(crate) use newest::{newest_nats_server, python};
+pub(crate) use newest::newest_nats_server;
 pub(crate) use process::Process;
 pub(crate) use seed::seeded;
 pub(crate) use wait::{wait_for, wait_until};
@@ -157,7 +158,8 @@ impl World {
     }
 
     pub(crate) async fn nats(&self) -> async_nats::Client {
-        async_nats::connect(self.servers.nats_url()).await.unwrap()
+        let url = self.servers.nats_url();
+        nats_options(&url).connect(url).await.unwrap()
     }
 
     /// What [`audit`] works on.

@@ -1,0 +1,46 @@
+-- Postgres: who may do what. Run by a superuser, after each `coupon migrate`, which the owner of the database
+-- runs: `psql -v ON_ERROR_STOP=1 -f postgres.sql coupon`. The owner is no superuser, and nobody else may change
+-- or delete what is in the outbox. The passwords are here to be replaced.
+
+DO $$
+DECLARE
+    name text;
+BEGIN
+    FOREACH name IN ARRAY '{coupon_api,coupon_relay,coupon_projector,coupon_reader}'::text[] LOOP
+        IF to_regrole(name) IS NULL THEN
+            EXECUTE format('CREATE ROLE %I LOGIN PASSWORD %L', name, replace(name, 'coupon_', '') || '-password');
+        END IF;
+    END LOOP;
+END
+$$;
+
+-- Nothing by default: functions are everybody's otherwise, and a temporary table could take the name of a real one.
+REVOKE ALL ON DATABASE coupon FROM PUBLIC;
+REVOKE ALL ON SCHEMA public FROM PUBLIC;
+REVOKE ALL ON ALL FUNCTIONS IN SCHEMA public FROM PUBLIC;
+GRANT CONNECT ON DATABASE coupon TO coupon_api, coupon_relay, coupon_projector, coupon_reader;
+GRANT USAGE ON SCHEMA public TO coupon_api, coupon_relay, coupon_projector, coupon_reader;
+
+-- Every process looks at its start whether the schema is the one that it knows.
+GRANT SELECT ON _sqlx_migrations, deployment TO coupon_api, coupon_relay, coupon_projector, coupon_reader;
+
+-- The API: campaigns and their states; coupons and events by the functions alone, which act as the owner.
+GRANT SELECT, INSERT, UPDATE (state, version) ON campaigns TO coupon_api;
+GRANT SELECT ON coupons, wallet TO coupon_api;
+ALTER FUNCTION issue_batch SECURITY DEFINER SET search_path = public, pg_temp;
+ALTER FUNCTION outbox_append SECURITY DEFINER SET search_path = public, pg_temp;
+GRANT EXECUTE ON FUNCTION issue_batch, outbox_append TO coupon_api;
+
+-- The relay: reads the outbox. Its advisory lock needs no right.
+GRANT SELECT ON outbox TO coupon_relay;
+GRANT EXECUTE ON FUNCTION outbox_head TO coupon_relay;
+
+-- The projector: adds to its tables, removes old positions, and takes from the outbox what the stream has lost.
+GRANT SELECT ON outbox TO coupon_projector;
+GRANT SELECT, INSERT, DELETE ON projection_positions TO coupon_projector;
+GRANT EXECUTE ON FUNCTION projection_position TO coupon_projector;
+GRANT INSERT ON wallet, settlement_entries TO coupon_projector;
+
+-- The audit, replays and reports: read everything, change nothing.
+GRANT SELECT ON ALL TABLES IN SCHEMA public TO coupon_reader;
+GRANT EXECUTE ON FUNCTION outbox_head TO coupon_reader;

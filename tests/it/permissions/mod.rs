@@ -1,0 +1,80 @@
+//! Least privilege: the examples in `examples/permissions` are enough for the service, and for nothing else.
+
+mod nats;
+mod postgres;
+mod redis;
+mod service;
+
+use std::fs;
+use std::path::PathBuf;
+
+use coupon_dispatcher::servers::Setup;
+
+use crate::support::{World, coupon};
+
+const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/permissions");
+const ADMINISTRATOR: &str = "administrator";
+/// Roles of Postgres, and their users.
+const ROLES: [&str; 4] = ["api", "relay", "projector", "reader"];
+
+/// Servers with these configurations, another program of NATS perhaps, and a schema. The world itself is the
+/// administrator of all three.
+async fn configured(nats: Option<PathBuf>) -> World {
+    let mut world = World::bare(1).await;
+    let setup = |program, arguments: [String; 2]| Setup {
+        program,
+        arguments: arguments.into(),
+        login: Some((ADMINISTRATOR.to_owned(), password(ADMINISTRATOR))),
+    };
+    let config = setup(nats, ["-c".to_owned(), format!("{FOLDER}/nats.conf")]);
+    world.servers.nats.restart_with(config).await.unwrap();
+    let config = setup(None, ["--include".to_owned(), format!("{FOLDER}/redis.acl")]);
+    world.servers.redis.restart_with(config).await.unwrap();
+    configure_postgres(&mut world).await;
+    world
+}
+
+/// A schema that belongs to somebody who is no superuser, and passwords that count.
+async fn configure_postgres(world: &mut World) {
+    let access = world.servers.postgres.dir().join("pg_hba.conf");
+    let lines = fs::read_to_string(&access).unwrap();
+    let roles = ROLES.map(|role| format!("coupon_{role}")).join(",");
+    fs::write(&access, format!("host all {roles} 127.0.0.1/32 scram-sha-256\n{lines}")).unwrap();
+    world.servers.postgres.stop().await;
+    world.servers.postgres.start().await.unwrap();
+    let owner = "CREATE ROLE owner LOGIN; ALTER DATABASE coupon OWNER TO owner";
+    sqlx::raw_sql(owner).execute(&world.pool).await.unwrap();
+    let mut environment = world.environment();
+    environment.push(("DATABASE_URL", world.servers.database_url().replace("coupon@", "owner@")));
+    let migrated = coupon(&["migrate"], &environment).await;
+    assert_eq!(migrated.code, Some(0), "{migrated:?}");
+    // Twice, as after a later migration.
+    for _ in 0..2 {
+        let grants = include_str!("../../../examples/permissions/postgres.sql");
+        sqlx::raw_sql(grants).execute(&world.pool).await.unwrap();
+    }
+}
+
+fn password(user: &str) -> String {
+    format!("{user}-password")
+}
+
+fn database_url(world: &World, role: &str) -> String {
+    let login = format!("coupon_{role}:{}@", password(role));
+    world.servers.database_url().replace("coupon@", &login)
+}
+
+/// Of the server with this URL for the administrator.
+fn url_of(user: &str, url: &str) -> String {
+    url.replace(ADMINISTRATOR, user)
+}
+
+/// Adds a process with these roles, each server's user named.
+async fn add_process(world: &mut World, roles: &str, postgres: &str, nats: &str, redis: &str) {
+    let mut process = world.process(roles);
+    process.set("DATABASE_URL", &database_url(world, postgres));
+    process.set("NATS_URL", &url_of(nats, &world.servers.nats_url()));
+    process.set("REDIS_URL", &url_of(redis, &world.servers.redis_url()));
+    process.start().await;
+    world.processes.push(process);
+}

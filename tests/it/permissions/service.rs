@@ -1,0 +1,100 @@
+//! The whole service with the rights that the examples give, up to the balance sheet.
+
+use std::path::PathBuf;
+
+use async_nats::jetstream::{self, consumer::pull};
+use coupon_dispatcher::event::OUTLET;
+use outbox_relay::{Shard, stream};
+use serde_json::json;
+
+use super::nats::{Caller, attack};
+use super::{add_process, configured, database_url, url_of};
+use crate::support::subscriber::{coupons, issued, subscriber, until};
+use crate::support::{Finished, SOON, World, coupon, newest_nats_server, wait_until};
+
+#[tokio::test]
+async fn the_service_gets_by_with_its_rights_and_nobody_with_more() {
+    gets_by(None).await;
+}
+
+#[tokio::test]
+async fn the_service_gets_by_with_its_rights_on_the_newest_nats_too() {
+    gets_by(Some(newest_nats_server())).await;
+}
+
+async fn gets_by(nats: Option<PathBuf>) {
+    let mut world = configured(nats).await;
+    add_process(&mut world, "api", "api", "api", "api").await;
+    // A projector may not make the stream, and waits for the relay to do so.
+    add_process(&mut world, "project", "projector", "projector", "nobody").await;
+    wait_until("the projector starts over", SOON, async || {
+        world.processes[1].log().contains("projector starts over")
+    })
+    .await;
+    assert_eq!(world.end_of_stream(Shard(0)).await, 0);
+    add_process(&mut world, "relay", "relay", "relay", "nobody").await;
+    let mut listeners = Caller::all(&world).await;
+    for listener in &mut listeners {
+        listener.listen().await;
+    }
+
+    let campaign = world.open_campaign(json!({ "quantity": 500 })).await;
+    let rush = tokio::spawn(world.rush(campaign, 600).run());
+    world.issued(campaign, 100).await;
+    for process in &mut world.processes[1..] {
+        process.kill();
+        process.start().await;
+    }
+    world.answered(&rush.await.unwrap());
+    world.balanced().await;
+    for listener in &mut listeners {
+        assert_eq!(listener.heard().await, 0, "messages heard by {}", listener.name);
+    }
+    let audited = as_reader(&world, "auditor", &["audit", "--full"]).await;
+    assert_eq!((audited.code, audited.out.lines().last()), (Some(0), Some("balanced")), "{audited:?}");
+    replay(&world).await;
+    subscribe(&world).await;
+    attack(&world, listeners).await;
+    world.close().await;
+}
+
+async fn replay(world: &World) {
+    let arguments = ["replay", "--run", "again", "--type", "issued"];
+    let refused = as_reader(world, "replay", &arguments).await;
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    stream::of_replays(&world.nats().await, &OUTLET).await.unwrap();
+    let replayed = as_reader(world, "replay", &arguments).await;
+    assert_eq!(replayed.code, Some(0), "{replayed:?}");
+    assert_eq!(world.messages("COUPONS-REPLAY").await.len(), 500);
+}
+
+/// The example in Python, with a consumer that the administrator has made.
+async fn subscribe(world: &World) {
+    let context = jetstream::new(world.nats().await);
+    let config = pull::Config {
+        durable_name: Some("loyalty".to_owned()),
+        filter_subject: "coupons.issued.*.0".to_owned(),
+        max_ack_pending: 1,
+        ..Default::default()
+    };
+    context.create_consumer_on_stream(config, "COUPONS-0").await.unwrap();
+    let database = world.folder().join("loyalty.db");
+    let filter = "--filter=coupons.issued.*.0";
+    let arguments = ["COUPONS-0", "loyalty", database.to_str().unwrap(), filter, "--bind"];
+    let mut loyalty = subscriber(world, &arguments);
+    loyalty.set("NATS_URL", &url_of("loyalty", &world.servers.nats_url()));
+    let events = world.outbox(Shard(0)).await;
+    let last = events.iter().rfind(|event| event.kind == "issued").unwrap().position;
+    until(&mut loyalty, last).await;
+    assert_eq!(coupons(&database).await, issued(world).await);
+}
+
+async fn as_reader(world: &World, user: &str, arguments: &[&str]) -> Finished {
+    let mut environment = world.environment();
+    environment.extend([
+        ("DATABASE_URL", database_url(world, "reader")),
+        ("NATS_URL", url_of(user, &world.servers.nats_url())),
+        ("REDIS_URL", url_of(user, &world.servers.redis_url())),
+    ]);
+    coupon(arguments, &environment).await
+}

@@ -1,0 +1,57 @@
+//! The example of a subscriber, in Python: a process, and the coupons that it knows of.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use tokio::process::Command;
+use ulid::Ulid;
+use uuid::Uuid;
+
+use super::newest::python;
+use super::{Process, World, wait_until};
+
+const SUBSCRIBER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/subscriber.py");
+/// For two thousand events, each a transaction.
+const DRAIN_LIMIT: Duration = Duration::from_secs(60);
+
+/// With these arguments, not started.
+pub(crate) fn subscriber(world: &World, arguments: &[&str]) -> Process {
+    let python = python();
+    let command = [&[python.to_str().unwrap(), SUBSCRIBER], arguments].concat();
+    let mut subscriber = world.program("subscriber", &command);
+    subscriber.set("NATS_URL", &world.servers.nats_url());
+    subscriber
+}
+
+/// Starts it, to run to a position.
+pub(crate) async fn until(subscriber: &mut Process, position: i64) {
+    subscriber.argument(&format!("--until={position}"));
+    subscriber.launch();
+    wait_until("the subscriber is done", DRAIN_LIMIT, async || !subscriber.runs()).await;
+    assert_eq!(subscriber.ended().await.code(), Some(0), "{}", subscriber.log());
+}
+
+/// What the subscriber has: coupons and their users.
+pub(crate) async fn coupons(database: &Path) -> BTreeMap<Ulid, String> {
+    let rows = sqlite(database, "SELECT id, user FROM coupons").await;
+    let rows: Vec<(Ulid, String)> = serde_json::from_slice(&rows).unwrap();
+    rows.into_iter().collect()
+}
+
+/// The rows that a statement answers, as JSON.
+pub(crate) async fn sqlite(database: &Path, statement: &str) -> Vec<u8> {
+    let script = "import json, sqlite3, sys\n\
+                  print(json.dumps(sqlite3.connect(sys.argv[1]).execute(sys.argv[2]).fetchall()))";
+    let output =
+        Command::new(python()).args(["-c", script]).arg(database).arg(statement).output().await.unwrap();
+    assert!(output.status.success(), "{output:?}");
+    output.stdout
+}
+
+/// What Postgres has.
+pub(crate) async fn issued(world: &World) -> BTreeMap<Ulid, String> {
+    let rows: Vec<(Uuid, String)> =
+        sqlx::query_as("SELECT id, user_id FROM coupons").fetch_all(&world.pool).await.unwrap();
+    rows.into_iter().map(|(id, user)| (id.into(), user)).collect()
+}
