@@ -31,15 +31,19 @@ ALTER FUNCTION issue_batch SECURITY DEFINER SET search_path = public, pg_temp;
 ALTER FUNCTION outbox_append SECURITY DEFINER SET search_path = public, pg_temp;
 GRANT EXECUTE ON FUNCTION issue_batch, outbox_append TO coupon_api;
 
--- The relay: reads the outbox. Its advisory lock needs no right.
-GRANT SELECT ON outbox TO coupon_relay;
-GRANT EXECUTE ON FUNCTION outbox_head TO coupon_relay;
+-- The relay: reads the outbox, and notes what the NATS server takes. Partitions past retention it drops by the
+-- function alone, which acts as the owner. Its advisory lock needs no right.
+GRANT SELECT ON outbox, outbox_epochs, outbox_limits, projection_positions TO coupon_relay;
+GRANT UPDATE (max_payload) ON outbox_limits TO coupon_relay;
+ALTER FUNCTION outbox_drop_partition SECURITY DEFINER SET search_path = public, pg_temp;
+GRANT EXECUTE ON FUNCTION outbox_head, projection_position, outbox_drop_partition TO coupon_relay;
 
--- The projector: adds to its tables, removes old positions, and takes from the outbox what the stream has lost.
-GRANT SELECT ON outbox TO coupon_projector;
-GRANT SELECT, INSERT, DELETE ON projection_positions TO coupon_projector;
-GRANT EXECUTE ON FUNCTION projection_position TO coupon_projector;
-GRANT INSERT ON wallet, settlement_entries TO coupon_projector;
+-- The projector: adds to its tables, parks what it cannot apply, removes old positions, and takes from the outbox
+-- what the stream has lost. The audit goes on where it is, and reads everything.
+GRANT SELECT ON ALL TABLES IN SCHEMA public TO coupon_projector;
+GRANT INSERT ON wallet, settlement_entries, parked_events, projection_positions TO coupon_projector;
+GRANT DELETE ON projection_positions TO coupon_projector;
+GRANT EXECUTE ON FUNCTION outbox_head, projection_position TO coupon_projector;
 
 -- The audit, replays and reports: read everything, change nothing.
 GRANT SELECT ON ALL TABLES IN SCHEMA public TO coupon_reader;

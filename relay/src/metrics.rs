@@ -127,6 +127,9 @@ impl Metrics {
                 self.age.remove(&label);
             }
         }
+        if projections.is_empty() {
+            return Ok(());
+        }
         let of_projections: Vec<(String, i16, i64, i64)> = sqlx::query_as(
             "SELECT name, shard::smallint, greatest(outbox_head(shard::smallint) - projection_position(name, shard::smallint), 0), \
              (SELECT count(*) FROM parked_events WHERE projection = name AND parked_events.shard = s.shard) \

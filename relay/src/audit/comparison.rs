@@ -70,9 +70,8 @@ pub async fn compare(
     let mut stored = Messages::from(stream, epochs.sequence_of(after + 1)).await?;
     let read_stream = read_stream(&mut stored, &epochs, until, message_batches);
     let compared = tokio::try_join!(read_outbox, read_stream, merge);
-    let closed = stored.close().await;
+    stored.close().await;
     let ((), (), comparison) = compared?;
-    closed?;
     Ok(comparison)
 }
 

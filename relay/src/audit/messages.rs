@@ -65,11 +65,12 @@ impl Messages {
         Ok(numbered)
     }
 
-    /// Leaves nothing behind at the server.
-    pub(super) async fn close(self) -> Result<(), StreamError> {
+    /// Leaves nothing behind at the server. Who may not delete lets it be forgotten.
+    pub(super) async fn close(self) {
         let consumer = &self.consumer.cached_info().name;
-        let deleted = self.stream.delete_consumer(consumer).await;
-        deleted.map(drop).map_err(|error| StreamError::new(name(&self.stream), &error))
+        if let Err(error) = self.stream.delete_consumer(consumer).await {
+            tracing::debug!(consumer, %error, "a consumer is left to be forgotten");
+        }
     }
 }
 
