@@ -1,24 +1,23 @@
 //! The command `coupon`.
 //!
 //! Exit codes: 0 done (audit: balanced), 1 failed (audit: not balanced), 2 wrong usage or
-//! configuration (audit: could not tell).
+//! configuration (audit: could not tell), 3 a replay was stopped or cancelled, 4 another replay is
+//! at work.
 
 use std::collections::BTreeSet;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use clap::{Args, Parser, Subcommand};
+use clap::{Parser, Subcommand};
 use coupon_dispatcher::app::{self, Connections, Patience};
 use coupon_dispatcher::audit::{Scope, audit};
 use coupon_dispatcher::campaign::CampaignId;
 use coupon_dispatcher::client::Client;
 use coupon_dispatcher::config::{Config, ConfigError, Role, Secret};
-use coupon_dispatcher::{demo, event, replay, schema};
-use outbox_relay::replay::Selection;
+use coupon_dispatcher::replay::{self, ReplayArgs};
+use coupon_dispatcher::{demo, schema};
 use serde_json::{Value, json};
 use sqlx::Connection as _;
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
@@ -67,6 +66,9 @@ enum Command {
         url: Option<String>,
     },
     /// Publish events again, to subjects of their own. Example: coupon replay --type issued --dry-run
+    ///
+    /// Ctrl-C stops it, and --resume goes on. Exit codes: 0 done, 1 failed, 2 wrong usage, 3 stopped or
+    /// cancelled, 4 another replay is at work.
     Replay(ReplayArgs),
     /// Prove that gate, coupons, outbox, stream and projections agree. Example: coupon audit --full
     Audit {
@@ -100,46 +102,6 @@ enum CampaignAction {
     },
 }
 
-#[derive(Args)]
-struct ReplayArgs {
-    /// Name of the run, one token of a subject; a new one if not given.
-    #[arg(long, value_parser = parse_token)]
-    run: Option<String>,
-    /// Only of this campaign; may be given again.
-    #[arg(long)]
-    campaign: Vec<Ulid>,
-    /// Only of this type; may be given again.
-    #[arg(long = "type", value_parser = clap::builder::PossibleValuesParser::new(event::KINDS))]
-    kind: Vec<String>,
-    /// First position.
-    #[arg(long)]
-    from: Option<i64>,
-    /// Last position.
-    #[arg(long)]
-    to: Option<i64>,
-    /// Committed at or after, such as 2026-11-20T18:00:00Z.
-    #[arg(long, value_parser = parse_time)]
-    since: Option<OffsetDateTime>,
-    /// Committed before.
-    #[arg(long, value_parser = parse_time)]
-    until: Option<OffsetDateTime>,
-    /// Only say what would be published.
-    #[arg(long)]
-    dry_run: bool,
-    #[arg(long)]
-    json: bool,
-}
-
-fn parse_time(text: &str) -> Result<OffsetDateTime, time::error::Parse> {
-    OffsetDateTime::parse(text, &Rfc3339)
-}
-
-fn parse_token(text: &str) -> Result<String, String> {
-    let fits = (1..=64).contains(&text.len())
-        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
-    if fits { Ok(text.to_owned()) } else { Err("must be 1 to 64 letters, digits and hyphens".to_owned()) }
-}
-
 #[tokio::main]
 async fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -159,7 +121,8 @@ async fn main() -> ExitCode {
         Ok(false) => ExitCode::from(1),
         Err(error) => {
             eprintln!("coupon: {error:#}");
-            ExitCode::from(if audits || error.is::<ConfigError>() { 2 } else { 1 })
+            let wrong = audits || error.is::<ConfigError>();
+            ExitCode::from(if wrong { 2 } else { replay::exit_code(&error).unwrap_or(1) })
         }
     }
 }
@@ -174,7 +137,10 @@ async fn run(command: Command) -> anyhow::Result<bool> {
             demo::run(demo::Options { coupons, users, rate, keep }, stopped_by_signal()?).await
         }
         Command::Campaign { action, url } => campaign(action, url).await.map(|()| true),
-        Command::Replay(args) => replay_events(args).await.map(|()| true),
+        Command::Replay(args) => {
+            let stop = stopped_by_signal()?;
+            replay::run(args, &config()?, &stop).await.map(|()| true)
+        }
         Command::Audit { campaign, full, json } => {
             let config = config()?;
             let connections = Connections::open(&config, Patience::None).await?;
@@ -252,35 +218,5 @@ async fn campaign(action: CampaignAction, url: Option<String>) -> anyhow::Result
         CampaignAction::Close { id } => client.post(&format!("/v1/campaigns/{id}/close"), None).await?,
     };
     println!("{}", serde_json::to_string_pretty(&answer)?);
-    Ok(())
-}
-
-async fn replay_events(args: ReplayArgs) -> anyhow::Result<()> {
-    let config = config()?;
-    let connections = Connections::open(&config, Patience::None).await?;
-    let selection = Selection {
-        kinds: args.kind,
-        keys: args.campaign.iter().map(ToString::to_string).collect(),
-        from: args.from,
-        to: args.to,
-        since: args.since,
-        until: args.until,
-    };
-    let run = args.run.unwrap_or_else(|| Ulid::generate().to_string());
-    let summary = replay::run(&connections, config.shards, &run, &selection, args.dry_run).await?;
-    if args.json {
-        println!("{}", serde_json::to_string(&summary)?);
-        return Ok(());
-    }
-    let verb = if summary.dry_run { "would publish" } else { "published" };
-    println!(
-        "{verb} {} events, {} bytes of data, to {} in stream {}",
-        summary.events, summary.bytes, summary.subject, summary.stream
-    );
-    for plan in &summary.shards {
-        if let (Some(first), Some(last)) = (plan.first, plan.last) {
-            println!("  shard {}: {} events, positions {first} to {last}", plan.shard, plan.events);
-        }
-    }
     Ok(())
 }

@@ -15,18 +15,33 @@ pub(crate) async fn take(
     class: &str,
     number: i16,
 ) -> Result<PgConnection, sqlx::Error> {
-    // What it runs, it runs for every batch: one plan for all.
-    let database = database.clone().options([("plan_cache_mode", "force_generic_plan")]);
-    let mut connection = database.connect().await?;
-    loop {
-        let taken: bool = sqlx::query_scalar("SELECT pg_try_advisory_lock(hashtext($1), $2)")
-            .bind(class)
-            .bind(i32::from(number))
-            .fetch_one(&mut connection)
-            .await?;
-        if taken {
-            return Ok(connection);
-        }
+    let mut connection = connect(database).await?;
+    while !lock(&mut connection, class, number).await? {
         tokio::time::sleep(STAND_BY_INTERVAL).await;
     }
+    Ok(connection)
+}
+
+/// Connects, and answers the connection with whether it could take the lock `(class, number)`.
+pub(crate) async fn try_take(
+    database: &PgConnectOptions,
+    class: &str,
+    number: i16,
+) -> Result<(PgConnection, bool), sqlx::Error> {
+    let mut connection = connect(database).await?;
+    let taken = lock(&mut connection, class, number).await?;
+    Ok((connection, taken))
+}
+
+async fn connect(database: &PgConnectOptions) -> Result<PgConnection, sqlx::Error> {
+    // What it runs, it runs for every batch: one plan for all.
+    database.clone().options([("plan_cache_mode", "force_generic_plan")]).connect().await
+}
+
+async fn lock(connection: &mut PgConnection, class: &str, number: i16) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar("SELECT pg_try_advisory_lock(hashtext($1), $2)")
+        .bind(class)
+        .bind(i32::from(number))
+        .fetch_one(connection)
+        .await
 }

@@ -25,7 +25,7 @@ use ulid::Ulid;
 use uuid::Uuid;
 
 pub(crate) use campaigns::{draft, in_seconds};
-pub(crate) use command::{Finished, coupon};
+pub(crate) use command::{Finished, Running, coupon};
 pub(crate) use http::{Answer, Http};
 pub(crate) use process::Process;
 pub(crate) use seed::seeded;
@@ -118,9 +118,14 @@ impl World {
 
     /// Runs `coupon` to its end, with the environment of this world and the API of its first process.
     pub(crate) async fn coupon(&self, arguments: &[&str]) -> Finished {
+        self.start_coupon(arguments).finished().await
+    }
+
+    /// Starts `coupon` in the same way, and does not wait.
+    pub(crate) fn start_coupon(&self, arguments: &[&str]) -> Running {
         let mut environment = self.environment();
         environment.extend(self.processes.first().map(|process| ("HTTP_ADDR", process.address.to_string())));
-        coupon(arguments, &environment).await
+        command::start(arguments, &environment)
     }
 
     /// The API of the first process.
