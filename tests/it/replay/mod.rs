@@ -117,7 +117,6 @@ async fn a_dry_run_touches_nothing() {
     assert_eq!(finished.code, Some(0), "{finished:?}");
     let said = ["shard 0: 302 events, positions 1 to 302", "shard 1: 0 events", "00:01:41 at 3 events/s"];
     assert!(said.iter().all(|part| finished.out.contains(part)), "{finished:?}");
-    assert!(finished.err.is_empty(), "a progress bar where nobody sees it: {finished:?}");
 
     assert_eq!(world.traces().await, before);
     let context = jetstream::new(world.nats().await);

@@ -29,8 +29,13 @@ impl World {
 
     /// Waits until the stream has twenty messages more of a run than it had.
     pub(super) async fn goes_beyond(&self, run: &str, before: usize) {
-        let more = async || self.count_replayed(run).await >= before + 20;
-        wait_until("the run goes on", SOON, more).await;
+        self.goes_to(run, before + 20).await;
+    }
+
+    /// Waits until the stream has so many messages of a run.
+    async fn goes_to(&self, run: &str, count: usize) {
+        let there = async || self.count_replayed(run).await >= count;
+        wait_until("the run goes on", SOON, there).await;
     }
 
     async fn listed(&self, run: &str) -> Value {
@@ -116,6 +121,28 @@ async fn a_run_keeps_its_selection_and_its_bounds() {
     world.assert_whole("open", &all).await;
     assert_refused(&world.coupon(&["replay", "--resume", "part"]).await, 1, &["part", "done"]);
     assert_refused(&world.coupon(&["replay", "--run", "part"]).await, 1, &["part", "done"]);
+    world.close().await;
+}
+
+#[tokio::test]
+async fn a_plan_is_told_before_anything_is_published() {
+    let (world, _) = sold_out().await;
+    let mut running = world.start_coupon(&["replay", "--run", "planned", "--rate", "1"]);
+    running.says("in all 605 events").await;
+    assert!(world.count_replayed("planned").await < 20, "it was published already");
+    world.goes_to("planned", 1).await;
+    running.signal(Signal::INT);
+    let finished = running.finished().await;
+    assert_refused(&finished, 3, &["coupon replay --resume planned"]);
+    let said = [
+        "run planned: to replay.planned.> in stream COUPONS-REPLAY\n  shard 0: 302 events, positions 1 to 302, ",
+        "\n  shard 1: 303 events, positions 1 to 303, ",
+        "bytes of data, 00:10:05 at 1 events/s\nstopped: ",
+    ];
+    assert!(said.iter().all(|part| finished.out.contains(part)), "{finished:?}");
+    // A progress bar is for a terminal: here are only lines of the log, and the last word.
+    let log = |line: &str| line.contains("INFO") || line.starts_with("coupon: run planned was stopped");
+    assert!(finished.err.lines().all(log), "{finished:?}");
     world.close().await;
 }
 
