@@ -92,9 +92,9 @@ async fn publish(
     let plan = Plan::new(run.id.clone(), run.rate, replayer.plans().to_vec());
     // The only JSON on standard output is the result.
     if args.json {
-        eprintln!("{plan}")
+        eprintln!("{plan}");
     } else {
-        println!("{plan}")
+        println!("{plan}");
     }
     let bar = progress_bar(plan.events);
     let outcome = replayer.publish(stop, || bar.inc(1)).await;

@@ -51,7 +51,7 @@ pub enum ReplayError {
     Busy { run: Option<RunId> },
     #[error("there is no run {run}")]
     Unknown { run: RunId },
-    #[error("run {run} is there already, {state}: resume it, or choose another name")]
+    #[error("run {run} is there already, {state}: choose another name, or resume it")]
     Exists { run: RunId, state: RunState },
     #[error("run {run} has ended, {state}: there is nothing to resume")]
     Ended { run: RunId, state: RunState },

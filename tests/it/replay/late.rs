@@ -2,7 +2,8 @@
 
 use async_nats::header::NATS_MESSAGE_ID;
 use async_nats::jetstream::{self, Message};
-use outbox_relay::Shard;
+use coupon_dispatcher::event::OUTLET;
+use outbox_relay::{Shard, stream};
 use rustix::process::Signal;
 
 use super::{STREAM, replay, sold_out};
@@ -33,16 +34,34 @@ async fn a_late_copy_is_refused_whoever_else_has_written() {
     world.assert_late(&messages).await;
     world.assert_whole("given-up", &events).await;
 
-    let cancelled = world.coupon(&["replay", "--cancel", "given-up"]).await;
-    assert_eq!(cancelled.code, Some(0), "{cancelled:?}");
-    world.assert_late(&messages).await;
-    assert_eq!(world.count_replayed("given-up").await, 0);
-
     // Another takes the place of its first message: the second finds the sequence that it expects.
     jetstream::new(world.nats().await).delete_stream(STREAM).await.unwrap();
     replay(&world, "other", &["--to", "1", "--campaign", &events[0].key]).await;
     world.assert_late(&messages).await;
     assert_eq!(world.count_replayed("given-up").await, 0);
+    world.close().await;
+}
+
+#[tokio::test]
+async fn what_is_on_its_way_when_a_run_is_cancelled_is_refused() {
+    let (world, _) = sold_out().await;
+    replay(&world, "unwanted", &[]).await;
+    let messages = world.replayed("unwanted").await;
+    // As if it had been killed when the first twenty were there.
+    let context = jetstream::new(world.nats().await);
+    context.delete_stream(STREAM).await.unwrap();
+    stream::of_replays(&world.nats().await, &OUTLET).await.unwrap();
+    for message in &messages[..20] {
+        let (subject, headers) = (message.subject.to_string(), message.headers.clone().unwrap());
+        let sent = context.publish_with_headers(subject, headers, message.payload.clone()).await;
+        sent.unwrap().await.unwrap();
+    }
+    let cancelled = world.coupon(&["replay", "--cancel", "unwanted"]).await;
+    assert_eq!(cancelled.code, Some(0), "{cancelled:?}");
+    assert!(cancelled.out.contains("20 messages are removed"), "{cancelled:?}");
+    world.assert_late(&messages[20..]).await;
+    world.assert_late(&messages).await;
+    assert_eq!(world.count_replayed("unwanted").await, 0);
     world.close().await;
 }
 
