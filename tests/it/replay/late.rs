@@ -1,5 +1,7 @@
 //! What a process that was given up still sends is refused, or is what was to come anyway.
 
+use std::time::Duration;
+
 use async_nats::header::NATS_MESSAGE_ID;
 use async_nats::jetstream::{self, Message};
 use coupon_dispatcher::event::OUTLET;
@@ -69,6 +71,11 @@ async fn what_is_on_its_way_when_a_run_is_cancelled_is_refused() {
 async fn a_process_that_was_frozen_and_lost_its_place_adds_nothing() {
     let (world, _) = sold_out().await;
     let events = world.all_events().await;
+    // With hardly a memory of ids: it is not to help.
+    let nats = world.nats().await;
+    let mut config = stream::of_replays(&nats, &OUTLET).await.unwrap().cached_info().config.clone();
+    config.duplicate_window = Duration::from_millis(100);
+    jetstream::new(nats).update_stream(config).await.unwrap();
     let frozen = world.started("frozen", "100").await;
     frozen.signal(Signal::STOP);
     let pid = world.leader("outbox_replay", Shard(0)).await;
