@@ -71,13 +71,13 @@ async fn begin(args: &ReplayArgs, connections: &Connections, shards: i16) -> any
     let Connections { database, nats, .. } = connections.clone();
     if let Some(run) = &args.resume {
         let mut replayer = Replayer::resume(&database, nats, OUTLET, run).await?;
-        if let Some(rate) = args.rate() {
-            replayer.set_rate(rate);
+        if args.rate.is_some() {
+            replayer.set_rate(args.rate());
         }
         return Ok(replayer);
     }
     let run = args.run.clone().unwrap_or_else(RunId::generate);
-    let (selection, rate) = (args.selection(), args.rate().flatten());
+    let (selection, rate) = (args.selection(), args.rate());
     Ok(Replayer::start(&database, nats, OUTLET, shards, &run, &selection, rate).await?)
 }
 
@@ -114,7 +114,7 @@ async fn dry_run(args: &ReplayArgs, connections: &Connections, shards: i16) -> a
         plans.push(selection.plan(&mut connection, shard).await?);
     }
     let run = args.run.clone().unwrap_or_else(RunId::generate);
-    let plan = Plan::new(run, args.rate().flatten(), plans);
+    let plan = Plan::new(run, args.rate(), plans);
     if !args.json {
         println!("{plan}");
     }

@@ -23,9 +23,9 @@ pub struct ReplayArgs {
     /// Name of the run, 1 to 48 letters, digits and hyphens; a new one if not given.
     #[arg(long)]
     pub(super) run: Option<RunId>,
-    /// Events a second; 0, or not given, is as fast as it goes.
+    /// Events a second; 0, or not given, is as fast as it goes. With --resume: another than before.
     #[arg(long, value_parser = clap::value_parser!(u32).range(..=1_000_000))]
-    rate: Option<u32>,
+    pub(super) rate: Option<u32>,
     /// Only print the plan.
     #[arg(long)]
     pub(super) dry_run: bool,
@@ -76,9 +76,9 @@ fn parse_time(text: &str) -> Result<OffsetDateTime, time::error::Parse> {
 }
 
 impl ReplayArgs {
-    /// Nothing if it is not given; nothing inside if it is to be as fast as it goes.
-    pub(super) fn rate(&self) -> Option<Option<NonZeroU32>> {
-        self.rate.map(NonZeroU32::new)
+    /// Nothing is as fast as it goes.
+    pub(super) fn rate(&self) -> Option<NonZeroU32> {
+        self.rate.and_then(NonZeroU32::new)
     }
 
     pub(super) fn selection(&self) -> Selection {

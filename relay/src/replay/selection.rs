@@ -1,5 +1,7 @@
 //! Which events, and what they come to.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use sqlx::postgres::PgRow;
 use sqlx::{FromRow as _, PgConnection, Row as _};
@@ -18,9 +20,8 @@ pub struct Selection {
     pub kinds: Vec<String>,
     /// Filed under one of these keys.
     pub keys: Vec<String>,
-    /// Names of fields of the data, each with the text that it has to be equal to. What is no
-    /// string in JSON is compared by its JSON text.
-    pub fields: Vec<(String, String)>,
+    /// Names of fields of the data, an object, each with the string that it has to hold.
+    pub fields: BTreeMap<String, String>,
     /// First and last position, both included.
     pub from: Option<i64>,
     pub to: Option<i64>,
@@ -53,7 +54,7 @@ pub(super) struct Range {
     pub(super) available_from: Option<i64>,
 }
 
-/// `$1` shard, `$2` behind which position, `$3` up to which, `$4` to `$9` the selection, `$10` how many.
+/// `$1` shard, `$2` behind which position, `$3` up to which, `$4` to `$8` the selection, `$9` how many.
 macro_rules! selected {
     ($columns:literal, $order:literal) => {
         concat!(
@@ -63,10 +64,9 @@ macro_rules! selected {
              AND (cardinality($4::text[]) = 0 OR type = ANY ($4)) \
              AND (cardinality($5::text[]) = 0 OR key = ANY ($5)) \
              AND ($6::timestamptz IS NULL OR time >= $6) AND ($7::timestamptz IS NULL OR time < $7) \
-             AND NOT EXISTS (SELECT FROM unnest($8::text[], $9::text[]) AS field (name, value) \
-                             WHERE (data ->> field.name) IS DISTINCT FROM field.value) ",
+             AND ($8::text IS NULL OR data::jsonb @> $8::jsonb) ",
             $order,
-            " LIMIT $10"
+            " LIMIT $9"
         )
     };
 }
@@ -146,8 +146,8 @@ impl Selection {
         (after, last): (i64, i64),
         limit: i64,
     ) -> Result<Vec<PgRow>, sqlx::Error> {
-        let (names, values): (Vec<_>, Vec<_>) =
-            self.fields.iter().map(|(name, value)| (name.as_str(), value.as_str())).unzip();
+        let fields =
+            serde_json::to_string(&self.fields).map_err(|error| sqlx::Error::Encode(error.into()))?;
         sqlx::query(statement)
             .bind(shard.0)
             .bind(after)
@@ -156,8 +156,7 @@ impl Selection {
             .bind(&self.keys)
             .bind(self.since)
             .bind(self.until)
-            .bind(names)
-            .bind(values)
+            .bind((!self.fields.is_empty()).then_some(fields))
             .bind(limit)
             .fetch_all(connection)
             .await

@@ -22,13 +22,11 @@ pub(super) async fn reached(stream: &Stream, run: &RunId) -> Result<Option<(Shar
     };
     let number = |header| message.headers.get(header)?.as_str().parse::<i64>().ok();
     let shard = number(SHARD_HEADER).and_then(|shard| i16::try_from(shard).ok());
-    match (shard, number(POSITION_HEADER)) {
-        (Some(shard), Some(position)) => Ok(Some((Shard(shard), position))),
-        _ => {
-            let reason = format!("{} at {} is no replayed event", message.subject, message.sequence);
-            Err(StreamError { stream: name.clone(), reason })
-        }
+    if let (Some(shard), Some(position)) = (shard, number(POSITION_HEADER)) {
+        return Ok(Some((Shard(shard), position)));
     }
+    let reason = format!("{} at {} is no replayed event", message.subject, message.sequence);
+    Err(StreamError { stream: name.clone(), reason })
 }
 
 /// How many messages of a run are in the stream.
