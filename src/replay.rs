@@ -25,6 +25,8 @@ pub enum Unfinished {
     Stopped(RunId),
     #[error("run {0} was cancelled")]
     Cancelled(RunId),
+    #[error("stopped before anything was published")]
+    NotBegun,
 }
 
 /// The exit code of an error: 3 stopped or cancelled, 4 another replay is at work; nothing for
@@ -42,20 +44,11 @@ pub fn exit_code(error: &anyhow::Error) -> Option<u8> {
 /// # Errors
 /// When it cannot be done, or is [`Unfinished`]. What was published stays.
 pub async fn run(args: ReplayArgs, config: &Config, stop: &CancellationToken) -> anyhow::Result<()> {
-    let connections = Connections::open(config, Patience::None).await?;
-    if args.list {
-        return list(&args, &connections).await;
-    }
-    if let Some(run) = &args.cancel {
-        return cancel_run(&args, &connections, run).await;
-    }
-    if args.dry_run {
-        return dry_run(&args, &connections, config.shards).await;
-    }
-    let mut replayer = tokio::select! {
-        replayer = begin(&args, &connections, config.shards) => replayer?,
-        () = stop.cancelled() => anyhow::bail!("interrupted, nothing was published"),
+    let begun = tokio::select! {
+        begun = begin(&args, config) => begun?,
+        () = stop.cancelled() => return Err(Unfinished::NotBegun.into()),
     };
+    let Some((connections, mut replayer)) = begun else { return Ok(()) };
     let run = replayer.run().id.clone();
     let published = publish(&args, &connections, &mut replayer, stop).await;
     match published
@@ -67,7 +60,24 @@ pub async fn run(args: ReplayArgs, config: &Config, stop: &CancellationToken) ->
     }
 }
 
-async fn begin(args: &ReplayArgs, connections: &Connections, shards: i16) -> anyhow::Result<Replayer> {
+/// All that is done before something is published; nothing when nothing is to be.
+async fn begin(args: &ReplayArgs, config: &Config) -> anyhow::Result<Option<(Connections, Replayer)>> {
+    let connections = Connections::open(config, Patience::None).await?;
+    if args.list {
+        list(args, &connections).await?;
+    } else if let Some(run) = &args.cancel {
+        cancel_run(args, &connections, run).await?;
+    } else if args.dry_run {
+        dry_run(args, &connections, config.shards).await?;
+    } else {
+        let replayer = replayer(args, &connections, config.shards).await?;
+        return Ok(Some((connections, replayer)));
+    }
+    Ok(None)
+}
+
+/// Of a run that goes on, or of a new one.
+async fn replayer(args: &ReplayArgs, connections: &Connections, shards: i16) -> anyhow::Result<Replayer> {
     let Connections { database, nats, .. } = connections.clone();
     if let Some(run) = &args.resume {
         let mut replayer = Replayer::resume(&database, nats, OUTLET, run).await?;
@@ -77,8 +87,7 @@ async fn begin(args: &ReplayArgs, connections: &Connections, shards: i16) -> any
         return Ok(replayer);
     }
     let run = args.run.clone().unwrap_or_else(RunId::generate);
-    let (selection, rate) = (args.selection(), args.rate());
-    Ok(Replayer::start(&database, nats, OUTLET, shards, &run, &selection, rate).await?)
+    Ok(Replayer::start(&database, nats, OUTLET, shards, &run, &args.selection(), args.rate()).await?)
 }
 
 /// Prints the plan, publishes, and says what has become of it.

@@ -155,8 +155,8 @@ impl Replayer {
         flight::publish(self, stop, progress).await
     }
 
-    /// The end of the stream of replays, and what of the run is not in it, each in this order: what
-    /// is published behind that end is published once.
+    /// The end of the stream of replays, and what of the run is not in it, read in this order: what
+    /// was stored in between has moved the end, and nothing is stored behind the one that was read.
     async fn left(&self) -> Result<(u64, Vec<(Shard, Range)>), ReplayError> {
         let stream = stream::of_replays(&self.nats, &self.outlet).await?;
         let end = stream.cached_info().state.last_sequence;

@@ -147,6 +147,23 @@ async fn a_plan_is_told_before_anything_is_published() {
 }
 
 #[tokio::test]
+async fn a_run_that_is_stopped_before_it_begins_publishes_nothing() {
+    let (world, _) = sold_out().await;
+    let mut transaction = world.pool.begin().await.unwrap();
+    sqlx::query("LOCK TABLE outbox_replays").execute(&mut *transaction).await.unwrap();
+    let running = world.start_coupon(&["replay"]);
+    let waits = "SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)";
+    let waits = async || sqlx::query_scalar(waits).fetch_one(&world.pool).await.unwrap();
+    wait_until("it waits", SOON, waits).await;
+    running.signal(Signal::INT);
+    let finished = running.finished().await;
+    assert_refused(&finished, 3, &["stopped before anything was published"]);
+    assert!(finished.out.is_empty(), "{finished:?}");
+    drop(transaction);
+    world.close().await;
+}
+
+#[tokio::test]
 async fn a_run_that_is_stopped_says_how_it_goes_on() {
     let (world, _) = sold_out().await;
     let events = world.all_events().await;
