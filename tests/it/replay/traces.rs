@@ -5,12 +5,21 @@ use std::collections::BTreeMap;
 use async_nats::jetstream;
 use async_nats::jetstream::consumer;
 use futures_util::TryStreamExt as _;
+use serde_json::json;
 
 use super::STREAM;
 use crate::support::World;
 
 /// What there is, by name.
 pub(super) type Traces = BTreeMap<String, String>;
+
+/// Nothing has come, gone or changed.
+pub(super) fn assert_same(before: &Traces, after: &Traces) {
+    let names = before.keys().chain(after.keys());
+    let changed = names.filter(|name| before.get(*name) != after.get(*name));
+    let changed: Vec<_> = changed.map(|name| (name, before.get(name), after.get(name))).collect();
+    assert!(changed.is_empty(), "{changed:#?}");
+}
 
 impl World {
     /// Without what replays leave on purpose: their stream, and their runs.
@@ -63,13 +72,15 @@ impl World {
             let info = stream.cached_info();
             let mut state = info.state.clone();
             state.consumer_count = 0; // an audit reads through consumers that are gone after a while
-            traces.insert(format!("stream {name}"), format!("{:?} {state:?}", info.config));
+            traces.insert(format!("stream {name}"), format!("{} {state:?}", json!(info.config)));
             let mut consumers = stream.consumers();
             while let Some(consumer) = consumers.try_next().await.unwrap() {
                 if consumer.config.durable_name.is_some() {
-                    // An idle reader asks again and again.
-                    let consumer = consumer::Info { num_waiting: 0, ..consumer };
-                    traces.insert(format!("consumer {} of {name}", consumer.name), format!("{consumer:?}"));
+                    let consumer::Info { config, delivered, ack_floor, num_pending, .. } = &consumer;
+                    let given = (consumer.num_ack_pending, consumer.num_redelivered, num_pending);
+                    let config = json!(config);
+                    let trace = format!("{config} {delivered:?} {ack_floor:?} {given:?}");
+                    traces.insert(format!("consumer {} of {name}", consumer.name), trace);
                 }
             }
         }
