@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions as _, PgConnection};
+use tokio::time::{Instant, sleep};
 
 /// How often a process that stands by asks for the lock.
 const STAND_BY_INTERVAL: Duration = Duration::from_millis(250);
@@ -17,19 +18,26 @@ pub(crate) async fn take(
 ) -> Result<PgConnection, sqlx::Error> {
     let mut connection = connect(database).await?;
     while !lock(&mut connection, class, number).await? {
-        tokio::time::sleep(STAND_BY_INTERVAL).await;
+        sleep(STAND_BY_INTERVAL).await;
     }
     Ok(connection)
 }
 
-/// Connects, and answers the connection with whether it could take the lock `(class, number)`.
+/// Connects, and answers the connection with whether it could take the lock `(class, number)`
+/// within `patience`.
 pub(crate) async fn try_take(
     database: &PgConnectOptions,
     class: &str,
     number: i16,
+    patience: Duration,
 ) -> Result<(PgConnection, bool), sqlx::Error> {
     let mut connection = connect(database).await?;
-    let taken = lock(&mut connection, class, number).await?;
+    let deadline = Instant::now() + patience;
+    let mut taken = lock(&mut connection, class, number).await?;
+    while !taken && Instant::now() < deadline {
+        sleep(STAND_BY_INTERVAL).await;
+        taken = lock(&mut connection, class, number).await?;
+    }
     Ok((connection, taken))
 }
 

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::num::NonZeroU32;
 use std::str::FromStr;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use sqlx::postgres::{PgConnectOptions, PgRow};
@@ -17,6 +18,8 @@ use crate::leadership;
 /// Runs that are listed, the newest.
 const LISTED_MAX: i64 = 100;
 const LOCK: &str = "outbox_replay";
+/// For Postgres to notice that a process was killed just before.
+const LETS_GO: Duration = Duration::from_millis(500);
 /// What a connection that replays is called in `pg_stat_activity`, before the name of the run. Both
 /// fit into the 63 bytes that Postgres keeps.
 const APPLICATION: &str = "outbox replay ";
@@ -193,7 +196,7 @@ impl Run {
 /// A connection that replays for `run`: only one can be had at a time, whatever the run.
 pub(super) async fn connect(database: &PgConnectOptions, run: &RunId) -> Result<PgConnection, ReplayError> {
     let database = database.clone().application_name(&format!("{APPLICATION}{run}"));
-    let (mut connection, taken) = leadership::try_take(&database, LOCK, 0).await?;
+    let (mut connection, taken) = leadership::try_take(&database, LOCK, 0, LETS_GO).await?;
     if taken {
         return Ok(connection);
     }

@@ -38,6 +38,14 @@ impl World {
         wait_until("the run goes on", SOON, there).await;
     }
 
+    /// Kills the process at work (SIGKILL), and waits until Postgres knows.
+    async fn kill(&self, running: Running) {
+        running.signal(Signal::KILL);
+        assert_eq!(running.finished().await.code, None);
+        let free = async || self.try_leader("outbox_replay", Shard(0)).await.is_none();
+        wait_until("its place is free", SOON, free).await;
+    }
+
     async fn listed(&self, run: &str) -> Value {
         let finished = self.coupon(&["replay", "--list", "--json"]).await;
         assert_eq!(finished.code, Some(0), "{finished:?}");
@@ -73,16 +81,14 @@ async fn a_run_that_is_killed_again_and_again_is_whole_in_the_end() {
     let events = world.all_events().await;
     let mut running = world.started("killed", "150").await;
     for _ in 0..3 {
-        running.signal(Signal::KILL);
-        assert_eq!(running.finished().await.code, None);
+        world.kill(running).await;
         let stored = world.count_replayed("killed").await;
         assert!(stored < events.len(), "it was not cut off");
         assert_eq!(world.listed("killed").await["state"], "interrupted");
         running = world.start_coupon(&["replay", "--resume", "killed"]);
         world.goes_beyond("killed", stored).await;
     }
-    running.signal(Signal::KILL);
-    running.finished().await;
+    world.kill(running).await;
     let stored = world.count_replayed("killed").await;
     let said = world.resume("killed").await;
     // What was still on its way when it was killed may have come since.
@@ -101,8 +107,7 @@ async fn a_run_keeps_its_selection_and_its_bounds() {
     let part = ["replay", "--run", "part", "--campaign", &first, "--to", "200", "--rate", "40"];
     let running = world.start_coupon(&part);
     world.goes_beyond("part", 0).await;
-    running.signal(Signal::KILL);
-    running.finished().await;
+    world.kill(running).await;
     assert_refused(&world.coupon(&["replay", "--run", "part"]).await, 1, &["part", "running"]);
     for other in [["--campaign", &first], ["--to", "300"], ["--user", "user-1"], ["--run", "other"]] {
         let resumed = world.coupon(&[&["replay", "--resume", "part"], &other[..]].concat()).await;
@@ -111,8 +116,7 @@ async fn a_run_keeps_its_selection_and_its_bounds() {
     assert_refused(&world.coupon(&["replay", "--resume", "unknown"]).await, 1, &["no run unknown"]);
 
     let open = world.started("open", "100").await;
-    open.signal(Signal::KILL);
-    open.finished().await;
+    world.kill(open).await;
     let campaign = world.open_campaign(json!({})).await;
     world.answered(&world.rush(campaign, 50).run().await);
     world.resume("part").await;
@@ -228,8 +232,7 @@ async fn a_second_replay_is_refused_while_one_is_at_work() {
         assert_refused(&refused, 4, &["run first is at work"]);
     }
     assert_eq!(world.coupon(&["replay", "--run", "second", "--dry-run"]).await.code, Some(0));
-    running.signal(Signal::KILL);
-    running.finished().await;
+    world.kill(running).await;
     replay(&world, "second", &[]).await;
     world.resume("first").await;
     world.assert_whole("first", &events).await;
