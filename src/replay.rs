@@ -48,9 +48,9 @@ pub async fn run(args: ReplayArgs, config: &Config, stop: &CancellationToken) ->
         begun = begin(&args, config) => begun?,
         () = stop.cancelled() => return Err(Unfinished::NotBegun.into()),
     };
-    let Some((connections, mut replayer)) = begun else { return Ok(()) };
+    let Some((connections, replayer)) = begun else { return Ok(()) };
     let run = replayer.run().id.clone();
-    let published = publish(&args, &connections, &mut replayer, stop).await;
+    let published = publish(&args, &connections, replayer, stop).await;
     match published
         .with_context(|| format!("run {run} ended early, `coupon replay --resume {run}` goes on"))?
     {
@@ -94,7 +94,7 @@ async fn replayer(args: &ReplayArgs, connections: &Connections, shards: i16) -> 
 async fn publish(
     args: &ReplayArgs,
     connections: &Connections,
-    replayer: &mut Replayer,
+    replayer: Replayer,
     stop: &CancellationToken,
 ) -> anyhow::Result<Outcome> {
     let run = replayer.run().clone();

@@ -148,11 +148,15 @@ impl Replayer {
     /// # Errors
     /// When a server is away or the events are gone.
     pub async fn publish(
-        &mut self,
+        mut self,
         stop: &CancellationToken,
         progress: impl FnMut(),
     ) -> Result<Outcome, ReplayError> {
-        flight::publish(self, stop, progress).await
+        let result = flight::publish(&mut self, stop, progress).await;
+        // So that the place is free by the time that this is told; if it fails, it will be soon.
+        let release = sqlx::query("SELECT pg_advisory_unlock_all()");
+        drop(release.execute(&mut self.connection).await);
+        result
     }
 
     /// The end of the stream of replays, and what of the run is not in it, read in this order: what
