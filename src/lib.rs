@@ -27,6 +27,7 @@ pub mod demo;
 pub mod event;
 pub mod http;
 pub mod issue;
+pub mod operator;
 pub mod progress;
 pub mod replay;
 pub mod rush;

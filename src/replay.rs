@@ -1,70 +1,173 @@
-//! The replay command: selected events of all shards again, to `replay.<run>.…`.
+//! The replay command: selected events of all shards again, to `replay.<run>.…`; and what has
+//! become of earlier runs.
 
+mod args;
+mod report;
+
+use anyhow::Context as _;
 use outbox_relay::Shard;
-use outbox_relay::replay::{Plan, Selection, replay};
-use serde::Serialize;
+use outbox_relay::replay::{Outcome, ReplayError, Replayer, Run, RunId, at_work, cancel, stored};
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
 
-use crate::connections::Connections;
+use crate::app::{Connections, Patience};
+use crate::config::Config;
 use crate::event::OUTLET;
 use crate::progress::progress_bar;
 
-/// What a replay does, or would do.
-#[derive(Debug, Serialize)]
-pub struct Summary {
-    pub run: String,
-    /// Where a subscriber finds the events.
-    pub subject: String,
-    pub stream: String,
-    pub dry_run: bool,
-    pub events: i64,
-    pub bytes: i64,
-    pub shards: Vec<ShardPlan>,
+pub use args::ReplayArgs;
+use report::{LIST_HEADER, ListedRun, Plan, Report};
+
+/// Why a run is not done, though nothing failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Unfinished {
+    #[error("run {0} was stopped, `coupon replay --resume {0}` goes on")]
+    Stopped(RunId),
+    #[error("run {0} was cancelled")]
+    Cancelled(RunId),
+    #[error("stopped before anything was published")]
+    NotBegun,
 }
 
-/// The part of one shard.
-#[derive(Debug, Serialize)]
-pub struct ShardPlan {
-    pub shard: Shard,
-    pub events: i64,
-    pub first: Option<i64>,
-    pub last: Option<i64>,
+/// The exit code of an error: 3 stopped or cancelled, 4 another replay is at work; nothing for
+/// all others.
+#[must_use]
+pub fn exit_code(error: &anyhow::Error) -> Option<u8> {
+    match error.downcast_ref() {
+        Some(ReplayError::Busy { .. }) => Some(4),
+        _ => error.is::<Unfinished>().then_some(3),
+    }
 }
 
-/// Plans a run, and unless it is a dry run, publishes it.
+/// Does what it is told, until it is done or `stop`.
 ///
 /// # Errors
-/// When a server cannot be asked. What was published stays; the same run can be started again.
-pub async fn run(
-    connections: &Connections,
-    shards: i16,
-    run: &str,
-    selection: &Selection,
-    dry_run: bool,
-) -> anyhow::Result<Summary> {
-    let mut connection = connections.pool.acquire().await?;
-    let mut plans: Vec<(Shard, Plan)> = Vec::new();
-    for shard in (0..shards).map(Shard) {
-        plans.push((shard, selection.plan(&mut connection, shard).await?));
+/// When it cannot be done, or is [`Unfinished`]. What was published stays.
+pub async fn run(args: ReplayArgs, config: &Config, stop: &CancellationToken) -> anyhow::Result<()> {
+    let begun = tokio::select! {
+        begun = begin(&args, config) => begun?,
+        () = stop.cancelled() => return Err(Unfinished::NotBegun.into()),
+    };
+    let Some((connections, replayer)) = begun else { return Ok(()) };
+    let run = replayer.run().id.clone();
+    let published = publish(&args, &connections, replayer, stop).await;
+    match published
+        .with_context(|| format!("run {run} ended early, `coupon replay --resume {run}` goes on"))?
+    {
+        Outcome::Done => Ok(()),
+        Outcome::Stopped => Err(Unfinished::Stopped(run).into()),
+        Outcome::Cancelled => Err(Unfinished::Cancelled(run).into()),
     }
-    let events = plans.iter().map(|(_, plan)| plan.events).sum();
-    if !dry_run {
-        let bar = progress_bar(events);
-        for (shard, _) in &plans {
-            let progress = |published| bar.inc(published);
-            replay(&mut connection, &connections.nats, &OUTLET, *shard, run, selection, progress).await?;
+}
+
+/// All that is done before something is published; nothing when nothing is to be.
+async fn begin(args: &ReplayArgs, config: &Config) -> anyhow::Result<Option<(Connections, Replayer)>> {
+    let connections = Connections::open(config, Patience::None).await?;
+    if args.list {
+        list(args, &connections).await?;
+    } else if let Some(run) = &args.cancel {
+        cancel_run(args, &connections, run).await?;
+    } else if args.dry_run {
+        dry_run(args, &connections, config.shards).await?;
+    } else {
+        let replayer = replayer(args, &connections, config.shards).await?;
+        return Ok(Some((connections, replayer)));
+    }
+    Ok(None)
+}
+
+/// Of a run that goes on, or of a new one.
+async fn replayer(args: &ReplayArgs, connections: &Connections, shards: i16) -> anyhow::Result<Replayer> {
+    let Connections { database, nats, .. } = connections.clone();
+    if let Some(run) = &args.resume {
+        let mut replayer = Replayer::resume(&database, nats, OUTLET, run).await?;
+        if args.rate.is_some() {
+            replayer.set_rate(args.rate());
         }
-        bar.finish_and_clear();
+        return Ok(replayer);
     }
-    Ok(Summary {
-        run: run.to_owned(),
-        subject: format!("replay.{run}.>"),
-        stream: OUTLET.replay_stream(),
-        dry_run,
-        events,
-        bytes: plans.iter().map(|(_, plan)| plan.bytes).sum(),
-        shards: plans
-            .into_iter()
-            .map(|(shard, Plan { events, first, last, .. })| ShardPlan { shard, events, first, last })
-            .collect(),
-    })
+    let run = args.run.clone().unwrap_or_else(RunId::generate);
+    Ok(Replayer::start(&database, nats, OUTLET, shards, &run, &args.selection(), args.rate()).await?)
+}
+
+/// Prints the plan, publishes, and says what has become of it.
+async fn publish(
+    args: &ReplayArgs,
+    connections: &Connections,
+    replayer: Replayer,
+    stop: &CancellationToken,
+) -> anyhow::Result<Outcome> {
+    let run = replayer.run().clone();
+    let plan = Plan::new(run.id.clone(), run.rate, replayer.plans().to_vec());
+    // The only JSON on standard output is the result.
+    if args.json {
+        eprintln!("{plan}");
+    } else {
+        println!("{plan}");
+    }
+    let bar = progress_bar(plan.events);
+    let outcome = replayer.publish(stop, || bar.inc(1)).await;
+    bar.finish_and_clear();
+    let outcome = outcome?;
+    let stored = stored(&connections.nats, &OUTLET, &run.id).await?;
+    report(args, plan, Some(outcome), stored)?;
+    Ok(outcome)
+}
+
+/// Prints the plan, and touches nothing.
+async fn dry_run(args: &ReplayArgs, connections: &Connections, shards: i16) -> anyhow::Result<()> {
+    use sqlx::ConnectOptions as _;
+    let mut connection = connections.database.connect().await?; // the pool's statements are cut off
+    let (selection, mut plans) = (args.selection(), Vec::new());
+    for shard in (0..shards).map(Shard) {
+        plans.push(selection.plan(&mut connection, shard).await?);
+    }
+    let run = args.run.clone().unwrap_or_else(RunId::generate);
+    let plan = Plan::new(run, args.rate(), plans);
+    if !args.json {
+        println!("{plan}");
+    }
+    report(args, plan, None, 0)
+}
+
+fn report(args: &ReplayArgs, plan: Plan, outcome: Option<Outcome>, stored: u64) -> anyhow::Result<()> {
+    let report = Report::new(plan, outcome, stored);
+    if args.json {
+        println!("{}", serde_json::to_string(&report)?);
+    } else if outcome.is_none() {
+        println!("dry run: nothing is published");
+    } else {
+        println!("{report}");
+    }
+    Ok(())
+}
+
+async fn cancel_run(args: &ReplayArgs, connections: &Connections, run: &RunId) -> anyhow::Result<()> {
+    let mut connection = connections.pool.acquire().await?;
+    let removed = cancel(&mut connection, &connections.nats, &OUTLET, run).await?;
+    if args.json {
+        println!("{}", json!({ "run": run, "state": "cancelled", "removed": removed }));
+    } else {
+        println!("run {run} is cancelled, {removed} messages are removed from {}", OUTLET.replay_stream());
+    }
+    Ok(())
+}
+
+async fn list(args: &ReplayArgs, connections: &Connections) -> anyhow::Result<()> {
+    let mut connection = connections.pool.acquire().await?;
+    let at_work = at_work(&mut connection).await?;
+    let mut listed = Vec::new();
+    for run in Run::list(&mut connection).await? {
+        let stored = stored(&connections.nats, &OUTLET, &run.id).await?;
+        listed.push(ListedRun::new(run, at_work.as_ref(), stored));
+    }
+    if args.json {
+        println!("{}", json!({ "runs": listed }));
+        return Ok(());
+    }
+    println!("{LIST_HEADER}");
+    for run in listed {
+        println!("{run}");
+    }
+    Ok(())
 }

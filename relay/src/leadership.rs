@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions as _, PgConnection};
+use tokio::time::{Instant, sleep};
 
 /// How often a process that stands by asks for the lock.
 const STAND_BY_INTERVAL: Duration = Duration::from_millis(250);
@@ -28,17 +29,39 @@ pub(crate) async fn take(
     class: &str,
     number: i16,
 ) -> Result<PgConnection, sqlx::Error> {
-    let database = database.clone().options(SESSION);
-    let mut connection = database.connect().await?;
-    loop {
-        let taken: bool = sqlx::query_scalar("SELECT pg_try_advisory_lock(hashtext($1), $2)")
-            .bind(class)
-            .bind(i32::from(number))
-            .fetch_one(&mut connection)
-            .await?;
-        if taken {
-            return Ok(connection);
-        }
-        tokio::time::sleep(STAND_BY_INTERVAL).await;
+    let mut connection = connect(database).await?;
+    while !lock(&mut connection, class, number).await? {
+        sleep(STAND_BY_INTERVAL).await;
     }
+    Ok(connection)
+}
+
+/// Connects, and answers the connection with whether it could take the lock `(class, number)`
+/// within `patience`.
+pub(crate) async fn try_take(
+    database: &PgConnectOptions,
+    class: &str,
+    number: i16,
+    patience: Duration,
+) -> Result<(PgConnection, bool), sqlx::Error> {
+    let mut connection = connect(database).await?;
+    let deadline = Instant::now() + patience;
+    let mut taken = lock(&mut connection, class, number).await?;
+    while !taken && Instant::now() < deadline {
+        sleep(STAND_BY_INTERVAL).await;
+        taken = lock(&mut connection, class, number).await?;
+    }
+    Ok((connection, taken))
+}
+
+async fn connect(database: &PgConnectOptions) -> Result<PgConnection, sqlx::Error> {
+    database.clone().options(SESSION).connect().await
+}
+
+async fn lock(connection: &mut PgConnection, class: &str, number: i16) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar("SELECT pg_try_advisory_lock(hashtext($1), $2)")
+        .bind(class)
+        .bind(i32::from(number))
+        .fetch_one(connection)
+        .await
 }

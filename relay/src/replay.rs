@@ -1,149 +1,201 @@
 //! Events again, to a subscriber who asks for them. They go to subjects of their own,
 //! `replay.<run>.<type>.<key>.<shard>`, so that nobody else is disturbed. A replayed event keeps
-//! its id and its position; only its message id is another.
+//! its id and its position; only its message id is another, `<event id>.<run>`.
+//!
+//! A [`Run`] is remembered in the table `outbox_replays`: what was selected, up to which position
+//! of each shard. It can be cut off at any point and resumed. In the end each selected event is in
+//! the stream once, and all are in order: shard by shard, by position. Why that is so:
+//!
+//! * Where a run has got to is what the stream says: all up to the run's last message is there.
+//! * Who goes on reads the stream's end first, and the run's last message after that. What it then
+//!   publishes is stored only if the stream still ends there, and each message only directly behind
+//!   the one before it. So whatever a killed, frozen or cut off process still sends is the next
+//!   event of the run, or it is refused; and the same holds for what is sent in its place. Nobody
+//!   has to wait for it, and no window in time matters.
+//! * One run is at work at a time. That is a courtesy, by an advisory lock of the connection that
+//!   does the work: two at once would refuse each other again and again.
+//! * Who cancels a run marks it first; then puts a message at the stream's end, which is behind all
+//!   that was stored and refuses all that was not; then removes the messages of the run.
+
+mod chain;
+mod flight;
+mod pace;
+mod run;
+mod selection;
+mod stored;
+
+use std::num::NonZeroU32;
 
 use async_nats::Client;
-use async_nats::jetstream::context::PublishAckFuture;
-use async_nats::jetstream::{self};
-use sqlx::postgres::PgRow;
-use sqlx::{FromRow as _, PgConnection, Row as _};
-use time::OffsetDateTime;
+use sqlx::PgConnection;
+use sqlx::postgres::PgConnectOptions;
+use tokio_util::sync::CancellationToken;
 
-use crate::event::{EVENT_ID_HEADER, StoredEvent};
+pub use flight::Outcome;
+pub use run::{Run, RunId, RunIdError, RunState, at_work};
+pub use selection::{Selection, ShardPlan};
+pub use stored::stored;
+
 use crate::outlet::{Outlet, Shard};
 use crate::stream::{self, StreamError};
+use selection::Range;
 
-/// Read, published and confirmed at a time.
-const BATCH_EVENTS: i64 = 500;
-
-/// Which events; an empty list or a missing bound excludes nothing.
-#[derive(Clone, Debug, Default)]
-pub struct Selection {
-    pub kinds: Vec<String>,
-    pub keys: Vec<String>,
-    /// First and last position, both included.
-    pub from: Option<i64>,
-    pub to: Option<i64>,
-    /// Appended at or after, and before.
-    pub since: Option<OffsetDateTime>,
-    pub until: Option<OffsetDateTime>,
-}
-
-/// What a selection comes to in one shard.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Plan {
-    pub events: i64,
-    pub first: Option<i64>,
-    pub last: Option<i64>,
-    pub bytes: i64,
-}
-
-/// Why a replay ended early. What was published stays; the same run can be started again.
+/// Why a replay did not begin, or ended early. What was published stays; the run can be resumed.
 #[derive(Debug, thiserror::Error)]
 pub enum ReplayError {
     #[error("read the outbox")]
     Database(#[from] sqlx::Error),
     #[error(transparent)]
     Stream(#[from] StreamError),
+    #[error("{} is at work, and there is one replay at a time", named(.run.as_ref()))]
+    Busy { run: Option<RunId> },
+    #[error("there is no run {run}")]
+    Unknown { run: RunId },
+    #[error("run {run} is there already, {state}: choose another name, or resume it")]
+    Exists { run: RunId, state: RunState },
+    #[error("run {run} has ended, {state}: there is nothing to resume")]
+    Ended { run: RunId, state: RunState },
+    #[error("positions {from} to {to} of shard {shard} are gone from the outbox since the run began")]
+    Gone { shard: Shard, from: i64, to: i64 },
+    #[error("run {run} is older than what stream {stream} keeps: nobody can tell how far it got")]
+    Expired { run: RunId, stream: String },
 }
 
-/// `$1` shard, `$2` behind which position, `$3` to `$8` the selection.
-macro_rules! selected {
-    ($columns:literal, $end:literal) => {
-        concat!(
-            "SELECT ",
-            $columns,
-            " FROM outbox WHERE shard = $1 AND position > $2 \
-             AND (cardinality($3::text[]) = 0 OR type = ANY ($3)) \
-             AND (cardinality($4::text[]) = 0 OR key = ANY ($4)) \
-             AND ($5::bigint IS NULL OR position >= $5) AND ($6::bigint IS NULL OR position <= $6) \
-             AND ($7::timestamptz IS NULL OR time >= $7) AND ($8::timestamptz IS NULL OR time < $8) ",
-            $end
-        )
-    };
+fn named(run: Option<&RunId>) -> String {
+    run.map_or_else(|| "another run".to_owned(), |run| format!("run {run}"))
 }
 
-impl Selection {
-    async fn rows(
-        &self,
-        connection: &mut PgConnection,
-        statement: &'static str,
-        shard: Shard,
-        after: i64,
-    ) -> Result<Vec<PgRow>, sqlx::Error> {
-        sqlx::query(statement)
-            .bind(shard.0)
-            .bind(after)
-            .bind(&self.kinds)
-            .bind(&self.keys)
-            .bind(self.from)
-            .bind(self.to)
-            .bind(self.since)
-            .bind(self.until)
-            .fetch_all(connection)
-            .await
-    }
+/// Holds the place of the one replay at work, for one run.
+#[derive(Debug)]
+pub struct Replayer {
+    outlet: Outlet,
+    nats: Client,
+    connection: PgConnection,
+    run: Run,
+    plans: Vec<ShardPlan>,
+}
 
-    /// Counts what a replay would publish, and touches nothing.
+impl Replayer {
+    /// Takes the place and remembers a new run over `shards` shards. Publishes nothing yet.
     ///
     /// # Errors
-    /// When the database cannot be asked.
-    pub async fn plan(&self, connection: &mut PgConnection, shard: Shard) -> Result<Plan, sqlx::Error> {
-        const COUNT: &str = selected!(
-            "count(*), min(position), max(position), coalesce(sum(octet_length(data::text)), 0)::bigint",
-            ""
-        );
-        let rows = self.rows(connection, COUNT, shard, 0).await?;
-        let Some(row) = rows.first() else { return Ok(Plan::default()) };
-        Ok(Plan {
-            events: row.try_get(0)?,
-            first: row.try_get(1)?,
-            last: row.try_get(2)?,
-            bytes: row.try_get(3)?,
-        })
+    /// When another run is at work, or there has been a run of this name.
+    pub async fn start(
+        database: &PgConnectOptions,
+        nats: Client,
+        outlet: Outlet,
+        shards: i16,
+        id: &RunId,
+        selection: &Selection,
+        rate: Option<NonZeroU32>,
+    ) -> Result<Self, ReplayError> {
+        let mut connection = run::connect(database, id).await?;
+        let (mut ranges, mut plans) = (Vec::new(), Vec::new());
+        for shard in (0..shards).map(Shard) {
+            let range = selection.range(&mut connection, shard).await?;
+            plans.push(selection.count(&mut connection, shard, range).await?);
+            ranges.push(range);
+        }
+        let run = Run::begin(&mut connection, id, selection, rate, &ranges, &plans).await?;
+        Ok(Self { outlet, nats, connection, run, plans })
+    }
+
+    /// Takes the place for a run that was cut off. Publishes nothing yet.
+    ///
+    /// # Errors
+    /// When another run is at work, or this one has ended.
+    pub async fn resume(
+        database: &PgConnectOptions,
+        nats: Client,
+        outlet: Outlet,
+        id: &RunId,
+    ) -> Result<Self, ReplayError> {
+        let mut connection = run::connect(database, id).await?;
+        let run = Run::find(&mut connection, id).await?;
+        if run.state != RunState::Running {
+            return Err(ReplayError::Ended { run: run.id, state: run.state });
+        }
+        let mut replayer = Self { outlet, nats, connection, run, plans: Vec::new() };
+        let (_, left) = replayer.left().await?;
+        for (shard, range) in left {
+            let plan = replayer.run.selection.count(&mut replayer.connection, shard, range).await?;
+            replayer.plans.push(plan);
+        }
+        Ok(replayer)
+    }
+
+    /// Another rate than the one that the run was started with, for this time.
+    pub fn set_rate(&mut self, rate: Option<NonZeroU32>) {
+        self.run.rate = rate;
+    }
+
+    #[must_use]
+    pub fn run(&self) -> &Run {
+        &self.run
+    }
+
+    /// What is to be published, shard by shard.
+    #[must_use]
+    pub fn plans(&self) -> &[ShardPlan] {
+        &self.plans
+    }
+
+    /// Publishes it, until all is confirmed, the run is cancelled by somebody, or `stop`; then what
+    /// is on its way is confirmed first. Each confirmed event is told to `progress`.
+    ///
+    /// An interruption of NATS is waited out for half a minute.
+    ///
+    /// # Errors
+    /// When a server is away or the events are gone.
+    pub async fn publish(
+        mut self,
+        stop: &CancellationToken,
+        progress: impl FnMut(),
+    ) -> Result<Outcome, ReplayError> {
+        let result = flight::publish(&mut self, stop, progress).await;
+        // So that the place is free by the time that this is told; if it fails, it will be soon.
+        let release = sqlx::query("SELECT pg_advisory_unlock_all()");
+        drop(release.execute(&mut self.connection).await);
+        result
+    }
+
+    /// The end of the stream of replays, and what of the run is not in it, read in this order: what
+    /// was stored in between has moved the end, and nothing is stored behind the one that was read.
+    async fn left(&self) -> Result<(u64, Vec<(Shard, Range)>), ReplayError> {
+        let stream = stream::of_replays(&self.nats, &self.outlet).await?;
+        let end = stream.cached_info().state.last_sequence;
+        let reached = stored::reached(&stream, &self.run.id).await?;
+        let kept = stream.cached_info().config.max_age;
+        let age = time::OffsetDateTime::now_utc() - self.run.started_at;
+        if reached.is_none() && !kept.is_zero() && age > kept {
+            return Err(ReplayError::Expired {
+                run: self.run.id.clone(),
+                stream: self.outlet.replay_stream(),
+            });
+        }
+        let shards = (0..).map(Shard).zip(&self.run.ranges);
+        // In order of the shards: those before the one that was reached are done.
+        let left = shards.map(|(shard, range)| match reached {
+            Some((at, _)) if shard < at => (shard, Range { first: range.last + 1, ..*range }),
+            Some((at, position)) if shard == at => (shard, Range { first: position + 1, ..*range }),
+            _ => (shard, *range),
+        });
+        Ok((end, left.collect()))
     }
 }
 
-/// Publishes the selected events of a shard, in order, and says after each batch how many those
-/// were. Answers when the stream of replays has confirmed all.
+/// Ends a run for ever and removes its messages from the stream. A process that is at work on it
+/// stops within a second. Answers how many messages were removed.
 ///
 /// # Errors
-/// See [`ReplayError`].
-pub async fn replay(
+/// When there is no such run, or a server is away; then it can be cancelled again.
+pub async fn cancel(
     connection: &mut PgConnection,
     nats: &Client,
     outlet: &Outlet,
-    shard: Shard,
-    run: &str,
-    selection: &Selection,
-    mut progress: impl FnMut(u64),
-) -> Result<(), ReplayError> {
-    const NEXT: &str = selected!(
-        "shard, position, event_id, type, key, subject, data::text AS data, traceparent, time",
-        "ORDER BY position LIMIT 500"
-    );
-    stream::of_replays(nats, outlet).await?;
-    let jetstream = jetstream::new(nats.clone());
-    let error = |error: jetstream::context::PublishError| StreamError::new(&outlet.replay_stream(), &error);
-    let mut after = 0;
-    loop {
-        let rows = selection.rows(connection, NEXT, shard, after).await?;
-        let mut confirmations: Vec<PublishAckFuture> = Vec::with_capacity(rows.len());
-        for row in &rows {
-            let event = StoredEvent::from_row(row)?;
-            let mut headers = event.headers(&format!("{}.{run}", event.id));
-            headers.insert(EVENT_ID_HEADER, event.id.to_string());
-            let subject = format!("replay.{run}.{}.{}.{shard}", event.kind, event.key);
-            let sent = jetstream.publish_with_headers(subject, headers, event.body(outlet)).await;
-            confirmations.push(sent.map_err(error)?);
-            after = event.position;
-        }
-        for confirmation in confirmations {
-            confirmation.await.map_err(error)?;
-        }
-        progress(rows.len() as u64);
-        if (rows.len() as i64) < BATCH_EVENTS {
-            return Ok(());
-        }
-    }
+    id: &RunId,
+) -> Result<u64, ReplayError> {
+    Run::end(connection, id, &["running", "done"], "cancelled").await?;
+    Run::find(connection, id).await?;
+    Ok(stored::remove(nats, outlet, id).await?)
 }

@@ -3,7 +3,9 @@
 use std::process::Stdio;
 use std::time::Duration;
 
-use tokio::process::Command;
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::io::AsyncReadExt as _;
+use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
 const LIMIT: Duration = Duration::from_secs(30);
@@ -16,15 +18,56 @@ pub(crate) struct Finished {
     pub(crate) err: String,
 }
 
-/// With this environment and nothing else.
+/// One that still runs. It is killed when it is dropped.
+pub(crate) struct Running {
+    child: Child,
+    /// What it has said that was listened to.
+    heard: Vec<u8>,
+}
+
+/// Runs it to its end, with this environment and nothing else.
 pub(crate) async fn coupon(arguments: &[&str], environment: &[(&'static str, String)]) -> Finished {
+    start(arguments, environment).finished().await
+}
+
+/// Starts it, and does not wait.
+pub(super) fn start(arguments: &[&str], environment: &[(&'static str, String)]) -> Running {
     let mut command = Command::new(env!("CARGO_BIN_EXE_coupon"));
     command.args(arguments).env_clear().envs(environment.iter().map(|(name, value)| (name, value)));
-    command.stdin(Stdio::null()).kill_on_drop(true);
-    let output = timeout(LIMIT, command.output()).await.expect("the command does not end").unwrap();
-    Finished {
-        code: output.status.code(),
-        out: String::from_utf8(output.stdout).unwrap(),
-        err: String::from_utf8(output.stderr).unwrap(),
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    Running { child: command.spawn().unwrap(), heard: Vec::new() }
+}
+
+impl Running {
+    pub(crate) fn signal(&self, signal: Signal) {
+        let pid = self.child.id().expect("the command runs").cast_signed();
+        kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
+    }
+
+    /// Waits until it has said this on standard output.
+    pub(crate) async fn says(&mut self, words: &str) {
+        let out = self.child.stdout.as_mut().unwrap();
+        let listen = async {
+            while !String::from_utf8_lossy(&self.heard).contains(words) {
+                assert_ne!(
+                    out.read_buf(&mut self.heard).await.unwrap(),
+                    0,
+                    "it ended without saying {words}"
+                );
+            }
+        };
+        timeout(LIMIT, listen).await.unwrap_or_else(|_| panic!("the command does not say {words}"));
+    }
+
+    /// Waits until it ends.
+    pub(crate) async fn finished(mut self) -> Finished {
+        let output = timeout(LIMIT, self.child.wait_with_output()).await;
+        let output = output.expect("the command does not end").unwrap();
+        self.heard.extend(output.stdout);
+        Finished {
+            code: output.status.code(),
+            out: String::from_utf8(self.heard).unwrap(),
+            err: String::from_utf8(output.stderr).unwrap(),
+        }
     }
 }

@@ -29,7 +29,7 @@ use ulid::Ulid;
 use uuid::Uuid;
 
 pub(crate) use campaigns::{draft, in_seconds};
-pub(crate) use command::{Finished, coupon};
+pub(crate) use command::{Finished, Running, coupon};
 pub(crate) use http::{Answer, Http};
 pub(crate) use nats::Nats;
 pub(crate) use newest::newest_nats_server;
@@ -137,6 +137,11 @@ impl World {
 
     /// Runs `coupon` to its end, with the environment of this world and the API of its first process.
     pub(crate) async fn coupon(&self, arguments: &[&str]) -> Finished {
+        self.start_coupon(arguments).finished().await
+    }
+
+    /// Starts `coupon` in the same way, and does not wait.
+    pub(crate) fn start_coupon(&self, arguments: &[&str]) -> Running {
         let mut environment = self.environment();
         environment.extend(
             self.processes
@@ -144,7 +149,7 @@ impl World {
                 .find(|process| process.serves())
                 .map(|process| ("HTTP_ADDR", process.address.to_string())),
         );
-        coupon(arguments, &environment).await
+        command::start(arguments, &environment)
     }
 
     /// The API of the first process that has it.

@@ -1,17 +1,20 @@
 //! Events again: those that were asked for, the same in all but the message id, and to nobody else.
 
-use std::collections::BTreeMap;
+mod late;
+mod runs;
+mod traces;
 
 use async_nats::jetstream::{self, Message};
 use coupon_dispatcher::campaign::CampaignId;
 use coupon_dispatcher::event::OUTLET;
-use futures_util::{StreamExt as _, TryStreamExt as _};
+use futures_util::StreamExt as _;
 use outbox_relay::Shard;
 use outbox_relay::event::{EVENT_ID_HEADER, POSITION_HEADER, SHARD_HEADER, StoredEvent};
 use serde_json::{Value, json};
 use time::format_description::well_known::Rfc3339;
 use tokio::time::timeout;
 
+use self::traces::assert_same;
 use crate::support::{SOON, World};
 
 const SHARDS: i16 = 2;
@@ -25,7 +28,9 @@ async fn sold_out() -> (World, [CampaignId; 2]) {
     let mut campaigns = Vec::new();
     for shard in (0..SHARDS).map(Shard) {
         let campaign = loop {
-            let campaign = world.create_campaign(json!({ "quantity": 300 })).await;
+            let merchant = format!("merchant-{}", shard.0 + 1);
+            let fields = json!({ "quantity": 300, "merchant_id": merchant });
+            let campaign = world.create_campaign(fields).await;
             if campaign.shard(SHARDS) == shard {
                 break campaign;
             }
@@ -54,44 +59,18 @@ impl World {
         [self.outbox(Shard(0)).await, self.outbox(Shard(1)).await].concat()
     }
 
-    /// All that can be seen of tables and streams, without what was replayed.
-    async fn traces(&self) -> BTreeMap<String, String> {
-        let tables: Vec<String> = sqlx::query_scalar(
-            "SELECT table_name::text FROM information_schema.tables \
-             WHERE table_schema = 'public' AND table_type = 'BASE TABLE'",
-        )
-        .fetch_all(&self.pool)
-        .await
-        .unwrap();
-        let mut traces = BTreeMap::new();
-        for table in tables {
-            let statement = format!(
-                "SELECT coalesce(md5(string_agg(t::text, '|' ORDER BY t::text)), '') FROM {table} AS t"
-            );
-            let sum: String = sqlx::query_scalar(&statement).fetch_one(&self.pool).await.unwrap();
-            traces.insert(table, sum);
-        }
-        let context = jetstream::new(self.nats().await);
-        let names: Vec<String> = context.stream_names().try_collect().await.unwrap();
-        for name in names.into_iter().filter(|name| name != STREAM) {
-            let mut stream = context.get_stream(&name).await.unwrap();
-            let state = &stream.info().await.unwrap().state;
-            let messages =
-                format!("{} in {} bytes up to {}", state.messages, state.bytes, state.last_sequence);
-            traces.insert(format!("{name}, messages"), messages);
-            let mut consumer: jetstream::consumer::PullConsumer =
-                stream.get_consumer("projections").await.unwrap();
-            let delivered = consumer.info().await.unwrap().delivered.stream_sequence;
-            traces.insert(format!("{name}, delivered"), delivered.to_string());
-        }
-        traces
-    }
-
+    /// The messages of a run.
     async fn replayed(&self, run: &str) -> Vec<Message> {
         let mut messages = self.messages(STREAM).await;
         messages.retain(|message| message.subject.starts_with(&format!("replay.{run}.")));
         messages
     }
+}
+
+/// A text of an event's data.
+fn field(event: &StoredEvent, name: &str) -> Option<String> {
+    let data: Value = serde_json::from_str(&event.data).unwrap();
+    data[name].as_str().map(str::to_owned)
 }
 
 /// Arguments, and which events they select.
@@ -115,21 +94,32 @@ fn assert_replayed(run: &str, messages: &[Message], events: &[&StoredEvent]) {
 
 #[tokio::test]
 async fn a_dry_run_touches_nothing() {
-    let (world, _) = sold_out().await;
+    let (world, [first, _]) = sold_out().await;
     let events = world.all_events().await;
     let before = world.traces().await;
-    let said = replay(&world, "dry", &["--dry-run"]).await;
+    let said = replay(&world, "dry", &["--dry-run", "--rate", "7"]).await;
     let bytes: usize = events.iter().map(|event| event.data.len()).sum();
     let part = |shard: i16| {
-        let part: Vec<i64> = events.iter().filter(|e| e.shard.0 == shard).map(|e| e.position).collect();
-        json!({ "shard": shard, "events": part.len(), "first": part[0], "last": part[part.len() - 1] })
+        let part: Vec<_> = events.iter().filter(|event| event.shard.0 == shard).collect();
+        json!({
+            "shard": shard, "events": part.len(), "available_from": null,
+            "first": part[0].position, "last": part[part.len() - 1].position,
+            "data_bytes": part.iter().map(|event| event.data.len()).sum::<usize>(),
+        })
     };
     let expected = json!({
-        "run": "dry", "subject": "replay.dry.>", "stream": STREAM, "dry_run": true,
-        "events": events.len(), "bytes": bytes, "shards": [part(0), part(1)],
+        "run": "dry", "subject": "replay.dry.>", "stream": STREAM, "outcome": "planned", "stored": 0,
+        "events": events.len(), "data_bytes": bytes, "rate": 7, "duration_s": events.len().div_ceil(7),
+        "shards": [part(0), part(1)],
     });
     assert_eq!(said, expected);
-    assert_eq!(world.traces().await, before);
+    let first = first.to_string();
+    let finished = world.coupon(&["replay", "--dry-run", "--campaign", &first, "--rate", "3"]).await;
+    assert_eq!(finished.code, Some(0), "{finished:?}");
+    let said = ["shard 0: 302 events, positions 1 to 302", "shard 1: 0 events", "00:01:41 at 3 events/s"];
+    assert!(said.iter().all(|part| finished.out.contains(part)), "{finished:?}");
+
+    assert_same(&before, &world.traces().await);
     let context = jetstream::new(world.nats().await);
     assert!(context.get_stream(STREAM).await.is_err(), "the stream of replays was made");
     world.close().await;
@@ -139,16 +129,27 @@ async fn a_dry_run_touches_nothing() {
 async fn a_filter_selects_and_nothing_else_changes() {
     let (world, [first, second]) = sold_out().await;
     let events = world.all_events().await;
+    let before = world.traces_beside_replays().await;
     let (first, second) = (first.to_string(), second.to_string());
     let (early, late) = (events[20].time, events[450].time);
     let (since, until) = (early.format(&Rfc3339).unwrap(), late.format(&Rfc3339).unwrap());
-    let filters: [Filter<'_>; 9] = [
+    let user = events.iter().find_map(|event| field(event, "user_id")).unwrap();
+    let of_user = |event: &StoredEvent| field(event, "user_id").as_ref() == Some(&user);
+    assert!(events.iter().filter(|event| of_user(event)).count() >= 1);
+    let filters: [Filter<'_>; 14] = [
         (&[], &|_| true),
         (&["--campaign", &first], &|event| event.key == first),
         (&["--campaign", &first, "--campaign", &second], &|_| true),
         (&["--type", "issued"], &|event| event.kind == "issued"),
         (&["--type", "campaign-sold-out", "--type", "campaign-closed"], &|event| {
             ["campaign-sold-out", "campaign-closed"].contains(&event.kind.as_str())
+        }),
+        (&["--user", &user], &of_user),
+        (&["--user", &user, "--campaign", &second], &|event| of_user(event) && event.key == second),
+        (&["--user", "nobody"], &|_| false),
+        (&["--merchant", "merchant-1"], &|event| event.key == first),
+        (&["--merchant", "merchant-2", "--type", "issued", "--user", &user], &|event| {
+            event.key == second && event.kind == "issued" && of_user(event)
         }),
         (&["--from", "17", "--to", "23"], &|event| (17..=23).contains(&event.position)),
         (&["--since", &since, "--until", &until], &|event| early <= event.time && event.time < late),
@@ -161,29 +162,42 @@ async fn a_filter_selects_and_nothing_else_changes() {
         let run = format!("run-{number}");
         let said = replay(&world, &run, arguments).await;
         let expected: Vec<&StoredEvent> = events.iter().filter(|event| selects(event)).collect();
-        assert_eq!(
-            (&said["events"], &said["dry_run"]),
-            (&json!(expected.len()), &json!(false)),
-            "{arguments:?}"
-        );
+        let count = json!(expected.len());
+        assert_eq!((&said["events"], &said["stored"]), (&count, &count), "{arguments:?}");
+        assert_eq!(said["outcome"], "done");
         assert_replayed(&run, &world.replayed(&run).await, &expected);
     }
+    assert_same(&before, &world.traces_beside_replays().await);
     world.close().await;
 }
 
 #[tokio::test]
-async fn a_run_that_is_repeated_adds_nothing() {
-    let (world, [first, _]) = sold_out().await;
-    let events = world.outbox(Shard(0)).await;
-    let part = ["--to", "120", "--campaign", &first.to_string()];
-    replay(&world, "again", &part).await;
-    assert_eq!(world.replayed("again").await.len(), 120);
-    for _ in 0..2 {
-        replay(&world, "again", &part[2..]).await;
-        assert_replayed("again", &world.replayed("again").await, &events.iter().collect::<Vec<_>>());
-    }
-    replay(&world, "another", &part[2..]).await;
-    assert_eq!(world.messages(STREAM).await.len(), 2 * events.len());
+async fn a_plan_says_where_the_outbox_begins() {
+    let (world, _) = sold_out().await;
+    let events = world.all_events().await;
+    let change = async |statements: &str| {
+        sqlx::raw_sql(statements).execute(&world.pool).await.unwrap();
+    };
+    change(
+        "CREATE TABLE kept AS SELECT * FROM outbox WHERE shard = 1 AND position <= 40;
+         DELETE FROM outbox WHERE shard = 1 AND position <= 40",
+    )
+    .await;
+    let begins = async |run: &str, arguments: &[&str]| {
+        let said = replay(&world, run, arguments).await;
+        let shards = said["shards"].as_array().unwrap();
+        (shards[0]["available_from"].clone(), shards[1]["available_from"].clone())
+    };
+    assert_eq!(begins("all", &[]).await, (json!(null), json!(41)));
+    assert_eq!(begins("below", &["--from", "40", "--dry-run"]).await, (json!(null), json!(41)));
+    assert_eq!(begins("above", &["--from", "41", "--dry-run"]).await, (json!(null), json!(null)));
+    let later = events.last().unwrap().time.format(&Rfc3339).unwrap();
+    assert_eq!(begins("later", &["--since", &later, "--dry-run"]).await, (json!(null), json!(null)));
+    let finished = world.coupon(&["replay", "--dry-run"]).await;
+    assert!(finished.out.contains("events can be had from position 41 on"), "{finished:?}");
+    let there: Vec<_> = events.iter().filter(|event| event.shard.0 == 0 || event.position > 40).collect();
+    assert_replayed("all", &world.replayed("all").await, &there);
+    change("INSERT INTO outbox SELECT * FROM kept; DROP TABLE kept").await;
     world.close().await;
 }
 
@@ -195,9 +209,10 @@ async fn a_replay_reaches_who_asked_for_it_and_disturbs_nobody() {
     let mut others = nats.subscribe("coupons.>").await.unwrap();
     let mut named = nats.subscribe("replay.mine.>").await.unwrap();
     nats.flush().await.unwrap();
-    let before = world.traces().await;
+    let before = world.traces_beside_replays().await;
     replay(&world, "mine", &[]).await;
     replay(&world, "yours", &[]).await;
+    assert_eq!(world.coupon(&["replay", "--cancel", "yours"]).await.code, Some(0));
 
     for event in &events {
         let message = timeout(SOON, named.next()).await.expect("a replayed event").unwrap();
@@ -210,6 +225,6 @@ async fn a_replay_reaches_who_asked_for_it_and_disturbs_nobody() {
     assert_eq!(others.next().await.unwrap().subject.as_str(), "coupons.end");
     assert_eq!(named.next().await.unwrap().subject.as_str(), "replay.mine.end");
     world.balanced().await;
-    assert_eq!(world.traces().await, before);
+    assert_same(&before, &world.traces_beside_replays().await);
     world.close().await;
 }

@@ -1,0 +1,211 @@
+//! From the outbox to the stream of replays.
+
+use std::time::Duration;
+
+use sqlx::PgConnection;
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use super::chain::Chain;
+use super::pace::Pace;
+use super::run::{Run, RunState};
+use super::selection::{self, BATCH_EVENTS, Range};
+use super::{ReplayError, Replayer};
+use crate::event::{EVENT_ID_HEADER, StoredEvent};
+use crate::outlet::{Outlet, Shard};
+use crate::retry::Retry;
+use crate::stream::StreamError;
+
+/// Positions that one statement looks through, however few of them are selected.
+const SCAN_POSITIONS: i64 = 20_000;
+/// How often a run looks whether it was cancelled.
+const STATE_CHECK_INTERVAL: Duration = Duration::from_millis(500);
+/// Nothing is confirmed for so long after a failure, and the run gives up.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How a replay ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// All selected events are in the stream.
+    Done,
+    /// It was told to stop, and can be resumed.
+    Stopped,
+    /// Somebody cancelled the run.
+    Cancelled,
+}
+
+/// Why no more is published.
+enum Halt {
+    Ended(Outcome),
+    Failed(ReplayError),
+}
+
+impl<E: Into<ReplayError>> From<E> for Halt {
+    fn from(error: E) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+/// See [`Replayer::publish`].
+pub(super) async fn publish(
+    replayer: &mut Replayer,
+    stop: &CancellationToken,
+    mut progress: impl FnMut(),
+) -> Result<Outcome, ReplayError> {
+    let mut pace = Pace::new(replayer.run.rate, Instant::now());
+    let mut retry = Retry::new(Duration::from_millis(50), Duration::from_secs(2));
+    let mut failing_since = None;
+    loop {
+        let mut confirmed = || {
+            failing_since = None;
+            progress();
+        };
+        let Err(halt) = attempt(replayer, stop, &mut pace, &mut confirmed).await else {
+            return Ok(Outcome::Done);
+        };
+        let error = match halt {
+            Halt::Ended(outcome) => return Ok(outcome),
+            Halt::Failed(ReplayError::Stream(error)) => error,
+            Halt::Failed(error) => return Err(error),
+        };
+        if failing_since.is_none() {
+            retry.reset();
+        }
+        if failing_since.get_or_insert_with(Instant::now).elapsed() > PATIENCE {
+            return Err(error.into());
+        }
+        tracing::warn!(run = %replayer.run.id, error = &error as &dyn std::error::Error, "replay starts over");
+        tokio::select! {
+            () = stop.cancelled() => return Ok(Outcome::Stopped),
+            () = tokio::time::sleep(retry.next_wait()) => {}
+        }
+    }
+}
+
+/// Publishes what is left, up to the end or the first refusal.
+async fn attempt(
+    replayer: &mut Replayer,
+    stop: &CancellationToken,
+    pace: &mut Pace,
+    confirmed: &mut dyn FnMut(),
+) -> Result<(), Halt> {
+    // The end of the stream first, and then the state: who cancels marks the run first, and then
+    // moves the end. So nothing of this is stored behind a cancellation.
+    let (end, left) = replayer.left().await?;
+    let Replayer { outlet, nats, connection, run, .. } = replayer;
+    let chain = Chain::new(nats, outlet.replay_stream(), end);
+    let mut flight =
+        Flight { outlet, connection, run, chain, pace, stop, confirmed, checked: Instant::now() };
+    flight.check().await?;
+    let published = async {
+        for (shard, range) in left {
+            flight.publish_shard(shard, range).await?;
+        }
+        Ok(())
+    };
+    let result = published.await;
+    if matches!(result, Ok(()) | Err(Halt::Ended(Outcome::Stopped))) {
+        flight.confirm_all().await?;
+    }
+    result?;
+    if Run::end(flight.connection, &flight.run.id, &["running"], "done").await? {
+        return Ok(());
+    }
+    Err(Halt::Ended(Outcome::Cancelled))
+}
+
+/// One chain of messages.
+struct Flight<'a> {
+    outlet: &'a Outlet,
+    connection: &'a mut PgConnection,
+    run: &'a Run,
+    chain: Chain,
+    pace: &'a mut Pace,
+    stop: &'a CancellationToken,
+    confirmed: &'a mut dyn FnMut(),
+    /// When the run was last seen not to be cancelled.
+    checked: Instant,
+}
+
+impl Flight<'_> {
+    async fn publish_shard(&mut self, shard: Shard, range: Range) -> Result<(), Halt> {
+        let mut after = range.first - 1;
+        while after < range.last {
+            let until = range.last.min(after + SCAN_POSITIONS);
+            let events = self.run.selection.next(self.connection, shard, after, until).await?;
+            // Asked afterwards: so it was all there.
+            let oldest = selection::oldest(self.connection, shard).await?;
+            let oldest = oldest.map_or(range.last + 1, |(position, _)| position);
+            if oldest > after + 1 {
+                return Err(ReplayError::Gone { shard, from: after + 1, to: oldest - 1 }.into());
+            }
+            after = match events.last() {
+                Some(last) if events.len() as i64 == BATCH_EVENTS => last.position,
+                _ => until,
+            };
+            for event in events {
+                self.publish(&event).await?;
+            }
+            self.breathe().await?;
+        }
+        Ok(())
+    }
+
+    async fn publish(&mut self, event: &StoredEvent) -> Result<(), Halt> {
+        let due = self.pace.next(Instant::now());
+        self.wait(due).await?;
+        let StoredEvent { id, kind, key, shard, .. } = event;
+        let run = &self.run.id;
+        let mut headers = event.headers(&format!("{id}.{run}"));
+        headers.insert(EVENT_ID_HEADER, id.to_string());
+        let subject = format!("replay.{run}.{kind}.{key}.{shard}");
+        Ok(self.chain.publish(subject, headers, event.body(self.outlet)).await?)
+    }
+
+    /// Waits until `due` and until there is room, while confirmations come in.
+    async fn wait(&mut self, due: Instant) -> Result<(), Halt> {
+        loop {
+            self.breathe().await?;
+            let has_room = self.chain.has_room();
+            let wake = if has_room { due.min(self.next_check()) } else { self.next_check() };
+            tokio::select! {
+                biased;
+                () = self.stop.cancelled() => {}
+                confirmed = self.chain.confirm() => {
+                    confirmed?;
+                    (self.confirmed)();
+                }
+                () = sleep_until(wake) => if has_room && Instant::now() >= due { return Ok(()) },
+            }
+        }
+    }
+
+    fn next_check(&self) -> Instant {
+        self.checked + STATE_CHECK_INTERVAL
+    }
+
+    /// Ends if it was told to stop, and now and then looks whether the run was cancelled.
+    async fn breathe(&mut self) -> Result<(), Halt> {
+        if self.stop.is_cancelled() {
+            return Err(Halt::Ended(Outcome::Stopped));
+        }
+        if Instant::now() >= self.next_check() { self.check().await } else { Ok(()) }
+    }
+
+    async fn check(&mut self) -> Result<(), Halt> {
+        self.checked = Instant::now();
+        match Run::find(self.connection, &self.run.id).await?.state {
+            RunState::Running => Ok(()),
+            RunState::Cancelled => Err(Halt::Ended(Outcome::Cancelled)),
+            RunState::Done => Err(Halt::Ended(Outcome::Done)),
+        }
+    }
+
+    async fn confirm_all(&mut self) -> Result<(), StreamError> {
+        while !self.chain.is_idle() {
+            self.chain.confirm().await?;
+            (self.confirmed)();
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,221 @@
+//! Runs, as the table `outbox_replays` keeps them.
+
+use std::fmt;
+use std::num::NonZeroU32;
+use std::str::FromStr;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use sqlx::postgres::{PgConnectOptions, PgRow};
+use sqlx::{FromRow, PgConnection, Row as _};
+use time::OffsetDateTime;
+use ulid::Ulid;
+
+use super::ReplayError;
+use super::selection::{Range, Selection, ShardPlan};
+use crate::leadership;
+
+/// Runs that are listed, the newest.
+const LISTED_MAX: i64 = 100;
+const LOCK: &str = "outbox_replay";
+/// For Postgres to notice that a process was killed just before.
+const LETS_GO: Duration = Duration::from_millis(500);
+/// What a connection that replays is called in `pg_stat_activity`, before the name of the run. Both
+/// fit into the 63 bytes that Postgres keeps.
+const APPLICATION: &str = "outbox replay ";
+
+/// The name of a run: 1 to 48 letters, digits and hyphens, so that it is one token of a subject.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct RunId(String);
+
+/// What is no name of a run.
+#[derive(Debug, thiserror::Error)]
+#[error("must be 1 to 48 letters, digits and hyphens")]
+pub struct RunIdError;
+
+impl FromStr for RunId {
+    type Err = RunIdError;
+
+    fn from_str(text: &str) -> Result<Self, RunIdError> {
+        let fits = (1..=48).contains(&text.len())
+            && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+        if fits { Ok(Self(text.to_owned())) } else { Err(RunIdError) }
+    }
+}
+
+impl RunId {
+    /// A name that no other run has.
+    #[must_use]
+    pub fn generate() -> Self {
+        Self(Ulid::generate().to_string())
+    }
+
+    /// All subjects of the run. It is alone there.
+    #[must_use]
+    pub fn subjects(&self) -> String {
+        format!("replay.{self}.>")
+    }
+}
+
+impl fmt::Display for RunId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// What has become of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RunState {
+    /// It is at work, or was cut off and can be resumed.
+    Running,
+    Done,
+    Cancelled,
+}
+
+impl fmt::Display for RunState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Running => "running",
+            Self::Done => "done",
+            Self::Cancelled => "cancelled",
+        })
+    }
+}
+
+/// A run, and all that it needs to be resumed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Run {
+    pub id: RunId,
+    pub selection: Selection,
+    /// Events a second at the most; as fast as it goes if there is none.
+    pub rate: Option<NonZeroU32>,
+    pub(super) ranges: Vec<Range>,
+    /// How many were selected.
+    pub events: i64,
+    pub state: RunState,
+    pub started_at: OffsetDateTime,
+    pub ended_at: Option<OffsetDateTime>,
+}
+
+/// The columns of a [`Run`], by index.
+macro_rules! runs {
+    ($condition:literal) => {
+        concat!(
+            "SELECT run, selection::text, rate, firsts, lasts, events, state, started_at, ended_at \
+             FROM outbox_replays ",
+            $condition
+        )
+    };
+}
+
+impl FromRow<'_, PgRow> for Run {
+    fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
+        let firsts: Vec<i64> = row.try_get(3)?;
+        let lasts: Vec<i64> = row.try_get(4)?;
+        let range = |(first, last)| Range { first, last, available_from: None };
+        let rate: Option<i32> = row.try_get(2)?;
+        let state: &str = row.try_get(6)?;
+        Ok(Self {
+            id: row.try_get::<&str, _>(0)?.parse().map_err(decode)?,
+            selection: serde_json::from_str(row.try_get(1)?).map_err(decode)?,
+            rate: rate.and_then(|rate| NonZeroU32::new(rate.unsigned_abs())),
+            ranges: firsts.into_iter().zip(lasts).map(range).collect(),
+            events: row.try_get(5)?,
+            state: serde_json::from_value(state.into()).map_err(decode)?,
+            started_at: row.try_get(7)?,
+            ended_at: row.try_get(8)?,
+        })
+    }
+}
+
+fn decode(error: impl std::error::Error + Send + Sync + 'static) -> sqlx::Error {
+    sqlx::Error::Decode(error.into())
+}
+
+impl Run {
+    /// The newest runs first, a hundred at the most.
+    ///
+    /// # Errors
+    /// When the database cannot be asked.
+    pub async fn list(connection: &mut PgConnection) -> Result<Vec<Self>, sqlx::Error> {
+        const LIST: &str = runs!("ORDER BY started_at DESC, run LIMIT $1");
+        sqlx::query_as(LIST).bind(LISTED_MAX).fetch_all(connection).await
+    }
+
+    pub(super) async fn find(connection: &mut PgConnection, id: &RunId) -> Result<Self, ReplayError> {
+        const FIND: &str = runs!("WHERE run = $1");
+        let found = sqlx::query_as(FIND).bind(&id.0).fetch_optional(connection).await?;
+        found.ok_or_else(|| ReplayError::Unknown { run: id.clone() })
+    }
+
+    /// Remembers a run that begins.
+    pub(super) async fn begin(
+        connection: &mut PgConnection,
+        id: &RunId,
+        selection: &Selection,
+        rate: Option<NonZeroU32>,
+        ranges: &[Range],
+        plans: &[ShardPlan],
+    ) -> Result<Self, ReplayError> {
+        let inserted = sqlx::query(
+            "INSERT INTO outbox_replays (run, selection, rate, firsts, lasts, events) \
+             VALUES ($1, $2::json, $3, $4, $5, $6) ON CONFLICT DO NOTHING",
+        )
+        .bind(&id.0)
+        .bind(serde_json::to_string(selection).map_err(|error| sqlx::Error::Encode(error.into()))?)
+        .bind(rate.map(|rate| i32::try_from(rate.get()).unwrap_or(i32::MAX)))
+        .bind(ranges.iter().map(|range| range.first).collect::<Vec<_>>())
+        .bind(ranges.iter().map(|range| range.last).collect::<Vec<_>>())
+        .bind(plans.iter().map(|plan| plan.events).sum::<i64>())
+        .execute(&mut *connection)
+        .await?;
+        let run = Self::find(connection, id).await?;
+        if inserted.rows_affected() == 0 {
+            return Err(ReplayError::Exists { run: run.id, state: run.state });
+        }
+        Ok(run)
+    }
+
+    /// Changes the state of a run that is in one of the states `from`. Answers whether it was.
+    pub(super) async fn end(
+        connection: &mut PgConnection,
+        id: &RunId,
+        from: &[&str],
+        to: &str,
+    ) -> Result<bool, sqlx::Error> {
+        let ended = sqlx::query(
+            "UPDATE outbox_replays SET state = $3, ended_at = now() WHERE run = $1 AND state = ANY ($2)",
+        );
+        let ended = ended.bind(&id.0).bind(from).bind(to).execute(connection).await?;
+        Ok(ended.rows_affected() > 0)
+    }
+}
+
+/// A connection that replays for `run`: only one can be had at a time, whatever the run.
+pub(super) async fn connect(database: &PgConnectOptions, run: &RunId) -> Result<PgConnection, ReplayError> {
+    let database = database.clone().application_name(&format!("{APPLICATION}{run}"));
+    let (mut connection, taken) = leadership::try_take(&database, LOCK, 0, LETS_GO).await?;
+    if taken {
+        return Ok(connection);
+    }
+    Err(ReplayError::Busy { run: at_work(&mut connection).await? })
+}
+
+/// The run that is at work.
+///
+/// # Errors
+/// When the database cannot be asked.
+pub async fn at_work(connection: &mut PgConnection) -> Result<Option<RunId>, sqlx::Error> {
+    let application: Option<String> = sqlx::query_scalar(
+        "SELECT application_name FROM pg_locks JOIN pg_stat_activity USING (pid) \
+         WHERE locktype = 'advisory' AND granted AND objid = 0 AND objsubid = 2 \
+         AND classid::bigint = hashtext($1)::bigint & 4294967295 \
+         AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
+    )
+    .bind(LOCK)
+    .fetch_optional(connection)
+    .await?;
+    Ok(application.and_then(|application| application.strip_prefix(APPLICATION)?.parse().ok()))
+}

@@ -1,0 +1,175 @@
+//! Which events, and what they come to.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use sqlx::postgres::PgRow;
+use sqlx::{FromRow as _, PgConnection, Row as _};
+use time::OffsetDateTime;
+
+use crate::event::StoredEvent;
+use crate::outlet::Shard;
+
+/// Read at a time.
+pub(super) const BATCH_EVENTS: i64 = 500;
+
+/// Which events: those for which all of it holds. An empty list or a missing bound excludes nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Selection {
+    /// One of these types.
+    pub kinds: Vec<String>,
+    /// Filed under one of these keys.
+    pub keys: Vec<String>,
+    /// Names of fields of the data, an object, each with the string that it has to hold.
+    pub fields: BTreeMap<String, String>,
+    /// First and last position, both included.
+    pub from: Option<i64>,
+    pub to: Option<i64>,
+    /// Appended at or after, and before.
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub since: Option<OffsetDateTime>,
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub until: Option<OffsetDateTime>,
+}
+
+/// What a selection comes to in one shard.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct ShardPlan {
+    pub shard: Shard,
+    pub events: i64,
+    /// Positions of the first and the last of these events.
+    pub first: Option<i64>,
+    pub last: Option<i64>,
+    /// Of the events' data alone. A message has some 200 bytes of envelope and 300 of headers more.
+    pub data_bytes: i64,
+    /// Where the outbox begins, when the selection reaches below: what was before is gone.
+    pub available_from: Option<i64>,
+}
+
+/// The positions of a shard that are looked at, both included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Range {
+    pub(super) first: i64,
+    pub(super) last: i64,
+    pub(super) available_from: Option<i64>,
+}
+
+/// `$1` shard, `$2` behind which position, `$3` up to which, `$4` to `$8` the selection, `$9` how many.
+macro_rules! selected {
+    ($columns:literal, $order:literal) => {
+        concat!(
+            "SELECT ",
+            $columns,
+            " FROM outbox WHERE shard = $1 AND position > $2 AND position <= $3 \
+             AND (cardinality($4::text[]) = 0 OR type = ANY ($4)) \
+             AND (cardinality($5::text[]) = 0 OR key = ANY ($5)) \
+             AND ($6::timestamptz IS NULL OR time >= $6) AND ($7::timestamptz IS NULL OR time < $7) \
+             AND ($8::text IS NULL OR data::jsonb @> $8::jsonb) ",
+            $order,
+            " LIMIT $9"
+        )
+    };
+}
+
+impl Selection {
+    /// What it comes to in a shard, now. Touches nothing.
+    ///
+    /// # Errors
+    /// When the database cannot be asked.
+    pub async fn plan(&self, connection: &mut PgConnection, shard: Shard) -> Result<ShardPlan, sqlx::Error> {
+        let range = self.range(connection, shard).await?;
+        self.count(connection, shard, range).await
+    }
+
+    /// The positions that it can reach in a shard, now.
+    pub(super) async fn range(
+        &self,
+        connection: &mut PgConnection,
+        shard: Shard,
+    ) -> Result<Range, sqlx::Error> {
+        let head: i64 =
+            sqlx::query_scalar("SELECT outbox_head($1)").bind(shard.0).fetch_one(&mut *connection).await?;
+        let (oldest, begun) = oldest(connection, shard).await?.unzip();
+        let (from, oldest) = (self.from.unwrap_or(1), oldest.unwrap_or(1));
+        let only_later = self.since.is_some_and(|since| begun.is_some_and(|begun| begun < since));
+        Ok(Range {
+            first: from.max(oldest),
+            last: self.to.unwrap_or(i64::MAX).min(head),
+            available_from: (from < oldest && !only_later).then_some(oldest),
+        })
+    }
+
+    pub(super) async fn count(
+        &self,
+        connection: &mut PgConnection,
+        shard: Shard,
+        range: Range,
+    ) -> Result<ShardPlan, sqlx::Error> {
+        const COUNT: &str = selected!(
+            "count(*), min(position), max(position), coalesce(sum(octet_length(data::text)), 0)::bigint",
+            ""
+        );
+        let Range { first, last, available_from } = range;
+        let rows = self.rows(connection, COUNT, shard, (first - 1, last), 1).await?;
+        let Some(row) = rows.first() else { return Ok(ShardPlan::default()) };
+        Ok(ShardPlan {
+            shard,
+            events: row.try_get(0)?,
+            first: row.try_get(1)?,
+            last: row.try_get(2)?,
+            data_bytes: row.try_get(3)?,
+            available_from,
+        })
+    }
+
+    /// The first of the selected events of a shard behind position `after`, up to `last`.
+    pub(super) async fn next(
+        &self,
+        connection: &mut PgConnection,
+        shard: Shard,
+        after: i64,
+        last: i64,
+    ) -> Result<Vec<StoredEvent>, sqlx::Error> {
+        const NEXT: &str = selected!(
+            "shard, position, event_id, type, key, subject, data::text AS data, traceparent, time",
+            "ORDER BY position"
+        );
+        let rows = self.rows(connection, NEXT, shard, (after, last), BATCH_EVENTS).await?;
+        rows.iter().map(StoredEvent::from_row).collect()
+    }
+
+    async fn rows(
+        &self,
+        connection: &mut PgConnection,
+        statement: &'static str,
+        shard: Shard,
+        (after, last): (i64, i64),
+        limit: i64,
+    ) -> Result<Vec<PgRow>, sqlx::Error> {
+        let fields =
+            serde_json::to_string(&self.fields).map_err(|error| sqlx::Error::Encode(error.into()))?;
+        sqlx::query(statement)
+            .bind(shard.0)
+            .bind(after)
+            .bind(last)
+            .bind(&self.kinds)
+            .bind(&self.keys)
+            .bind(self.since)
+            .bind(self.until)
+            .bind((!self.fields.is_empty()).then_some(fields))
+            .bind(limit)
+            .fetch_all(connection)
+            .await
+    }
+}
+
+/// Position and time of the first event that a shard still has.
+pub(super) async fn oldest(
+    connection: &mut PgConnection,
+    shard: Shard,
+) -> Result<Option<(i64, OffsetDateTime)>, sqlx::Error> {
+    sqlx::query_as("SELECT position, time FROM outbox WHERE shard = $1 ORDER BY position LIMIT 1")
+        .bind(shard.0)
+        .fetch_optional(connection)
+        .await
+}

@@ -1,0 +1,60 @@
+//! What the stream of replays holds of a run.
+
+use async_nats::header::NATS_MESSAGE_ID;
+use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
+use async_nats::{Client, HeaderMap, jetstream};
+use futures_util::TryStreamExt as _;
+use ulid::Ulid;
+
+use super::run::RunId;
+use crate::event::{POSITION_HEADER, SHARD_HEADER};
+use crate::outlet::{Outlet, Shard};
+use crate::stream::{self, StreamError};
+
+/// The shard and the position of the last message of a run.
+pub(super) async fn reached(stream: &Stream, run: &RunId) -> Result<Option<(Shard, i64)>, StreamError> {
+    let name = &stream.cached_info().config.name;
+    // From the stream's leader, not a direct get, which a replica that lags may answer.
+    let message = match stream.get_last_raw_message_by_subject(&format!("replay.{run}.*.*.*")).await {
+        Ok(message) => message,
+        Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => return Ok(None),
+        Err(error) => return Err(StreamError::new(name, &error)),
+    };
+    let number = |header| message.headers.get(header)?.as_str().parse::<i64>().ok();
+    let shard = number(SHARD_HEADER).and_then(|shard| i16::try_from(shard).ok());
+    if let (Some(shard), Some(position)) = (shard, number(POSITION_HEADER)) {
+        return Ok(Some((Shard(shard), position)));
+    }
+    let reason = format!("{} at {} is no replayed event", message.subject, message.sequence);
+    Err(StreamError { stream: name.clone(), reason })
+}
+
+/// How many messages of a run are in the stream.
+///
+/// # Errors
+/// When NATS cannot be asked.
+pub async fn stored(nats: &Client, outlet: &Outlet, run: &RunId) -> Result<u64, StreamError> {
+    let name = outlet.replay_stream();
+    let Some(stream) = stream::existing(nats, &name).await? else { return Ok(0) };
+    let failed = |error: &dyn std::error::Error| StreamError::new(&name, error);
+    let subjects = stream.info_with_subjects(run.subjects()).await.map_err(|error| failed(&error))?;
+    let total = subjects.try_fold(0, async |total, (_, messages)| Ok(total + messages as u64));
+    total.await.map_err(|error| failed(&error))
+}
+
+/// Removes the messages of a run, also those that are still on their way, and answers how many.
+pub(super) async fn remove(nats: &Client, outlet: &Outlet, run: &RunId) -> Result<u64, StreamError> {
+    let name = outlet.replay_stream();
+    let failed = |error: &dyn std::error::Error| StreamError::new(&name, error);
+    let stream = stream::of_replays(nats, outlet).await?;
+    // A message that moves the stream's end, on a subject that no run has: what is still on its way
+    // expects another end. It stays, and so does the end, which a server of 2.9 forgets when it is
+    // killed while the stream is empty.
+    let mut headers = HeaderMap::new();
+    headers.insert(NATS_MESSAGE_ID, format!("{}.{run}", Ulid::generate()));
+    let jetstream = jetstream::new(nats.clone());
+    let published = jetstream.publish_with_headers(format!("replay._.{run}"), headers, "".into()).await;
+    published.map_err(|error| failed(&error))?.await.map_err(|error| failed(&error))?;
+    let purged = stream.purge().filter(run.subjects()).await.map_err(|error| failed(&error))?;
+    Ok(purged.purged)
+}

@@ -1,0 +1,182 @@
+//! What operators do besides serving: audits, rebuilds, epochs and dead letters.
+
+use anyhow::{Context as _, ensure};
+use clap::{Args, Subcommand};
+use outbox_relay::epoch::{self, Epochs};
+use outbox_relay::rebuild::{Progress, Rebuild};
+use outbox_relay::{Shard, dead};
+use serde_json::{Value, json};
+
+use crate::app::projections;
+use crate::audit::{self, Scope};
+use crate::config::Config;
+use crate::connections::{Connections, Patience};
+use crate::event::OUTLET;
+use crate::progress::progress_bar;
+
+/// Parked events on a list.
+const LETTERS_MAX: i64 = 1_000;
+
+/// What only an operator can decide for a relay.
+#[derive(Debug, Subcommand)]
+pub enum RelayAction {
+    /// Epochs: how positions of the outbox and sequences of its stream are tied together.
+    Epoch {
+        #[command(subcommand)]
+        action: EpochAction,
+    },
+}
+
+/// See [`epoch`].
+#[derive(Debug, Subcommand)]
+pub enum EpochAction {
+    /// Let a relay that has stopped go on: at the end of the stream as it is, behind the last event on which
+    /// outbox and stream agree. Example: coupon relay epoch new --shard 0
+    New {
+        #[arg(long, default_value_t = 0)]
+        shard: i16,
+        #[arg(long)]
+        json: bool,
+    },
+    /// All that were begun. Example: coupon relay epoch list --shard 0
+    List {
+        #[arg(long, default_value_t = 0)]
+        shard: i16,
+    },
+}
+
+/// See [`dead`].
+#[derive(Debug, Subcommand)]
+pub enum DeadAction {
+    /// What is parked. Example: coupon dead list --json
+    List {
+        #[arg(long)]
+        json: bool,
+    },
+    /// One event, as JSON. Example: coupon dead show wallet 17
+    Show(Letter),
+    /// Apply it after all. Example: coupon dead redrive wallet 17
+    Redrive(Letter),
+    /// Give it up: it is never applied. Example: coupon dead drop wallet 17
+    Drop(Letter),
+}
+
+/// A parked event.
+#[derive(Debug, Args)]
+pub struct Letter {
+    projection: String,
+    position: i64,
+    #[arg(long, default_value_t = 0)]
+    shard: i16,
+}
+
+/// Begins an epoch, or lists all.
+///
+/// # Errors
+/// When a server cannot be asked, or there is nothing to begin.
+pub async fn relay(config: &Config, RelayAction::Epoch { action }: RelayAction) -> anyhow::Result<()> {
+    let connections = Connections::open(config, Patience::None).await?;
+    match action {
+        EpochAction::List { shard } => {
+            let mut connection = connections.pool.acquire().await?;
+            let epochs = Epochs::read(&mut connection, Shard(shard)).await?;
+            println!("{}", serde_json::to_string_pretty(&epochs)?);
+        }
+        EpochAction::New { shard, json } => {
+            ensure!((0..config.shards).contains(&shard), "there is no shard {shard}");
+            let Connections { database, nats, .. } = &connections;
+            let begun = epoch::begin(database, nats, &OUTLET, Shard(shard), config.replicas).await?;
+            if json {
+                println!("{}", serde_json::to_string(&begun)?);
+            } else {
+                println!("{begun}");
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Rebuilds a projection, and then audits: answers whether it balances.
+///
+/// # Errors
+/// When a server cannot be asked, or the projection cannot be rebuilt; the old one is as it was.
+pub async fn rebuild(config: &Config, name: &str, json: bool) -> anyhow::Result<bool> {
+    let connections = Connections::open(config, Patience::None).await?;
+    let projection = projections().into_iter().find(|projection| projection.name() == name);
+    let projection = [projection.with_context(|| format!("there is no projection {name}"))?];
+    let Connections { database, nats, .. } = &connections;
+    let rebuild = Rebuild { database, nats, outlet: &OUTLET, shards: config.shards, projection };
+    let bar = progress_bar(0);
+    let applied = rebuild
+        .run(|Progress { applied, total }| {
+            bar.set_length(total.unsigned_abs());
+            bar.set_position(applied.unsigned_abs());
+        })
+        .await?;
+    bar.finish_and_clear();
+    if !json {
+        println!("rebuilt {name} from {applied} events");
+    }
+    print_sheet(&connections, config.shards, Scope { full: true, ..Scope::default() }, json).await
+}
+
+/// Prints the balance sheet, and answers whether it balances.
+///
+/// # Errors
+/// When it could not be told.
+pub async fn audit(config: &Config, scope: Scope, json: bool) -> anyhow::Result<bool> {
+    let connections = Connections::open(config, Patience::None).await?;
+    print_sheet(&connections, config.shards, scope, json).await
+}
+
+async fn print_sheet(
+    connections: &Connections,
+    shards: i16,
+    scope: Scope,
+    json: bool,
+) -> anyhow::Result<bool> {
+    let sheet = audit::audit(connections, shards, scope).await?;
+    if json {
+        println!("{}", serde_json::to_string(&json!({ "balanced": sheet.is_balanced(), "sheet": sheet }))?);
+    } else {
+        println!("{sheet}");
+    }
+    Ok(sheet.is_balanced())
+}
+
+/// Lists, shows, redrives or drops what is parked.
+///
+/// # Errors
+/// When a server cannot be asked, nothing is parked there, or it can still not be applied.
+pub async fn dead(config: &Config, action: DeadAction) -> anyhow::Result<()> {
+    let connections = Connections::open(config, Patience::None).await?;
+    let (mut connection, nats) = (connections.pool.acquire().await?, &connections.nats);
+    match action {
+        DeadAction::List { json } => {
+            let parked = dead::list(&mut connection, LETTERS_MAX).await?;
+            if json {
+                println!("{}", serde_json::to_string(&parked)?);
+            } else {
+                for parked in parked {
+                    println!("{parked}");
+                }
+            }
+        }
+        DeadAction::Show(Letter { projection, position, shard }) => {
+            let shown = dead::show(&mut connection, nats, &OUTLET, &projection, Shard(shard), position);
+            let (parked, event) = shown.await?;
+            let event: Value = serde_json::from_slice(&event.body)?;
+            println!("{}", serde_json::to_string_pretty(&json!({ "parked": parked, "event": event }))?);
+        }
+        DeadAction::Redrive(Letter { projection, position, shard }) => {
+            let projections = projections();
+            let known = projections.iter().find(|known| known.name() == projection);
+            let known = known.with_context(|| format!("there is no projection {projection}"))?;
+            dead::redrive(&mut connection, nats, &OUTLET, &**known, Shard(shard), position).await?;
+        }
+        DeadAction::Drop(Letter { projection, position, shard }) => {
+            dead::drop_parked(&mut connection, nats, &OUTLET, &projection, Shard(shard), position).await?;
+        }
+    }
+    Ok(())
+}
