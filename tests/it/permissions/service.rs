@@ -27,8 +27,8 @@ async fn gets_by(nats: Option<PathBuf>) {
     add_process(&mut world, "api", "api", "api", "api").await;
     // A projector may not make the stream, and waits for the relay to do so.
     add_process(&mut world, "project", "projector", "projector", "nobody").await;
-    wait_until("the projector starts over", SOON, async || {
-        world.processes[1].log().contains("projector starts over")
+    wait_until("the projector misses the stream", SOON, async || {
+        world.processes[1].log().contains("stream COUPONS-0")
     })
     .await;
     assert_eq!(world.end_of_stream(Shard(0)).await, 0);
