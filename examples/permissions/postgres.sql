@@ -6,7 +6,7 @@ DO $$
 DECLARE
     name text;
 BEGIN
-    FOREACH name IN ARRAY '{coupon_api,coupon_relay,coupon_projector,coupon_reader}'::text[] LOOP
+    FOREACH name IN ARRAY '{coupon_api,coupon_relay,coupon_projector,coupon_replay,coupon_reader}'::text[] LOOP
         IF to_regrole(name) IS NULL THEN
             EXECUTE format('CREATE ROLE %I LOGIN PASSWORD %L', name, replace(name, 'coupon_', '') || '-password');
         END IF;
@@ -18,11 +18,11 @@ $$;
 REVOKE ALL ON DATABASE coupon FROM PUBLIC;
 REVOKE ALL ON SCHEMA public FROM PUBLIC;
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA public FROM PUBLIC;
-GRANT CONNECT ON DATABASE coupon TO coupon_api, coupon_relay, coupon_projector, coupon_reader;
-GRANT USAGE ON SCHEMA public TO coupon_api, coupon_relay, coupon_projector, coupon_reader;
+GRANT CONNECT ON DATABASE coupon TO coupon_api, coupon_relay, coupon_projector, coupon_replay, coupon_reader;
+GRANT USAGE ON SCHEMA public TO coupon_api, coupon_relay, coupon_projector, coupon_replay, coupon_reader;
 
 -- Every process looks at its start whether the schema is the one that it knows.
-GRANT SELECT ON _sqlx_migrations, deployment TO coupon_api, coupon_relay, coupon_projector, coupon_reader;
+GRANT SELECT ON _sqlx_migrations, deployment TO coupon_api, coupon_relay, coupon_projector, coupon_replay, coupon_reader;
 
 -- The API: campaigns and their states; coupons and events by the functions alone, which act as the owner.
 GRANT SELECT, INSERT, UPDATE (state, version) ON campaigns TO coupon_api;
@@ -45,6 +45,11 @@ GRANT INSERT ON wallet, settlement_entries, parked_events, projection_positions 
 GRANT DELETE ON projection_positions TO coupon_projector;
 GRANT EXECUTE ON FUNCTION outbox_head, projection_position TO coupon_projector;
 
--- The audit, replays and reports: read everything, change nothing.
+-- Replays: read the outbox and what has become of its events, and note how a run stands.
+GRANT SELECT ON outbox, outbox_epochs, outbox_replays TO coupon_replay;
+GRANT INSERT, UPDATE (state, ended_at) ON outbox_replays TO coupon_replay;
+GRANT EXECUTE ON FUNCTION outbox_head TO coupon_replay;
+
+-- The audit and reports: read everything, change nothing.
 GRANT SELECT ON ALL TABLES IN SCHEMA public TO coupon_reader;
-GRANT EXECUTE ON FUNCTION outbox_head TO coupon_reader;
+GRANT EXECUTE ON FUNCTION outbox_head, projection_position TO coupon_reader;

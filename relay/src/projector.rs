@@ -73,17 +73,20 @@ impl Projector {
     /// Projects until it is dropped, which is safe at any point.
     pub async fn run(&self) -> Infallible {
         let mut retry = Retry::new(Duration::from_millis(50), Duration::from_secs(2));
+        let mut told = false;
         loop {
             let before = *self.position.borrow();
             let Err(error) = self.project().await;
-            if let ProjectorError::NoStream(_) = &error {
+            let waits = matches!(error, ProjectorError::NoStream(_));
+            if waits && !told {
                 tracing::info!(consumer = self.consumer, shard = %self.shard, "{error}");
-            } else {
+            } else if !waits {
                 tracing::warn!(
                     consumer = self.consumer, shard = %self.shard,
                     error = &error as &dyn std::error::Error, "projector starts over"
                 );
             }
+            told = waits;
             if *self.position.borrow() > before {
                 retry.reset();
             }

@@ -15,7 +15,7 @@ use crate::support::{World, coupon};
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/permissions");
 const ADMINISTRATOR: &str = "administrator";
 /// Roles of Postgres, and their users.
-const ROLES: [&str; 4] = ["api", "relay", "projector", "reader"];
+const ROLES: [&str; 5] = ["api", "relay", "projector", "replay", "reader"];
 
 /// Servers with these configurations, another program of NATS perhaps, and a schema. The world itself is the
 /// administrator of all three.

@@ -48,7 +48,11 @@ fn attacks(config: &Value) -> Vec<(String, Value)> {
 fn may(user: &str, subject: &str) -> bool {
     let tasks: &[&str] = match user {
         "relay" => &["STREAM.INFO.COUPONS-0", "STREAM.MSG.GET.COUPONS-0", "coupons."],
-        "projector" => &["STREAM.INFO.COUPONS-0", "CONSUMER.DELETE.COUPONS-0.projections"],
+        "projector" => &[
+            "STREAM.INFO.COUPONS-0",
+            "CONSUMER.DELETE.COUPONS-0.projections",
+            "CONSUMER.MSG.NEXT.COUPONS-0.spy",
+        ],
         "auditor" => &["STREAM.INFO.COUPONS-0", "CONSUMER.MSG.NEXT.COUPONS-0.spy"],
         _ => &[],
     };

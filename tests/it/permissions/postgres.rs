@@ -6,7 +6,7 @@ use sqlx::{Connection as _, PgConnection};
 use super::{ROLES, add_process, configured, database_url};
 
 /// Each with the roles that may; whoever may not is refused, for want of the right.
-const ATTEMPTS: [(&str, &[&str]); 24] = [
+const ATTEMPTS: [(&str, &[&str]); 27] = [
     ("UPDATE outbox SET data = '{}'", &[]),
     ("UPDATE outbox_0 SET data = '{}'", &[]),
     ("DELETE FROM outbox", &[]),
@@ -17,17 +17,20 @@ const ATTEMPTS: [(&str, &[&str]); 24] = [
     ("SELECT outbox_add_partitions(5000000)", &[]),
     ("SELECT outbox_lock(0::smallint)", &[]),
     (APPEND, &["api"]),
-    ("SELECT data FROM outbox", &["relay", "projector", "reader"]),
+    ("SELECT data FROM outbox", &["relay", "projector", "replay", "reader"]),
     ("UPDATE coupons SET user_id = 'mallory'", &[]),
     ("DELETE FROM coupons", &[]),
     (INTO_COUPONS, &[]),
-    ("SELECT code FROM coupons", &["api", "reader"]),
+    ("SELECT code FROM coupons", &["api", "projector", "reader"]),
     ("UPDATE campaigns SET quantity = 1000000", &[]),
     ("UPDATE campaigns SET state = 'closed'", &["api"]),
     ("UPDATE wallet SET user_id = 'mallory'", &[]),
     ("DELETE FROM wallet", &[]),
     ("DELETE FROM settlement_entries", &[]),
     ("DELETE FROM projection_positions", &["projector"]),
+    ("UPDATE outbox_epochs SET first_position = 1", &[]),
+    ("SELECT outbox_drop_partition(5, 1::smallint)", &["relay"]),
+    ("UPDATE outbox_replays SET selection = '{}'", &[]),
     ("UPDATE deployment SET shards = 2", &[]),
     ("CREATE TEMPORARY TABLE campaigns (id uuid)", &[]),
     ("SET ROLE owner", &[]),
@@ -44,7 +47,7 @@ async fn nobody_but_the_owner_changes_the_outbox() {
     let mut world = configured(None).await;
     add_process(&mut world, "api", "api", "api", "api").await;
     add_process(&mut world, "relay", "relay", "relay", "nobody").await;
-    add_process(&mut world, "project", "projector", "projector", "nobody").await;
+    add_process(&mut world, "project", "projector", "projector", "auditor").await;
     let campaign = world.open_campaign(json!({})).await;
     assert_eq!(world.claim(campaign, "alice").await.status, 201);
     world.balanced().await;

@@ -40,7 +40,7 @@ async fn the_gate_is_all_that_redis_shows() {
     let mut world = configured(None).await;
     add_process(&mut world, "api", "api", "api", "api").await;
     add_process(&mut world, "relay", "relay", "relay", "nobody").await;
-    add_process(&mut world, "project", "projector", "projector", "nobody").await;
+    add_process(&mut world, "project", "projector", "projector", "auditor").await;
     let campaign = world.open_campaign(json!({})).await;
     assert_eq!(world.claim(campaign, "alice").await.status, 201);
     world.balanced().await;
