@@ -40,7 +40,7 @@ pub struct Relay {
 /// What a relay says of itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RelayStatus {
-    /// It is the active one of its shard.
+    /// It is the active one of its shard, as far as it knows: not while another is.
     pub leads: bool,
     /// The last position that the stream has confirmed.
     pub stored: i64,
@@ -122,16 +122,19 @@ impl Relay {
             if self.status.borrow().stored > before {
                 retry.reset();
             }
-            self.status.send_modify(|status| {
-                status.leads = false;
-                status.halted = halted;
-            });
+            self.status.send_modify(|status| status.halted = halted);
             sleep(retry.next_wait()).await;
         }
     }
 
     async fn lead(&self) -> Result<Infallible, RelayError> {
-        let mut connection = leadership::take(&self.database, LOCK, self.shard.0).await?;
+        let first_try = leadership::try_take(&self.database, LOCK, self.shard.0, Duration::ZERO).await?;
+        let mut connection = if let (connection, true) = first_try {
+            connection
+        } else {
+            self.status.send_modify(|status| status.leads = false);
+            leadership::take(&self.database, LOCK, self.shard.0).await?
+        };
         self.status.send_modify(|status| status.leads = true);
         while self.nats.connection_state() != State::Connected {
             connection.ping().await?; // who does not ask loses his session

@@ -174,7 +174,10 @@ async fn what_is_issued_is_told() {
     assert_eq!(issued.status, 201, "{issued:?}");
     let coupon = issued.body;
     let context = async_nats::jetstream::new(world.nats().await);
-    let stream = context.get_stream(OUTLET.stream_of(Shard(0))).await.unwrap();
+    let stream = wait_for("there is a stream", SOON, async || {
+        context.get_stream(OUTLET.stream_of(Shard(0))).await.ok()
+    })
+    .await;
     let subject = format!("coupons.issued.{campaign}.0");
     let message = wait_for("the event is published", SOON, async || {
         stream.get_last_raw_message_by_subject(&subject).await.inspect_err(|e| eprintln!("{e:?}")).ok()
