@@ -203,6 +203,10 @@ async fn what_fails_leaves_neither_effect_nor_position() {
         world.answered(&world.rush(campaign, 200).run().await);
         wait_until("projecting fails, again and again", SOON, async || {
             world.assert_effects_fit_positions().await;
+            assert!(
+                acknowledged(&world).await <= world.applied().await,
+                "acknowledged before it is committed"
+            );
             self::failures(&world) > failures + 2
         })
         .await;
@@ -212,6 +216,14 @@ async fn what_fails_leaves_neither_effect_nor_position() {
         world.assert_projected().await;
     }
     world.close().await;
+}
+
+/// Up to where the consumer has acknowledged; 0 while there is none.
+async fn acknowledged(world: &World) -> i64 {
+    let context = async_nats::jetstream::new(world.nats().await);
+    let Ok(stream) = context.get_stream(OUTLET.stream_of(SHARD)).await else { return 0 };
+    let info = stream.consumer_info("projections").await;
+    info.map_or(0, |info| info.ack_floor.stream_sequence.cast_signed())
 }
 
 fn failures(world: &World) -> usize {
