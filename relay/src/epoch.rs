@@ -56,7 +56,7 @@ impl Epoch {
 }
 
 /// All epochs of a shard, the newest last.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
 pub struct Epochs(Vec<Epoch>);
 

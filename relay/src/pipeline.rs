@@ -50,6 +50,8 @@ pub(crate) struct Pipeline<'a> {
     /// Positions.
     sent: i64,
     stored: i64,
+    /// Message id of the last that was sent, once one was.
+    sent_id: Option<String>,
     /// Positions that ask for an acknowledgement and have none, and when they were appended.
     asked: VecDeque<(i64, OffsetDateTime)>,
 }
@@ -77,7 +79,16 @@ impl<'a> Pipeline<'a> {
         let inbox = relay.nats.new_inbox();
         let acknowledgements =
             relay.nats.subscribe(format!("{inbox}.*")).await.map_err(|error| relay.stream_error(&error))?;
-        Ok(Self { relay, epoch, inbox, acknowledgements, sent: stored, stored, asked: VecDeque::new() })
+        Ok(Self {
+            relay,
+            epoch,
+            inbox,
+            acknowledgements,
+            sent: stored,
+            stored,
+            sent_id: None,
+            asked: VecDeque::new(),
+        })
     }
 
     pub(crate) async fn run(mut self, connection: &mut PgConnection) -> Result<Infallible, RelayError> {
@@ -126,11 +137,17 @@ impl<'a> Pipeline<'a> {
         Ok(count)
     }
 
-    async fn publish(&self, event: StoredEvent, acknowledged: bool) -> Result<(), RelayError> {
+    /// Behind the message before it and no other: its sequence alone would also be that of somebody
+    /// else's message, in whose place one of ours was refused.
+    async fn publish(&mut self, event: StoredEvent, acknowledged: bool) -> Result<(), RelayError> {
         let Relay { outlet, shard, nats, .. } = self.relay;
         let sequence = self.epoch.sequence_of(event.position);
-        let mut headers = event.headers(&self.epoch.message_id(event.id));
+        let id = self.epoch.message_id(event.id);
+        let mut headers = event.headers(&id);
         headers.insert(async_nats::header::NATS_EXPECTED_LAST_SEQUENCE, (sequence - 1).to_string());
+        if let Some(before) = self.sent_id.replace(id) {
+            headers.insert(async_nats::header::NATS_EXPECTED_LAST_MESSAGE_ID, before);
+        }
         if self.epoch.epoch > 0 {
             headers.insert(EPOCH_HEADER, self.epoch.epoch.to_string());
         }

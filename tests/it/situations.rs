@@ -36,6 +36,7 @@ on! {
     a_deleted_stream_is_made_again: packaged Packaged, newest Newest, packaged_cluster PackagedCluster;
     what_is_stored_already_is_recognized: packaged Packaged, newest Newest, packaged_cluster PackagedCluster, newest_cluster NewestCluster;
     a_seen_id_at_another_place_stops_the_relay: packaged Packaged, newest Newest;
+    a_strangers_message_in_the_midst_stops_the_relay: packaged Packaged, newest Newest, packaged_cluster PackagedCluster;
     a_stream_past_retention_needs_a_decision: packaged Packaged, newest Newest;
     a_restored_database_needs_an_epoch: packaged Packaged, newest Newest;
     a_cluster_that_loses_its_leader_loses_nothing: packaged_cluster PackagedCluster, newest_cluster NewestCluster;
@@ -230,6 +231,24 @@ async fn a_seen_id_at_another_place_stops_the_relay(nats: Nats) {
     wait_until("all is published", SOON, async || world.end_of_stream(SHARD).await == 8).await;
     let mut outsider = Outsider::new("outsider");
     outsider.take(&world, 3).await;
+    world.close().await;
+}
+
+/// It takes the sequence of the first of several that are on their way, and those behind it would
+/// find the sequence that they expect.
+async fn a_strangers_message_in_the_midst_stops_the_relay(nats: Nats) {
+    let world = World::on(nats, &["api,relay", "project"]).await;
+    world.append_events(3).await;
+    world.assert_published().await;
+    let mut transaction = world.pool.begin().await.unwrap();
+    append(&mut transaction, SHARD, &[event("tested"), event("tested"), event("tested")]).await.unwrap();
+    world.publish_at(4, "a-stranger", "{}").await;
+    transaction.commit().await.unwrap();
+    let reason = world.halted().await;
+    assert!(reason.contains("COUPONS-0 has a-stranger at sequence 4"), "{reason}");
+    assert_eq!(world.end_of_stream(SHARD).await, 4, "nothing is behind it");
+    world.begin_epoch().await;
+    wait_until("all is published", SOON, async || world.end_of_stream(SHARD).await == 7).await;
     world.close().await;
 }
 

@@ -11,7 +11,8 @@ use super::pace::Pace;
 use super::run::{Run, RunState};
 use super::selection::{self, BATCH_EVENTS, Range};
 use super::{ReplayError, Replayer};
-use crate::event::{EVENT_ID_HEADER, StoredEvent};
+use crate::epoch::{Epoch, Epochs};
+use crate::event::{EPOCH_HEADER, EVENT_ID_HEADER, StoredEvent};
 use crate::outlet::{Outlet, Shard};
 use crate::retry::Retry;
 use crate::stream::StreamError;
@@ -94,8 +95,17 @@ async fn attempt(
     let (end, left) = replayer.left().await?;
     let Replayer { outlet, nats, connection, run, .. } = replayer;
     let chain = Chain::new(nats, outlet.replay_stream(), end);
-    let mut flight =
-        Flight { outlet, connection, run, chain, pace, stop, confirmed, checked: Instant::now() };
+    let mut flight = Flight {
+        outlet,
+        connection,
+        run,
+        chain,
+        epochs: Epochs::default(),
+        pace,
+        stop,
+        confirmed,
+        checked: Instant::now(),
+    };
     flight.check().await?;
     let published = async {
         for (shard, range) in left {
@@ -120,6 +130,8 @@ struct Flight<'a> {
     connection: &'a mut PgConnection,
     run: &'a Run,
     chain: Chain,
+    /// Of the shard at work.
+    epochs: Epochs,
     pace: &'a mut Pace,
     stop: &'a CancellationToken,
     confirmed: &'a mut dyn FnMut(),
@@ -129,6 +141,7 @@ struct Flight<'a> {
 
 impl Flight<'_> {
     async fn publish_shard(&mut self, shard: Shard, range: Range) -> Result<(), Halt> {
+        self.epochs = Epochs::read(self.connection, shard).await?;
         let mut after = range.first - 1;
         while after < range.last {
             let until = range.last.min(after + SCAN_POSITIONS);
@@ -158,6 +171,10 @@ impl Flight<'_> {
         let run = &self.run.id;
         let mut headers = event.headers(&format!("{id}.{run}"));
         headers.insert(EVENT_ID_HEADER, id.to_string());
+        let Epoch { epoch, .. } = self.epochs.of_position(event.position);
+        if epoch > 0 {
+            headers.insert(EPOCH_HEADER, epoch.to_string());
+        }
         let subject = format!("replay.{run}.{kind}.{key}.{shard}");
         Ok(self.chain.publish(subject, headers, event.body(self.outlet)).await?)
     }
