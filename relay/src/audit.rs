@@ -27,6 +27,8 @@ pub struct ShardAudit {
     pub missing: i64,
     /// Each projection with the position up to which it has applied the shard.
     pub projections: Vec<(String, i64)>,
+    /// Each projection that has parked events, with their number and the first position.
+    pub parked: Vec<(String, i64, i64)>,
     name: String,
     epochs: Epochs,
 }
@@ -57,6 +59,12 @@ pub async fn audit_shard(
     .bind(shard.0)
     .fetch_all(&mut *connection)
     .await?;
+    let parked = sqlx::query_as(
+        "SELECT projection, count(*), min(position) FROM parked_events WHERE shard = $1 GROUP BY 1 ORDER BY 1",
+    )
+    .bind(shard.0)
+    .fetch_all(&mut *connection)
+    .await?;
     let name = outlet.stream_of(shard);
     let stream = stream::existing(nats, &name).await?;
     let epochs = Epochs::read(connection, shard).await?;
@@ -69,7 +77,7 @@ pub async fn audit_shard(
     let state = stream.map(|stream| stream.cached_info().state.clone());
     let missing = state.as_ref().map_or(0, |state| missing(state, epochs.sequence_of(first)));
     let stream = state.map(|state| signed(state.last_sequence));
-    Ok(ShardAudit { shard, first, head, stream, missing, projections, name, epochs })
+    Ok(ShardAudit { shard, first, head, stream, missing, projections, parked, name, epochs })
 }
 
 /// Messages that a stream lacks up to its end: those of an outbox whose first event belongs at sequence
@@ -124,15 +132,19 @@ impl ShardAudit {
         self.first == 1 && self.epochs.current() == Epoch::FIRST
     }
 
-    /// What differs, and what is on its way cannot explain: the stream goes on where the outbox ends,
-    /// or has lost messages.
+    /// What differs, and what is on its way cannot explain: the stream goes on where the outbox ends, or
+    /// has lost messages; or a projection has parked events.
     #[must_use]
     pub fn contradiction(&self) -> Option<String> {
         if self.ahead() > 0 {
             return Some(self.ends());
         }
-        let Self { missing, name, .. } = self;
-        (*missing != 0).then(|| format!("{missing} messages are missing from stream {name}"))
+        let Self { missing, name, shard, .. } = self;
+        if *missing != 0 {
+            return Some(format!("{missing} messages are missing from stream {name}"));
+        }
+        let (projection, count, first) = self.parked.first()?;
+        Some(format!("{count} events of shard {shard} are parked for {projection}, the first at {first}"))
     }
 
     /// What differs while events are on their way, and may not differ at rest: the stream does not go

@@ -86,6 +86,12 @@ async fn a_poison_event_is_parked_and_can_be_redriven() {
     let shown: Value = serde_json::from_str(&shown.out).unwrap();
     assert_eq!((&shown["parked"], &shown["event"]["id"]), (&letters[0], &letters[0]["event_id"]));
 
+    let audited = world.coupon(&["audit"]).await;
+    let parked =
+        format!("4 events of shard 0 are parked for wallet, the first at {}", letters[0]["position"]);
+    assert_eq!(audited.code, Some(1));
+    assert!(audited.out.contains(&parked), "{audited:?}");
+
     // Still poison: it stays. And what is not parked cannot be redriven.
     let position = letters[0]["position"].to_string();
     for (action, position, reason) in [
