@@ -2,9 +2,9 @@
 
 use anyhow::{Context as _, ensure};
 use clap::{Args, Subcommand};
-use outbox_relay::epoch::{self, Epochs};
+use outbox_relay::epoch::Epochs;
 use outbox_relay::rebuild::{Progress, Rebuild};
-use outbox_relay::{Shard, dead};
+use outbox_relay::{Shard, dead, recovery};
 use serde_json::{Value, json};
 
 use crate::app::projections;
@@ -27,7 +27,7 @@ pub enum RelayAction {
     },
 }
 
-/// See [`epoch`].
+/// See [`outbox_relay::epoch`].
 #[derive(Debug, Subcommand)]
 pub enum EpochAction {
     /// Let a relay that has stopped go on: at the end of the stream as it is, behind the last event on which
@@ -45,7 +45,7 @@ pub enum EpochAction {
     },
 }
 
-/// See [`dead`].
+/// See [`mod@outbox_relay::dead`].
 #[derive(Debug, Subcommand)]
 pub enum DeadAction {
     /// What is parked. Example: coupon dead list --json
@@ -85,7 +85,7 @@ pub async fn relay(config: &Config, RelayAction::Epoch { action }: RelayAction) 
         EpochAction::New { shard, json } => {
             ensure!((0..config.shards).contains(&shard), "there is no shard {shard}");
             let Connections { database, nats, .. } = &connections;
-            let begun = epoch::begin(database, nats, &OUTLET, Shard(shard), config.replicas).await?;
+            let begun = recovery::begin(database, nats, &OUTLET, Shard(shard), config.replicas).await?;
             if json {
                 println!("{}", serde_json::to_string(&begun)?);
             } else {

@@ -14,59 +14,13 @@ use uuid::Uuid;
 use crate::epoch::Epochs;
 use crate::event::EPOCH_HEADER;
 use crate::outlet::{Outlet, Shard};
-use crate::relay::RelayError;
+use crate::status::{Halt, RelayError};
 use crate::stream::{self, StreamError};
 
 /// A server says that there is no stream as soon as it begins to delete it: one that is made before
 /// it has ended loses its files with the other (seen with nats-server 2.9.10 in 3 of 4 tries without a
 /// wait, never with one of 50 ms). A cluster says so too while it has no leader.
 const MISSING_FOR: Duration = Duration::from_secs(1);
-
-/// Why a relay stops. Somebody has to decide; nothing is guessed.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Halt {
-    #[error(
-        "stream {stream} ends at sequence {last}, where the outbox ends at position {head}: the database was \
-         restored to an earlier time. Begin a new epoch"
-    )]
-    StreamIsAhead { stream: String, last: i64, head: i64 },
-    #[error(
-        "stream {stream} ends at sequence {last}, and the outbox starts at position {oldest}, which belongs at \
-         {sequence}: what is between is past retention. Make the stream anew with `first_seq` {sequence} \
-         (nats-server 2.10 or newer), or begin a new epoch"
-    )]
-    PastRetention { stream: String, last: i64, oldest: i64, sequence: i64 },
-    #[error(
-        "stream {stream} ends at sequence {last}, before the epoch that began at {sequence}: what the outbox \
-         has never known is lost. Begin a new epoch"
-    )]
-    BeforeEpoch { stream: String, last: i64, sequence: i64 },
-    #[error(
-        "stream {stream} has {theirs} at sequence {sequence}, where the outbox has {ours} at position {position}: \
-         the database was restored to an earlier time, or somebody else wrote to the stream. Begin a new epoch"
-    )]
-    Differs { stream: String, sequence: i64, theirs: String, position: i64, ours: String },
-    #[error("position {0} is missing from the outbox, which nothing of ours does: restore it")]
-    Hole(i64),
-    #[error(
-        "the event at position {position} is too large for the server, which takes {max} bytes: raise its max_payload"
-    )]
-    TooLarge { position: i64, max: usize },
-}
-
-impl Halt {
-    /// Whether a new epoch is a way out.
-    #[must_use]
-    pub fn needs_epoch(&self) -> bool {
-        match self {
-            Self::StreamIsAhead { .. }
-            | Self::PastRetention { .. }
-            | Self::BeforeEpoch { .. }
-            | Self::Differs { .. } => true,
-            Self::Hole(_) | Self::TooLarge { .. } => false,
-        }
-    }
-}
 
 /// Asks where the stream of a shard ends.
 #[derive(Clone, Copy, Debug)]

@@ -16,7 +16,8 @@
 //! * [`outlet`]: how a service names its streams, subjects and types.
 //! * [`relay`]: from the outbox to the stream.
 //! * [`epoch`]: how positions and sequences are tied together.
-//! * [`projector`] and [`projection`]: from the stream into tables, each event once.
+//! * [`status`] and [`recovery`]: what a relay says of itself, and what an operator can decide when it stops.
+//! * [`projector`], [`mod@feed`] and [`projection`]: from the stream into tables, each event once.
 //! * [`dead`]: events that could not be applied.
 //! * [`rebuild`]: a projection made again, beside the old one.
 //! * [`retention`]: what of the outbox may go.
@@ -32,6 +33,7 @@ mod cursor;
 pub mod dead;
 pub mod epoch;
 pub mod event;
+pub mod feed;
 mod leadership;
 pub mod metrics;
 pub mod outlet;
@@ -39,20 +41,22 @@ mod pipeline;
 pub mod projection;
 pub mod projector;
 pub mod rebuild;
+pub mod recovery;
 pub mod relay;
 pub mod replay;
 pub mod retention;
 pub mod retry;
+pub mod status;
 pub mod stream;
 
 pub use append::{AppendError, append};
-pub use cursor::Halt;
 pub use event::{Event, NewEvent};
 pub use metrics::Metrics;
 pub use outlet::{Outlet, Shard};
 pub use projection::Projection;
 pub use projector::Projector;
-pub use relay::{Relay, RelayStatus};
+pub use relay::Relay;
+pub use status::{Halt, RelayStatus};
 
 /// The tables and functions of the outbox. Its migrations share the table of migrations with those
 /// of the service, which therefore ignores the ones it does not know, as this one does.

@@ -14,7 +14,7 @@ use std::sync::atomic::AtomicU64;
 use time::OffsetDateTime;
 
 use crate::outlet::Shard;
-use crate::relay::RelayStatus;
+use crate::status::RelayStatus;
 
 /// Seconds: from what a quiet machine takes to what an outage takes.
 const BUCKETS: [f64; 15] =

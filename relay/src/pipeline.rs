@@ -2,23 +2,25 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::client::PublishErrorKind;
 use async_nats::connection::State;
-use async_nats::{Message, StatusCode, Subscriber};
+use async_nats::{Client, Message, StatusCode, Subscriber};
 use futures_util::{FutureExt as _, StreamExt as _};
 use serde::Deserialize;
 use sqlx::PgConnection;
 use time::OffsetDateTime;
+use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 
-use crate::cursor::Halt;
 use crate::epoch::Epoch;
 use crate::event::{EPOCH_HEADER, StoredEvent};
-use crate::metrics::seconds_since;
-use crate::relay::{CONNECTION_CHECK_INTERVAL, Relay, RelayError};
-use crate::stream;
+use crate::metrics::{Metrics, seconds_since};
+use crate::outlet::{Outlet, Shard};
+use crate::status::{Halt, RelayError, RelayStatus};
+use crate::stream::{self, StreamError};
 
 /// Rows read at a time.
 const BATCH_ROWS: i64 = 500;
@@ -30,6 +32,8 @@ const IN_FLIGHT_MAX: i64 = 4_000;
 const ACKNOWLEDGED_EVERY: i64 = 100;
 /// No acknowledgement for so long, and the relay asks the stream where it ends.
 const ACKNOWLEDGEMENT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often a relay that waits looks whether it is still connected.
+pub(crate) const CONNECTION_CHECK_INTERVAL: Duration = Duration::from_millis(100);
 /// How often a relay that has nothing to publish asks where the stream ends: it may be lost.
 const STREAM_CHECK_INTERVAL: Duration = Duration::from_secs(2);
 /// A batch that is not full is followed by the next no sooner than this: under load a few large
@@ -39,10 +43,28 @@ const PACE: Duration = Duration::from_millis(10);
 const IDLE_FIRST: Duration = Duration::from_millis(2);
 const IDLE_LONGEST: Duration = Duration::from_millis(50);
 
+/// From where to where, and who is told.
+#[derive(Debug)]
+pub(crate) struct Route {
+    pub outlet: Outlet,
+    pub shard: Shard,
+    pub nats: Client,
+    /// Notified by whoever appends in this process.
+    pub wake: Arc<Notify>,
+    pub status: watch::Sender<RelayStatus>,
+    pub metrics: Metrics,
+}
+
+impl Route {
+    fn error(&self, error: &dyn std::error::Error) -> RelayError {
+        StreamError::new(&self.outlet.stream_of(self.shard), error).into()
+    }
+}
+
 /// Messages on their way, from one reading of the stream's end to the first refusal.
 #[derive(Debug)]
 pub(crate) struct Pipeline<'a> {
-    relay: &'a Relay,
+    route: &'a Route,
     epoch: Epoch,
     /// Replies come to `<inbox>.<sequence>`.
     inbox: String,
@@ -75,12 +97,12 @@ struct Refusal {
 
 impl<'a> Pipeline<'a> {
     /// Goes on behind position `stored`, where the stream ends.
-    pub(crate) async fn new(relay: &'a Relay, epoch: Epoch, stored: i64) -> Result<Self, RelayError> {
-        let inbox = relay.nats.new_inbox();
+    pub(crate) async fn new(route: &'a Route, epoch: Epoch, stored: i64) -> Result<Self, RelayError> {
+        let inbox = route.nats.new_inbox();
         let acknowledgements =
-            relay.nats.subscribe(format!("{inbox}.*")).await.map_err(|error| relay.stream_error(&error))?;
+            route.nats.subscribe(format!("{inbox}.*")).await.map_err(|error| route.error(&error))?;
         Ok(Self {
-            relay,
+            route,
             epoch,
             inbox,
             acknowledgements,
@@ -111,14 +133,14 @@ impl<'a> Pipeline<'a> {
                     checked = Instant::now();
                 }
                 // A wake-up that came since the outbox was read is kept.
-                let _ = timeout(idle, self.relay.wake.notified()).await;
+                let _ = timeout(idle, self.route.wake.notified()).await;
                 idle = (idle * 2).min(IDLE_LONGEST);
             }
         }
     }
 
     async fn publish_batch(&mut self, connection: &mut PgConnection) -> Result<i64, RelayError> {
-        let (shard, until) = (self.relay.shard, self.sent + BATCH_ROWS);
+        let (shard, until) = (self.route.shard, self.sent + BATCH_ROWS);
         let events = StoredEvent::between(connection, shard, self.sent, until).await?;
         let count = events.len() as i64;
         let end = self.sent + count;
@@ -140,7 +162,7 @@ impl<'a> Pipeline<'a> {
     /// Behind the message before it and no other: its sequence alone would also be that of somebody
     /// else's message, in whose place one of ours was refused.
     async fn publish(&mut self, event: StoredEvent, acknowledged: bool) -> Result<(), RelayError> {
-        let Relay { outlet, shard, nats, .. } = self.relay;
+        let Route { outlet, shard, nats, .. } = self.route;
         let sequence = self.epoch.sequence_of(event.position);
         let id = self.epoch.message_id(event.id);
         let mut headers = event.headers(&id);
@@ -163,13 +185,13 @@ impl<'a> Pipeline<'a> {
             PublishErrorKind::MaxPayloadExceeded => {
                 Halt::TooLarge { position: event.position, max: nats.max_payload() }.into()
             }
-            _ => self.relay.stream_error(&error),
+            _ => self.route.error(&error),
         })
     }
 
     /// The stream still ends where it did.
     async fn check_end(&self) -> Result<(), RelayError> {
-        let Relay { outlet, shard, nats, .. } = self.relay;
+        let Route { outlet, shard, nats, .. } = self.route;
         let end = stream::end(nats, &outlet.stream_of(*shard)).await?;
         let ended = self.epoch.sequence_of(self.stored);
         if i64::try_from(end) == Ok(ended) {
@@ -185,7 +207,7 @@ impl<'a> Pipeline<'a> {
             match timeout(CONNECTION_CHECK_INTERVAL, self.acknowledgements.next()).await {
                 Ok(Some(message)) => break message,
                 Ok(None) => return Err(self.not_stored("the connection was closed")),
-                Err(_) if self.relay.nats.connection_state() != State::Connected => {
+                Err(_) if self.route.nats.connection_state() != State::Connected => {
                     return Err(self.not_stored("disconnected"));
                 }
                 Err(_) => waited += CONNECTION_CHECK_INTERVAL,
@@ -198,7 +220,7 @@ impl<'a> Pipeline<'a> {
         while let Some(Some(message)) = self.acknowledgements.next().now_or_never() {
             self.accept(&message)?;
         }
-        self.relay.status.send_modify(|status| status.stored = self.stored);
+        self.route.status.send_modify(|status| status.stored = self.stored);
         Ok(())
     }
 
@@ -227,7 +249,7 @@ impl<'a> Pipeline<'a> {
     }
 
     fn confirmed(&mut self, position: i64) {
-        let Relay { shard, metrics, .. } = self.relay;
+        let Route { shard, metrics, .. } = self.route;
         let new = (position - self.stored).max(0).unsigned_abs();
         metrics.published.get_or_create(&(*shard).into()).inc_by(new);
         let to_stream = metrics.to_stream.get_or_create(&(*shard).into());

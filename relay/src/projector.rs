@@ -15,10 +15,11 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::epoch::Epochs;
 use crate::event::{EPOCH_HEADER, Event};
+use crate::feed::{BATCH_EVENTS, Feed};
 use crate::leadership;
 use crate::metrics::{Metrics, seconds_since};
 use crate::outlet::{Outlet, Shard};
-use crate::projection::{BATCH_EVENTS, Feed, Projection, ProjectorError};
+use crate::projection::{Projection, ProjectorError};
 use crate::retry::Retry;
 use crate::stream::{self, StreamError};
 

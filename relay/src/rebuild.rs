@@ -11,8 +11,9 @@ use tokio::time::timeout;
 
 use crate::dead;
 use crate::epoch::Epochs;
+use crate::feed::{BATCH_EVENTS, Feed};
 use crate::outlet::{Outlet, Shard};
-use crate::projection::{BATCH_EVENTS, Feed, Projection, ProjectorError};
+use crate::projection::{Projection, ProjectorError};
 use crate::projector::event_of;
 use crate::stream::{self, StreamError};
 

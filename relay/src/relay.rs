@@ -11,56 +11,23 @@ use sqlx::{Connection as _, PgConnection};
 use tokio::sync::{Notify, watch};
 use tokio::time::sleep;
 
-use crate::cursor::{Cursor, Halt};
+use crate::cursor::Cursor;
 use crate::leadership;
 use crate::metrics::Metrics;
 use crate::outlet::{Outlet, Shard};
-use crate::pipeline::Pipeline;
+use crate::pipeline::{CONNECTION_CHECK_INTERVAL, Pipeline, Route};
 use crate::retry::Retry;
-use crate::stream::StreamError;
+use crate::status::{RelayError, RelayStatus};
 
-/// How often a relay that waits looks whether it is still connected.
-pub(crate) const CONNECTION_CHECK_INTERVAL: Duration = Duration::from_millis(100);
 /// The class of the advisory lock that the active relay of a shard holds.
 pub(crate) const LOCK: &str = "outbox_relay";
 
 /// Copies one shard of an outbox into its stream.
 #[derive(Debug)]
 pub struct Relay {
-    pub(crate) outlet: Outlet,
-    pub(crate) shard: Shard,
     replicas: usize,
     database: PgConnectOptions,
-    pub(crate) nats: Client,
-    pub(crate) wake: Arc<Notify>,
-    pub(crate) status: watch::Sender<RelayStatus>,
-    pub(crate) metrics: Metrics,
-}
-
-/// What a relay says of itself.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct RelayStatus {
-    /// It is the active one of its shard, as far as it knows: not while another is.
-    pub leads: bool,
-    /// The last position that the stream has confirmed.
-    pub stored: i64,
-    /// Events that it put into the stream once more because the stream had lost them.
-    pub healed: i64,
-    /// Why it stopped. Somebody has to decide; nothing is guessed.
-    pub halted: Option<Halt>,
-}
-
-/// Why a relay starts over, or stops.
-#[derive(Debug, thiserror::Error)]
-pub enum RelayError {
-    #[error("read the outbox")]
-    Database(#[from] sqlx::Error),
-    #[error(transparent)]
-    Stream(#[from] StreamError),
-    #[error("position {position} was not stored: {reason}")]
-    Refused { position: i64, reason: String },
-    #[error(transparent)]
-    Halted(#[from] Halt),
+    route: Route,
 }
 
 impl Relay {
@@ -77,85 +44,82 @@ impl Relay {
     ) -> Self {
         let status = watch::Sender::default();
         let metrics = Metrics::default();
-        Self { outlet, shard, replicas, database, nats, wake, status, metrics }
+        Self { replicas, database, route: Route { outlet, shard, nats, wake, status, metrics } }
     }
 
     /// Measures here.
     #[must_use]
     pub fn with_metrics(self, metrics: Metrics) -> Self {
-        Self { metrics, ..self }
+        Self { route: Route { metrics, ..self.route }, ..self }
     }
 
     /// The shard that it relays.
     #[must_use]
     pub fn shard(&self) -> Shard {
-        self.shard
+        self.route.shard
     }
 
     /// What this relay says of itself, now and whenever it changes.
     #[must_use]
     pub fn status(&self) -> watch::Receiver<RelayStatus> {
-        self.status.subscribe()
+        self.route.status.subscribe()
     }
 
     /// Relays until it is dropped, which is safe at any point.
     pub async fn run(&self) -> Infallible {
         let mut retry = Retry::new(Duration::from_millis(50), Duration::from_secs(2));
         loop {
-            let before = self.status.borrow().stored;
+            let before = self.route.status.borrow().stored;
             let Err(error) = self.lead().await;
             let halted = match error {
                 RelayError::Halted(halt) => {
-                    if self.status.borrow().halted.as_ref() != Some(&halt) {
-                        tracing::error!(shard = %self.shard, reason = %halt, "relay stopped: an operator has to decide");
+                    if self.route.status.borrow().halted.as_ref() != Some(&halt) {
+                        tracing::error!(shard = %self.route.shard, reason = %halt, "relay stopped: an operator has to decide");
                     }
                     Some(halt)
                 }
                 error => {
                     if let RelayError::Refused { .. } = &error {
-                        self.metrics.refused.get_or_create(&self.shard.into()).inc();
+                        self.route.metrics.refused.get_or_create(&self.route.shard.into()).inc();
                     }
-                    tracing::warn!(shard = %self.shard, error = &error as &dyn std::error::Error, "relay starts over");
+                    tracing::warn!(shard = %self.route.shard, error = &error as &dyn std::error::Error, "relay starts over");
                     None
                 }
             };
-            if self.status.borrow().stored > before {
+            if self.route.status.borrow().stored > before {
                 retry.reset();
             }
-            self.status.send_modify(|status| status.halted = halted);
+            self.route.status.send_modify(|status| status.halted = halted);
             sleep(retry.next_wait()).await;
         }
     }
 
     async fn lead(&self) -> Result<Infallible, RelayError> {
-        let first_try = leadership::try_take(&self.database, LOCK, self.shard.0, Duration::ZERO).await?;
+        let first_try =
+            leadership::try_take(&self.database, LOCK, self.route.shard.0, Duration::ZERO).await?;
         let mut connection = if let (connection, true) = first_try {
             connection
         } else {
-            self.status.send_modify(|status| status.leads = false);
-            leadership::take(&self.database, LOCK, self.shard.0).await?
+            self.route.status.send_modify(|status| status.leads = false);
+            leadership::take(&self.database, LOCK, self.route.shard.0).await?
         };
-        self.status.send_modify(|status| status.leads = true);
-        while self.nats.connection_state() != State::Connected {
+        self.route.status.send_modify(|status| status.leads = true);
+        while self.route.nats.connection_state() != State::Connected {
             connection.ping().await?; // who does not ask loses his session
             sleep(CONNECTION_CHECK_INTERVAL).await;
         }
-        note_max_payload(&mut connection, self.nats.server_info().max_payload).await?;
-        let Self { outlet, shard, replicas, nats, .. } = self;
-        let cursor = Cursor { outlet, shard: *shard, replicas: *replicas, nats };
+        note_max_payload(&mut connection, self.route.nats.server_info().max_payload).await?;
+        let Route { outlet, shard, nats, .. } = &self.route;
+        let cursor = Cursor { outlet, shard: *shard, replicas: self.replicas, nats };
         let (stored, epochs) = cursor.find(&mut connection).await?;
-        self.status.send_modify(|status| {
+        self.route.status.send_modify(|status| {
             let lost = (status.stored - stored).max(0);
-            self.metrics.healed.get_or_create(&self.shard.into()).inc_by(lost.unsigned_abs());
+            self.route.metrics.healed.get_or_create(&self.route.shard.into()).inc_by(lost.unsigned_abs());
             status.healed += lost;
             status.stored = stored;
             status.halted = None;
         });
-        Pipeline::new(self, epochs.current(), stored).await?.run(&mut connection).await
-    }
-
-    pub(crate) fn stream_error(&self, error: &dyn std::error::Error) -> RelayError {
-        StreamError::new(&self.outlet.stream_of(self.shard), error).into()
+        Pipeline::new(&self.route, epochs.current(), stored).await?.run(&mut connection).await
     }
 }
 

@@ -1,0 +1,267 @@
+//! From events into tables, each event once: its effect and the position up to which the shard has
+//! been applied are committed together.
+
+use std::time::Duration;
+
+use async_nats::Client;
+use sqlx::{Connection as _, PgConnection};
+use tokio::sync::watch;
+use tokio::time::sleep;
+use ulid::Ulid;
+use uuid::Uuid;
+
+use crate::dead;
+use crate::event::{Event, StoredEvent};
+use crate::outlet::{Outlet, Shard};
+use crate::projection::{Projection, ProjectorError};
+use crate::retry::Retry;
+
+/// Events in one transaction, at the most.
+pub(crate) const BATCH_EVENTS: usize = 1_000;
+/// Old positions are removed once in so many batches.
+const PRUNE_INTERVAL: u32 = 100;
+/// A poison event is tried so often before it is parked: what looks like its fault may be another's,
+/// which passes.
+const ATTEMPTS: i32 = 5;
+
+/// The right to apply a shard's events to projections, and how far they have been applied.
+#[derive(Debug)]
+pub struct Feed<'a> {
+    pub(crate) projections: &'a [Box<dyn Projection>],
+    pub(crate) outlet: &'a Outlet,
+    pub(crate) shard: Shard,
+    pub(crate) nats: &'a Client,
+    pub(crate) connection: PgConnection,
+    /// Of each projection.
+    positions: Vec<i64>,
+    /// The least of these, for whoever wants to know.
+    position: &'a watch::Sender<i64>,
+    batches: u32,
+}
+
+impl<'a> Feed<'a> {
+    /// Goes on from where these projections are. `connection` is to hold the lock that lets only one do
+    /// this at a time.
+    pub(crate) async fn open(
+        projections: &'a [Box<dyn Projection>],
+        outlet: &'a Outlet,
+        shard: Shard,
+        nats: &'a Client,
+        mut connection: PgConnection,
+        position: &'a watch::Sender<i64>,
+    ) -> Result<Self, sqlx::Error> {
+        let mut positions = Vec::with_capacity(projections.len());
+        for projection in projections {
+            let position = sqlx::query_scalar("SELECT projection_position($1, $2)")
+                .bind(projection.name())
+                .bind(shard.0)
+                .fetch_one(&mut connection)
+                .await?;
+            positions.push(position);
+        }
+        let feed = Self { projections, outlet, shard, nats, connection, positions, position, batches: 0 };
+        position.send_replace(feed.position());
+        Ok(feed)
+    }
+
+    /// The last position that all projections have applied.
+    #[must_use]
+    pub fn position(&self) -> i64 {
+        self.positions.iter().copied().min().unwrap_or_default()
+    }
+
+    /// Applies what is new of `events`, which may come in any order and any number of times. What
+    /// is missing between the last position and the highest given is taken from the outbox. An event that
+    /// a projection cannot apply is parked for it.
+    ///
+    /// # Errors
+    /// When anything fails, the last batch is not applied, or it is not known whether it was: begin anew.
+    pub async fn absorb(&mut self, mut events: Vec<Event>) -> Result<(), ProjectorError> {
+        let position = self.position();
+        events.sort_by_key(|event| event.position);
+        events.dedup_by_key(|event| event.position);
+        events.retain(|event| event.position > position);
+        let Some(last) = events.last() else { return Ok(()) };
+        self.check_ours(last.position, last.id).await?;
+        if last.position - position != events.len() as i64 {
+            let last = last.position;
+            tracing::warn!(
+                shard = %self.shard, applied = position, given = last,
+                "gap in what the stream gave: events are taken from the outbox"
+            );
+            return self.take_from_outbox(last).await;
+        }
+        for batch in events.chunks(BATCH_EVENTS) {
+            self.apply(batch).await?;
+        }
+        Ok(())
+    }
+
+    /// The outbox has this event at this position. Since stream and outbox agree up to where they part,
+    /// that goes for all events before. What is past retention cannot be told.
+    async fn check_ours(&mut self, position: i64, given: Ulid) -> Result<(), ProjectorError> {
+        let (ours, head): (Option<Uuid>, i64) = sqlx::query_as(
+            "SELECT (SELECT event_id FROM outbox WHERE shard = $1 AND position = $2), outbox_head($1)",
+        )
+        .bind(self.shard.0)
+        .bind(position)
+        .fetch_one(&mut self.connection)
+        .await?;
+        let ours = ours.map(Ulid::from);
+        if ours == Some(given) || ours.is_none() && position <= head {
+            return Ok(());
+        }
+        Err(ProjectorError::Foreign { position, given, ours })
+    }
+
+    /// Applies the events up to `last` from the outbox.
+    pub(crate) async fn take_from_outbox(&mut self, last: i64) -> Result<(), ProjectorError> {
+        while self.position() < last {
+            let after = self.position();
+            let until = last.min(after + BATCH_EVENTS as i64);
+            let stored = StoredEvent::between(&mut self.connection, self.shard, after, until).await?;
+            if stored.len() as i64 != until - after {
+                return Err(ProjectorError::Gap { after, until });
+            }
+            let events: Vec<Event> = stored.iter().map(|event| event.to_event(self.outlet)).collect();
+            self.apply(&events).await?;
+        }
+        Ok(())
+    }
+
+    async fn apply(&mut self, events: &[Event]) -> Result<(), ProjectorError> {
+        match self.apply_together(events).await {
+            Err(ProjectorError::Apply(error)) if error.is_poison() => {
+                tracing::warn!(shard = %self.shard, error = &error as &dyn std::error::Error, "an event is poison");
+                for event in events {
+                    self.apply_or_park(event).await?;
+                }
+                Ok(())
+            }
+            result => result,
+        }
+    }
+
+    /// Effects and positions in one transaction.
+    async fn apply_together(&mut self, events: &[Event]) -> Result<(), ProjectorError> {
+        let Some(last) = events.last().map(|event| event.position) else { return Ok(()) };
+        let mut transaction = self.connection.begin().await?;
+        let mut moved = Vec::with_capacity(self.projections.len());
+        for (projection, position) in self.projections.iter().zip(&self.positions) {
+            let new = &events[events.partition_point(|event| event.position <= *position)..];
+            if !new.is_empty() {
+                projection.apply(&mut transaction, new).await?;
+                moved.push(projection.name());
+            }
+        }
+        save_positions(&mut transaction, &moved, self.shard, last).await?;
+        self.batches += 1;
+        if self.batches.is_multiple_of(PRUNE_INTERVAL) {
+            prune_positions(&mut transaction, &moved, self.shard, last).await?;
+        }
+        transaction.commit().await?;
+        for position in &mut self.positions {
+            *position = last.max(*position);
+        }
+        self.position.send_replace(self.position());
+        Ok(())
+    }
+
+    /// One event, to each projection by itself: one that cannot apply it does not hold up the others.
+    async fn apply_or_park(&mut self, event: &Event) -> Result<(), ProjectorError> {
+        for (index, projection) in self.projections.iter().enumerate() {
+            if self.positions[index] >= event.position {
+                continue;
+            }
+            let mut retry = Retry::new(Duration::from_millis(20), Duration::from_secs(1));
+            let mut attempt = 1;
+            while let Err(error) = self.apply_one(&**projection, event).await {
+                let poison = matches!(&error, ProjectorError::Apply(error) if error.is_poison());
+                if !poison {
+                    return Err(error);
+                }
+                if attempt == ATTEMPTS {
+                    self.park(projection.name(), event, &error, attempt).await?;
+                    break;
+                }
+                attempt += 1;
+                sleep(retry.next_wait()).await;
+            }
+            self.positions[index] = event.position;
+        }
+        self.position.send_replace(self.position());
+        Ok(())
+    }
+
+    async fn apply_one(&mut self, projection: &dyn Projection, event: &Event) -> Result<(), ProjectorError> {
+        let mut transaction = self.connection.begin().await?;
+        projection.apply(&mut transaction, std::slice::from_ref(event)).await?;
+        save_positions(&mut transaction, &[projection.name()], self.shard, event.position).await?;
+        Ok(transaction.commit().await?)
+    }
+
+    /// Into the stream of dead letters, then noted together with the position: a crash in between leaves
+    /// a letter that is written again, at the same place.
+    async fn park(
+        &mut self,
+        projection: &'static str,
+        event: &Event,
+        error: &ProjectorError,
+        attempts: i32,
+    ) -> Result<(), ProjectorError> {
+        let parked = dead::Parked::new(projection, self.shard, event, &reason_of(error), attempts);
+        dead::publish(self.nats, self.outlet, &parked, event).await?;
+        let mut transaction = self.connection.begin().await?;
+        parked.note(&mut transaction).await?;
+        save_positions(&mut transaction, &[projection], self.shard, event.position).await?;
+        transaction.commit().await?;
+        tracing::error!(
+            projection, shard = %self.shard, position = event.position, event = %event.id, reason = parked.reason,
+            "an event is parked: it can be redriven"
+        );
+        Ok(())
+    }
+}
+
+/// The error and what caused it, in one line.
+fn reason_of(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.map(ToString::to_string).fold(error.to_string(), |text, cause| {
+        // Some errors tell their cause themselves.
+        if text.ends_with(&cause) { text } else { format!("{text}: {cause}") }
+    })
+}
+
+async fn save_positions(
+    transaction: &mut PgConnection,
+    projections: &[&str],
+    shard: Shard,
+    position: i64,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "INSERT INTO projection_positions (projection, shard, position) SELECT unnest($1::text[]), $2, $3",
+    )
+    .bind(projections)
+    .bind(shard.0)
+    .bind(position)
+    .execute(transaction)
+    .await
+    .map(drop)
+}
+
+async fn prune_positions(
+    transaction: &mut PgConnection,
+    projections: &[&str],
+    shard: Shard,
+    position: i64,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "DELETE FROM projection_positions WHERE projection = ANY ($1) AND shard = $2 AND position < $3",
+    )
+    .bind(projections)
+    .bind(shard.0)
+    .bind(position)
+    .execute(transaction)
+    .await
+    .map(drop)
+}
