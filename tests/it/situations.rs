@@ -31,7 +31,7 @@ macro_rules! on {
 }
 
 on! {
-    a_lost_tail_is_published_again: packaged Packaged, newest Newest;
+    a_lost_tail_is_published_again: packaged Packaged, newest Newest, packaged_cluster PackagedCluster, newest_cluster NewestCluster;
     a_tail_that_is_lost_in_a_rush_is_published_again: packaged Packaged, newest Newest;
     a_deleted_stream_is_made_again: packaged Packaged, newest Newest, packaged_cluster PackagedCluster;
     what_is_stored_already_is_recognized: packaged Packaged, newest Newest, packaged_cluster PackagedCluster, newest_cluster NewestCluster;

@@ -1,12 +1,13 @@
 //! Worlds on other servers of NATS than the packaged one, and stores that go back in time.
 
+use std::fs;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use coupon_dispatcher::servers::{Server, Setup};
 
-use super::{SOON, World, newest_nats_server, wait_until};
+use super::{Process, SOON, World, newest_nats_server, wait_until};
 
 /// Which server of NATS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,16 +85,41 @@ impl World {
         .await;
     }
 
-    /// A copy of what `servers.nats` has on its disk at this moment.
+    /// A copy of what NATS has on its disks at this moment, as if the power had failed.
     pub(crate) fn copy_of_nats(&self) -> PathBuf {
-        copy_of(&self.servers.nats)
+        let copy = self.folder().join("nats.copy");
+        fs::create_dir(&copy).unwrap();
+        self.nodes().for_each(Process::freeze);
+        self.servers.nats.freeze();
+        for dir in self.nats_dirs() {
+            run("cp", &["-a".as_ref(), &dir, &copy]);
+        }
+        self.nodes().for_each(Process::thaw);
+        self.servers.nats.thaw();
+        copy
     }
 
-    /// Kills `servers.nats`, and starts it with an earlier copy: what came since is lost.
+    /// Kills NATS, and starts it with an earlier copy: what came since is lost.
     pub(crate) async fn rewind_nats(&mut self, copy: &Path) {
+        let nodes = self.nodes().count();
+        self.processes[..nodes].iter_mut().for_each(Process::kill);
         self.servers.nats.kill().await;
-        put_back(&self.servers.nats, copy);
+        for dir in self.nats_dirs() {
+            run("rm", &["-rf".as_ref(), &dir]);
+            run("cp", &["-a".as_ref(), &copy.join(dir.file_name().unwrap()), &dir]);
+        }
+        self.processes[..nodes].iter_mut().for_each(Process::launch);
         self.servers.nats.start().await.unwrap();
+    }
+
+    /// The nodes of a cluster beside `servers.nats`.
+    fn nodes(&self) -> impl Iterator<Item = &Process> {
+        self.processes.iter().filter(|process| process.name.starts_with("nats-"))
+    }
+
+    fn nats_dirs(&self) -> Vec<PathBuf> {
+        let own = self.servers.nats.dir().to_owned();
+        self.nodes().map(|node| self.folder().join(&node.name)).chain([own]).collect()
     }
 
     /// The same of Postgres: a crash, and an old disk.
