@@ -87,7 +87,7 @@ DECLARE
     data_max CONSTANT integer := 65536;
     message_max integer;
 BEGIN
-    SELECT max_payload - 1024 INTO message_max FROM outbox_limits;
+    SELECT max_payload - 1024 INTO message_max FROM outbox_limits WHERE single;
     -- Together they are seldom too large; then none is.
     IF pg_column_size(datas) + 6 * pg_column_size(subjects) <= least(data_max, message_max) THEN
         RETURN;
