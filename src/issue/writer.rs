@@ -32,7 +32,7 @@ const STATEMENT_TIMEOUT: &str = "3s";
 /// How plans are made: the same from the first row to the millionth. What is best while a table is
 /// empty (to scan all of it, to hash all of it) is kept with the connection, and would be ruin when it
 /// is full. Of the session, because `SET` at the function costs at every call.
-const PLANS: [(&str, &str); 5] = [
+pub const PLANS: [(&str, &str); 5] = [
     ("plan_cache_mode", "force_generic_plan"),
     ("enable_seqscan", "off"),
     ("enable_bitmapscan", "off"),
