@@ -12,18 +12,13 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use crate::SHARD;
+use crate::partitions::{self, PARTITION};
 use crate::running::{RunningRelay, Site, stored};
 
 /// Without indexes that nobody made, and partitions only: the table above them has no rows.
 const TABLES: &str = "SELECT relname::text AS name, pg_total_relation_size(relid) AS bytes, n_tup_ins AS inserted, \
     n_tup_upd AS updated, n_tup_del AS deleted, n_dead_tup AS dead FROM pg_stat_user_tables \
     WHERE relname ~ '^outbox_[0-9]+$' OR relname = 'projection_positions' ORDER BY length(relname), relname";
-/// A row two partitions behind the head, as if a million events and more had been appended and relayed.
-const FURTHER: &str = "INSERT INTO outbox (shard, position, event_id, type, key, subject, data, time) \
-    SELECT $1, position, gen_random_uuid(), 'issued', 'K', 'K', '{}', now() \
-    FROM (SELECT (outbox_head($1) / 1000000 + 2) * 1000000 AS position) AS further, \
-         LATERAL (SELECT outbox_add_partitions(position)) AS made";
-
 #[derive(Debug)]
 pub(crate) struct Bloat {
     /// Rows of the outbox.
@@ -68,7 +63,8 @@ pub(crate) async fn measure(site: &Site) -> Result<Bloat> {
     println!("all relayed and projected, {head} events:");
     let before = tables(&mut connection, head).await?;
 
-    sqlx::query(FURTHER).bind(SHARD.0).execute(&mut connection).await?;
+    // As if all between had been appended.
+    partitions::append_at(&mut connection, (head / PARTITION + 2) * PARTITION).await?;
     let retention = Retention { outlet: OUTLET, shards: 1, projections: vec![], keep: Duration::ZERO };
     let dropped = retention.sweep(&site.database, &site.nats().await?).await?;
     println!(
