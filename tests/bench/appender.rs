@@ -55,9 +55,16 @@ impl Appender {
         self.number += 1;
         let coupon = Ulid::generate().to_string();
         let data = json!({
-            "coupon_id": coupon, "campaign_id": self.campaign, "user_id": format!("user-of-the-bench-{:012}", self.number),
-            "number": self.number, "issued_at": "2026-11-01T12:00:00.123456Z", "expires_at": "2026-12-01T12:00:00.123456Z",
-            "merchant_id": "merchant-of-the-bench", "face_value": 5_000, "currency": "EUR", "settle_on": "redeem",
+            "coupon_id": coupon,
+            "campaign_id": self.campaign,
+            "user_id": format!("user-of-the-bench-{:012}", self.number),
+            "number": self.number,
+            "issued_at": "2026-11-01T12:00:00.123456Z",
+            "expires_at": "2026-12-01T12:00:00.123456Z",
+            "merchant_id": "merchant-of-the-bench",
+            "face_value": 5_000,
+            "currency": "EUR",
+            "settle_on": "redeem",
         });
         NewEvent {
             id: Ulid::generate(),

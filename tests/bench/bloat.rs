@@ -15,10 +15,12 @@ use crate::SHARD;
 use crate::partitions::{self, PARTITION};
 use crate::running::{RunningRelay, Site, stored};
 
-/// Without indexes that nobody made, and partitions only: the table above them has no rows.
-const TABLES: &str = "SELECT relname::text AS name, pg_total_relation_size(relid) AS bytes, n_tup_ins AS inserted, \
-    n_tup_upd AS updated, n_tup_del AS deleted, n_dead_tup AS dead FROM pg_stat_user_tables \
-    WHERE relname ~ '^outbox_[0-9]+$' OR relname = 'projection_positions' ORDER BY length(relname), relname";
+/// Partitions only: the table above them has no rows of its own. Bytes with indexes.
+const TABLES: &str = "SELECT relname::text AS name, pg_total_relation_size(relid) AS bytes, \
+    n_tup_ins AS inserted, n_tup_upd AS updated, n_tup_del AS deleted, n_dead_tup AS dead \
+    FROM pg_stat_user_tables WHERE relname ~ '^outbox_[0-9]+$' OR relname = 'projection_positions' \
+    ORDER BY length(relname), relname";
+
 #[derive(Debug)]
 pub(crate) struct Bloat {
     /// Rows of the outbox.

@@ -18,15 +18,18 @@ pub(crate) const BATCHES: usize = 200;
 const ISSUED_TOGETHER: usize = 100;
 const CAMPAIGN: &str = "INSERT INTO campaigns (id, shard, name, merchant_id, face_value, currency, quantity, \
     per_user_limit, opens_at, closes_at, coupon_valid_for, settle_on, state) \
-    VALUES ($1, $2, 'Bench', 'bench', 100, 'EUR', 10000000, 1, now(), now() + interval '1 day', 86400, 'issue', 'open')";
+    VALUES ($1, $2, 'Bench', 'bench', 100, 'EUR', 10000000, \
+    1, now(), now() + interval '1 day', 86400, 'issue', 'open')";
 const ISSUE: &str = "SELECT claim, verdict, nth, number, issued_at, expires_at, coupon_id, code, state \
     FROM issue_batch($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)";
 /// Calls, and milliseconds with all that they call.
 const SPENT: &str = "SELECT calls, total_time FROM pg_stat_user_functions WHERE funcname = $1";
 
-/// Shares.
+/// Shares of `outbox_append()`.
 #[derive(Debug)]
 pub(crate) struct Cost {
+    /// Its time within `issue_batch()`, to that of `append` by itself.
+    pub(crate) to_alone: f64,
     pub(crate) within: f64,
     pub(crate) of_the_call: f64,
 }
@@ -34,7 +37,8 @@ pub(crate) struct Cost {
 pub(crate) async fn measure(site: &Site) -> Result<Cost> {
     let mut appender = Appender::connect(&site.database).await?;
     println!("{:>9} {:>9} {:>12}", "batch", "append", "transaction");
-    for count in [1, 10, 100, 500] {
+    let mut alone_us = 0.0;
+    for count in [1, 10, ISSUED_TOGETHER, 500] {
         appender.append(count).await?;
         let (mut calls, mut transactions) = (Vec::new(), Vec::new());
         for _ in 0..BATCHES {
@@ -44,12 +48,15 @@ pub(crate) async fn measure(site: &Site) -> Result<Cost> {
         }
         let (call, transaction) = (quantile(&mut calls, 500), quantile(&mut transactions, 500));
         println!("{count:>9} {call:>9.1} {transaction:>12.1}");
+        if count == ISSUED_TOGETHER {
+            alone_us = call;
+        }
     }
-    issue(site).await
+    issue(site, alone_us).await
 }
 
 /// Both times are of the same calls: Postgres measures its functions, without the commit.
-async fn issue(site: &Site) -> Result<Cost> {
+async fn issue(site: &Site, alone_us: f64) -> Result<Cost> {
     let mut connection = site.database.clone().options(PLANS).connect().await?;
     let campaign = Ulid::generate();
     sqlx::query(CAMPAIGN).bind(Uuid::from(campaign)).bind(SHARD.0).execute(&mut connection).await?;
@@ -67,12 +74,16 @@ async fn issue(site: &Site) -> Result<Cost> {
     let called_ms = called.as_secs_f64() * 1_000.0;
     let per_event = |ms: f64| ms * 1_000.0 / (BATCHES * ISSUED_TOGETHER) as f64;
     println!(
-        "batches of {ISSUED_TOGETHER}: issue_batch() {:.1}, of it outbox_append() {:.1}; call and commit {:.1}",
+        "issued {ISSUED_TOGETHER} at once: {:.1}, of it outbox_append() {:.1}; with round trip and commit {:.1}",
         per_event(issued_ms),
         per_event(appended_ms),
         per_event(called_ms),
     );
-    Ok(Cost { within: appended_ms / issued_ms, of_the_call: appended_ms / called_ms })
+    Ok(Cost {
+        to_alone: per_event(appended_ms) / alone_us,
+        within: appended_ms / issued_ms,
+        of_the_call: appended_ms / called_ms,
+    })
 }
 
 /// One call as the writer makes it, of users who have nothing yet.

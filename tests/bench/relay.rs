@@ -54,6 +54,7 @@ async fn main() -> Result<()> {
     line("commit to the status of the relay, p50, ms", quantile(&mut pace.told_ms, 500), "");
     line("commit to the status of the relay, p99, ms", quantile(&mut pace.told_ms, 990), "");
     line("rate that was kept to rate that was asked for", pace.kept, "~ 1");
+    line("outbox_append() within issue_batch() to append by itself", cost.to_alone, "< 1");
     line("outbox_append() within issue_batch(), share of its time", cost.within, "");
     line("the same, of the whole call with its commit", cost.of_the_call, "");
     line("rows of the outbox updated, deleted or dead", bloat.changed, "= 0");
