@@ -11,7 +11,7 @@ test: ## Runs all tests, against real servers
 	.ci/servers test && RUST_TEST_THREADS=4 cargo test --workspace --locked
 
 bench: ## Measures the release build under load
-	.ci/servers bench && cargo bench --locked --bench issues
+	.ci/servers bench && cargo bench --locked --bench issues && cargo bench --locked --bench relay
 
 check: ## Format, lints and documentation, without warnings
 	cargo fmt --all --check

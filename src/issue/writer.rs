@@ -35,7 +35,7 @@ const STATEMENT_TIMEOUT: &str = "3s";
 ///
 /// What is off is counted as dear, not forbidden: the smallest table without an index would make a
 /// plan look so dear that it is compiled, at every call (7 ms a batch).
-const PLANS: [(&str, &str); 6] = [
+pub const PLANS: [(&str, &str); 6] = [
     ("jit", "off"),
     ("plan_cache_mode", "force_generic_plan"),
     ("enable_seqscan", "off"),

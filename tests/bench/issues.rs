@@ -7,6 +7,8 @@
 //!
 //! `BENCH_COUPONS` says how many coupons (1,000,000), `BENCH_SECONDS` how long a segment is (5).
 
+mod support;
+
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::Stdio;
@@ -15,7 +17,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use coupon_dispatcher::client::Client;
 use coupon_dispatcher::config::Secret;
-use coupon_dispatcher::schema;
 use coupon_dispatcher::servers::Servers;
 use serde_json::json;
 use sqlx::{Connection as _, PgConnection};
@@ -24,15 +25,11 @@ use time::format_description::well_known::Rfc3339;
 use tokio::process::{Child, Command};
 use tokio::time::sleep;
 
+use crate::support::{line, number};
+
 const TOKEN: &str = "a-token-for-the-bench";
 const CONNECTIONS: &str = "-c256";
 const LIVEZ_SECONDS: u64 = 2;
-/// A server that has run for a while uses its WAL files again; a new one makes one of 16 MiB, zeroed
-/// and synced, every half second of this load, and every commit waits for it: with the disk busy
-/// for 50 ms (p99 rose from under 32 ms to 60 and more at about 400 thousand coupons). So 2 GB of
-/// them are made before.
-const WAL_FILES: &str = "DO $$ BEGIN FOR i IN 1 .. 120 LOOP \
-    PERFORM pg_logical_emit_message(false, 'bench', 'x'); PERFORM pg_switch_wal(); END LOOP; END $$";
 
 #[tokio::main]
 async fn main() -> Result<()> {
@@ -46,7 +43,7 @@ async fn main() -> Result<()> {
     println!("\nbatches of one");
     let one_by_one = run(1, seconds, Some("1"), false).await?;
 
-    println!("\n{:<52} {:>8}  goal", "", "measured");
+    support::heading();
     line("issues/s to livez/s", share(&alone, |s| s.to_livez()), ">= 0.22");
     let to_one = share(&alone, |s| s.to_livez()) / share(&one_by_one, |s| s.to_livez());
     line("issues/s to issues/s in batches of one (both to livez)", to_one, ">= 8");
@@ -54,14 +51,6 @@ async fn main() -> Result<()> {
     line("last segment to first (both to livez)", decline(&alone), "~ 1");
     line("the same beside a snapshot", decline(&beside_snapshot), "~ 1");
     Ok(())
-}
-
-fn number(variable: &str, default: u64) -> u64 {
-    std::env::var(variable).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
-}
-
-fn line(name: &str, value: f64, goal: &str) {
-    println!("{name:<52} {value:>8.2}  {goal}");
 }
 
 /// What one run of wrk came to.
@@ -144,11 +133,7 @@ struct Site {
 
 impl Site {
     async fn start(batch_rows: Option<&str>) -> Result<Self> {
-        let servers = Servers::start().await?;
-        let mut connection = PgConnection::connect(&servers.database_url()).await?;
-        schema::migrate(&mut connection, 1).await?;
-        sqlx::raw_sql(WAL_FILES).execute(&mut connection).await.context("make WAL files")?;
-        sqlx::raw_sql("CHECKPOINT").execute(&mut connection).await?;
+        let servers = support::servers().await?;
         let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
         let service = Command::new(env!("CARGO_BIN_EXE_coupon"))
             .arg("serve")

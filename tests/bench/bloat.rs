@@ -1,0 +1,119 @@
+//! What stays behind in the tables, and what retention takes away.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use coupon_dispatcher::event::OUTLET;
+use outbox_relay::projection::Applying;
+use outbox_relay::retention::Retention;
+use outbox_relay::{Event, Projection, Projector};
+use sqlx::{ConnectOptions as _, FromRow, PgConnection};
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+
+use crate::SHARD;
+use crate::partitions::{self, PARTITION};
+use crate::running::{RunningRelay, Site, stored};
+
+/// Partitions only: the table above them has no rows of its own. Bytes with indexes.
+const TABLES: &str = "SELECT relname::text AS name, pg_total_relation_size(relid) AS bytes, \
+    n_tup_ins AS inserted, n_tup_upd AS updated, n_tup_del AS deleted, n_dead_tup AS dead \
+    FROM pg_stat_user_tables WHERE relname ~ '^outbox_[0-9]+$' OR relname = 'projection_positions' \
+    ORDER BY length(relname), relname";
+
+#[derive(Debug)]
+pub(crate) struct Bloat {
+    /// Rows of the outbox.
+    pub(crate) changed: f64,
+    /// Bytes of the outbox after retention, of those before.
+    pub(crate) left: f64,
+}
+
+#[derive(Debug, FromRow)]
+struct Table {
+    name: String,
+    bytes: i64,
+    inserted: i64,
+    updated: i64,
+    deleted: i64,
+    dead: i64,
+}
+
+/// Moves a projection's position, and does nothing else.
+#[derive(Debug)]
+struct Nothing;
+
+impl Projection for Nothing {
+    fn name(&self) -> &'static str {
+        "nothing"
+    }
+
+    fn tables(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    fn apply<'a>(&'a self, _: &'a mut PgConnection, _: &'a [Event]) -> Applying<'a> {
+        Box::pin(async { Ok(()) })
+    }
+}
+
+pub(crate) async fn measure(site: &Site) -> Result<Bloat> {
+    let mut connection = site.database.connect().await?;
+    let head: i64 =
+        sqlx::query_scalar("SELECT outbox_head($1)").bind(SHARD.0).fetch_one(&mut connection).await?;
+    relay_and_project(site, &mut connection, head).await?;
+    println!("all relayed and projected, {head} events:");
+    let before = tables(&mut connection, head).await?;
+
+    // As if all between had been appended.
+    partitions::append_at(&mut connection, (head / PARTITION + 2) * PARTITION).await?;
+    let retention = Retention { outlet: OUTLET, shards: 1, projections: vec![], keep: Duration::ZERO };
+    let dropped = retention.sweep(&site.database, &site.nats().await?).await?;
+    println!(
+        "the head two partitions further (one row, the positions between are left out), swept: {dropped:?}"
+    );
+    let after = tables(&mut connection, 1).await?;
+    let outbox = |tables: &[Table]| -> Vec<(i64, i64)> {
+        let partitions = tables.iter().filter(|table| table.name != "projection_positions");
+        partitions.map(|table| (table.bytes, table.updated + table.deleted + table.dead)).collect()
+    };
+    let bytes = |tables: &[Table]| outbox(tables).iter().map(|(bytes, _)| *bytes).sum::<i64>();
+    ensure!(!dropped.is_empty(), "nothing was dropped");
+    let changed = outbox(&before).iter().map(|(_, changed)| *changed).sum::<i64>();
+    Ok(Bloat { changed: changed as f64, left: bytes(&after) as f64 / bytes(&before) as f64 })
+}
+
+async fn relay_and_project(site: &Site, connection: &mut PgConnection, head: i64) -> Result<()> {
+    let mut relay = RunningRelay::start(site).await?;
+    stored(&mut relay.status, head).await?;
+    let (database, nats) = (site.database.clone(), site.nats().await?);
+    let projector = Projector::new("bench", vec![Box::new(Nothing)], OUTLET, SHARD, database, nats);
+    let mut task = JoinSet::new();
+    task.spawn(async move { match projector.run().await {} });
+    let position = "SELECT projection_position('nothing', $1)";
+    while sqlx::query_scalar::<_, i64>(position).bind(SHARD.0).fetch_one(&mut *connection).await? < head {
+        sleep(Duration::from_millis(20)).await;
+    }
+    Ok(())
+}
+
+/// Prints them, once so many inserts into the outbox are told: sessions tell once a second.
+async fn tables(connection: &mut PgConnection, inserts: i64) -> Result<Vec<Table>> {
+    let tables = loop {
+        let tables: Vec<Table> = sqlx::query_as(TABLES).fetch_all(&mut *connection).await?;
+        let (positions, outbox): (Vec<_>, Vec<_>) =
+            tables.iter().partition(|table| table.name == "projection_positions");
+        if outbox.iter().map(|table| table.inserted).sum::<i64>() >= inserts
+            && positions.iter().all(|table| table.inserted > 0)
+        {
+            break tables;
+        }
+        sleep(Duration::from_millis(50)).await;
+    };
+    println!("{:<22} {:>9} {:>9} {:>8} {:>8} {:>8}", "", "MB", "inserted", "updated", "deleted", "dead");
+    for Table { name, bytes, inserted, updated, deleted, dead } in &tables {
+        let megabytes = *bytes as f64 / 1_000_000.0;
+        println!("{name:<22} {megabytes:>9.2} {inserted:>9} {updated:>8} {deleted:>8} {dead:>8}");
+    }
+    Ok(tables)
+}

@@ -1,0 +1,60 @@
+//! Private servers, and what runs on them.
+
+use std::sync::Arc;
+
+use anyhow::{Result, ensure};
+use coupon_dispatcher::event::OUTLET;
+use coupon_dispatcher::servers::Servers;
+use outbox_relay::{Relay, RelayStatus};
+use sqlx::ConnectOptions as _;
+use sqlx::postgres::PgConnectOptions;
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinSet;
+
+use crate::SHARD;
+use crate::support;
+
+#[derive(Debug)]
+pub(crate) struct Site {
+    pub(crate) servers: Servers,
+    pub(crate) database: PgConnectOptions,
+}
+
+impl Site {
+    pub(crate) async fn start() -> Result<Self> {
+        let servers = support::servers().await?;
+        let database = servers.database_url().parse::<PgConnectOptions>()?.disable_statement_logging();
+        Ok(Self { servers, database })
+    }
+
+    /// A connection of its own.
+    pub(crate) async fn nats(&self) -> Result<async_nats::Client> {
+        Ok(async_nats::connect(self.servers.nats_url()).await?)
+    }
+}
+
+/// A relay in this process, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct RunningRelay {
+    pub(crate) wake: Arc<Notify>,
+    pub(crate) status: watch::Receiver<RelayStatus>,
+    _task: JoinSet<()>,
+}
+
+impl RunningRelay {
+    pub(crate) async fn start(site: &Site) -> Result<Self> {
+        let wake = Arc::<Notify>::default();
+        let relay = Relay::new(OUTLET, SHARD, 1, site.database.clone(), site.nats().await?, wake.clone());
+        let status = relay.status();
+        let mut task = JoinSet::new();
+        task.spawn(async move { match relay.run().await {} });
+        Ok(Self { wake, status, _task: task })
+    }
+}
+
+/// Waits until a relay says that the stream has a position.
+pub(crate) async fn stored(status: &mut watch::Receiver<RelayStatus>, position: i64) -> Result<()> {
+    let status = status.wait_for(|status| status.stored >= position || status.halted.is_some()).await?;
+    ensure!(status.halted.is_none(), "the relay stopped: {:?}", status.halted);
+    Ok(())
+}
