@@ -27,6 +27,8 @@ const BATCH_ROWS: i64 = 500;
 const IN_FLIGHT_MAX: i64 = 4_000;
 /// One message in so many asks for an acknowledgement, and the last of each batch. Since each
 /// message is stored only behind its predecessor, the acknowledgement of one is that of all before.
+/// The first of all asks too: if it is refused, its refusal has the reason, and those behind it only
+/// say that it is missing.
 const ACKNOWLEDGED_EVERY: i64 = 100;
 /// No acknowledgement for so long, and the relay asks the stream where it ends.
 const ACKNOWLEDGEMENT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -48,6 +50,7 @@ pub(crate) struct Pipeline<'a> {
     inbox: String,
     acknowledgements: Subscriber,
     /// Positions.
+    first: i64,
     sent: i64,
     stored: i64,
     /// Positions that ask for an acknowledgement and have none, and when they were appended.
@@ -77,7 +80,8 @@ impl<'a> Pipeline<'a> {
         let inbox = relay.nats.new_inbox();
         let acknowledgements =
             relay.nats.subscribe(format!("{inbox}.*")).await.map_err(|error| relay.stream_error(&error))?;
-        Ok(Self { relay, epoch, inbox, acknowledgements, sent: stored, stored, asked: VecDeque::new() })
+        let (first, sent, asked) = (stored + 1, stored, VecDeque::new());
+        Ok(Self { relay, epoch, inbox, acknowledgements, first, sent, stored, asked })
     }
 
     pub(crate) async fn run(mut self, connection: &mut PgConnection) -> Result<Infallible, RelayError> {
@@ -116,7 +120,7 @@ impl<'a> Pipeline<'a> {
                 return Err(Halt::Hole(self.sent + 1).into());
             }
             let (position, time) = (event.position, event.time);
-            let asks = position == end || position % ACKNOWLEDGED_EVERY == 0;
+            let asks = position == end || position == self.first || position % ACKNOWLEDGED_EVERY == 0;
             self.publish(event, asks).await?;
             if asks {
                 self.asked.push_back((position, time));

@@ -14,6 +14,7 @@ mod dead;
 mod examples;
 mod faults;
 mod gate;
+mod halts;
 mod issuing;
 mod metrics;
 mod outbox;
