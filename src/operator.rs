@@ -45,7 +45,7 @@ pub enum EpochAction {
     },
 }
 
-/// See [`dead`].
+/// See [`mod@dead`].
 #[derive(Debug, Subcommand)]
 pub enum DeadAction {
     /// What is parked. Example: coupon dead list --json

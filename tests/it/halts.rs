@@ -77,6 +77,33 @@ async fn an_event_that_is_too_large_for_the_server_stops_the_relay() {
     world.close().await;
 }
 
+/// Those behind it are stored, since they find the sequence that they expect.
+#[tokio::test]
+async fn a_message_in_the_place_of_an_event_is_named_by_the_audit() {
+    let mut world = World::with_processes(&["api", "relay", "project"]).await;
+    world.append_events(3).await;
+    world.balanced().await;
+    let mut transaction = world.pool.begin().await.unwrap();
+    append(&mut transaction, SHARD, &[event("tested"), event("tested")]).await.unwrap();
+    world.publish_at(4, "a-stranger", "{}").await;
+    transaction.commit().await.unwrap();
+    wait_until("the audit names it", SOON, async || {
+        let audited = world.coupon(&["audit", "--full"]).await;
+        audited.code == Some(1) && audited.out.contains("position 4 ") && audited.out.contains("a-stranger")
+    })
+    .await;
+
+    for process in [1, 2] {
+        world.processes[process].kill(); // nobody makes the stream again while it is being deleted
+    }
+    jetstream::new(world.nats().await).delete_stream(OUTLET.stream_of(SHARD)).await.unwrap();
+    for process in [1, 2] {
+        world.processes[process].start().await;
+    }
+    world.assert_published().await;
+    world.close().await;
+}
+
 #[tokio::test]
 async fn a_hole_in_the_outbox_stops_the_relay() {
     let mut world = World::with_processes(&["api,relay", "project"]).await;
