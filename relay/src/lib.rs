@@ -1,15 +1,7 @@
-//! A transactional outbox in Postgres, published to NATS JetStream exactly once and in order.
+#![doc = include_str!("../README.md")]
+//! # Modules
 //!
-//! A service [appends](append()) its events in the transaction that causes them. Each shard of the
-//! outbox numbers its events 1, 2, 3, … without a gap, in the order of commit. A [`Relay`] copies
-//! each shard into a stream of its own, which nobody else writes, so that **the stream's sequence
-//! is the outbox's position**: every publish says which sequence it expects to follow, and the
-//! server refuses a second copy, a hole, a reordering, or a relay that was frozen and woke up.
-//! There is no window in time and no mark to keep: the stream's own end is the cursor.
-//! (After a disaster that cannot be healed an operator begins a new [`epoch`], from where on the two differ
-//! by a constant.)
-//!
-//! The modules, in the order in which an event meets them:
+//! In the order in which an event meets them:
 //!
 //! * [`event`]: what a service appends, and what a reader gets.
 //! * [`mod@append`]: into the outbox, within the caller's transaction.

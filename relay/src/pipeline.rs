@@ -29,6 +29,8 @@ const BATCH_ROWS: i64 = 500;
 const IN_FLIGHT_MAX: i64 = 4_000;
 /// One message in so many asks for an acknowledgement, and the last of each batch. Since each
 /// message is stored only behind its predecessor, the acknowledgement of one is that of all before.
+/// The first of all asks too: if it is refused, its refusal has the reason, and those behind it only
+/// say that it is missing.
 const ACKNOWLEDGED_EVERY: i64 = 100;
 /// No acknowledgement for so long, and the relay asks the stream where it ends.
 const ACKNOWLEDGEMENT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -70,6 +72,7 @@ pub(crate) struct Pipeline<'a> {
     inbox: String,
     acknowledgements: Subscriber,
     /// Positions.
+    first: i64,
     sent: i64,
     stored: i64,
     /// Message id of the last that was sent, once one was.
@@ -106,6 +109,7 @@ impl<'a> Pipeline<'a> {
             epoch,
             inbox,
             acknowledgements,
+            first: stored + 1,
             sent: stored,
             stored,
             sent_id: None,
@@ -149,7 +153,7 @@ impl<'a> Pipeline<'a> {
                 return Err(Halt::Hole(self.sent + 1).into());
             }
             let (position, time) = (event.position, event.time);
-            let asks = position == end || position % ACKNOWLEDGED_EVERY == 0;
+            let asks = position == end || position == self.first || position % ACKNOWLEDGED_EVERY == 0;
             self.publish(event, asks).await?;
             if asks {
                 self.asked.push_back((position, time));

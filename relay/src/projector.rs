@@ -71,6 +71,13 @@ impl Projector {
         Self { metrics, ..self }
     }
 
+    /// The last position that all projections have applied, now and whenever it changes; as it was while
+    /// another process is the active one.
+    #[must_use]
+    pub fn position(&self) -> watch::Receiver<i64> {
+        self.position.subscribe()
+    }
+
     /// Projects until it is dropped, which is safe at any point.
     pub async fn run(&self) -> Infallible {
         let mut retry = Retry::new(Duration::from_millis(50), Duration::from_secs(2));

@@ -95,13 +95,14 @@ impl Relay {
     }
 
     async fn lead(&self) -> Result<Infallible, RelayError> {
+        let led = self.route.status.borrow().leads;
         let first_try =
             leadership::try_take(&self.database, LOCK, self.route.shard.0, Duration::ZERO).await?;
-        let mut connection = if let (connection, true) = first_try {
-            connection
+        let (mut connection, leads_on) = if let (connection, true) = first_try {
+            (connection, led)
         } else {
             self.route.status.send_modify(|status| status.leads = false);
-            leadership::take(&self.database, LOCK, self.route.shard.0).await?
+            (leadership::take(&self.database, LOCK, self.route.shard.0).await?, false)
         };
         self.route.status.send_modify(|status| status.leads = true);
         while self.route.nats.connection_state() != State::Connected {
@@ -116,6 +117,12 @@ impl Relay {
             let lost = (status.stored - stored).max(0);
             self.route.metrics.healed.get_or_create(&self.route.shard.into()).inc_by(lost.unsigned_abs());
             status.healed += lost;
+            if leads_on {
+                // It sent them, and the connection was lost before they were confirmed.
+                let found = (stored - status.stored).max(0);
+                let published = self.route.metrics.published.get_or_create(&self.route.shard.into());
+                published.inc_by(found.unsigned_abs());
+            }
             status.stored = stored;
             status.halted = None;
         });

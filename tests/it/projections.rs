@@ -9,6 +9,7 @@ use outbox_relay::{Event, Projection, Projector, Shard};
 use rand::RngExt as _;
 use rand::rngs::StdRng;
 use serde_json::json;
+use tokio::time::timeout;
 
 use crate::support::{SOON, World, seeded, wait_until};
 
@@ -180,6 +181,22 @@ impl World {
     async fn all_applied(&self) {
         wait_until("all is applied", SOON, async || self.applied().await == self.head(SHARD).await).await;
     }
+}
+
+#[tokio::test]
+async fn a_projector_tells_how_far_it_is() {
+    let world = World::with_events().await;
+    let head = world.head(SHARD).await;
+    let projector = projector(world.connections().await.unwrap());
+    let mut position = projector.position();
+    assert_eq!(*position.borrow(), 0);
+    tokio::select! {
+        reached = timeout(SOON, position.wait_for(|position| *position == head)) => drop(reached.unwrap().unwrap()),
+        never = projector.run() => match never {},
+    }
+    assert_eq!(world.applied().await, head, "it was committed before it was told");
+    world.assert_projected().await;
+    world.close().await;
 }
 
 /// One that the effect breaks, and one that the position breaks: the other is not there either.

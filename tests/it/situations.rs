@@ -89,13 +89,13 @@ impl Outsider {
 }
 
 impl World {
-    async fn append_events(&self, count: usize) {
+    pub(crate) async fn append_events(&self, count: usize) {
         let events: Vec<_> = (0..count).map(|_| event("tested")).collect();
         append_committed(self, SHARD, &events).await;
     }
 
     /// The relay stops, and says so: the reason.
-    async fn halted(&self) -> String {
+    pub(crate) async fn halted(&self) -> String {
         wait_for("the relay stops", SOON, async || {
             let answer = self.api().get("/readyz").await;
             assert_eq!(answer.status, 200, "claims go on: {answer:?}");
@@ -104,14 +104,14 @@ impl World {
         .await
     }
 
-    async fn begin_epoch(&self) -> Value {
+    pub(crate) async fn begin_epoch(&self) -> Value {
         let begun = self.coupon(&["relay", "epoch", "new", "--json"]).await;
         assert_eq!(begun.code, Some(0), "{begun:?}");
         serde_json::from_str(&begun.out).unwrap()
     }
 
     /// As a twin of the relay would.
-    async fn publish_at(&self, sequence: i64, id: &str, body: &str) {
+    pub(crate) async fn publish_at(&self, sequence: i64, id: &str, body: &str) {
         let message = jetstream::message::PublishMessage::build()
             .payload(body.to_owned().into())
             .message_id(id)

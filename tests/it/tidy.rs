@@ -116,3 +116,34 @@ fn the_project_speaks_of_itself_alone() {
         }
     }
 }
+
+/// The names of tests in a text: `module::name`, in backticks, where functions have parentheses.
+fn named_tests(text: &str) -> Vec<&str> {
+    let is_name = |span: &&str| {
+        span.contains("::")
+            && span.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "_:".contains(c))
+    };
+    text.split('`').filter(is_name).collect()
+}
+
+#[test]
+fn every_test_that_the_outbox_names_exists() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = fs::read_to_string(folder.join("relay/README.md")).unwrap();
+    let named = named_tests(&text);
+    assert!(named.len() > 50, "{named:?}");
+    for test in named {
+        let (modules, name) = test.rsplit_once("::").unwrap();
+        let path = folder.join("tests/it").join(modules.replace("::", "/"));
+        let source = [path.with_extension("rs"), path.join("mod.rs")].into_iter().find(|file| file.is_file());
+        let source = source.unwrap_or_else(|| panic!("there is no module of {test}"));
+        let source = fs::read_to_string(source).unwrap();
+        // Of its own, or one for each kind of server.
+        let proofs = [
+            format!("test]\nfn {name}()"),
+            format!("test]\nasync fn {name}()"),
+            format!("\n    {name}: packaged"),
+        ];
+        assert!(proofs.iter().any(|proof| source.contains(proof)), "there is no test {test}");
+    }
+}

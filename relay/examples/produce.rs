@@ -1,0 +1,74 @@
+//! A shop: each order and its event are committed together, and a relay publishes the events. It can be
+//! killed at any point and run again: what was committed is published, and no order is placed twice.
+//!
+//! `DATABASE_URL=postgres://… NATS_URL=nats://… cargo run -p outbox-relay --example produce`
+
+use std::error::Error;
+use std::sync::Arc;
+
+use outbox_relay::{NewEvent, Outlet, Relay, Shard, append};
+use serde_json::json;
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{ConnectOptions as _, Connection as _, PgConnection};
+use tokio::sync::Notify;
+use ulid::Ulid;
+
+/// Streams `ORDERS-<shard>`, subjects `orders.<type>.<customer>.<shard>`, types `order.<type>.v1`.
+const OUTLET: Outlet = Outlet { stream: "ORDERS", subjects: "orders", types: "order", source: "/shop" };
+/// A shop that is not huge needs no more than one.
+const SHARD: Shard = Shard(0);
+const ORDERS: i64 = 1_000;
+const CUSTOMERS: i64 = 7;
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let database: PgConnectOptions = std::env::var("DATABASE_URL")?.parse()?;
+    let nats = async_nats::connect(std::env::var("NATS_URL")?).await?;
+    let mut connection = database.connect().await?;
+    outbox_relay::migrator().run(&mut connection).await?;
+    let table = "CREATE TABLE IF NOT EXISTS orders (number bigint PRIMARY KEY, customer text, cents bigint)";
+    sqlx::raw_sql(table).execute(&mut connection).await?;
+    let appended = Arc::new(Notify::new());
+    let relay = Relay::new(OUTLET, SHARD, 1, database, nats, appended.clone());
+    let mut status = relay.status();
+    let place_all = async {
+        for number in 1..=ORDERS {
+            place(&mut connection, number).await?;
+            appended.notify_one();
+        }
+        let head = sqlx::query_scalar("SELECT outbox_head($1)").bind(SHARD.0);
+        let head: i64 = head.fetch_one(&mut connection).await?;
+        let status = status.wait_for(|status| status.stored >= head || status.halted.is_some()).await?;
+        status.halted.clone().map_or(Ok(status.stored), |halt| Err(halt.into()))
+    };
+    let published: Result<i64, Box<dyn Error>> = tokio::select! {
+        published = place_all => published,
+        never = relay.run() => match never {},
+    };
+    println!("{} events are published", published?);
+    Ok(())
+}
+
+/// The order and its event: both, or neither.
+async fn place(connection: &mut PgConnection, number: i64) -> Result<(), Box<dyn Error>> {
+    let (customer, cents) = (format!("customer-{}", number % CUSTOMERS), 100 + number);
+    let mut transaction = connection.begin().await?;
+    let placed = sqlx::query("INSERT INTO orders VALUES ($1, $2, $3) ON CONFLICT DO NOTHING")
+        .bind(number)
+        .bind(&customer)
+        .bind(cents)
+        .execute(&mut *transaction)
+        .await?;
+    if placed.rows_affected() == 1 {
+        let event = NewEvent {
+            id: Ulid::generate(),
+            kind: "placed",
+            data: json!({ "number": number, "customer": customer, "cents": cents }).to_string(),
+            key: customer,
+            subject: number.to_string(),
+            traceparent: None,
+        };
+        append(&mut transaction, SHARD, &[event]).await?; // last, because it locks the shard
+    }
+    Ok(transaction.commit().await?)
+}
