@@ -1,10 +1,10 @@
 //! Events that a projection cannot apply are parked, and hold up nothing else.
 
-use coupon_dispatcher::campaign::CampaignId;
+use async_nats::jetstream;
 use coupon_dispatcher::event::OUTLET;
-use outbox_relay::Shard;
 use outbox_relay::dead::{ATTEMPTS_HEADER, PROJECTION_HEADER, REASON_HEADER};
 use outbox_relay::event::{EVENT_ID_HEADER, POSITION_HEADER};
+use outbox_relay::{Shard, stream};
 use serde_json::{Value, json};
 
 use crate::support::{SOON, World, wait_until};
@@ -20,14 +20,12 @@ impl World {
     }
 
     /// Coupons, of which the wallet refuses some.
-    async fn with_poison() -> (Self, CampaignId) {
-        let world = Self::with_processes(&["api,relay", "project"]).await;
-        world.execute("ALTER TABLE wallet ADD CONSTRAINT poison CHECK (user_id NOT LIKE '%7')").await;
-        let campaign = world.open_campaign(json!({ "quantity": USERS })).await;
+    async fn poison(&self) {
+        self.execute("ALTER TABLE wallet ADD CONSTRAINT poison CHECK (user_id NOT LIKE '%7')").await;
+        let campaign = self.open_campaign(json!({ "quantity": USERS })).await;
         for user in 0..USERS {
-            assert_eq!(world.claim(campaign, &format!("user-{user}")).await.status, 201);
+            assert_eq!(self.claim(campaign, &format!("user-{user}")).await.status, 201);
         }
-        (world, campaign)
     }
 
     async fn count(&self, table: &str) -> usize {
@@ -59,7 +57,8 @@ impl World {
 
 #[tokio::test]
 async fn a_poison_event_is_parked_and_can_be_redriven() {
-    let (world, _) = World::with_poison().await;
+    let world = World::with_processes(&["api,relay", "project"]).await;
+    world.poison().await;
     world.passed().await;
     assert_eq!(world.count("settlement_entries").await, USERS, "the other projection has all");
     assert_eq!(world.count("wallet").await, USERS - POISONED);
@@ -136,5 +135,32 @@ async fn a_letter_is_written_once_however_often_its_event_is_parked() {
     assert_eq!((world.messages("COUPONS-DEAD").await.len(), world.dead_letters().await.len()), (1, 1));
     world.execute("ALTER TABLE wallet DROP CONSTRAINT poison").await;
     world.letter("redrive", &world.dead_letters().await[0]["position"]).await;
+    world.close().await;
+}
+
+#[tokio::test]
+async fn a_full_stream_of_dead_letters_holds_the_projections_up() {
+    let world = World::with_processes(&["api,relay", "project"]).await;
+    let nats = world.nats().await;
+    let config = stream::of_dead(&nats, &OUTLET).await.unwrap().cached_info().config.clone();
+    let takes = async |max_messages| {
+        let config = jetstream::stream::Config { max_messages, ..config.clone() };
+        jetstream::new(nats.clone()).update_stream(config).await.unwrap();
+    };
+    takes(1).await;
+    world.poison().await;
+    wait_until("the second letter is refused, again and again", SOON, async || {
+        world.processes[1].log().matches("projector starts over").count() > 2
+    })
+    .await;
+    assert_eq!(world.dead_letters().await.len(), 1, "nothing is left out without a letter");
+    takes(100).await;
+    world.passed().await;
+    let letters = world.dead_letters().await;
+    assert_eq!((letters.len(), world.messages("COUPONS-DEAD").await.len()), (POISONED, POISONED));
+    world.execute("ALTER TABLE wallet DROP CONSTRAINT poison").await;
+    for letter in &letters {
+        world.letter("redrive", &letter["position"]).await;
+    }
     world.close().await;
 }
