@@ -3,20 +3,28 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use coupon_dispatcher::campaign::{CampaignId, UserId};
+use axum::Router;
+use axum::body::Body;
+use axum::http::{HeaderValue, Request};
+use coupon_dispatcher::app::Connections;
+use coupon_dispatcher::campaign::CampaignId;
+use coupon_dispatcher::config::Secret;
 use coupon_dispatcher::event::OUTLET;
+use coupon_dispatcher::http::{Api, Monitor, router};
+use coupon_dispatcher::issue::Issuer;
 use coupon_dispatcher::issue::gate::Gate;
 use coupon_dispatcher::issue::loader::Loader;
 use coupon_dispatcher::issue::writer::WriterWorker;
-use coupon_dispatcher::issue::{ClaimError, IssueError, Issuer, Outcome};
 use futures_util::future::join_all;
-use outbox_relay::Shard;
+use http_body_util::BodyExt as _;
+use outbox_relay::{Metrics, Shard};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
+use tower::ServiceExt as _;
 use ulid::Ulid;
 use uuid::Uuid;
 
-use crate::support::{SOON, World, wait_for, wait_until};
+use crate::support::{SOON, TOKEN, World, wait_for, wait_until};
 
 const THREE: [&str; 3] = ["", "api", "api"];
 
@@ -123,28 +131,49 @@ async fn claims_for_which_the_writer_has_no_place_give_their_seats_back() {
     tokio::spawn(gate_worker.run());
     wait_until("the gate is reached", SOON, async || issuer.gate().is_reachable()).await;
     let mut claims = JoinSet::new();
+    let routes = routes(connections, issuer);
     for number in 0..CLAIMS {
-        let (issuer, user) = (issuer.clone(), UserId::parse(format!("user-{number}")).unwrap());
-        claims.spawn(async move { issuer.issue(campaign, user, None).await });
+        let claim = Request::post(format!("/v1/campaigns/{campaign}/coupons"))
+            .header("authorization", format!("Bearer {TOKEN}"))
+            .body(Body::from(json!({ "user_id": format!("user-{number}") }).to_string()))
+            .unwrap();
+        claims.spawn(routes.clone().oneshot(claim));
     }
     // The writer does not work yet.
     for _ in PLACES..CLAIMS {
-        let refused = claims.join_next().await.unwrap().unwrap();
-        assert!(matches!(refused, Err(IssueError::Claim(ClaimError::Overloaded))), "{refused:?}");
+        let (parts, body) = claims.join_next().await.unwrap().unwrap().unwrap().into_parts();
+        let problem = body.collect().await.unwrap().to_bytes();
+        assert_eq!(
+            (parts.status.as_u16(), &parts.headers["retry-after"]),
+            (503, &HeaderValue::from_static("1"))
+        );
+        let expected = json!({ "status": 503, "title": "Too many ask at once.", "type": "overloaded" });
+        assert_eq!(serde_json::from_slice::<Value>(&problem).unwrap(), expected);
     }
     world.pending(campaign, PLACES).await;
     // While it connects, it refuses.
     tokio::spawn(writer_worker.run());
     while let Some(claim) = claims.join_next().await {
-        match claim.unwrap() {
-            Ok(Outcome::Issued(coupon)) => world.promised([coupon.id]),
-            Err(IssueError::Claim(ClaimError::NotWritten)) => {}
-            other => panic!("{other:?}"),
+        let (parts, body) = claim.unwrap().unwrap().into_parts();
+        let answer: Value = serde_json::from_slice(&body.collect().await.unwrap().to_bytes()).unwrap();
+        match parts.status.as_u16() {
+            201 => world.promised([serde_json::from_value(answer["id"].clone()).unwrap()]),
+            503 => assert_eq!(answer["type"], "storage-unavailable"),
+            _ => panic!("{parts:?} {answer}"),
         }
     }
     world.pending(campaign, 0).await;
     world.processes[0].start().await;
     world.close().await;
+}
+
+/// Of a process in which only the API is.
+fn routes(connections: Connections, issuer: Arc<Issuer>) -> Router {
+    let Connections { pool, nats, .. } = connections;
+    let admin_token = Some(Secret::from(TOKEN.to_owned()));
+    let api = Api { pool: pool.clone(), issuer: issuer.clone(), admin_token, shards: 1 };
+    let (relays, metrics) = (Vec::new(), Metrics::default());
+    router(Some(api), Monitor { pool, nats, shards: 1, issuer: Some(issuer), relays, verdict: None, metrics })
 }
 
 #[tokio::test]
