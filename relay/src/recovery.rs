@@ -55,7 +55,9 @@ impl std::fmt::Display for Begun {
 /// Why no epoch was begun.
 #[derive(Debug, thiserror::Error)]
 pub enum BeginError {
-    #[error("stream and outbox of shard {0} agree: there is nothing to begin")]
+    #[error(
+        "stream and outbox of shard {0} agree on where the stream ends: no epoch is to begin. If the relay has stopped, its reason is another"
+    )]
     NotNeeded(Shard),
     #[error("no epoch helps against this: {0}")]
     NoHelp(Halt),

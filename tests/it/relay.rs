@@ -7,8 +7,7 @@ use std::time::Duration;
 use async_nats::jetstream;
 use coupon_dispatcher::campaign::CampaignId;
 use coupon_dispatcher::event::OUTLET;
-use coupon_dispatcher::servers::Setup;
-use outbox_relay::{AppendError, NewEvent, Shard, append};
+use outbox_relay::{NewEvent, Shard, append};
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -20,7 +19,6 @@ use crate::support::{SOON, TOKEN, World, wait_until};
 
 const SHARD: Shard = Shard(0);
 const RELAY_LOCK: &str = "outbox_relay";
-const PROJECTOR_LOCK: &str = "projector_projections";
 
 /// The API in the first process, the projections in the second, and a relay in the third.
 async fn split_world() -> World {
@@ -165,31 +163,6 @@ async fn end_session(world: &World, session: i32) {
     assert!(ended);
 }
 
-/// Stopped for so long that another has taken its place, in the middle of a rush; and so is a projector.
-#[tokio::test]
-async fn who_is_frozen_loses_his_place() {
-    let mut world = World::with_processes(&["api", "relay,project"]).await;
-    let frozen = [world.leader(RELAY_LOCK, SHARD).await, world.leader(PROJECTOR_LOCK, SHARD).await];
-    world.add_process("relay,project").await;
-    let campaign = world.open_campaign(json!({ "quantity": 1_000 })).await;
-    let rush = tokio::spawn(world.rush(campaign, 1_000).run());
-    world.issued(campaign, 300).await;
-    world.processes[1].freeze();
-    for (class, session) in [(RELAY_LOCK, frozen[0]), (PROJECTOR_LOCK, frozen[1])] {
-        wait_until("another takes the place", 2 * SOON, async || {
-            world.try_leader(class, SHARD).await.is_some_and(|leader| leader != session)
-        })
-        .await;
-    }
-    world.answered(&rush.await.unwrap());
-    world.balanced().await;
-    world.processes[1].thaw();
-    assert_eq!(world.claim(campaign, "late").await.status, 410);
-    append_committed(&world, SHARD, &[event("tested")]).await;
-    world.assert_published().await;
-    world.close().await;
-}
-
 /// The transaction of one shard stays open.
 #[tokio::test]
 async fn a_slow_writer_delays_no_other_shard() {
@@ -204,47 +177,6 @@ async fn a_slow_writer_delays_no_other_shard() {
     }
     assert_eq!(world.end_of_stream(Shard(1)).await, 0);
     slow.commit().await.unwrap();
-    world.close().await;
-}
-
-/// The server takes less than what is in the outbox already: the relay stops, until it takes more.
-#[tokio::test]
-async fn an_event_that_is_too_large_for_the_server_is_not_appended() {
-    let mut world = World::bare(1).await;
-    world.migrate().await;
-    let config = world.folder().join("small.conf");
-    let setup =
-        Setup { arguments: vec!["-c".to_owned(), config.to_str().unwrap().to_owned()], ..Setup::default() };
-    let of_bytes = |bytes: usize| NewEvent { data: format!("\"{}\"", "x".repeat(bytes)), ..event("tested") };
-    fs::write(&config, "max_payload: 8192").unwrap();
-    world.servers.nats.restart_with(setup.clone()).await.unwrap();
-    world.add_process("relay,project").await;
-    wait_until("the relay has noted the limit", SOON, async || {
-        let limit = sqlx::query_scalar("SELECT max_payload FROM outbox_limits");
-        limit.fetch_one(&world.pool).await.unwrap_or(0) == 8_192
-    })
-    .await;
-    let mut transaction = world.pool.begin().await.unwrap();
-    let refused = append(&mut transaction, SHARD, &[event("tested"), of_bytes(8_000)]).await;
-    let Err(AppendError::Refused(reason)) = refused else { panic!("{refused:?}") };
-    assert_eq!(reason, "outbox_event_fits_a_message");
-    transaction.rollback().await.unwrap();
-    append_committed(&world, SHARD, &[event("tested"), of_bytes(7_000)]).await;
-    world.balanced().await;
-
-    world.processes[0].kill();
-    append_committed(&world, SHARD, &[of_bytes(7_000), event("tested")]).await;
-    fs::write(&config, "max_payload: 4096").unwrap();
-    world.servers.nats.restart_with(setup.clone()).await.unwrap();
-    world.processes[0].start().await;
-    let alarm = "the event at position 3 is too large for the server, which takes 4096 bytes";
-    wait_until("the relay says why it stops", SOON, async || world.processes[0].log().contains(alarm)).await;
-    assert_eq!(world.end_of_stream(SHARD).await, 2, "and does not go on behind it");
-    let begun = world.coupon(&["relay", "epoch", "new"]).await;
-    assert_eq!(begun.code, Some(1), "an epoch is no way out: {begun:?}");
-    fs::write(&config, "max_payload: 8192").unwrap();
-    world.servers.nats.restart_with(setup).await.unwrap();
-    world.assert_published().await;
     world.close().await;
 }
 
