@@ -40,7 +40,7 @@ pub(crate) const CONNECTION_CHECK_INTERVAL: Duration = Duration::from_millis(100
 const STREAM_CHECK_INTERVAL: Duration = Duration::from_secs(2);
 /// A batch that is not full is followed by the next no sooner than this: under load a few large
 /// batches cost less than many small ones, here and in the server.
-const PACE: Duration = Duration::from_millis(10);
+const PACE: Duration = Duration::from_millis(5);
 /// Polling of an empty outbox, when nobody in this process wakes the relay.
 const IDLE_FIRST: Duration = Duration::from_millis(2);
 const IDLE_LONGEST: Duration = Duration::from_millis(50);
