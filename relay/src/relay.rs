@@ -134,7 +134,8 @@ impl Relay {
 /// server has another limit than before.
 async fn note_max_payload(connection: &mut PgConnection, max: usize) -> Result<(), sqlx::Error> {
     let max = i32::try_from(max).unwrap_or(i32::MAX);
-    sqlx::query("UPDATE outbox_limits SET max_payload = $1 WHERE max_payload <> $1")
+    // 0 is what the client knows of a server that has not introduced itself yet. Below 1 KiB no event fits.
+    sqlx::query("UPDATE outbox_limits SET max_payload = $1 WHERE max_payload <> $1 AND $1 > 1024")
         .bind(max)
         .execute(connection)
         .await
