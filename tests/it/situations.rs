@@ -32,12 +32,12 @@ macro_rules! on {
 
 on! {
     a_lost_tail_is_published_again: packaged Packaged, newest Newest, packaged_cluster PackagedCluster, newest_cluster NewestCluster;
-    a_tail_that_is_lost_in_a_rush_is_published_again: packaged Packaged, newest Newest, packaged_cluster PackagedCluster;
+    a_tail_that_is_lost_in_a_rush_is_published_again: packaged Packaged, newest Newest;
     a_deleted_stream_is_made_again: packaged Packaged, newest Newest, packaged_cluster PackagedCluster;
     what_is_stored_already_is_recognized: packaged Packaged, newest Newest, packaged_cluster PackagedCluster, newest_cluster NewestCluster;
     a_seen_id_at_another_place_stops_the_relay: packaged Packaged, newest Newest, packaged_cluster PackagedCluster;
     a_strangers_message_in_the_midst_stops_the_relay: packaged Packaged, newest Newest, packaged_cluster PackagedCluster;
-    a_stream_past_retention_needs_a_decision: packaged Packaged, newest Newest, packaged_cluster PackagedCluster, newest_cluster NewestCluster;
+    a_stream_past_retention_needs_a_decision: packaged Packaged, newest Newest;
     a_restored_database_needs_an_epoch: packaged Packaged, newest Newest;
     a_cluster_that_loses_its_leader_loses_nothing: packaged_cluster PackagedCluster, newest_cluster NewestCluster;
 }
