@@ -1,0 +1,105 @@
+//! The whole answer: that all is balanced, that somebody is late, or that nothing can be told.
+
+use std::collections::BTreeMap;
+
+use async_nats::jetstream;
+use coupon_dispatcher::event::OUTLET;
+use serde_json::{Value, json};
+
+use super::{FULL, QUICK, SHARD, Scene};
+use crate::support::{SOON, wait_until};
+
+#[tokio::test]
+async fn a_balanced_world_is_said_to_be_balanced() {
+    let scene = Scene::start().await;
+    for arguments in [QUICK, FULL, &["audit", "--campaign", &scene.campaign.to_string()]] {
+        scene.assert_balanced(arguments).await;
+    }
+    let head = scene.world.head(SHARD).await;
+    for (arguments, full) in [(&["audit", "--json"][..], false), (&["audit", "--full", "--json"], true)] {
+        let finished = scene.world.coupon(arguments).await;
+        assert_eq!(finished.code, Some(0));
+        let said: Value = serde_json::from_str(&finished.out).unwrap();
+        assert_eq!((&said["balanced"], &said["sheet"]["difference"]), (&json!(true), &Value::Null));
+        let mut counts = BTreeMap::new();
+        for campaign in said["sheet"]["campaigns"].as_array().unwrap() {
+            counts.insert(
+                campaign["campaign_id"].clone().to_string(),
+                COLUMNS.map(|name| campaign[name].clone()),
+            );
+        }
+        let expected = [(scene.campaign, 20, 20), (scene.other, 10, 0)];
+        let expected =
+            expected.map(|(id, count, settled)| (json!(id).to_string(), columns(count, settled, full)));
+        assert_eq!(counts, expected.into());
+        let compared =
+            json!({ "events": head, "missing_from_stream": 0, "more_in_stream": 0, "different": 0 });
+        assert_eq!(said["sheet"]["shards"][0]["compared"], if full { compared } else { Value::Null });
+    }
+    let sheet = scene.world.coupon(QUICK).await.out;
+    let line = sheet.lines().find(|line| line.starts_with(&scene.other.to_string())).unwrap();
+    assert_eq!(line.split_whitespace().skip(1).collect::<Vec<_>>(), ["10", "10", "10", "-", "10", "-", "-"]);
+    let stream = jetstream::new(scene.world.nats().await).get_stream(OUTLET.stream_of(SHARD)).await.unwrap();
+    wait_until("the auditors' consumers are gone", SOON, async || {
+        stream.get_info().await.unwrap().state.consumer_count == 1 // of the projections
+    })
+    .await;
+    scene.world.close().await;
+}
+
+const COLUMNS: [&str; 8] =
+    ["gate", "coupons", "stream", "issued", "outbox", "wallet", "settlement", "settlement_amount"];
+
+/// What only rows could tell is not in a quick sheet.
+fn columns(count: i64, settled: i64, full: bool) -> [Value; 8] {
+    let counted = |count| if full { json!(count) } else { Value::Null };
+    let known = json!(count);
+    let rows = [count, count, count, settled, settled * 500].map(counted);
+    let [issued, outbox, wallet, settlement, amount] = rows;
+    [known.clone(), known.clone(), known, issued, outbox, wallet, settlement, amount]
+}
+
+#[tokio::test]
+async fn a_projection_or_a_relay_that_lags_is_named() {
+    let mut scene = Scene::start().await;
+    scene.world.processes[1].kill();
+    let head = scene.world.head(SHARD).await;
+    let other = scene.other.to_string();
+    let of_shard = ["audit", "--campaign", &other];
+    let claimed = scene.world.claim(scene.campaign, "the-last").await;
+    assert_eq!(claimed.status, 201);
+    scene.world.assert_published().await;
+    let coupon = claimed.body["id"].as_str().unwrap();
+    scene.assert_named(FULL, &[&scene.campaign.to_string(), "wallet", coupon]).await;
+    let late = format!("wallet has applied shard 0 up to {head}, the outbox ends at {}", head + 1);
+    for arguments in [QUICK, &of_shard] {
+        scene.assert_named(arguments, &[&late]).await;
+    }
+    scene.world.processes[2].kill();
+    assert_eq!(scene.world.claim(scene.campaign, "the-very-last").await.status, 201);
+    let late = format!("stream COUPONS-0 ends at {}, the outbox at {}", head + 1, head + 2);
+    scene.assert_named(&of_shard, &[&late]).await;
+    for process in [1, 2] {
+        scene.world.processes[process].start().await;
+    }
+    scene.world.close().await;
+}
+
+#[tokio::test]
+async fn without_one_of_the_servers_nothing_can_be_told() {
+    let mut scene = Scene::start().await;
+    let servers = &mut scene.world.servers;
+    for server in [&mut servers.postgres, &mut servers.redis, &mut servers.nats] {
+        server.kill().await;
+    }
+    for (number, name) in [(0, "Postgres"), (1, "NATS"), (2, "")] {
+        let finished = scene.world.coupon(FULL).await;
+        assert_eq!((finished.code, finished.out.as_str()), (Some(2), ""), "{finished:?}");
+        assert!(finished.err.contains(name), "{finished:?}");
+        let servers = &mut scene.world.servers;
+        [&mut servers.postgres, &mut servers.nats, &mut servers.redis][number].start().await.unwrap();
+    }
+    scene.world.balanced().await;
+    scene.assert_balanced(FULL).await;
+    scene.world.close().await;
+}
