@@ -8,7 +8,9 @@ mod service;
 use std::fs;
 use std::path::PathBuf;
 
+use coupon_dispatcher::campaign::CampaignId;
 use coupon_dispatcher::servers::Setup;
+use serde_json::json;
 
 use crate::support::{World, coupon};
 
@@ -32,6 +34,18 @@ async fn configured(nats: Option<PathBuf>) -> World {
     world.servers.redis.restart_with(config).await.unwrap();
     configure_postgres(&mut world).await;
     world
+}
+
+/// The service, each role in a process with its own users, and a campaign of which alice has a coupon.
+async fn with_coupon() -> (World, CampaignId) {
+    let mut world = configured(None).await;
+    add_process(&mut world, "api", "api", "api", "api").await;
+    add_process(&mut world, "relay", "relay", "relay", "nobody").await;
+    add_process(&mut world, "project", "projector", "projector", "auditor").await;
+    let campaign = world.open_campaign(json!({})).await;
+    assert_eq!(world.claim(campaign, "alice").await.status, 201);
+    world.balanced().await;
+    (world, campaign)
 }
 
 /// A schema that belongs to somebody who is no superuser, and passwords that count.

@@ -1,9 +1,8 @@
 //! What Postgres refuses: to change what was told, or to tell anything but through the functions.
 
-use serde_json::json;
 use sqlx::{Connection as _, PgConnection};
 
-use super::{ROLES, add_process, configured, database_url};
+use super::{ROLES, configured, database_url, with_coupon};
 
 /// Each with the roles that may; whoever may not is refused, for want of the right.
 const ATTEMPTS: [(&str, &[&str]); 27] = [
@@ -44,13 +43,7 @@ const APPEND: &str = "SELECT outbox_append(0::smallint, ARRAY [gen_random_uuid()
 
 #[tokio::test]
 async fn nobody_but_the_owner_changes_the_outbox() {
-    let mut world = configured(None).await;
-    add_process(&mut world, "api", "api", "api", "api").await;
-    add_process(&mut world, "relay", "relay", "relay", "nobody").await;
-    add_process(&mut world, "project", "projector", "projector", "auditor").await;
-    let campaign = world.open_campaign(json!({})).await;
-    assert_eq!(world.claim(campaign, "alice").await.status, 201);
-    world.balanced().await;
+    let (world, _) = with_coupon().await;
     for role in ROLES {
         let mut connection = PgConnection::connect(&database_url(&world, role)).await.unwrap();
         for (statement, may) in ATTEMPTS {

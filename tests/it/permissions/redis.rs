@@ -5,9 +5,8 @@ use std::fs;
 
 use redis::aio::MultiplexedConnection;
 use redis::{Client, RedisResult, Value, cmd};
-use serde_json::json;
 
-use super::{ADMINISTRATOR, FOLDER, add_process, configured, url_of};
+use super::{ADMINISTRATOR, FOLDER, url_of, with_coupon};
 
 /// From the least to the worst; none of them for a user of the service.
 const ATTEMPTS: [&str; 19] = [
@@ -37,13 +36,7 @@ const SENT: [&str; 9] =
 
 #[tokio::test]
 async fn the_gate_is_all_that_redis_shows() {
-    let mut world = configured(None).await;
-    add_process(&mut world, "api", "api", "api", "api").await;
-    add_process(&mut world, "relay", "relay", "relay", "nobody").await;
-    add_process(&mut world, "project", "projector", "projector", "auditor").await;
-    let campaign = world.open_campaign(json!({})).await;
-    assert_eq!(world.claim(campaign, "alice").await.status, 201);
-    world.balanced().await;
+    let (world, campaign) = with_coupon().await;
     let url = world.servers.redis_url();
     let mut administrator = connect(&url_of(ADMINISTRATOR, &url)).await;
     for name in ["other", "gate1:{x}"] {
