@@ -9,11 +9,11 @@ use outbox_relay::retention::Retention;
 use outbox_relay::{Event, Projection, Projector};
 use sqlx::{ConnectOptions as _, FromRow, PgConnection};
 use tokio::task::JoinSet;
-use tokio::time::sleep;
 
 use crate::SHARD;
 use crate::partitions::{self, PARTITION};
 use crate::running::{RunningRelay, Site, stored};
+use crate::support::{wait_for, wait_until};
 
 /// Partitions only: the table above them has no rows of its own. Bytes with indexes.
 const TABLES: &str = "SELECT relname::text AS name, pg_total_relation_size(relid) AS bytes, \
@@ -90,26 +90,24 @@ async fn relay_and_project(site: &Site, connection: &mut PgConnection, head: i64
     let projector = Projector::new("bench", vec![Box::new(Nothing)], OUTLET, SHARD, database, nats);
     let mut task = JoinSet::new();
     task.spawn(async move { match projector.run().await {} });
-    let position = "SELECT projection_position('nothing', $1)";
-    while sqlx::query_scalar::<_, i64>(position).bind(SHARD.0).fetch_one(&mut *connection).await? < head {
-        sleep(Duration::from_millis(20)).await;
-    }
-    Ok(())
+    let applied = "SELECT projection_position('nothing', $1) >= $2";
+    wait_until(async || {
+        Ok(sqlx::query_scalar(applied).bind(SHARD.0).bind(head).fetch_one(&mut *connection).await?)
+    })
+    .await
 }
 
 /// Prints them, once so many inserts into the outbox are told: sessions tell once a second.
 async fn tables(connection: &mut PgConnection, inserts: i64) -> Result<Vec<Table>> {
-    let tables = loop {
+    let tables = wait_for(async || {
         let tables: Vec<Table> = sqlx::query_as(TABLES).fetch_all(&mut *connection).await?;
         let (positions, outbox): (Vec<_>, Vec<_>) =
             tables.iter().partition(|table| table.name == "projection_positions");
-        if outbox.iter().map(|table| table.inserted).sum::<i64>() >= inserts
-            && positions.iter().all(|table| table.inserted > 0)
-        {
-            break tables;
-        }
-        sleep(Duration::from_millis(50)).await;
-    };
+        let told = outbox.iter().map(|table| table.inserted).sum::<i64>() >= inserts
+            && positions.iter().all(|table| table.inserted > 0);
+        Ok(told.then_some(tables))
+    })
+    .await?;
     println!("{:<22} {:>9} {:>9} {:>8} {:>8} {:>8}", "", "MB", "inserted", "updated", "deleted", "dead");
     for Table { name, bytes, inserted, updated, deleted, dead } in &tables {
         let megabytes = *bytes as f64 / 1_000_000.0;

@@ -6,12 +6,12 @@ use anyhow::{Result, ensure};
 use coupon_dispatcher::coupon::new_code;
 use coupon_dispatcher::issue::writer::PLANS;
 use sqlx::{ConnectOptions as _, Connection as _, PgConnection};
-use tokio::time::sleep;
 use ulid::Ulid;
 use uuid::Uuid;
 
 use crate::appender::Appender;
 use crate::running::Site;
+use crate::support::wait_for;
 use crate::{SHARD, quantile};
 
 pub(crate) const BATCHES: usize = 200;
@@ -22,8 +22,8 @@ const CAMPAIGN: &str = "INSERT INTO campaigns (id, shard, name, merchant_id, fac
     1, now(), now() + interval '1 day', 86400, 'issue', 'open')";
 const ISSUE: &str = "SELECT claim, verdict, nth, number, issued_at, expires_at, coupon_id, code, state \
     FROM issue_batch($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)";
-/// Calls, and milliseconds with all that they call.
-const SPENT: &str = "SELECT calls, total_time FROM pg_stat_user_functions WHERE funcname = $1";
+/// Milliseconds of so many calls, with all that they call.
+const SPENT: &str = "SELECT total_time FROM pg_stat_user_functions WHERE funcname = $1 AND calls = $2";
 
 /// Shares of `outbox_append()`.
 #[derive(Debug)]
@@ -111,14 +111,11 @@ async fn issue_batch(connection: &mut PgConnection, campaign: Ulid) -> Result<Du
 }
 
 async fn spent_ms(connection: &mut PgConnection, function: &str) -> Result<f64> {
-    loop {
-        let spent: Option<(i64, f64)> =
-            sqlx::query_as(SPENT).bind(function).fetch_optional(&mut *connection).await?;
-        match spent {
-            Some((calls, ms)) if calls == BATCHES as i64 => return Ok(ms),
-            _ => sleep(Duration::from_millis(20)).await,
-        }
-    }
+    wait_for(async || {
+        let spent = sqlx::query_scalar(SPENT).bind(function).bind(BATCHES as i64);
+        Ok(spent.fetch_optional(&mut *connection).await?)
+    })
+    .await
 }
 
 fn us_an_event(time: Duration, count: usize) -> f64 {

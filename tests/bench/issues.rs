@@ -23,9 +23,8 @@ use sqlx::{Connection as _, PgConnection};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio::process::{Child, Command};
-use tokio::time::sleep;
 
-use crate::support::{line, number};
+use crate::support::{line, number, wait_until};
 
 const TOKEN: &str = "a-token-for-the-bench";
 const CONNECTIONS: &str = "-c256";
@@ -164,9 +163,7 @@ impl Site {
         let result = self.wrk(seconds, Some(number)).await?;
         ensure!(result[5] == 0.0, "{} of {} claims were refused", result[5], result[0]);
         let issued = head(&mut connection).await? - before;
-        while projected(&mut connection).await? < before + issued {
-            sleep(Duration::from_millis(5)).await;
-        }
+        wait_until(async || Ok(projected(&mut connection).await? >= before + issued)).await?;
         let seconds = started.elapsed().as_secs_f64();
         Ok(Segment { issued, seconds, p50_ms: result[2], p99_ms: result[3], livez: 0.0 })
     }
@@ -198,9 +195,7 @@ impl Site {
 
 async fn open_campaign(address: SocketAddr) -> Result<String> {
     let client = Client::new(&format!("http://{address}"), Secret::from(TOKEN.to_owned()));
-    while client.get("/readyz").await.is_err() {
-        sleep(Duration::from_millis(20)).await;
-    }
+    wait_until(async || Ok(client.get("/readyz").await.is_ok())).await?;
     let now = OffsetDateTime::now_utc();
     let body = json!({
         "name": "Bench", "merchant_id": "bench", "face_value": 100, "currency": "EUR", "quantity": 10_000_000,

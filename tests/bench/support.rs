@@ -1,9 +1,15 @@
-//! What the benchmarks start from, and how they print.
+//! What the benchmarks start from, how they wait, and how they print.
+
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use coupon_dispatcher::schema;
 use coupon_dispatcher::servers::Servers;
 use sqlx::{Connection as _, PgConnection};
+use tokio::time::sleep;
+
+/// Short against whatever is timed until something has become true.
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// A server that has run for a while uses its WAL files again; a new one makes one of 16 MiB, zeroed
 /// and synced, every half second of this load, and every commit waits for it: with the disk busy
@@ -20,6 +26,21 @@ pub(crate) async fn servers() -> Result<Servers> {
     sqlx::raw_sql(WAL_FILES).execute(&mut connection).await.context("make WAL files")?;
     sqlx::raw_sql("CHECKPOINT").execute(&mut connection).await?;
     Ok(servers)
+}
+
+/// Asks until there is an answer, or asking fails.
+pub(crate) async fn wait_for<T>(mut ask: impl AsyncFnMut() -> Result<Option<T>>) -> Result<T> {
+    loop {
+        if let Some(answer) = ask().await? {
+            return Ok(answer);
+        }
+        sleep(POLL_INTERVAL).await;
+    }
+}
+
+/// Asks until it is so, or asking fails.
+pub(crate) async fn wait_until(mut holds: impl AsyncFnMut() -> Result<bool>) -> Result<()> {
+    wait_for(async || Ok(holds().await?.then_some(()))).await
 }
 
 /// What a variable of the environment says.
