@@ -16,9 +16,9 @@ local expires_at = redis.call('HGET', KEYS[1], 'expires_at')
 if expires_at then
   redis.call('SADD', KEYS[2], unpack(ARGV))
   redis.call('PEXPIREAT', KEYS[2], expires_at)
-  redis.call('ZREM', KEYS[3], unpack(ARGV))
   answer = 'confirmed'
 end
+redis.call('ZREM', KEYS[3], unpack(ARGV))
 local answers = {}
 for i = 1, #ARGV do answers[i] = answer end
 return answers

@@ -19,6 +19,9 @@ pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Of one statement of the pool.
 const STATEMENT_TIMEOUT: &str = "5s";
 
+/// "You got it" is said of what is on disk, whatever the database or its owner say by default.
+const DURABLE: (&str, &str) = ("synchronous_commit", "on");
+
 /// Connections to the three servers.
 #[derive(Clone, Debug)]
 pub struct Connections {
@@ -35,7 +38,7 @@ impl Connections {
     /// When a server is away and there is no patience, or the schema does not fit.
     pub async fn open(config: &Config, patience: Patience) -> anyhow::Result<Self> {
         let database: PgConnectOptions = config.database.reveal().parse().context("read DATABASE_URL")?;
-        let database = database.application_name("coupon").disable_statement_logging();
+        let database = database.application_name("coupon").options([DURABLE]).disable_statement_logging();
         let check = async || -> anyhow::Result<()> {
             let mut connection = timeout(CONNECT_TIMEOUT, database.connect()).await??;
             Ok(schema::check(&mut connection, config.shards).await?)

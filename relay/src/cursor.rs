@@ -6,14 +6,16 @@ use async_nats::Client;
 use async_nats::header::NATS_MESSAGE_ID;
 use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
+use futures_util::{StreamExt as _, TryStreamExt as _};
 use sqlx::PgConnection;
 use tokio::time::sleep;
 use ulid::Ulid;
 use uuid::Uuid;
 
-use crate::epoch::Epochs;
+use crate::epoch::{Epoch, Epochs};
 use crate::event::EPOCH_HEADER;
 use crate::outlet::{Outlet, Shard};
+use crate::pipeline::IN_FLIGHT_MAX;
 use crate::status::{Halt, RelayError};
 use crate::stream::{self, StreamError};
 
@@ -21,6 +23,8 @@ use crate::stream::{self, StreamError};
 /// it has ended loses its files with the other (seen with nats-server 2.9.10 in 3 of 4 tries without a
 /// wait, never with one of 50 ms). A cluster says so too while it has no leader.
 const MISSING_FOR: Duration = Duration::from_secs(1);
+/// Messages that are asked for and have not come, at the most.
+const ASKED_AT_ONCE: usize = 100;
 
 /// Asks where the stream of a shard ends.
 #[derive(Clone, Copy, Debug)]
@@ -39,9 +43,14 @@ pub(crate) struct MessageName {
 }
 
 impl Cursor<'_> {
-    /// The position at which the stream ends. Makes the stream where there is none, and makes sure that
-    /// its end is ours.
-    pub(crate) async fn find(&self, connection: &mut PgConnection) -> Result<(i64, Epochs), RelayError> {
+    /// The position at which the stream ends. Makes the stream where there is none, and makes sure that its
+    /// last messages are ours: all behind position `confirmed`, and of more than could be on their way the
+    /// last. Each goes behind its predecessor's place, whoever has taken that.
+    pub(crate) async fn find(
+        &self,
+        connection: &mut PgConnection,
+        confirmed: i64,
+    ) -> Result<(i64, Epochs), RelayError> {
         let stream = self.stream(connection).await?;
         let last = stream.cached_info().state.last_sequence.cast_signed();
         let epochs = Epochs::read(connection, self.shard).await?;
@@ -65,20 +74,50 @@ impl Cursor<'_> {
             return Err(Halt::PastRetention { stream: name(), last, oldest, sequence }.into());
         }
         // Of what is past retention only the stream tells; before an epoch is what it left behind.
-        if begins || position < oldest {
-            return Ok((position, epochs));
-        }
-        let Some(message) = self.message(&stream, last).await? else {
-            tracing::warn!(stream = name(), last, "the last message is not there: the stream was purged");
-            return Ok((position, epochs));
-        };
-        let ours = self.event_id(connection, position).await?.ok_or(Halt::Hole(position))?;
-        let ours = current.message_id(ours);
-        if message.id.as_ref() != Some(&ours) {
-            let theirs = message.id.unwrap_or_else(|| "a message without id".to_owned());
-            return Err(Halt::Differs { stream: name(), sequence: last, theirs, position, ours }.into());
-        }
+        let known = (oldest - 1).max(current.first_position - 1).max(position - IN_FLIGHT_MAX);
+        // If the stream has lost its tail, what is behind may be another's.
+        let after = if confirmed <= position { known.max(confirmed) } else { known };
+        self.check_tail(connection, &stream, current, after, position).await?;
         Ok((position, epochs))
+    }
+
+    /// The messages behind position `after`, up to `last`, are ours, or are not there: the stream was purged.
+    async fn check_tail(
+        &self,
+        connection: &mut PgConnection,
+        stream: &Stream,
+        epoch: Epoch,
+        after: i64,
+        last: i64,
+    ) -> Result<(), RelayError> {
+        let events: Vec<(i64, Uuid)> = sqlx::query_as(
+            "SELECT position, event_id FROM outbox WHERE shard = $1 AND position > $2 AND position <= $3 \
+             ORDER BY position",
+        )
+        .bind(self.shard.0)
+        .bind(after)
+        .bind(last)
+        .fetch_all(connection)
+        .await?;
+        let positions = events.iter().map(|(position, _)| *position).chain([last + 1]);
+        if let Some((missing, _)) = (after + 1..).zip(positions).find(|(expected, there)| expected != there) {
+            return Err(Halt::Hole(missing).into());
+        }
+        let mut messages = futures_util::stream::iter(events)
+            .map(async |(position, id)| {
+                let message = self.message(stream, epoch.sequence_of(position)).await?;
+                Ok::<_, StreamError>((position, epoch.message_id(id.into()), message))
+            })
+            .buffered(ASKED_AT_ONCE);
+        while let Some((position, ours, message)) = messages.try_next().await? {
+            let Some(MessageName { id, .. }) = message else { continue };
+            if id.as_ref() != Some(&ours) {
+                let theirs = id.unwrap_or_else(|| "a message without id".to_owned());
+                let (stream, sequence) = (self.outlet.stream_of(self.shard), epoch.sequence_of(position));
+                return Err(Halt::Differs { stream, sequence, theirs, position, ours }.into());
+            }
+        }
+        Ok(())
     }
 
     async fn stream(&self, connection: &mut PgConnection) -> Result<Stream, RelayError> {

@@ -179,10 +179,11 @@ pub async fn show(
     Ok((parked, event))
 }
 
-/// Applies a parked event after all, exactly once: effect and note go together.
+/// Applies a parked event after all, exactly once: effect and note go together. The letter goes after them;
+/// if that was cut off, doing it again answers [`DeadError::NotParked`] and takes the letter away.
 ///
 /// # Errors
-/// See [`DeadError`]. Then it stays parked.
+/// See [`DeadError`]. Then what was parked stays parked.
 pub async fn redrive(
     connection: &mut PgConnection,
     nats: &Client,
@@ -192,15 +193,17 @@ pub async fn redrive(
     position: i64,
 ) -> Result<(), DeadError> {
     let name = projection.name();
-    let (_, event) = show(connection, nats, outlet, name, shard, position).await?;
-    let mut transaction = connection.begin().await?;
-    forget(&mut transaction, name, shard, position).await?;
-    projection.apply(&mut transaction, &[event]).await?;
-    transaction.commit().await?;
-    Ok(remove(nats, outlet, name, shard, position).await?)
+    let applied = async {
+        let (_, event) = show(connection, nats, outlet, name, shard, position).await?;
+        let mut transaction = connection.begin().await?;
+        forget(&mut transaction, name, shard, position).await?;
+        projection.apply(&mut transaction, &[event]).await?;
+        Ok(transaction.commit().await?)
+    };
+    remove_after(applied.await, nats, outlet, name, shard, position).await
 }
 
-/// Gives up a parked event: its projection never applies it.
+/// Gives up a parked event: its projection never applies it. The letter goes as in [`redrive`].
 ///
 /// # Errors
 /// See [`DeadError`].
@@ -212,8 +215,23 @@ pub async fn drop_parked(
     shard: Shard,
     position: i64,
 ) -> Result<(), DeadError> {
-    forget(connection, projection, shard, position).await?;
-    Ok(remove(nats, outlet, projection, shard, position).await?)
+    let forgotten = forget(connection, projection, shard, position).await;
+    remove_after(forgotten, nats, outlet, projection, shard, position).await
+}
+
+/// The letter of an event that is no longer parked goes, whoever took the event.
+async fn remove_after(
+    settled: Result<(), DeadError>,
+    nats: &Client,
+    outlet: &Outlet,
+    projection: &str,
+    shard: Shard,
+    position: i64,
+) -> Result<(), DeadError> {
+    if matches!(settled, Ok(()) | Err(DeadError::NotParked { .. })) {
+        remove(nats, outlet, projection, shard, position).await?;
+    }
+    settled
 }
 
 async fn forget(

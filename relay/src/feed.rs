@@ -81,13 +81,13 @@ impl<'a> Feed<'a> {
         events.sort_by_key(|event| event.position);
         events.dedup_by_key(|event| event.position);
         events.retain(|event| event.position > position);
-        let Some(last) = events.last() else { return Ok(()) };
-        self.check_ours(last.position, last.id).await?;
-        if last.position - position != events.len() as i64 {
-            let last = last.position;
+        let Some(last) = events.last().map(|event| event.position) else { return Ok(()) };
+        let complete = last - position == events.len() as i64;
+        let new = if complete { &events[..] } else { &events[events.len() - 1..] };
+        if !(self.are_ours(new).await? && complete) {
             tracing::warn!(
                 shard = %self.shard, applied = position, given = last,
-                "gap in what the stream gave: events are taken from the outbox"
+                "what the stream gave has gaps, or is another's: events are taken from the outbox"
             );
             return self.take_from_outbox(last).await;
         }
@@ -97,25 +97,40 @@ impl<'a> Feed<'a> {
         Ok(())
     }
 
-    /// The outbox has this event at this position. Since stream and outbox agree up to where they part,
-    /// that goes for all events before. What is past retention cannot be told.
-    async fn check_ours(&mut self, position: i64, given: Ulid) -> Result<(), ProjectorError> {
-        let (ours, head): (Option<Uuid>, i64) = sqlx::query_as(
-            "SELECT (SELECT event_id FROM outbox WHERE shard = $1 AND position = $2), outbox_head($1)",
+    /// Whether the outbox has these events, whose positions follow each other. What is past retention cannot
+    /// be told.
+    ///
+    /// # Errors
+    /// When it has not the last one: stream and outbox have parted.
+    async fn are_ours(&mut self, events: &[Event]) -> Result<bool, ProjectorError> {
+        let (Some(first), Some(last)) = (events.first(), events.last()) else { return Ok(true) };
+        let (ours, head): (Option<Vec<Uuid>>, i64) = sqlx::query_as(
+            "SELECT array_agg(event_id), outbox_head($1) FROM (\
+                 SELECT event_id FROM outbox WHERE shard = $1 AND position BETWEEN $2 AND $3 ORDER BY position\
+             ) AS ours",
         )
         .bind(self.shard.0)
-        .bind(position)
+        .bind(first.position)
+        .bind(last.position)
         .fetch_one(&mut self.connection)
         .await?;
-        let ours = ours.map(Ulid::from);
-        if ours == Some(given) || ours.is_none() && position <= head {
-            return Ok(());
+        // The oldest may be past retention.
+        let ours: Vec<Ulid> = ours.into_iter().flatten().map(Ulid::from).collect();
+        let given = events[events.len() - ours.len()..].iter().map(|event| event.id);
+        if last.position > head || ours.last().is_some_and(|id| *id != last.id) {
+            let (position, given, ours) = (last.position, last.id, ours.last().copied());
+            return Err(ProjectorError::Foreign { position, given, ours });
         }
-        Err(ProjectorError::Foreign { position, given, ours })
+        Ok(given.eq(ours))
     }
 
-    /// Applies the events up to `last` from the outbox.
+    /// Applies the events up to `last` from the outbox, or as far as it goes.
     pub(crate) async fn take_from_outbox(&mut self, last: i64) -> Result<(), ProjectorError> {
+        let head: i64 = sqlx::query_scalar("SELECT outbox_head($1)")
+            .bind(self.shard.0)
+            .fetch_one(&mut self.connection)
+            .await?;
+        let last = last.min(head);
         while self.position() < last {
             let after = self.position();
             let until = last.min(after + BATCH_EVENTS as i64);

@@ -1,4 +1,10 @@
-//! Messages on their way: many at once, each stored only behind its predecessor.
+//! Messages on their way: many at once, each stored only behind its predecessor's place, and each
+//! acknowledged.
+//!
+//! Each, because somebody else's message may have taken that place. (`Nats-Expected-Last-Msg-Id` would keep
+//! what follows out of the stream, and must not be sent: replicas compare it for themselves, with what they
+//! remember. One that was away for longer than the duplicate window remembers nothing: nats-server 2.9 then
+//! leaves the message out of this replica alone, and 2.14 and newer stop the replica.)
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -26,12 +32,7 @@ use crate::stream::{self, StreamError};
 const BATCH_ROWS: i64 = 500;
 /// Published and not yet known to be stored, at the most. Servers from 2.11 on refuse more than
 /// 10,000 messages waiting for one stream.
-const IN_FLIGHT_MAX: i64 = 4_000;
-/// One message in so many asks for an acknowledgement, and the last of each batch. Since each
-/// message is stored only behind its predecessor, the acknowledgement of one is that of all before.
-/// The first of all asks too: if it is refused, its refusal has the reason, and those behind it only
-/// say that it is missing.
-const ACKNOWLEDGED_EVERY: i64 = 100;
+pub(crate) const IN_FLIGHT_MAX: i64 = 4_000;
 /// No acknowledgement for so long, and the relay asks the stream where it ends.
 const ACKNOWLEDGEMENT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often a relay that waits looks whether it is still connected.
@@ -68,17 +69,13 @@ impl Route {
 pub(crate) struct Pipeline<'a> {
     route: &'a Route,
     epoch: Epoch,
-    /// Replies come to `<inbox>.<sequence>`.
     inbox: String,
     acknowledgements: Subscriber,
     /// Positions.
-    first: i64,
     sent: i64,
     stored: i64,
-    /// Message id of the last that was sent, once one was.
-    sent_id: Option<String>,
-    /// Positions that ask for an acknowledgement and have none, and when they were appended.
-    asked: VecDeque<(i64, OffsetDateTime)>,
+    /// When the events between these were appended.
+    times: VecDeque<OffsetDateTime>,
 }
 
 /// What JetStream answers to a publish.
@@ -103,18 +100,9 @@ impl<'a> Pipeline<'a> {
     pub(crate) async fn new(route: &'a Route, epoch: Epoch, stored: i64) -> Result<Self, RelayError> {
         let inbox = route.nats.new_inbox();
         let acknowledgements =
-            route.nats.subscribe(format!("{inbox}.*")).await.map_err(|error| route.error(&error))?;
-        Ok(Self {
-            route,
-            epoch,
-            inbox,
-            acknowledgements,
-            first: stored + 1,
-            sent: stored,
-            stored,
-            sent_id: None,
-            asked: VecDeque::new(),
-        })
+            route.nats.subscribe(inbox.clone()).await.map_err(|error| route.error(&error))?;
+        let (sent, times) = (stored, VecDeque::new());
+        Ok(Self { route, epoch, inbox, acknowledgements, sent, stored, times })
     }
 
     pub(crate) async fn run(mut self, connection: &mut PgConnection) -> Result<Infallible, RelayError> {
@@ -147,45 +135,29 @@ impl<'a> Pipeline<'a> {
         let (shard, until) = (self.route.shard, self.sent + BATCH_ROWS);
         let events = StoredEvent::between(connection, shard, self.sent, until).await?;
         let count = events.len() as i64;
-        let end = self.sent + count;
         for event in events {
             if event.position != self.sent + 1 {
                 return Err(Halt::Hole(self.sent + 1).into());
             }
-            let (position, time) = (event.position, event.time);
-            let asks = position == end || position == self.first || position % ACKNOWLEDGED_EVERY == 0;
-            self.publish(event, asks).await?;
-            if asks {
-                self.asked.push_back((position, time));
-            }
-            self.sent = position;
+            self.times.push_back(event.time);
+            self.sent = event.position;
+            self.publish(event).await?;
         }
         Ok(count)
     }
 
-    /// Behind the message before it and no other: its sequence alone would also be that of somebody
-    /// else's message, in whose place one of ours was refused.
-    async fn publish(&mut self, event: StoredEvent, acknowledged: bool) -> Result<(), RelayError> {
+    async fn publish(&self, event: StoredEvent) -> Result<(), RelayError> {
         let Route { outlet, shard, nats, .. } = self.route;
         let sequence = self.epoch.sequence_of(event.position);
-        let id = self.epoch.message_id(event.id);
-        let mut headers = event.headers(&id);
+        let mut headers = event.headers(&self.epoch.message_id(event.id));
         headers.insert(async_nats::header::NATS_EXPECTED_LAST_SEQUENCE, (sequence - 1).to_string());
-        if let Some(before) = self.sent_id.replace(id) {
-            headers.insert(async_nats::header::NATS_EXPECTED_LAST_MESSAGE_ID, before);
-        }
         if self.epoch.epoch > 0 {
             headers.insert(EPOCH_HEADER, self.epoch.epoch.to_string());
         }
         let subject = outlet.subject(&event.kind, &event.key, *shard);
         let body = event.body(outlet);
-        if acknowledged {
-            let reply = format!("{}.{sequence}", self.inbox);
-            nats.publish_with_reply_and_headers(subject, reply, headers, body).await
-        } else {
-            nats.publish_with_headers(subject, headers, body).await
-        }
-        .map_err(|error| match error.kind() {
+        let sent = nats.publish_with_reply_and_headers(subject, self.inbox.clone(), headers, body).await;
+        sent.map_err(|error| match error.kind() {
             PublishErrorKind::MaxPayloadExceeded => {
                 Halt::TooLarge { position: event.position, max: nats.max_payload() }.into()
             }
@@ -232,36 +204,25 @@ impl<'a> Pipeline<'a> {
         if message.status == Some(StatusCode::NO_RESPONDERS) {
             return Err(self.not_stored("no stream takes the subject"));
         }
-        let sequence: Option<i64> = message.subject.rsplit('.').next().and_then(|token| token.parse().ok());
         let answer: Acknowledgement =
             serde_json::from_slice(&message.payload).map_err(|error| self.not_stored(&error.to_string()))?;
-        match (answer.error, answer.seq) {
-            (Some(refusal), _) => {
-                Err(self.not_stored(&format!("{} ({})", refusal.description, refusal.err_code)))
-            }
-            // `duplicate` alone proves nothing: it is also said of what was purged since.
-            (None, seq) if answer.duplicate || seq != sequence => {
-                Err(self
-                    .not_stored(&format!("the server says sequence {seq:?}, duplicate {}", answer.duplicate)))
-            }
-            (None, seq) => {
-                let position = seq.map_or(0, |sequence| self.epoch.position_of(sequence));
-                self.confirmed(position);
-                Ok(())
-            }
+        if let Some(Refusal { err_code, description }) = answer.error {
+            return Err(self.not_stored(&format!("{description} ({err_code})")));
         }
-    }
-
-    fn confirmed(&mut self, position: i64) {
+        // They come in the order of the messages, unless one is lost at a change of leaders.
+        // `duplicate` alone proves nothing: it is also said of what was purged since.
+        let expected = self.epoch.sequence_of(self.stored + 1);
+        if answer.duplicate || answer.seq != Some(expected) {
+            let said = format!("the server says sequence {:?}, duplicate {}", answer.seq, answer.duplicate);
+            return Err(self.not_stored(&said));
+        }
+        self.stored += 1;
         let Route { shard, metrics, .. } = self.route;
-        let new = (position - self.stored).max(0).unsigned_abs();
-        metrics.published.get_or_create(&(*shard).into()).inc_by(new);
-        let to_stream = metrics.to_stream.get_or_create(&(*shard).into());
-        while let Some((_, time)) = self.asked.front().filter(|(asked, _)| *asked <= position) {
-            to_stream.observe(seconds_since(*time));
-            self.asked.pop_front();
+        metrics.published.get_or_create(&(*shard).into()).inc();
+        if let Some(time) = self.times.pop_front() {
+            metrics.to_stream.get_or_create(&(*shard).into()).observe(seconds_since(time));
         }
-        self.stored = self.stored.max(position);
+        Ok(())
     }
 
     fn not_stored(&self, reason: &str) -> RelayError {

@@ -68,6 +68,10 @@ pub enum ProjectorError {
         "the stream gives event {given} as position {position}, where the outbox has {ours:?}: it is not applied"
     )]
     Foreign { position: i64, given: Ulid, ours: Option<Ulid> },
+    #[error(
+        "the consumer gave nothing behind position {after}, and the stream goes on to {published}: it is made anew"
+    )]
+    Mute { after: i64, published: i64 },
     #[error("an epoch has begun")]
     EpochBegan,
     #[error("stream {0} is not there (yet): its relay makes it")]

@@ -4,8 +4,8 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use async_nats::Client;
-use async_nats::jetstream::Message;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, PullConsumer, pull};
+use async_nats::jetstream::{Message, stream::Stream};
 use futures_util::TryStreamExt as _;
 use sqlx::Connection as _;
 use sqlx::postgres::PgConnectOptions;
@@ -105,12 +105,17 @@ impl Projector {
     async fn project(&self) -> Result<Infallible, ProjectorError> {
         let mut feed = self.lead().await?;
         let epochs = Epochs::read(&mut feed.connection, self.shard).await?;
-        let consumer = self.consumer(&epochs, feed.position()).await?;
+        let (stream, consumer) = self.consumer(&epochs, feed.position()).await?;
+        let mut there = 0;
         loop {
             let next_batch_at = Instant::now() + PACE;
             let batch = next_batch(&consumer).await.map_err(|error| self.error(&*error))?;
             let Some(last) = batch.last() else {
                 feed.connection.ping().await?; // who does not ask loses his session
+                if let Some((_, published)) = epochs.place_of(there).filter(|(_, at)| *at > feed.position()) {
+                    return self.overlooked(&mut feed, &stream, published).await;
+                }
+                there = stream::end(&self.nats, &self.outlet.stream_of(self.shard)).await?.cast_signed();
                 continue;
             };
             let events = batch.iter().filter_map(|message| event_of(message, &epochs).transpose());
@@ -124,6 +129,21 @@ impl Projector {
                 sleep_until(next_batch_at).await;
             }
         }
+    }
+
+    /// The consumer has given nothing for a whole [`PULL_EXPIRY`], though the stream has had something for it
+    /// all the time, up to position `published`: its leader may be a replica that lags, or a stranger has
+    /// changed it. It is made anew, and what it has not given is applied.
+    async fn overlooked(
+        &self,
+        feed: &mut Feed<'_>,
+        stream: &Stream,
+        published: i64,
+    ) -> Result<Infallible, ProjectorError> {
+        let after = feed.position();
+        stream.delete_consumer(self.consumer).await.map_err(|error| self.error(&error))?;
+        feed.take_from_outbox(published).await?;
+        Err(ProjectorError::Mute { after, published })
     }
 
     /// Waits until it is the only one to apply this shard to these projections.
@@ -147,7 +167,11 @@ impl Projector {
 
     /// The durable consumer, at `position`. What another process was given and did not acknowledge
     /// would come back only after a while, so then the durable consumer is made anew.
-    async fn consumer(&self, epochs: &Epochs, position: i64) -> Result<PullConsumer, ProjectorError> {
+    async fn consumer(
+        &self,
+        epochs: &Epochs,
+        position: i64,
+    ) -> Result<(Stream, PullConsumer), ProjectorError> {
         let name = self.outlet.stream_of(self.shard);
         let stream = stream::existing(&self.nats, &name).await?;
         let stream = stream.ok_or(ProjectorError::NoStream(name))?;
@@ -168,7 +192,7 @@ impl Projector {
             stream.delete_consumer(self.consumer).await.map_err(|error| self.error(&error))?;
             consumer = stream.create_consumer(config).await.map_err(|error| self.error(&error))?;
         }
-        Ok(consumer)
+        Ok((stream, consumer))
     }
 
     fn error(&self, error: &(dyn std::error::Error + 'static)) -> ProjectorError {

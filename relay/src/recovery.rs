@@ -28,7 +28,8 @@ pub struct Begun {
     pub epoch: Epoch,
     /// What had stopped the relay.
     pub reason: String,
-    /// Messages at the end of the stream that the outbox does not know. They stay.
+    /// Messages at the end of the stream that no longer count. They stay, and what the outbox knows of them is
+    /// told again.
     pub left: i64,
     /// Events that nobody can be given any more: neither in the stream nor in the outbox.
     pub lost: i64,
@@ -45,7 +46,7 @@ impl std::fmt::Display for Begun {
         )?;
         writeln!(
             f,
-            "{} messages before it are of events that the database does not know: they stay",
+            "{} messages before it no longer count: they stay, and what the database knows of them is told again",
             self.left
         )?;
         write!(f, "{} events are in neither and were lost to whoever had not read them", self.lost)
@@ -83,7 +84,7 @@ pub async fn begin(
     let mut connection =
         led.map_err(|_| BeginError::Led(shard))?.map_err(|error| BeginError::Relay(error.into()))?;
     let cursor = Cursor { outlet, shard, replicas, nats };
-    let reason = match cursor.find(&mut connection).await {
+    let reason = match cursor.find(&mut connection, 0).await {
         Ok(_) => return Err(BeginError::NotNeeded(shard)),
         Err(RelayError::Halted(halt)) if halt.needs_epoch() => halt,
         Err(RelayError::Halted(halt)) => return Err(BeginError::NoHelp(halt)),
@@ -98,7 +99,11 @@ impl Cursor<'_> {
         let stream = stream::of_shard(self.nats, self.outlet, self.shard, self.replicas).await?;
         let last = stream.cached_info().state.last_sequence.cast_signed();
         let (oldest, head) = self.bounds(connection).await?;
-        let agreed = self.last_agreed(connection, &stream, &epochs, oldest - 1, head).await?;
+        let end = match &reason {
+            Halt::Differs { position, .. } => position - 1,
+            _ => head,
+        };
+        let agreed = self.last_agreed(connection, &stream, &epochs, oldest - 1, end).await?;
         // The database may have been restored to a time before earlier epochs: the stream knows them.
         let newest = self.message(&stream, last).await?.map_or(0, |message| message.epoch);
         let epoch = Epoch {
@@ -127,8 +132,8 @@ impl Cursor<'_> {
         })
     }
 
-    /// The last position, from `agreed` to `end`, at which the stream has the event of the outbox. Once
-    /// they differ they differ for ever, so it is searched by halves. Where the stream has no message
+    /// The last position, from `agreed` to `end`, at which the stream has the event of the outbox. After a
+    /// restore they differ from one position on, so it is searched by halves. Where the stream has no message
     /// (any more), it is taken to have had the right one.
     async fn last_agreed(
         &self,

@@ -105,14 +105,19 @@ impl Relay {
             (leadership::take(&self.database, LOCK, self.route.shard.0).await?, false)
         };
         self.route.status.send_modify(|status| status.leads = true);
-        while self.route.nats.connection_state() != State::Connected {
-            connection.ping().await?; // who does not ask loses his session
-            sleep(CONNECTION_CHECK_INTERVAL).await;
-        }
-        note_max_payload(&mut connection, self.route.nats.server_info().max_payload).await?;
         let Route { outlet, shard, nats, .. } = &self.route;
+        // The client is `Connected` a moment before it knows of what server.
+        let server = loop {
+            match nats.try_server_info() {
+                Some(server) if nats.connection_state() == State::Connected => break server,
+                _ => connection.ping().await?, // who does not ask loses his session
+            }
+            sleep(CONNECTION_CHECK_INTERVAL).await;
+        };
+        note_max_payload(&mut connection, server.max_payload).await?;
         let cursor = Cursor { outlet, shard: *shard, replicas: self.replicas, nats };
-        let (stored, epochs) = cursor.find(&mut connection).await?;
+        let confirmed = if leads_on { self.route.status.borrow().stored } else { 0 };
+        let (stored, epochs) = cursor.find(&mut connection, confirmed).await?;
         self.route.status.send_modify(|status| {
             let lost = (status.stored - stored).max(0);
             self.route.metrics.healed.get_or_create(&self.route.shard.into()).inc_by(lost.unsigned_abs());
@@ -134,7 +139,7 @@ impl Relay {
 /// server has another limit than before.
 async fn note_max_payload(connection: &mut PgConnection, max: usize) -> Result<(), sqlx::Error> {
     let max = i32::try_from(max).unwrap_or(i32::MAX);
-    // 0 is what the client knows of a server that has not introduced itself yet. Below 1 KiB no event fits.
+    // Below 1 KiB no event fits: then it is the relay that stops, not the service.
     sqlx::query("UPDATE outbox_limits SET max_payload = $1 WHERE max_payload <> $1 AND $1 > 1024")
         .bind(max)
         .execute(connection)

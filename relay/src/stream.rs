@@ -56,9 +56,13 @@ pub async fn of_shard(
     .await
 }
 
-/// The stream of replayed events, made if it is not there.
+/// The stream of replayed events, made if it is not there. It has one replica: what would be lost can be
+/// replayed again, and what is sent to it (`Nats-Expected-Last-Msg-Id`) would stop replicas.
+///
+/// # Errors
+/// When somebody has given it more.
 pub async fn of_replays(nats: &Client, outlet: &Outlet) -> Result<stream::Stream, StreamError> {
-    get_or_create(
+    let stream = get_or_create(
         nats,
         stream::Config {
             name: outlet.replay_stream(),
@@ -69,18 +73,32 @@ pub async fn of_replays(nats: &Client, outlet: &Outlet) -> Result<stream::Stream
             ..Default::default()
         },
     )
-    .await
+    .await?;
+    match stream.cached_info().config.num_replicas {
+        1 => Ok(stream),
+        more => {
+            let reason = format!("it has {more} replicas, and is to have one");
+            Err(StreamError { stream: outlet.replay_stream(), reason })
+        }
+    }
 }
 
-/// The stream of events that a projection could not apply, made if it is not there. When it is full, the
-/// projection waits.
+/// The stream of events that a projection could not apply, made if it is not there, with as many replicas
+/// as those of the shards. When it is full, the projection waits.
 pub async fn of_dead(nats: &Client, outlet: &Outlet) -> Result<stream::Stream, StreamError> {
+    if let Some(stream) = existing(nats, &outlet.dead_stream()).await? {
+        return Ok(stream);
+    }
+    let of_shard = outlet.stream_of(Shard(0));
+    let Some(of_shard) = existing(nats, &of_shard).await? else {
+        return Err(StreamError { stream: of_shard, reason: "it is not there; a relay makes it".to_owned() });
+    };
     get_or_create(
         nats,
         stream::Config {
             name: outlet.dead_stream(),
             subjects: vec![format!("dead.{}.>", outlet.subjects)],
-            num_replicas: 1,
+            num_replicas: of_shard.cached_info().config.num_replicas,
             duplicate_window: DUPLICATE_WINDOW,
             max_messages: DEAD_MESSAGES_MAX,
             discard: stream::DiscardPolicy::New,

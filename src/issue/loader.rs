@@ -6,11 +6,12 @@ use std::time::{Duration, Instant};
 
 use redis::{Client, RedisError};
 use sqlx::PgPool;
+use time::OffsetDateTime;
 use tokio::sync::mpsc;
 use ulid::Ulid;
 use uuid::Uuid;
 
-use super::seats::{LoadStep, Seat, Seats};
+use super::seats::{GRACE, LoadStep, Seat, Seats};
 use crate::campaign::{Campaign, CampaignId, store};
 
 /// Campaigns waiting to be loaded, at the most; whoever finds the queue full asks again.
@@ -99,6 +100,9 @@ pub async fn load(client: &Client, pool: &PgPool, campaign: CampaignId) -> Resul
     }
     // Read after `begin`: whoever commits later than this is confirmed later than that.
     let Some(found) = store::get(pool, campaign).await? else { return Ok(()) };
+    if found.closes_at + GRACE <= OffsetDateTime::now_utc() {
+        return Ok(()); // it would be gone at once
+    }
     let mut number = 0;
     loop {
         let holders = holders(pool, campaign, number).await?;

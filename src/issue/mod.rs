@@ -20,6 +20,10 @@ use self::writer::Writer;
 use crate::campaign::{Campaign, CampaignId, UserId};
 use crate::coupon::{self, Coupon};
 
+/// How long after its end a campaign's gate is asked: while it is surely there, whatever the clocks say.
+/// After that nothing changes any more, and Postgres says who holds what.
+const GATE_ASKED_FOR: time::Duration = time::Duration::hours(1);
+
 /// A claim on its way through the gate and a writer. One of them answers it.
 #[derive(Debug)]
 pub struct Claim {
@@ -91,6 +95,12 @@ pub enum Outcome {
     NoSuchCampaign,
 }
 
+impl Outcome {
+    fn held(coupon: Coupon, campaign: &Campaign) -> Self {
+        if campaign.per_user_limit == 1 { Self::AlreadyIssued(coupon) } else { Self::LimitReached(coupon) }
+    }
+}
+
 /// Why it is not known what becomes of a claim. To ask again is safe, and finds out.
 #[derive(Debug, thiserror::Error)]
 pub enum IssueError {
@@ -148,6 +158,10 @@ impl Issuer {
         let Some(campaign) = self.campaigns.get(campaign).await? else { return Ok(Outcome::NoSuchCampaign) };
         let writer = usize::try_from(campaign.shard.0).ok().and_then(|shard| self.writers.get(shard));
         let Some(writer) = writer else { return Err(ClaimError::NotWritten.into()) };
+        if campaign.closes_at + GATE_ASKED_FOR <= OffsetDateTime::now_utc() {
+            let held = coupon::held(&self.pool, campaign.id, &user, campaign.per_user_limit).await?;
+            return Ok(held.map_or(Outcome::Closed, |coupon| Outcome::held(coupon, &campaign)));
+        }
         let (claim, verdict) = Claim::new(campaign.id, user.clone(), traceparent.clone());
         self.gate.admit(claim, writer.clone());
         let mut verdict = verdict.await.unwrap_or(Err(ClaimError::Unknown));
@@ -168,8 +182,7 @@ impl Issuer {
         }
         Ok(match verdict? {
             Verdict::Issued(coupon) => Outcome::Issued(coupon),
-            Verdict::Held(coupon) if campaign.per_user_limit == 1 => Outcome::AlreadyIssued(coupon),
-            Verdict::Held(coupon) => Outcome::LimitReached(coupon),
+            Verdict::Held(coupon) => Outcome::held(coupon, &campaign),
             Verdict::Already => return Err(ClaimError::Unknown.into()), // Postgres does not say so
             Verdict::SoldOut => Outcome::SoldOut,
             Verdict::NotOpen => Outcome::NotOpen { opens_at: campaign.opens_at },

@@ -34,7 +34,7 @@ const LEASE: Duration = Duration::from_secs(10);
 /// How long a loader may take between two steps.
 const LOADER_LEASE: Duration = Duration::from_secs(5);
 /// How long a gate outlives its campaign, for those who ask late.
-const GRACE: time::Duration = time::Duration::days(1);
+pub(super) const GRACE: time::Duration = time::Duration::days(1);
 
 /// The name of one user's n-th seat: `<user>`, then `<user> 2`, `<user> 3`, …
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

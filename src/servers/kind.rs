@@ -58,6 +58,7 @@ impl Kind {
             Self::Redis => &[
                 "--bind", "127.0.0.1",
                 "--appendonly", "yes", "--appendfsync", "everysec", // a power cut loses a second
+                "--lazyfree-lazy-expire", "yes", // a large gate that expires holds up nobody
                 "--save", "", // no snapshots: the append-only file is the data
             ],
             Self::Nats => &["-a", "127.0.0.1", "-js", "-sd", "."],

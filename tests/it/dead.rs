@@ -113,6 +113,32 @@ async fn a_poison_event_is_parked_and_can_be_redriven() {
     world.close().await;
 }
 
+/// As when the command is killed in between: the event is applied, or given up, and its letter is there.
+#[tokio::test]
+async fn a_letter_that_was_left_behind_goes_when_the_command_is_repeated() {
+    let world = World::with_processes(&["api,relay", "project"]).await;
+    world.poison().await;
+    world.passed().await;
+    let letters = world.dead_letters().await;
+    world.execute("ALTER TABLE wallet DROP CONSTRAINT poison").await;
+    let stream = jetstream::new(world.nats().await).get_stream("COUPONS-DEAD").await.unwrap();
+    for (left, action) in ["redrive", "drop"].into_iter().enumerate() {
+        let position = &letters[left]["position"];
+        let subject = format!("dead.coupons.wallet.0.{position}");
+        let letter = stream.get_last_raw_message_by_subject(&subject).await.unwrap();
+        world.letter("redrive", position).await;
+        jetstream::new(world.nats().await).publish(subject, letter.payload).await.unwrap().await.unwrap();
+        let again = world.coupon(&["dead", action, "wallet", &position.to_string()]).await;
+        assert_eq!(again.code, Some(1), "{again:?}");
+        assert!(again.err.contains("no event is parked"), "{again:?}");
+        assert_eq!(world.messages("COUPONS-DEAD").await.len(), POISONED - 1 - left);
+    }
+    for letter in &letters[2..] {
+        world.letter("redrive", &letter["position"]).await;
+    }
+    world.close().await;
+}
+
 /// As when the process is killed in between: the letter is there, and the event is not yet parked.
 #[tokio::test]
 async fn a_letter_is_written_once_however_often_its_event_is_parked() {

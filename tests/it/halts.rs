@@ -3,6 +3,7 @@
 use std::fs;
 
 use async_nats::jetstream;
+use async_nats::jetstream::consumer::{AckPolicy, pull};
 use coupon_dispatcher::event::OUTLET;
 use coupon_dispatcher::servers::Setup;
 use outbox_relay::{AppendError, NewEvent, Shard, append};
@@ -181,6 +182,28 @@ async fn a_durable_consumer_that_is_deleted_is_made_again() {
         world.balanced().await;
         context.delete_consumer_from_stream("projections", OUTLET.stream_of(SHARD)).await.unwrap();
     }
+    world.append_events(10).await;
+    world.close().await;
+}
+
+/// As one whose leader is a replica that lags: it answers, and gives nothing.
+#[tokio::test]
+async fn a_durable_consumer_that_gives_nothing_is_made_again() {
+    let world = World::with_processes(&["api,relay", "project"]).await;
+    world.append_events(10).await;
+    world.balanced().await;
+    let stream = jetstream::new(world.nats().await).get_stream(OUTLET.stream_of(SHARD)).await.unwrap();
+    stream.delete_consumer("projections").await.unwrap();
+    let mute = pull::Config {
+        durable_name: Some("projections".to_owned()),
+        filter_subject: "coupons.nothing.*.0".to_owned(),
+        ack_policy: AckPolicy::All,
+        ..Default::default()
+    };
+    stream.create_consumer(mute).await.unwrap();
+    world.append_events(10).await;
+    world.balanced().await;
+    world.says(1, "the consumer gave nothing behind position 10").await;
     world.append_events(10).await;
     world.close().await;
 }

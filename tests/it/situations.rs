@@ -5,15 +5,16 @@ use std::collections::BTreeMap;
 
 use async_nats::jetstream;
 use async_nats::jetstream::consumer::{AckPolicy, PullConsumer, pull};
-use coupon_dispatcher::event::OUTLET;
+use coupon_dispatcher::event::{ISSUED_V1, OUTLET};
 use futures_util::TryStreamExt as _;
 use outbox_relay::event::{EPOCH_HEADER, POSITION_HEADER};
 use outbox_relay::{Shard, append};
 use serde_json::{Value, json};
+use tokio::time::timeout;
 use ulid::Ulid;
 
 use crate::outbox::{append_committed, event};
-use crate::support::{Nats, SOON, World, wait_for, wait_until};
+use crate::support::{Nats, Process, SOON, World, wait_for, wait_until};
 
 const SHARD: Shard = Shard(0);
 const STREAM: &str = "COUPONS-0";
@@ -32,13 +33,13 @@ macro_rules! on {
 
 on! {
     a_lost_tail_is_published_again: packaged Packaged, newest Newest, packaged_cluster PackagedCluster, newest_cluster NewestCluster;
-    a_tail_that_is_lost_in_a_rush_is_published_again: packaged Packaged, newest Newest;
-    a_deleted_stream_is_made_again: packaged Packaged, newest Newest, packaged_cluster PackagedCluster;
+    a_tail_that_is_lost_in_a_rush_is_published_again: packaged Packaged, newest Newest, packaged_cluster PackagedCluster, newest_cluster NewestCluster;
+    a_deleted_stream_is_made_again: packaged Packaged, newest Newest, packaged_cluster PackagedCluster, newest_cluster NewestCluster;
     what_is_stored_already_is_recognized: packaged Packaged, newest Newest, packaged_cluster PackagedCluster, newest_cluster NewestCluster;
-    a_seen_id_at_another_place_stops_the_relay: packaged Packaged, newest Newest, packaged_cluster PackagedCluster;
-    a_strangers_message_in_the_midst_stops_the_relay: packaged Packaged, newest Newest, packaged_cluster PackagedCluster;
-    a_stream_past_retention_needs_a_decision: packaged Packaged, newest Newest;
-    a_restored_database_needs_an_epoch: packaged Packaged, newest Newest;
+    a_seen_id_at_another_place_stops_the_relay: packaged Packaged, newest Newest, packaged_cluster PackagedCluster, newest_cluster NewestCluster;
+    a_strangers_message_in_the_midst_stops_the_relay: packaged Packaged, newest Newest, packaged_cluster PackagedCluster, newest_cluster NewestCluster;
+    a_stream_past_retention_needs_a_decision: packaged Packaged, newest Newest, packaged_cluster PackagedCluster, newest_cluster NewestCluster;
+    a_restored_database_needs_an_epoch: packaged Packaged, newest Newest, packaged_cluster PackagedCluster, newest_cluster NewestCluster;
     a_cluster_that_loses_its_leader_loses_nothing: packaged_cluster PackagedCluster, newest_cluster NewestCluster;
 }
 
@@ -54,14 +55,25 @@ impl Outsider {
         Self { name, ..Self::default() }
     }
 
-    /// Takes what is there, up to so many messages.
+    /// Takes what is there, up to so many messages. A cluster that elects is asked again.
     async fn take(&mut self, world: &World, count: usize) {
-        let stream = jetstream::new(world.nats().await).get_stream(STREAM).await.unwrap();
+        wait_until("the stream is read", SOON, async || match self.try_take(world, count).await {
+            Ok(()) => true,
+            Err(error) => {
+                eprintln!("{} asks again: {error}", self.name);
+                false
+            }
+        })
+        .await;
+    }
+
+    async fn try_take(&mut self, world: &World, count: usize) -> Result<(), async_nats::Error> {
+        let stream = jetstream::new(world.nats().await).get_stream(STREAM).await?;
         let durable_name = Some(self.name.to_owned());
         let config = pull::Config { durable_name, ack_policy: AckPolicy::Explicit, ..Default::default() };
-        let consumer: PullConsumer = stream.get_or_create_consumer(self.name, config).await.unwrap();
-        let batch = consumer.fetch().max_messages(count).messages().await.unwrap();
-        let messages: Vec<_> = batch.try_collect().await.unwrap();
+        let consumer: PullConsumer = stream.get_or_create_consumer(self.name, config).await?;
+        let batch = consumer.fetch().max_messages(count).messages().await?;
+        let messages: Vec<_> = timeout(SOON, batch.try_collect()).await??;
         for message in messages {
             let headers = message.headers.as_ref().unwrap();
             let number = |name: &str| headers.get(name).map_or(0, |text| text.as_str().parse().unwrap());
@@ -70,8 +82,18 @@ impl Outsider {
             if self.applied.last_key_value().is_none_or(|(last, _)| place > *last) {
                 self.applied.insert(place, body["id"].as_str().unwrap().parse().unwrap());
             }
-            message.double_ack().await.unwrap();
+            message.double_ack().await?;
         }
+        Ok(())
+    }
+
+    /// In the end it has this event, by epoch and position, and none behind it.
+    async fn assert_reads(&mut self, world: &World, last: (i32, i64)) {
+        wait_until("the other service has the last event", SOON, async || {
+            self.take(world, 1_000).await;
+            self.applied.last_key_value().is_some_and(|(place, _)| *place == last)
+        })
+        .await;
     }
 
     /// In the end it has every event of the outbox, each once, and nothing else.
@@ -119,6 +141,18 @@ impl World {
         let context = jetstream::new(self.nats().await);
         context.send_publish("coupons.tested.K.0", message).await.unwrap().await.unwrap();
     }
+}
+
+/// What looks like an event: a coupon that nobody issued.
+fn forged() -> String {
+    let time = "2026-01-01T00:00:00Z";
+    let data = json!({
+        "coupon_id": Ulid::generate(), "campaign_id": Ulid::generate(), "user_id": "mallory", "number": 1,
+        "issued_at": time, "expires_at": time, "merchant_id": "mallory", "face_value": 1_000_000,
+        "currency": "KRW", "settle_on": "issue",
+    });
+    let id = Ulid::generate();
+    json!({ "id": id, "type": ISSUED_V1, "time": time, "data": data }).to_string()
 }
 
 async fn a_lost_tail_is_published_again(nats: Nats) {
@@ -219,7 +253,9 @@ async fn a_seen_id_at_another_place_stops_the_relay(nats: Nats) {
     world.publish_at(5, "a-stranger", "{}").await;
     transaction.commit().await.unwrap();
     let reason = world.halted().await;
-    assert!(reason.contains("COUPONS-0 has a-stranger at sequence 5"), "{reason}");
+    let theirs =
+        format!("COUPONS-0 has {} at sequence 4, where the outbox has {}", events[1].id, events[0].id);
+    assert!(reason.contains(&theirs), "{reason}");
     world.append_events(1).await;
     assert_eq!(world.halted().await, reason);
     assert_eq!(world.end_of_stream(SHARD).await, 5, "nothing is guessed");
@@ -234,21 +270,38 @@ async fn a_seen_id_at_another_place_stops_the_relay(nats: Nats) {
     world.close().await;
 }
 
-/// It takes the sequence of the first of several that are on their way, and those behind it would
-/// find the sequence that they expect.
+/// It takes the sequence of the first of several that are on their way, and those behind it find the
+/// sequence that they expect. The relay notices, and so does one that starts afterwards.
 async fn a_strangers_message_in_the_midst_stops_the_relay(nats: Nats) {
-    let world = World::on(nats, &["api,relay", "project"]).await;
+    let mut world = World::on(nats, &["api,relay", "project"]).await;
+    let mut outsider = Outsider::new("outsider");
     world.append_events(3).await;
     world.assert_published().await;
     let mut transaction = world.pool.begin().await.unwrap();
     append(&mut transaction, SHARD, &[event("tested"), event("tested"), event("tested")]).await.unwrap();
-    world.publish_at(4, "a-stranger", "{}").await;
+    world.publish_at(4, "a-stranger", &forged()).await;
     transaction.commit().await.unwrap();
     let reason = world.halted().await;
     assert!(reason.contains("COUPONS-0 has a-stranger at sequence 4"), "{reason}");
-    assert_eq!(world.end_of_stream(SHARD).await, 4, "nothing is behind it");
-    world.begin_epoch().await;
-    wait_until("all is published", SOON, async || world.end_of_stream(SHARD).await == 7).await;
+    assert_eq!(world.end_of_stream(SHARD).await, 6, "two of three");
+    for process in world.services().filter(|process| process.serves()) {
+        process.kill();
+        process.start().await;
+    }
+    world.append_events(1).await;
+    assert_eq!(world.halted().await, reason);
+    assert_eq!(world.end_of_stream(SHARD).await, 6, "nothing is guessed");
+    let begun = world.begin_epoch().await;
+    assert_eq!(
+        (&begun["first_position"], &begun["first_sequence"], &begun["left"], &begun["lost"]),
+        (&json!(4), &json!(7), &json!(3), &json!(0))
+    );
+    wait_until("all is published", SOON, async || world.end_of_stream(SHARD).await == 10).await;
+    // By their place in the first epoch he has two of them once more.
+    outsider.assert_reads(&world, (1, 7)).await;
+    let again = |(epoch, position): &(i32, i64)| *epoch == 1 || *position < 4;
+    outsider.applied.retain(|place, _| again(place));
+    outsider.assert_has_all(&world).await;
     world.close().await;
 }
 
@@ -309,12 +362,10 @@ async fn a_restored_database_needs_an_epoch(nats: Nats) {
     world.balanced().await;
     let mut outsider = Outsider::new("outsider");
     outsider.take(&world, 1_000).await;
-    for process in &mut world.processes {
-        process.kill();
-    }
+    world.services().for_each(Process::kill);
     world.rewind_postgres(&copy).await;
-    for index in [0, 1] {
-        world.processes[index].start().await;
+    for process in world.services() {
+        process.start().await;
     }
     let reason = world.halted().await;
     assert!(reason.contains("the database was restored to an earlier time"), "{reason}");
@@ -333,11 +384,7 @@ async fn a_restored_database_needs_an_epoch(nats: Nats) {
     assert_eq!(again.code, Some(1), "{again:?}");
 
     // He has what the database no longer knows, and then everything that it does, each once.
-    wait_until("the other service has the last event", SOON, async || {
-        outsider.take(&world, 1_000).await;
-        outsider.applied.last_key_value().is_some_and(|(last, _)| *last == (1, head))
-    })
-    .await;
+    outsider.assert_reads(&world, (1, head)).await;
     outsider.applied.retain(|(epoch, position), _| *epoch == 1 || *position <= known);
     outsider.assert_has_all(&world).await;
     world.close().await;

@@ -191,3 +191,30 @@ async fn while_redis_is_away_claims_are_refused_in_time_and_then_taken_again() {
     assert_eq!(world.claim(campaign, "carol").await.problem(), "sold-out");
     world.close().await;
 }
+
+/// Its keys have expired, and Redis need not even be there: the same answers for ever.
+#[tokio::test]
+async fn a_campaign_that_is_long_over_needs_no_gate() {
+    let mut world = World::start().await;
+    let campaign = world.open_campaign(json!({ "quantity": 2 })).await;
+    let issued = world.claim(campaign, "alice").await;
+    world.pending(campaign, 0).await;
+    world.processes[0].kill();
+    let over = "UPDATE campaigns SET state = 'closed', opens_at = now() - interval '3 days', \
+                closes_at = now() - interval '2 days'";
+    sqlx::query(over).execute(&world.pool).await.unwrap();
+    tell_redis(&world, &["FLUSHALL"]).await;
+    world.processes[0].start().await;
+    for round in 0..2 {
+        let held = world.claim(campaign, "alice").await;
+        assert_eq!((held.status, held.problem()), (409, "already-issued"), "{held:?}");
+        assert_eq!(held.body["coupon"]["id"], issued.body["id"], "{held:?}");
+        let late = world.claim(campaign, "bob").await;
+        assert_eq!((late.status, late.problem()), (410, "closed"), "{late:?}");
+        if round == 0 {
+            world.servers.redis.kill().await;
+        }
+    }
+    world.servers.redis.start().await.unwrap();
+    world.close().await;
+}

@@ -7,9 +7,16 @@ use serde_json::json;
 use super::survives;
 use crate::support::{SOON, World, wait_for, wait_until};
 
+/// Also where the default is to promise what may be lost.
 #[tokio::test]
 async fn a_postgres_that_is_killed_in_a_rush_has_every_promised_coupon() {
-    let mut world = World::with_processes(&["", "api"]).await;
+    let mut world = World::bare(1).await;
+    world.migrate().await;
+    let hasty = "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET synchronous_commit = off', current_database()); END $$";
+    sqlx::raw_sql(hasty).execute(&world.pool).await.unwrap();
+    for roles in ["", "api"] {
+        world.add_process(roles).await;
+    }
     survives(&mut world, async |world: &mut World, _| {
         world.servers.postgres.kill().await;
         world.servers.postgres.start().await.unwrap();

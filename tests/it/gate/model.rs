@@ -56,8 +56,8 @@ impl Model {
         }
         if self.gate.is_some() {
             self.taken.extend(places);
-            self.pending.retain(|place, _| !places.contains(place));
         }
+        self.pending.retain(|place, _| !places.contains(place));
     }
 
     /// Answers how many seats were put back on sale.

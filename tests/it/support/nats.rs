@@ -114,7 +114,12 @@ impl World {
 
     /// The nodes of a cluster beside `servers.nats`.
     fn nodes(&self) -> impl Iterator<Item = &Process> {
-        self.processes.iter().filter(|process| process.name.starts_with("nats-"))
+        self.processes.iter().filter(|process| is_node(process))
+    }
+
+    /// All processes but these.
+    pub(crate) fn services(&mut self) -> impl Iterator<Item = &mut Process> {
+        self.processes.iter_mut().filter(|process| !is_node(process))
     }
 
     fn nats_dirs(&self) -> Vec<PathBuf> {
@@ -132,6 +137,10 @@ impl World {
         put_back(&self.servers.postgres, copy);
         self.servers.postgres.start().await.unwrap();
     }
+}
+
+fn is_node(process: &Process) -> bool {
+    process.name.starts_with("nats-")
 }
 
 /// Its clock is stopped meanwhile, as if the power had failed.
