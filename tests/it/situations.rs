@@ -2,6 +2,7 @@
 //! newest one, and on clusters of three.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use async_nats::jetstream;
 use async_nats::jetstream::consumer::{AckPolicy, PullConsumer, pull};
@@ -10,6 +11,7 @@ use futures_util::TryStreamExt as _;
 use outbox_relay::event::{EPOCH_HEADER, POSITION_HEADER};
 use outbox_relay::{Shard, append};
 use serde_json::{Value, json};
+use time::OffsetDateTime;
 use tokio::time::timeout;
 use ulid::Ulid;
 
@@ -41,6 +43,7 @@ on! {
     a_stream_past_retention_needs_a_decision: packaged Packaged, newest Newest, packaged_cluster PackagedCluster, newest_cluster NewestCluster;
     a_restored_database_needs_an_epoch: packaged Packaged, newest Newest, packaged_cluster PackagedCluster, newest_cluster NewestCluster;
     a_cluster_that_loses_its_leader_loses_nothing: packaged_cluster PackagedCluster, newest_cluster NewestCluster;
+    a_node_that_was_away_catches_up: packaged_cluster PackagedCluster, newest_cluster NewestCluster;
 }
 
 /// A durable consumer of another service, which applies each event once: by epoch and position.
@@ -130,6 +133,15 @@ impl World {
         let begun = self.coupon(&["relay", "epoch", "new", "--json"]).await;
         assert_eq!(begun.code, Some(0), "{begun:?}");
         serde_json::from_str(&begun.out).unwrap()
+    }
+
+    /// The name of the node that leads the stream.
+    async fn leading_node(&self) -> String {
+        wait_for("the stream has a leader", SOON, async || {
+            let stream = jetstream::new(self.nats().await).get_stream(STREAM).await.ok()?;
+            stream.cached_info().cluster.as_ref()?.leader.clone()
+        })
+        .await
     }
 
     /// As a twin of the relay would.
@@ -399,11 +411,7 @@ async fn a_cluster_that_loses_its_leader_loses_nothing(nats: Nats) {
     let rush = tokio::spawn(world.rush(campaign, 3_000).run());
     for issued in [400, 1_200, 2_000] {
         world.issued(campaign, issued).await;
-        let leader = wait_for("the stream has a leader", SOON, async || {
-            let stream = jetstream::new(world.nats().await).get_stream(STREAM).await.ok()?;
-            stream.cached_info().cluster.as_ref()?.leader.clone()
-        })
-        .await;
+        let leader = world.leading_node().await;
         let node = ["nats-1", "nats-2"].iter().position(|name| *name == leader);
         if let Some(node) = node {
             world.processes[node].kill();
@@ -419,5 +427,34 @@ async fn a_cluster_that_loses_its_leader_loses_nothing(nats: Nats) {
     world.assert_published().await;
     Outsider::new("outsider").assert_has_all(&world).await;
     world.processes[PROJECTOR].start().await;
+    world.close().await;
+}
+
+/// Away for longer than the servers remember the ids of messages.
+async fn a_node_that_was_away_catches_up(nats: Nats) {
+    const NODE: usize = 0;
+    let mut world = World::on(nats, &["api,relay", "project"]).await;
+    world.append_events(10).await;
+    world.assert_published().await;
+    world.processes[NODE].kill();
+    wait_until("the window has passed", SOON, async || {
+        let Ok(stream) = jetstream::new(world.nats().await).get_stream(STREAM).await else { return false };
+        let info = stream.cached_info();
+        let window = info.config.duplicate_window + Duration::from_secs(1);
+        OffsetDateTime::now_utc() - info.state.last_timestamp > window
+    })
+    .await;
+    world.processes[NODE].launch();
+    for _ in 0..20 {
+        world.append_events(1).await;
+        world.assert_published().await;
+    }
+    wait_until("the node has what came since", SOON, async || {
+        let streams = world.processes[NODE].http().get("/jsz?streams=true").await.body;
+        let own = &streams["account_details"][0]["stream_detail"];
+        let own = own.as_array().into_iter().flatten().find(|stream| stream["name"] == STREAM);
+        own.is_some_and(|own| own["state"]["messages"] == 30)
+    })
+    .await;
     world.close().await;
 }

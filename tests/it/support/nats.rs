@@ -53,7 +53,7 @@ impl World {
     async fn cluster(&mut self, nats: Nats) {
         self.replicas = 3;
         self.servers.nats.kill().await;
-        let listeners: Vec<_> = (0..5).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+        let listeners: Vec<_> = (0..7).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
         let ports: Vec<_> = listeners.iter().map(|listener| listener.local_addr().unwrap().port()).collect();
         drop(listeners);
         let routes: Vec<_> = ports[..3].iter().map(|port| format!("nats://127.0.0.1:{port}")).collect();
@@ -66,13 +66,16 @@ impl World {
         for node in [1, 2] {
             let name = format!("nats-{node}");
             let dir = self.folder().join(&name);
-            let own = ["-a", "127.0.0.1", "-p", &ports[2 + node].to_string(), "-n", &name, "-js", "-sd"];
+            let (port, monitor) = (ports[2 + node].to_string(), ports[4 + node]);
+            let monitored = monitor.to_string();
+            let own = ["-a", "127.0.0.1", "-p", &port, "-m", &monitored, "-n", &name, "-js", "-sd"];
             let mut command = vec![program.to_str().unwrap()];
             command.extend(own);
             command.push(dir.to_str().unwrap());
             let clustered = clustered(node);
             command.extend(clustered.iter().map(String::as_str));
             let mut process = self.program(&name, &command);
+            process.address.set_port(monitor);
             process.launch();
             self.processes.push(process);
         }
