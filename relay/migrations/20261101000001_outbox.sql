@@ -181,7 +181,8 @@ CREATE TABLE parked_events (
 );
 
 -- Puts a table that was made again in schema a_from in the place of the one of this schema, with its owner
--- and its rights (those of single columns aside). What refers to the old table (a view, a foreign key) forbids it.
+-- and its rights (those of single columns aside). What refers to the old table (a view, a foreign key) forbids it,
+-- and so does what the new one would not have: triggers, row security, publications.
 CREATE FUNCTION outbox_swap_table(a_from text, a_table text) RETURNS void
     LANGUAGE plpgsql AS
 $$
@@ -189,8 +190,13 @@ DECLARE
     old     record;
     granted record;
 BEGIN
-    SELECT c.oid, c.relowner, c.relacl INTO STRICT old
+    SELECT c.oid, c.relowner, c.relacl, c.relrowsecurity INTO STRICT old
     FROM pg_class c WHERE c.oid = format('%I.%I', current_schema, a_table)::regclass;
+    IF old.relrowsecurity OR EXISTS (SELECT FROM pg_trigger WHERE tgrelid = old.oid AND NOT tgisinternal)
+        OR EXISTS (SELECT FROM pg_publication_rel WHERE prrelid = old.oid)
+    THEN
+        RAISE EXCEPTION 'table % has triggers, row security or a publication, which the new one would not have', a_table;
+    END IF;
     IF old.relowner <> (SELECT oid FROM pg_roles WHERE rolname = current_user) THEN
         EXECUTE format('ALTER TABLE %I.%I OWNER TO %I', a_from, a_table, pg_get_userbyid(old.relowner));
     END IF;

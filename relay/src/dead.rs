@@ -180,10 +180,10 @@ pub async fn show(
 }
 
 /// Applies a parked event after all, exactly once: effect and note go together. The letter goes after them;
-/// if that was cut off, doing it again answers [`DeadError::NotParked`] and takes the letter away.
+/// if that fails or is cut off, doing it again answers [`DeadError::NotParked`] and takes the letter away.
 ///
 /// # Errors
-/// See [`DeadError`]. Then what was parked stays parked.
+/// See [`DeadError`]. What could not be applied stays parked.
 pub async fn redrive(
     connection: &mut PgConnection,
     nats: &Client,
@@ -200,7 +200,8 @@ pub async fn redrive(
         projection.apply(&mut transaction, &[event]).await?;
         Ok(transaction.commit().await?)
     };
-    remove_after(applied.await, nats, outlet, name, shard, position).await
+    let applied = applied.await;
+    remove_after(applied, connection, nats, outlet, name, shard, position).await
 }
 
 /// Gives up a parked event: its projection never applies it. The letter goes as in [`redrive`].
@@ -216,22 +217,56 @@ pub async fn drop_parked(
     position: i64,
 ) -> Result<(), DeadError> {
     let forgotten = forget(connection, projection, shard, position).await;
-    remove_after(forgotten, nats, outlet, projection, shard, position).await
+    remove_after(forgotten, connection, nats, outlet, projection, shard, position).await
 }
 
-/// The letter of an event that is no longer parked goes, whoever took the event.
+/// The letter goes after its event; or, if there was no event, all letters that were left behind.
 async fn remove_after(
     settled: Result<(), DeadError>,
+    connection: &mut PgConnection,
     nats: &Client,
     outlet: &Outlet,
     projection: &str,
     shard: Shard,
     position: i64,
 ) -> Result<(), DeadError> {
-    if matches!(settled, Ok(()) | Err(DeadError::NotParked { .. })) {
-        remove(nats, outlet, projection, shard, position).await?;
+    match settled {
+        Ok(()) => remove(nats, outlet, projection, shard, position).await?,
+        Err(DeadError::NotParked { .. }) => sweep(connection, nats, outlet, projection, shard).await?,
+        Err(_) => {}
     }
     settled
+}
+
+/// Removes the letters of events that are not parked (any more) and were passed by the projection. Such are
+/// left when something is cut off: a redrive, a rebuild, or a projector that then applied the event after all.
+pub(crate) async fn sweep(
+    connection: &mut PgConnection,
+    nats: &Client,
+    outlet: &Outlet,
+    projection: &str,
+    shard: Shard,
+) -> Result<(), DeadError> {
+    let prefix = outlet.dead_subjects(projection, shard);
+    let letters = stream::counts(nats, &outlet.dead_stream(), &format!("{prefix}.*")).await?;
+    let position = |subject: &str| subject.rsplit('.').next()?.parse().ok();
+    let letters: Vec<i64> = letters.iter().filter_map(|(subject, _)| position(subject)).collect();
+    // Read after the letters, which are written before the rows.
+    let left: Vec<i64> = sqlx::query_scalar(
+        "SELECT position FROM unnest($3::bigint[]) AS letter (position) \
+         WHERE position <= projection_position($1, $2) AND NOT EXISTS (\
+             SELECT FROM parked_events AS parked \
+             WHERE parked.projection = $1 AND parked.shard = $2 AND parked.position = letter.position)",
+    )
+    .bind(projection)
+    .bind(shard.0)
+    .bind(letters)
+    .fetch_all(connection)
+    .await?;
+    for position in left {
+        remove(nats, outlet, projection, shard, position).await?;
+    }
+    Ok(())
 }
 
 async fn forget(
@@ -253,14 +288,14 @@ async fn forget(
     Ok(())
 }
 
-pub(crate) async fn remove(
+async fn remove(
     nats: &Client,
     outlet: &Outlet,
     projection: &str,
     shard: Shard,
     position: i64,
 ) -> Result<(), StreamError> {
-    let stream = stream::of_dead(nats, outlet).await?;
+    let Some(stream) = stream::existing(nats, &outlet.dead_stream()).await? else { return Ok(()) };
     let purged = stream.purge().filter(outlet.dead_subject(projection, shard, position)).await;
     purged.map(drop).map_err(|error| StreamError::new(&outlet.dead_stream(), &error))
 }

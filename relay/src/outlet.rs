@@ -60,6 +60,11 @@ impl Outlet {
     /// The subject of an event that a projection could not apply.
     #[must_use]
     pub fn dead_subject(&self, projection: &str, shard: Shard, position: i64) -> String {
-        format!("dead.{}.{projection}.{shard}.{position}", self.subjects)
+        format!("{}.{position}", self.dead_subjects(projection, shard))
+    }
+
+    /// What such subjects begin with.
+    pub(crate) fn dead_subjects(&self, projection: &str, shard: Shard) -> String {
+        format!("dead.{}.{projection}.{shard}", self.subjects)
     }
 }

@@ -62,8 +62,9 @@ pub struct Rebuild<'a> {
 }
 
 impl Rebuild<'_> {
-    /// Rebuilds, and answers how many events were applied. When it is cut off, nothing has changed, and
-    /// the next one starts from the beginning.
+    /// Rebuilds, and answers how many events were applied. When it is cut off, nothing has changed but that
+    /// letters may be left of events that it could not apply; the next one starts from the beginning and
+    /// removes those.
     ///
     /// # Errors
     /// See [`RebuildError`].
@@ -185,8 +186,8 @@ impl Rebuild<'_> {
         Ok(())
     }
 
-    /// Catches up while nothing is applied at home, and lets the tables change places. False when they are
-    /// in use.
+    /// Catches up while nothing is applied or parked at home, and lets the tables change places. False when
+    /// they are in use.
     async fn swap(
         &self,
         home: &mut PgConnection,
@@ -198,7 +199,12 @@ impl Rebuild<'_> {
         let made: Vec<String> = tables.iter().map(|table| format!("\"{schema}\".\"{table}\"")).collect();
         sqlx::raw_sql(&format!("ANALYZE {}", made.join(", "))).execute(&mut *home).await?;
         let quoted: Vec<String> = tables.iter().map(|table| format!("\"{table}\"")).collect();
-        let lock = format!("BEGIN; LOCK TABLE {} IN ACCESS EXCLUSIVE MODE", quoted.join(", "));
+        // In the order in which others take them.
+        let lock = format!(
+            "BEGIN; LOCK TABLE parked_events IN EXCLUSIVE MODE; LOCK TABLE {} IN ACCESS EXCLUSIVE MODE; \
+             LOCK TABLE projection_positions IN EXCLUSIVE MODE",
+            quoted.join(", ")
+        );
         match sqlx::raw_sql(&lock).execute(&mut *home).await {
             Ok(_) => {}
             Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some(LOCKED) => {
@@ -218,21 +224,17 @@ impl Rebuild<'_> {
                 .execute(&mut *home)
                 .await?;
         }
-        let solved: Vec<(i16, i64)> = sqlx::query_as(&format!(
-            "SELECT shard, position FROM parked_events WHERE projection = $1 \
-             EXCEPT SELECT shard, position FROM \"{schema}\".parked_events",
-        ))
-        .bind(name)
-        .fetch_all(&mut *home)
-        .await?;
         let finish = format!(
             "DELETE FROM parked_events WHERE projection = '{name}'; \
              INSERT INTO parked_events SELECT * FROM \"{schema}\".parked_events; \
              DROP SCHEMA \"{schema}\" CASCADE; COMMIT"
         );
-        sqlx::raw_sql(&finish).execute(home).await?;
-        for (shard, position) in solved {
-            dead::remove(self.nats, self.outlet, name, Shard(shard), position).await?;
+        sqlx::raw_sql(&finish).execute(&mut *home).await?;
+        for feed in feeds {
+            // The tables have changed places; a letter too many does no harm.
+            if let Err(error) = dead::sweep(home, self.nats, self.outlet, name, feed.shard).await {
+                tracing::warn!(error = &error as &dyn std::error::Error, "dead letters are left behind");
+            }
         }
         Ok(true)
     }

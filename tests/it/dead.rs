@@ -7,7 +7,7 @@ use outbox_relay::event::{EVENT_ID_HEADER, POSITION_HEADER};
 use outbox_relay::{Shard, stream};
 use serde_json::{Value, json};
 
-use crate::support::{SOON, World, wait_until};
+use crate::support::{SOON, World, wait_for, wait_until};
 
 const SHARD: Shard = Shard(0);
 const USERS: usize = 40;
@@ -168,7 +168,8 @@ async fn a_letter_is_written_once_however_often_its_event_is_parked() {
 async fn a_full_stream_of_dead_letters_holds_the_projections_up() {
     let world = World::with_processes(&["api,relay", "project"]).await;
     let nats = world.nats().await;
-    let config = stream::of_dead(&nats, &OUTLET).await.unwrap().cached_info().config.clone();
+    let made = wait_for("the streams are there", SOON, async || stream::of_dead(&nats, &OUTLET).await.ok());
+    let config = made.await.cached_info().config.clone();
     let takes = async |max_messages| {
         let config = jetstream::stream::Config { max_messages, ..config.clone() };
         jetstream::new(nats.clone()).update_stream(config).await.unwrap();

@@ -5,9 +5,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use coupon_dispatcher::app::{Connections, projections};
 use coupon_dispatcher::event::OUTLET;
+use outbox_relay::projection::{ApplyError, Applying};
 use outbox_relay::rebuild::{Rebuild, RebuildError};
-use serde_json::json;
+use outbox_relay::{Event, NewEvent, Projection, Projector, Shard};
+use serde_json::{Map, Value, json};
+use sqlx::PgConnection;
+use tokio::sync::{mpsc, oneshot};
 
+use crate::outbox::{append_committed, event};
 use crate::support::{SOON, World, wait_until};
 
 impl World {
@@ -43,6 +48,11 @@ async fn a_damaged_projection_is_made_again() {
     }
     let unknown = world.coupon(&["rebuild", "wallets"]).await;
     assert_eq!(unknown.code, Some(1));
+    world.change("ALTER TABLE wallet ENABLE ROW LEVEL SECURITY").await;
+    let protected = world.coupon(&["rebuild", "wallet"]).await;
+    assert_eq!(protected.code, Some(1));
+    assert!(protected.err.contains("row security"), "{protected:?}");
+    world.change("ALTER TABLE wallet DISABLE ROW LEVEL SECURITY").await;
     world.close().await;
 }
 
@@ -129,5 +139,91 @@ async fn what_the_outbox_no_longer_has_is_taken_from_the_stream() {
     world.change("DELETE FROM wallet").await;
     world.rebuilt("wallet").await;
     world.change("INSERT INTO outbox SELECT * FROM kept").await;
+    world.close().await;
+}
+
+/// A projection that says when it is about to apply, and waits until it may. It takes objects only.
+#[derive(Debug)]
+struct Picky(Option<mpsc::Sender<oneshot::Sender<()>>>);
+
+impl Projection for Picky {
+    fn name(&self) -> &'static str {
+        "picky"
+    }
+
+    fn tables(&self) -> &'static [&'static str] {
+        &["picky"]
+    }
+
+    fn apply<'a>(&'a self, transaction: &'a mut PgConnection, events: &'a [Event]) -> Applying<'a> {
+        Box::pin(async move {
+            if let Some(says) = &self.0 {
+                let (go, may) = oneshot::channel();
+                says.send(go).await.unwrap();
+                may.await.unwrap();
+            }
+            for Event { position, data, .. } in events {
+                serde_json::from_slice::<Map<String, Value>>(data)
+                    .map_err(|source| ApplyError::Unreadable { position: *position, source })?;
+                let applied = sqlx::query("INSERT INTO picky VALUES ($1)").bind(position);
+                applied.execute(&mut *transaction).await?;
+            }
+            Ok(())
+        })
+    }
+}
+
+/// It is neither applied nor known to the rebuilt projection, which must not take it for solved.
+#[tokio::test]
+async fn an_event_that_is_parked_while_the_tables_change_places_stays_parked() {
+    let world = World::with_processes(&["api,relay", "project"]).await;
+    world.change("CREATE TABLE picky (position bigint PRIMARY KEY)").await;
+    world.append_events(11).await;
+    append_committed(&world, Shard(0), &[NewEvent { data: "[]".to_owned(), ..event("tested") }]).await;
+    world.balanced().await;
+    let events: Vec<Event> =
+        world.outbox(Shard(0)).await.iter().map(|event| event.to_event(&OUTLET)).collect();
+    let Connections { database, nats, .. } = world.connections().await.unwrap();
+    let live: Vec<Box<dyn Projection>> = vec![Box::new(Picky(None))];
+    let live = Projector::new("picky", live, OUTLET, Shard(0), database.clone(), nats.clone());
+    let mut live = live.lead().await.unwrap();
+    live.absorb(events[..10].to_vec()).await.unwrap();
+
+    let (says, mut applies) = mpsc::channel(1);
+    let rebuild = Rebuild {
+        database: &database,
+        nats: &nats,
+        outlet: &OUTLET,
+        shards: 1,
+        projection: [Box::new(Picky(Some(says)))],
+    };
+    let meanwhile = async {
+        let catches_up = applies.recv().await.unwrap();
+        live.absorb(events[10..11].to_vec()).await.unwrap();
+        catches_up.send(()).unwrap();
+        let swaps = applies.recv().await.unwrap();
+        let parks = live.absorb(events[11..].to_vec());
+        let goes_on = async {
+            wait_until("the event is parked, or has to wait", SOON, async || {
+                let known: bool = sqlx::query_scalar(
+                    "SELECT EXISTS (SELECT FROM parked_events) OR EXISTS \
+                     (SELECT FROM pg_locks WHERE NOT granted AND relation = 'parked_events'::regclass)",
+                )
+                .fetch_one(&world.pool)
+                .await
+                .unwrap();
+                known
+            })
+            .await;
+            swaps.send(()).unwrap();
+        };
+        tokio::join!(parks, goes_on).0.unwrap();
+    };
+    assert_eq!(tokio::join!(rebuild.run(|_| {}), meanwhile).0.unwrap(), 11);
+    let kept = "SELECT (SELECT count(*) FROM picky), (SELECT array_agg(position) FROM parked_events)";
+    let kept: (i64, Vec<i64>) = sqlx::query_as(kept).fetch_one(&world.pool).await.unwrap();
+    assert_eq!((kept, world.messages("COUPONS-DEAD").await.len()), ((11, vec![12]), 1));
+    world.change("DELETE FROM parked_events").await;
+    world.change("DELETE FROM projection_positions WHERE projection = 'picky'").await;
     world.close().await;
 }
