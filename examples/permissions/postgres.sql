@@ -31,6 +31,9 @@ ALTER FUNCTION issue_batch SECURITY DEFINER SET search_path = public, pg_temp;
 ALTER FUNCTION outbox_append SECURITY DEFINER SET search_path = public, pg_temp;
 GRANT EXECUTE ON FUNCTION issue_batch, outbox_append TO coupon_api;
 
+-- Reads one partition by its name, on which nobody else has a right.
+ALTER FUNCTION outbox_head SECURITY DEFINER SET search_path = public, pg_temp;
+
 -- The relay: reads the outbox, and notes what the NATS server takes. Partitions past retention it drops by the
 -- function alone, which acts as the owner. Its advisory lock needs no right.
 GRANT SELECT ON outbox, outbox_epochs, outbox_limits, projection_positions TO coupon_relay;

@@ -54,8 +54,12 @@ pub(crate) async fn append_at(connection: &mut PgConnection, position: i64) -> R
     )
     .bind(SHARD.0)
     .bind(position)
-    .execute(connection)
+    .execute(&mut *connection)
     .await?;
+    sqlx::query("UPDATE outbox_heads SET partition = $1")
+        .bind(position / PARTITION)
+        .execute(connection)
+        .await?;
     Ok(())
 }
 

@@ -175,6 +175,7 @@ async fn positions_go_on_in_the_next_partition() {
     .execute(&world.pool)
     .await
     .unwrap();
+    world.note_heads().await;
     // Both shards cross at once: the second finds that the first has made the partitions.
     let mut transaction = world.pool.begin().await.unwrap();
     append(&mut transaction, Shard(0), &new_events(10)).await.unwrap();

@@ -29,6 +29,7 @@ impl World {
         .execute(&self.pool)
         .await
         .unwrap();
+        self.note_heads().await;
     }
 
     /// A stream that has had messages up to this sequence.

@@ -24,6 +24,14 @@ impl World {
         head.fetch_one(&self.pool).await.unwrap()
     }
 
+    /// As `outbox_append()` does, for events that were not appended but inserted.
+    pub(crate) async fn note_heads(&self) {
+        let heads = "INSERT INTO outbox_heads (shard, partition) \
+                     SELECT shard, max(position) / 1000000 FROM outbox GROUP BY 1 \
+                     ON CONFLICT (shard) DO UPDATE SET partition = excluded.partition";
+        sqlx::query(heads).execute(&self.pool).await.unwrap();
+    }
+
     /// The last sequence of a shard's stream, 0 while there is none.
     pub(crate) async fn end_of_stream(&self, shard: Shard) -> i64 {
         let context = jetstream::new(self.nats().await);
