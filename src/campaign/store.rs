@@ -128,13 +128,13 @@ pub async fn page(pool: &PgPool, before: Option<Ulid>, limit: i64) -> Result<Vec
     sqlx::query_as(&query).bind(before.map(Uuid::from)).bind(limit.min(PAGE_MAX)).fetch_all(pool).await
 }
 
-/// Those whose gates matter: not drafts, and not closed for more than an hour.
-pub async fn live(pool: &PgPool) -> Result<Vec<Standing>, sqlx::Error> {
+/// Those whose gates matter: not drafts, and over for no longer than `over`.
+pub async fn live(pool: &PgPool, over: time::Duration) -> Result<Vec<Standing>, sqlx::Error> {
     let query = format!(
         "{STANDINGS} WHERE state IN ('scheduled', 'open', 'paused') \
-         OR state = 'closed' AND closes_at > now() - interval '1 hour' ORDER BY id"
+         OR state = 'closed' AND closes_at > now() - make_interval(secs => $1) ORDER BY id"
     );
-    sqlx::query_as(&query).fetch_all(pool).await
+    sqlx::query_as(&query).bind(over.as_seconds_f64()).fetch_all(pool).await
 }
 
 /// Opens a campaign, at once or when its time comes.

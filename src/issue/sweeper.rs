@@ -12,13 +12,16 @@ use tokio::time::{MissedTickBehavior, interval};
 use uuid::Uuid;
 
 use super::loader::{self, LoadError};
-use super::seats::{Seat, Seats};
+use super::seats::{GRACE, Seat, Seats};
 use crate::campaign::store::{self, ChangeError, Standing};
 use crate::campaign::{Campaign, CampaignId};
 
 const INTERVAL: Duration = Duration::from_millis(500);
 /// A gate that contradicts Postgres is loaded no more often than this: a large one takes its time.
 const RELOAD_INTERVAL: Duration = Duration::from_secs(5);
+/// How long after its end a campaign is seen to: long after the last lease. The first round goes back as far as
+/// gates do, since seats may have been left pending when nobody swept.
+const OVER: time::Duration = time::Duration::hours(1);
 /// Seats seen to at a time.
 const BATCH: usize = 1_000;
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -38,15 +41,19 @@ pub async fn run(client: Client, pool: PgPool) -> Infallible {
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut failed = false;
     let mut reloads = HashMap::new();
+    let mut over = GRACE;
     loop {
         ticks.tick().await;
-        let result = sweep(&client, &pool, &mut reloads).await;
+        let result = sweep(&client, &pool, over, &mut reloads).await;
         if let Err(error) = &result
             && !failed
         {
             tracing::warn!(error = error as &dyn std::error::Error, "sweeping fails");
         }
         failed = result.is_err();
+        if !failed {
+            over = OVER;
+        }
     }
 }
 
@@ -54,12 +61,13 @@ pub async fn run(client: Client, pool: PgPool) -> Infallible {
 async fn sweep(
     client: &Client,
     pool: &PgPool,
+    over: time::Duration,
     reloads: &mut HashMap<CampaignId, Instant>,
 ) -> Result<(), SweepError> {
     store::change_due(pool).await?;
     reloads.retain(|_, at| at.elapsed() < RELOAD_INTERVAL);
     let mut seats = Seats::connect(client, RESPONSE_TIMEOUT).await.map_err(LoadError::from)?;
-    for Standing { campaign, issued, .. } in store::live(pool).await.map_err(LoadError::from)? {
+    for Standing { campaign, issued, .. } in store::live(pool, over).await.map_err(LoadError::from)? {
         tell_state(&mut seats, &campaign).await?;
         resolve_overdue(&mut seats, pool, campaign.id).await?;
         if !reloads.contains_key(&campaign.id)
