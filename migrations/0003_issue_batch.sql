@@ -10,8 +10,8 @@
 -- others have an element for each claim, those of a campaign together. No user occurs twice in a
 -- campaign. There are no NULLs, but for traceparents.
 --
--- Verdicts: issued (with number, nth, issued_at and expires_at) | held (all of the user's newest
--- coupon) | sold_out | not_open | closed.
+-- Verdicts: issued (one row for all winners of a campaign, with numbers, nths, issued_at and expires_at) | held
+-- (all of the user's newest coupon) | sold_out | not_open | closed.
 --
 -- Arrays are read by index, because unnest() first puts every element into a store. With that, and
 -- without sending a winner what the caller has sent itself, a row took 22 instead of 26 us in batches
@@ -22,7 +22,7 @@ CREATE FUNCTION issue_batch(
     user_ids text[], coupon_ids uuid[], coupon_keys text[], codes text[], event_ids uuid[],
     traceparents text[]
 ) RETURNS TABLE (
-    claim integer, verdict text, nth integer, number integer, issued_at timestamptz,
+    claims integer[], verdict text, nths integer[], numbers integer[], issued_at timestamptz,
     expires_at timestamptz, coupon_id uuid, code text, state text
 )
     LANGUAGE plpgsql AS
@@ -73,7 +73,7 @@ BEGIN
         WITH entitled AS (
             SELECT i, coalesce(held.nth, 0) + 1 AS nth,
                    (last_number + row_number() OVER ())::integer AS number
-            FROM generate_series(first_claim, last_claim) AS i LEFT JOIN LATERAL (
+            FROM (SELECT generate_series(first_claim, last_claim) AS i) AS claim LEFT JOIN LATERAL (
                 SELECT nth FROM coupons WHERE campaign_id = a_campaign_id AND user_id = user_ids[i]
                 ORDER BY nth DESC LIMIT 1
             ) AS held ON true
@@ -97,9 +97,7 @@ BEGIN
                 a_shard, won_events, array_fill('issued'::text, ARRAY [won_count]),
                 array_fill(a_campaign_key, ARRAY [won_count]), won_keys, won_datas, won_traces);
             RETURN QUERY
-            SELECT won[i], 'issued', won_nths[i], won_numbers[i], the_time, the_expiry,
-                   NULL::uuid, NULL::text, NULL::text
-            FROM generate_series(1, won_count) AS i;
+            SELECT won, 'issued', won_nths, won_numbers, the_time, the_expiry, NULL::uuid, NULL::text, NULL::text;
             IF last_number + won_count = campaign.quantity THEN
                 PERFORM outbox_append(
                     a_shard, sold_out_event_ids[c:c], ARRAY ['campaign-sold-out'], ARRAY [a_campaign_key],
@@ -112,8 +110,8 @@ BEGIN
         -- Whoever did not win is shown the coupon that he holds, or told why there is none.
         IF won_count < last_claim - first_claim + 1 THEN
             RETURN QUERY
-            SELECT i, CASE WHEN held.nth >= campaign.per_user_limit THEN 'held' ELSE coalesce(refusal, 'sold_out') END,
-                   held.nth, held.number, held.issued_at, held.expires_at, held.id, held.code, held.state
+            SELECT ARRAY [i], CASE WHEN held.nth >= campaign.per_user_limit THEN 'held' ELSE coalesce(refusal, 'sold_out') END,
+                   ARRAY [held.nth], ARRAY [held.number], held.issued_at, held.expires_at, held.id, held.code, held.state
             FROM generate_series(first_claim, last_claim) AS i LEFT JOIN LATERAL (
                      SELECT * FROM coupons WHERE campaign_id = a_campaign_id AND user_id = user_ids[i]
                      ORDER BY nth DESC LIMIT 1

@@ -33,11 +33,11 @@ async fn insert(transaction: &mut PgConnection, events: &[Event]) -> Result<(), 
     if entries.is_empty() {
         return Ok(());
     }
+    // unnest() in FROM would first put every element into a store.
     sqlx::query(
-            "INSERT INTO settlement_entries (coupon_id, kind, campaign_id, merchant_id, amount, currency, event_id, occurred_at) \
-             SELECT coupon_id, 'accrual', campaign_id, merchant_id, amount, currency, event_id, occurred_at \
-             FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::bigint[], $5::text[], $6::uuid[], $7::timestamptz[]) \
-                  AS e (coupon_id, campaign_id, merchant_id, amount, currency, event_id, occurred_at)",
+            "INSERT INTO settlement_entries (coupon_id, campaign_id, merchant_id, amount, currency, event_id, occurred_at, kind) \
+             SELECT unnest($1::uuid[]), unnest($2::uuid[]), unnest($3::text[]), unnest($4::bigint[]), unnest($5::text[]), \
+                    unnest($6::uuid[]), unnest($7::timestamptz[]), 'accrual'",
         )
         .bind(entries.iter().map(|(_, e)| Uuid::from(e.coupon_id)).collect::<Vec<_>>())
         .bind(entries.iter().map(|(_, e)| Uuid::from(e.campaign_id)).collect::<Vec<_>>())

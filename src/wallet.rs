@@ -35,11 +35,11 @@ impl Projection for Wallet {
 
 async fn insert(transaction: &mut PgConnection, events: &[Event]) -> Result<(), ApplyError> {
     let issues = event::issues(events)?;
+    // unnest() in FROM would first put every element into a store.
     sqlx::query(
-            "INSERT INTO wallet (user_id, coupon_id, campaign_id, number, face_value, currency, state, issued_at, expires_at) \
-             SELECT user_id, coupon_id, campaign_id, number, face_value, currency, 'issued', issued_at, expires_at \
-             FROM unnest($1::text[], $2::uuid[], $3::uuid[], $4::int[], $5::bigint[], $6::text[], $7::timestamptz[], $8::timestamptz[]) \
-                  AS e (user_id, coupon_id, campaign_id, number, face_value, currency, issued_at, expires_at)",
+            "INSERT INTO wallet (user_id, coupon_id, campaign_id, number, face_value, currency, issued_at, expires_at, state) \
+             SELECT unnest($1::text[]), unnest($2::uuid[]), unnest($3::uuid[]), unnest($4::int[]), unnest($5::bigint[]), \
+                    unnest($6::text[]), unnest($7::timestamptz[]), unnest($8::timestamptz[]), 'issued'",
         )
         .bind(issues.iter().map(|(_, e)| &*e.user_id).collect::<Vec<_>>())
         .bind(issues.iter().map(|(_, e)| Uuid::from(e.coupon_id)).collect::<Vec<_>>())

@@ -193,7 +193,7 @@ impl WriterWorker {
         let codes: Vec<String> = claims.iter().map(|_| coupon::new_code()).collect();
         // All rows are read, up to ReadyForQuery: the rows come before the commit, that comes after.
         let call = sqlx::query(
-            "SELECT claim, verdict, nth, number, issued_at, expires_at, coupon_id, code, state FROM issue_batch($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)")
+            "SELECT claims, verdict, nths, numbers, issued_at, expires_at, coupon_id, code, state FROM issue_batch($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)")
             .bind(self.shard.0)
             .bind(campaigns.iter().map(|claims| Uuid::from(claims[0].campaign.0)).collect::<Vec<_>>())
             .bind(campaigns.iter().map(|claims| claims[0].campaign.to_string()).collect::<Vec<_>>())
@@ -209,11 +209,14 @@ impl WriterWorker {
         match timeout(ANSWER_TIMEOUT, call).await {
             Ok(Ok(rows)) => {
                 self.appended.notify_one();
-                let answers = rows.iter().map(|row| Answer::read(row, claims, &coupon_ids, &codes));
-                answers.collect::<Result<_, _>>().map_err(|error| {
-                    tracing::error!(%error, "issue_batch() answered something else");
-                    ClaimError::Unknown
-                })
+                let mut answers = Vec::with_capacity(claims.len());
+                for row in &rows {
+                    Answer::read(row, claims, &coupon_ids, &codes, &mut answers).map_err(|error| {
+                        tracing::error!(%error, "issue_batch() answered something else");
+                        ClaimError::Unknown
+                    })?;
+                }
+                Ok(answers)
             }
             Ok(Err(error)) => {
                 tracing::warn!(shard = %self.shard, claims = claims.len(), error = &error as &dyn std::error::Error, "a batch was not written");
@@ -327,31 +330,46 @@ struct Answer {
 impl Answer {
     /// Columns by index, as [`WriterWorker::write`] selects them. What it has sent itself, to a
     /// winner, does not come back.
-    fn read(row: &PgRow, claims: &[Claim], ids: &[Ulid], codes: &[String]) -> Result<Self, sqlx::Error> {
-        let claim = usize::try_from(row.try_get::<i32, _>(0)? - 1).unwrap_or(usize::MAX);
-        let asked = claims.get(claim).ok_or(sqlx::Error::RowNotFound)?;
-        let coupon = |id: Ulid, code: String, state: String| {
-            Ok::<_, sqlx::Error>(Coupon {
-                id,
-                campaign_id: asked.campaign,
-                user_id: asked.user.as_str().to_owned(),
-                number: row.try_get(3)?,
-                code,
-                state,
-                issued_at: row.try_get(4)?,
-                expires_at: row.try_get(5)?,
-            })
-        };
-        let verdict = match row.try_get(1)? {
-            "issued" => Verdict::Issued(coupon(ids[claim], codes[claim].clone(), "issued".to_owned())?),
-            "held" => {
-                Verdict::Held(coupon(row.try_get::<Uuid, _>(6)?.into(), row.try_get(7)?, row.try_get(8)?)?)
-            }
-            "sold_out" => Verdict::SoldOut,
-            "not_open" => Verdict::NotOpen,
-            "closed" => Verdict::Closed,
-            other => return Err(sqlx::Error::Protocol(format!("verdict {other}"))),
-        };
-        Ok(Self { claim, nth: row.try_get::<Option<i32>, _>(2)?.unwrap_or_default(), verdict })
+    fn read(
+        row: &PgRow,
+        claims: &[Claim],
+        ids: &[Ulid],
+        codes: &[String],
+        answers: &mut Vec<Self>,
+    ) -> Result<(), sqlx::Error> {
+        let (judged, nths): (Vec<i32>, Vec<Option<i32>>) = (row.try_get(0)?, row.try_get(2)?);
+        let word: &str = row.try_get(1)?;
+        let numbers: Vec<Option<i32>> = row.try_get(3)?;
+        let (issued_at, expires_at): (Option<OffsetDateTime>, Option<OffsetDateTime>) =
+            (row.try_get(4)?, row.try_get(5)?);
+        for ((place, nth), number) in judged.into_iter().zip(nths).zip(numbers) {
+            let claim = usize::try_from(place - 1).unwrap_or(usize::MAX);
+            let asked = claims.get(claim).ok_or(sqlx::Error::RowNotFound)?;
+            let coupon = |id: Ulid, code: String, state: String| {
+                Ok::<_, sqlx::Error>(Coupon {
+                    id,
+                    campaign_id: asked.campaign,
+                    user_id: asked.user.as_str().to_owned(),
+                    number: number.ok_or(sqlx::Error::RowNotFound)?,
+                    code,
+                    state,
+                    issued_at: issued_at.ok_or(sqlx::Error::RowNotFound)?,
+                    expires_at: expires_at.ok_or(sqlx::Error::RowNotFound)?,
+                })
+            };
+            let verdict = match word {
+                "issued" => Verdict::Issued(coupon(ids[claim], codes[claim].clone(), "issued".to_owned())?),
+                "held" => {
+                    let id: Uuid = row.try_get(6)?;
+                    Verdict::Held(coupon(id.into(), row.try_get(7)?, row.try_get(8)?)?)
+                }
+                "sold_out" => Verdict::SoldOut,
+                "not_open" => Verdict::NotOpen,
+                "closed" => Verdict::Closed,
+                other => return Err(sqlx::Error::Protocol(format!("verdict {other}"))),
+            };
+            answers.push(Self { claim, nth: nth.unwrap_or_default(), verdict });
+        }
+        Ok(())
     }
 }

@@ -20,7 +20,7 @@ const CAMPAIGN: &str = "INSERT INTO campaigns (id, shard, name, merchant_id, fac
     per_user_limit, opens_at, closes_at, coupon_valid_for, settle_on, state) \
     VALUES ($1, $2, 'Bench', 'bench', 100, 'EUR', 10000000, \
     1, now(), now() + interval '1 day', 86400, 'issue', 'open')";
-const ISSUE: &str = "SELECT claim, verdict, nth, number, issued_at, expires_at, coupon_id, code, state \
+const ISSUE: &str = "SELECT claims, verdict, nths, numbers, issued_at, expires_at, coupon_id, code, state \
     FROM issue_batch($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)";
 /// Milliseconds of so many calls, with all that they call.
 const SPENT: &str = "SELECT total_time FROM pg_stat_user_functions WHERE funcname = $1 AND calls = $2";
