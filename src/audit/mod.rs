@@ -63,7 +63,7 @@ pub struct Scope {
 /// Makes the sheet. What happens meanwhile may show as a difference: audit at rest, or ask again.
 ///
 /// # Errors
-/// When one of the servers cannot be asked.
+/// When one of the servers cannot be asked, or there is no such campaign.
 pub async fn audit(connections: &Connections, shards: i16, scope: Scope) -> anyhow::Result<Sheet> {
     let reading = Reading::start(connections, shards, scope.campaign).await?;
     if scope.full { reading.full().await } else { reading.quick().await }

@@ -1,5 +1,6 @@
 //! One reading of everything: quick figures, or in full.
 
+use anyhow::bail;
 use indicatif::ProgressBar;
 use outbox_relay::audit::{Comparison, ShardAudit, compare};
 use sqlx::PgConnection;
@@ -34,6 +35,9 @@ impl<'a> Reading<'a> {
         let mut gates = Seats::connect(&connections.redis, GATE_TIMEOUT).await?;
         let audited = ends(connections, &mut connection, shards).await?;
         let campaigns = figures::read(connections, &mut connection, &mut gates, shards, only).await?;
+        if let Some(id) = only.filter(|_| campaigns.is_empty()) {
+            bail!("there is no campaign {id}");
+        }
         Ok(Self { connections, connection, gates, only, shards: audited, campaigns })
     }
 

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use async_nats::jetstream;
 use coupon_dispatcher::event::OUTLET;
 use serde_json::{Value, json};
+use ulid::Ulid;
 
 use super::{FULL, QUICK, SHARD, Scene};
 use crate::support::{SOON, wait_until};
@@ -81,6 +82,18 @@ async fn a_projection_or_a_relay_that_lags_is_named() {
     scene.assert_named(&of_shard, &[&late]).await;
     for process in [1, 2] {
         scene.world.processes[process].start().await;
+    }
+    scene.world.close().await;
+}
+
+#[tokio::test]
+async fn of_a_campaign_that_is_not_there_nothing_can_be_told() {
+    let scene = Scene::start().await;
+    let unknown = Ulid::generate().to_string();
+    for arguments in [QUICK, FULL] {
+        let finished = scene.world.coupon(&[arguments, &["--campaign", &unknown]].concat()).await;
+        assert_eq!((finished.code, finished.out.as_str()), (Some(2), ""), "{finished:?}");
+        assert!(finished.err.contains(&format!("there is no campaign {unknown}")), "{finished:?}");
     }
     scene.world.close().await;
 }
