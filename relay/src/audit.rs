@@ -5,7 +5,7 @@ mod comparison;
 mod messages;
 
 use async_nats::Client;
-use async_nats::jetstream::stream::State;
+use async_nats::jetstream::stream::{State, Stream};
 use sqlx::PgConnection;
 
 pub use self::comparison::{Comparison, compare};
@@ -74,18 +74,38 @@ pub async fn audit_shard(
     .bind(shard.0)
     .fetch_one(connection)
     .await?;
-    let state = stream.map(|stream| stream.cached_info().state.clone());
-    let missing = state.as_ref().map_or(0, |state| missing(state, epochs.sequence_of(first)));
-    let stream = state.map(|state| signed(state.last_sequence));
+    let missing = match &stream {
+        Some(stream) => missing(stream, epochs.sequence_of(first)).await?,
+        None => 0,
+    };
+    let stream = stream.map(|stream| signed(stream.cached_info().state.last_sequence));
     Ok(ShardAudit { shard, first, head, stream, missing, projections, parked, name, epochs })
 }
 
-/// Messages that a stream lacks up to its end: those of an outbox whose first event belongs at sequence
-/// `first` that lie before it, and the holes in it.
-fn missing(state: &State, first: i64) -> i64 {
+/// Messages that a stream lacks from sequence `first` up to its end, at its beginning and in between.
+pub(crate) async fn missing(stream: &Stream, first: i64) -> Result<i64, StreamError> {
+    let state = &stream.cached_info().state;
     let behind = signed(state.last_sequence) + 1;
-    let begin = if state.messages == 0 { behind } else { signed(state.first_sequence) };
-    (begin - first).max(0) + (behind - begin - signed(state.messages))
+    let whole = state.messages == 0 || signed(state.first_sequence + state.messages) == behind;
+    let state = if whole { state.clone() } else { detailed(stream).await? };
+    Ok((behind - first).max(0) - held(&state, first - 1, behind - 1))
+}
+
+/// The state of a stream, as its leader has it, with all that was deleted.
+async fn detailed(stream: &Stream) -> Result<State, StreamError> {
+    let asked = stream.info_builder().with_deleted(true).fetch().await;
+    let detailed = asked.map_err(|error| StreamError::new(&stream.cached_info().config.name, &error))?;
+    Ok(detailed.info.state)
+}
+
+/// Messages that a stream holds behind sequence `after`, up to `until`, if its state tells what was deleted.
+fn held(state: &State, after: i64, until: i64) -> i64 {
+    if state.messages == 0 {
+        return 0;
+    }
+    let places = (after + 1).max(signed(state.first_sequence))..=until.min(signed(state.last_sequence));
+    let deleted = state.deleted.iter().flatten().filter(|sequence| places.contains(&signed(**sequence)));
+    (places.end() - places.start() + 1).max(0) - deleted.count() as i64
 }
 
 fn signed(sequence: u64) -> i64 {
@@ -168,28 +188,30 @@ impl ShardAudit {
 mod tests {
     use super::*;
 
-    fn state(first: u64, last: u64, messages: u64) -> State {
+    fn state(first: u64, last: u64, deleted: &[u64]) -> State {
         serde_json::from_value(serde_json::json!({
-            "messages": messages, "bytes": 0, "first_seq": first, "last_seq": last, "consumer_count": 0,
-            "first_ts": "2026-11-20T00:00:00Z", "last_ts": "2026-11-20T00:00:00Z",
+            "messages": last + 1 - first - deleted.len() as u64, "bytes": 0, "first_seq": first, "last_seq": last,
+            "first_ts": "2026-11-20T00:00:00Z", "last_ts": "2026-11-20T00:00:00Z", "consumer_count": 0,
+            "deleted": deleted,
         }))
         .unwrap()
     }
 
     #[test]
-    fn what_a_stream_lacks_is_counted_from_where_the_outbox_begins() {
-        for (state, outbox_begins, lacks) in [
-            (state(0, 0, 0), 1, 0),       // new
-            (state(1, 10, 10), 1, 0),     // whole
-            (state(1, 10, 8), 1, 2),      // with holes
-            (state(4, 10, 7), 1, 3),      // without its beginning
-            (state(11, 10, 0), 1, 10),    // purged
-            (state(1, 10, 10), 4, 0),     // goes back further than the outbox
-            (state(4, 10, 7), 4, 0),      // as far
-            (state(6, 10, 4), 4, 3),      // not as far, and with a hole
-            (state(101, 100, 0), 91, 10), // purged, and the outbox is not as old
-        ] {
-            assert_eq!(missing(&state, outbox_begins), lacks, "{state:?}, {outbox_begins}");
+    fn what_a_stream_holds_is_counted_between_two_sequences() {
+        let holes = state(4, 10, &[5, 9]);
+        for (after, until, holds) in
+            [(0, 20, 5), (3, 10, 5), (4, 9, 3), (5, 8, 3), (4, 5, 0), (8, 9, 0), (10, 20, 0), (0, 3, 0)]
+        {
+            assert_eq!(held(&holes, after, until), holds, "{after}, {until}");
         }
+        let purged = state(11, 10, &[]);
+        assert_eq!(held(&purged, 0, 20), 0);
+        let new: State = serde_json::from_value(serde_json::json!({
+            "messages": 0, "bytes": 0, "first_seq": 0, "last_seq": 0, "consumer_count": 0,
+            "first_ts": "2026-11-20T00:00:00Z", "last_ts": "2026-11-20T00:00:00Z",
+        }))
+        .unwrap();
+        assert_eq!(held(&new, 0, 20), 0);
     }
 }

@@ -1,5 +1,6 @@
 //! Retention: whole partitions of the outbox go, once everything in them is older than it has to be kept,
-//! and at or below the confirmed floor: in the stream, and applied by every projection. No row is ever deleted.
+//! and at or below the confirmed floor: in the stream, and applied by every projection. While the stream lacks
+//! anything that the outbox has, nothing goes. No row is ever deleted.
 
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions as _, PgConnection};
 use tokio::time::sleep;
 
+use crate::audit::missing;
 use crate::epoch::Epochs;
 use crate::outlet::{Outlet, Shard};
 use crate::stream::{self, StreamError};
@@ -91,15 +93,31 @@ impl Retention {
         Ok(dropped)
     }
 
-    /// Up to which position the stream and all projections have a shard.
+    /// Up to which position the stream and all projections have a shard; none as long as the stream lacks
+    /// anything that the outbox has.
     async fn floor(
         &self,
         connection: &mut PgConnection,
         nats: &Client,
         shard: Shard,
     ) -> Result<i64, RetentionError> {
-        let end = stream::end(nats, &self.outlet.stream_of(shard)).await?.cast_signed();
+        let name = self.outlet.stream_of(shard);
+        let Some(stream) = stream::existing(nats, &name).await? else { return Ok(0) };
+        let end = stream.cached_info().state.last_sequence.cast_signed();
         let epochs = Epochs::read(connection, shard).await?;
+        let missing = match first(connection, shard).await? {
+            Some(first) => missing(&stream, epochs.sequence_of(first)).await?,
+            None => 0,
+        };
+        if missing > 0 {
+            tracing::warn!(
+                stream = name,
+                missing,
+                "the stream lacks what the outbox has, so no partition goes: delete the stream, and it is made \
+                 again from an outbox that holds everything; from one that does not, make it with `first_seq`"
+            );
+            return Ok(0);
+        }
         // Of an epoch that has just begun nothing is in the stream yet.
         let in_stream = epochs.place_of(end).map_or(0, |(_, position)| position);
         let applied: Option<i64> =
@@ -132,6 +150,14 @@ impl Retention {
         .await?;
         Ok(last.is_none_or(|(position, young)| position <= floor && !young))
     }
+}
+
+/// The oldest position that the outbox holds.
+async fn first(connection: &mut PgConnection, shard: Shard) -> Result<Option<i64>, sqlx::Error> {
+    sqlx::query_scalar("SELECT position FROM outbox WHERE shard = $1 ORDER BY position LIMIT 1")
+        .bind(shard.0)
+        .fetch_optional(connection)
+        .await
 }
 
 /// The numbers of the partitions that are there, the oldest first.

@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use async_nats::jetstream;
+use async_nats::jetstream::message::PublishMessage;
 use coupon_dispatcher::app::Connections;
 use coupon_dispatcher::event::OUTLET;
 use outbox_relay::Shard;
 use outbox_relay::retention::Retention;
+use ulid::Ulid;
 
 use crate::support::World;
 
@@ -32,13 +34,39 @@ impl World {
         self.note_heads().await;
     }
 
-    /// A stream that has had messages up to this sequence.
-    async fn stream_at(&self, shard: i16, sequence: u64) {
+    /// The events at these positions go to the end of the stream. What is between them is left out on both
+    /// sides, so each begins an epoch.
+    async fn publish_positions(&self, shard: i16, positions: &[i64]) {
         let name = OUTLET.stream_of(Shard(shard));
         let subjects = vec![OUTLET.subjects_of(Shard(shard))];
         let config = jetstream::stream::Config { name, subjects, ..Default::default() };
-        let stream = jetstream::new(self.nats().await).get_or_create_stream(config).await.unwrap();
-        stream.purge().sequence(sequence + 1).await.unwrap();
+        let context = jetstream::new(self.nats().await);
+        context.get_or_create_stream(config).await.unwrap();
+        for position in positions {
+            let subject = OUTLET.subject("tested", "K", Shard(shard));
+            let message = PublishMessage::build().message_id(Ulid::generate().to_string());
+            let stored = context.send_publish(subject, message).await.unwrap().await.unwrap();
+            sqlx::query(
+                "INSERT INTO outbox_epochs (shard, epoch, first_position, first_sequence, reason) \
+                 VALUES ($1, $2, $3, $2, 'sparse')",
+            )
+            .bind(shard)
+            .bind(i32::try_from(stored.sequence).unwrap())
+            .bind(position)
+            .execute(&self.pool)
+            .await
+            .unwrap();
+        }
+    }
+
+    /// The stream is gone, and with it the epochs.
+    async fn delete_stream(&self, shard: i16) {
+        jetstream::new(self.nats().await).delete_stream(OUTLET.stream_of(Shard(shard))).await.unwrap();
+        sqlx::query("DELETE FROM outbox_epochs WHERE shard = $1")
+            .bind(shard)
+            .execute(&self.pool)
+            .await
+            .unwrap();
     }
 
     async fn applied_at(&self, projection: &str, shard: i16, position: i64) {
@@ -69,27 +97,28 @@ async fn partitions_go_when_they_are_old_and_confirmed() {
     let all = world.partitions().await;
     assert_eq!(sweep().await, [0i64; 0], "an empty outbox keeps what it starts with");
 
-    world.events_at(0, &[1, 999_999, 1_000_000, 1_999_999, 2_999_999, 3_000_000, 4_000_000], 2).await;
-    world.events_at(1, &[1, 999_999, 1_000_000], 2).await;
+    let of_first = [1, 999_999, 1_000_000, 1_999_999, 2_500_000, 2_999_999, 3_000_000, 4_000_000];
+    let of_second = [1, 999_999, 1_000_000];
+    world.events_at(0, &of_first, 2).await;
+    world.events_at(1, &of_second, 2).await;
     for (projection, shard, position) in
         [("one", 0, 4_000_000), ("other", 0, 1_999_998), ("one", 1, 1_000_000), ("other", 1, 1_000_000)]
     {
         world.applied_at(projection, shard, position).await;
     }
     assert_eq!(sweep().await, [0i64; 0], "nothing is in the stream");
-    world.stream_at(0, 4_000_000).await;
+    world.publish_positions(0, &of_first).await;
     assert_eq!(sweep().await, [0i64; 0], "nothing of the second shard is in the stream");
-    world.stream_at(1, 1_000_000).await;
+    world.publish_positions(1, &of_second).await;
     assert_eq!(sweep().await, [0]);
     assert_eq!(sweep().await, [0i64; 0], "a projection has not applied the end of partition 1");
 
     world.applied_at("other", 0, 4_000_000).await;
     assert_eq!(sweep().await, [0i64; 0], "the second shard goes on in partition 1");
     world.events_at(1, &[1_999_999, 3_000_000], 2).await;
-    world.stream_at(1, 3_000_000).await;
+    world.publish_positions(1, &[1_999_999, 3_000_000]).await;
     world.applied_at("one", 1, 3_000_000).await;
     world.applied_at("other", 1, 3_000_000).await;
-    world.events_at(0, &[2_500_000], 2).await;
     sqlx::query("UPDATE outbox SET time = now() WHERE position = 2999999")
         .execute(&world.pool)
         .await
@@ -112,7 +141,39 @@ async fn partitions_go_when_they_are_old_and_confirmed() {
     assert!(all.iter().take(1).all(|name| !left.contains(name)), "{left:?}");
     sqlx::query("TRUNCATE outbox, projection_positions").execute(&world.pool).await.unwrap();
     for shard in [0, 1] {
-        jetstream::new(world.nats().await).delete_stream(OUTLET.stream_of(Shard(shard))).await.unwrap();
+        world.delete_stream(shard).await;
     }
+    world.close().await;
+}
+
+/// It could not be put back from anywhere else.
+#[tokio::test]
+async fn nothing_goes_while_the_stream_lacks_anything_of_it() {
+    let world = World::bare(1).await;
+    world.migrate().await;
+    let Connections { database, nats, .. } = world.connections().await.unwrap();
+    let retention = Retention { outlet: OUTLET, shards: 1, projections: vec!["one"], keep: DAY };
+    let sweep = async || retention.sweep(&database, &nats).await.unwrap();
+    let (old, young) = ([1, 2, 999_999], [1_000_000, 1_000_001, 3_000_000]);
+    world.events_at(0, &old, 2).await;
+    world.events_at(0, &young, 0).await;
+    world.applied_at("one", 0, 3_000_000).await;
+    let context = jetstream::new(world.nats().await);
+    // The second event of partition 0, the first, and one of another partition.
+    for lost in [2, 1, 5] {
+        world.publish_positions(0, &[&old[..], &young].concat()).await;
+        let stream = context.get_stream(OUTLET.stream_of(Shard(0))).await.unwrap();
+        stream.delete_message(lost).await.unwrap();
+        assert_eq!(sweep().await, [0i64; 0], "message {lost} is not in the stream");
+        world.delete_stream(0).await;
+    }
+    world.publish_positions(0, &[&old[..], &young].concat()).await;
+    assert_eq!(sweep().await, [0]);
+    let stream = context.get_stream(OUTLET.stream_of(Shard(0))).await.unwrap();
+    stream.delete_message(2).await.unwrap();
+    sqlx::query("UPDATE outbox SET time = now() - interval '2 days'").execute(&world.pool).await.unwrap();
+    assert_eq!(sweep().await, [1, 2], "the outbox no longer has what the stream lacks");
+    sqlx::query("TRUNCATE outbox, projection_positions").execute(&world.pool).await.unwrap();
+    world.delete_stream(0).await;
     world.close().await;
 }

@@ -109,6 +109,34 @@ async fn the_first_difference_is_named_and_all_are_counted() {
     scene.world.close().await;
 }
 
+/// As when the oldest events are past retention: what the stream lacks of those counts no more.
+#[tokio::test]
+async fn only_messages_of_what_the_outbox_holds_are_missing() {
+    let mut scene = Scene::start().await;
+    let change = async |scene: &Scene, statements: &str| {
+        sqlx::raw_sql(statements).execute(&scene.world.pool).await.unwrap();
+    };
+    change(
+        &scene,
+        "CREATE TABLE kept AS SELECT * FROM outbox WHERE position <= 12; DELETE FROM outbox WHERE position <= 12",
+    )
+    .await;
+    let context = jetstream::new(scene.world.nats().await);
+    let stream = context.get_stream(OUTLET.stream_of(SHARD)).await.unwrap();
+    for position in [3, 4, 12] {
+        stream.delete_message(position).await.unwrap();
+    }
+    scene.assert_balanced(QUICK).await;
+    for position in [13, 20] {
+        stream.delete_message(position).await.unwrap();
+    }
+    scene.assert_named(QUICK, &["2 messages are missing from stream COUPONS-0"]).await;
+    change(&scene, "INSERT INTO outbox SELECT * FROM kept; DROP TABLE kept").await;
+    scene.assert_named(&["audit", "--campaign", &scene.other.to_string()], &["5 messages are missing"]).await;
+    scene.remake_stream().await;
+    scene.world.close().await;
+}
+
 #[tokio::test]
 async fn a_message_with_another_subject_or_body_is_named() {
     let mut scene = Scene::start().await;
