@@ -103,7 +103,7 @@ async fn read_stream(
 ) -> Result<(), AuditError> {
     let end = epochs.sequence_of(until);
     loop {
-        let mut messages = stored.next().await?;
+        let mut messages = stored.next(end).await?;
         let last = messages.last().map(|(sequence, _)| *sequence);
         // What an epoch has left behind is not compared.
         messages.retain(|(sequence, _)| *sequence <= end && epochs.place_of(*sequence).is_some());

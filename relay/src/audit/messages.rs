@@ -6,15 +6,18 @@ use async_nats::jetstream::Message;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, PullConsumer, pull};
 use async_nats::jetstream::stream::Stream;
 use futures_util::TryStreamExt as _;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 
-use super::signed;
+use super::{detailed, held, signed};
 use crate::stream::StreamError;
 
 /// Asked of the server at a time.
 const BATCH_MESSAGES: usize = 1_000;
 /// The server answers with what it has, at once.
 const BATCH_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longer than a replica that works lags behind its leader.
+const LAG_MAX: Duration = Duration::from_secs(5);
+const LAG_CHECK_INTERVAL: Duration = Duration::from_millis(250);
 /// Should it not be deleted, the server forgets the consumer after this.
 const INACTIVE_MAX: Duration = Duration::from_secs(60);
 
@@ -25,6 +28,8 @@ pub(super) struct Messages {
     consumer: PullConsumer,
     /// Given so far, as the server counts them.
     given: u64,
+    /// The sequence of the last of these, or the one before the first.
+    reached: i64,
 }
 
 impl Messages {
@@ -40,12 +45,30 @@ impl Messages {
         };
         let created = stream.create_consumer(config).await;
         let consumer = created.map_err(|error| StreamError::new(name(&stream), &error))?;
-        Ok(Self { stream, consumer, given: 0 })
+        Ok(Self { stream, consumer, given: 0, reached: start - 1 })
     }
 
-    /// The next ones, with their sequences; none when there are no more. None is left out: the server
-    /// numbers what it gives.
-    pub(super) async fn next(&mut self) -> Result<Vec<(i64, Message)>, StreamError> {
+    /// The next ones, with their sequences; none when the stream holds none up to sequence `until`. A
+    /// consumer may be at a replica that lags, so that its silence is not the end: it is asked again.
+    pub(super) async fn next(&mut self, until: i64) -> Result<Vec<(i64, Message)>, StreamError> {
+        let deadline = Instant::now() + LAG_MAX;
+        loop {
+            let messages = self.given().await?;
+            let Self { stream, reached, .. } = self;
+            if !messages.is_empty() || held(&detailed(stream).await?, *reached, until) == 0 {
+                return Ok(messages);
+            }
+            if Instant::now() > deadline {
+                let reason =
+                    format!("the consumer gives nothing behind sequence {reached}, and there is more");
+                return Err(StreamError { stream: name(stream).to_owned(), reason });
+            }
+            sleep(LAG_CHECK_INTERVAL).await;
+        }
+    }
+
+    /// What the consumer gives at once. It leaves out none: the server numbers what it gives.
+    async fn given(&mut self) -> Result<Vec<(i64, Message)>, StreamError> {
         let failed = |error: &dyn std::error::Error| StreamError::new(name(&self.stream), error);
         let asked = self.consumer.fetch().max_messages(BATCH_MESSAGES).messages().await;
         let asked = asked.map_err(|error| failed(&error))?;
@@ -60,7 +83,8 @@ impl Messages {
             if info.consumer_sequence != self.given {
                 return Err(failed(&std::io::Error::other("messages were lost on the way")));
             }
-            numbered.push((signed(info.stream_sequence), message));
+            self.reached = signed(info.stream_sequence);
+            numbered.push((self.reached, message));
         }
         Ok(numbered)
     }

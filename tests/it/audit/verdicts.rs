@@ -1,14 +1,20 @@
 //! The whole answer: that all is balanced, that somebody is late, or that nothing can be told.
 
 use std::collections::BTreeMap;
+use std::fs;
 
 use async_nats::jetstream;
+use async_nats::jetstream::consumer::{AckPolicy, pull};
 use coupon_dispatcher::event::OUTLET;
+use coupon_dispatcher::servers::Setup;
+use futures_util::StreamExt as _;
 use serde_json::{Value, json};
+use tokio::time::timeout;
 use ulid::Ulid;
 
 use super::{FULL, QUICK, SHARD, Scene};
-use crate::support::{SOON, wait_until};
+use crate::outbox::{append_committed, event};
+use crate::support::{Process, SOON, World, wait_until};
 
 #[tokio::test]
 async fn a_balanced_world_is_said_to_be_balanced() {
@@ -96,6 +102,56 @@ async fn of_a_campaign_that_is_not_there_nothing_can_be_told() {
         assert!(finished.err.contains(&format!("there is no campaign {unknown}")), "{finished:?}");
     }
     scene.world.close().await;
+}
+
+/// The audit's consumer is at a replica that has not got the last events: its questions go to another one,
+/// which leaves them out.
+#[tokio::test]
+async fn what_a_replica_has_not_got_yet_is_not_missing() {
+    let mut world = World::with_processes(&["api,relay", "project"]).await;
+    append_committed(&world, SHARD, &[event("tested"), event("tested"), event("late"), event("late")]).await;
+    world.balanced().await;
+    world.processes.iter_mut().for_each(Process::kill);
+    let config = world.folder().join("lagging.conf");
+    let next = "$JS.API.CONSUMER.MSG.NEXT.COUPONS-0";
+    let zero = "{{partition(1,1)}}"; // of one partition, whatever the name
+    fs::write(&config, format!("mappings: {{ \"{next}.*\": \"{next}.{zero}\" }}\n")).unwrap();
+    let arguments = vec!["-c".to_owned(), config.to_str().unwrap().to_owned()];
+    world.servers.nats.restart_with(Setup { arguments, ..Setup::default() }).await.unwrap();
+
+    let nats = world.nats().await;
+    let stream = jetstream::new(nats.clone()).get_stream(OUTLET.stream_of(SHARD)).await.unwrap();
+    let gives = async |filter: &str| {
+        let (durable_name, filter_subject) = (Some("0".to_owned()), filter.to_owned());
+        let config =
+            pull::Config { durable_name, filter_subject, ack_policy: AckPolicy::None, ..Default::default() };
+        stream.create_consumer(config).await.unwrap();
+    };
+    gives("coupons.tested.*.0").await;
+    let finished = world.coupon(FULL).await;
+    assert_eq!((finished.code, finished.out.as_str()), (Some(2), ""), "{finished:?}");
+    assert!(finished.err.contains("nothing behind sequence 2, and there is more"), "{finished:?}");
+
+    // It catches up between two questions.
+    stream.delete_consumer("0").await.unwrap();
+    gives("coupons.nothing.*.0").await;
+    let mut questions = nats.subscribe(format!("{next}.*")).await.unwrap();
+    nats.flush().await.unwrap();
+    let audit = world.start_coupon(FULL);
+    for _ in 0..2 {
+        timeout(SOON, questions.next()).await.expect("a question");
+    }
+    stream.delete_consumer("0").await.unwrap();
+    gives("").await;
+    let finished = audit.finished().await;
+    assert_eq!((finished.code, finished.out.lines().last()), (Some(0), Some("balanced")), "{finished:?}");
+    stream.delete_consumer("0").await.unwrap();
+
+    world.servers.nats.restart_with(Setup::default()).await.unwrap();
+    for process in &mut world.processes {
+        process.start().await;
+    }
+    world.close().await;
 }
 
 #[tokio::test]
