@@ -1,14 +1,17 @@
 //! One at a time: a session-level advisory lock, held by the connection that does the work. A
 //! process that loses the connection loses the lock with it, and can no longer commit.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use sqlx::postgres::PgConnectOptions;
-use sqlx::{ConnectOptions as _, PgConnection};
-use tokio::time::{Instant, sleep};
+use sqlx::{ConnectOptions as _, Connection as _, PgConnection};
+use tokio::time::{Instant, sleep, timeout};
 
 /// How often a process that stands by asks for the lock.
 const STAND_BY_INTERVAL: Duration = Duration::from_millis(250);
+/// How often a leader that waits for others asks.
+const ASKED_EVERY: Duration = Duration::from_secs(3);
 
 /// Of the session that holds the lock, kept by the server. A leader asks at least every 5 s; one that
 /// is frozen loses its session, and with it the lock, to those that stand by. One whose machine is gone
@@ -52,6 +55,23 @@ pub(crate) async fn try_take(
         taken = lock(&mut connection, class, number).await?;
     }
     Ok((connection, taken))
+}
+
+/// Waits, and meanwhile asks often enough to keep the session.
+///
+/// # Errors
+/// When the session is lost all the same; what was waited for is given up.
+pub(crate) async fn keep<T>(
+    connection: &mut PgConnection,
+    wait: impl Future<Output = T>,
+) -> Result<T, sqlx::Error> {
+    let mut wait = pin!(wait);
+    loop {
+        match timeout(ASKED_EVERY, &mut wait).await {
+            Ok(done) => return Ok(done),
+            Err(_) => connection.ping().await?,
+        }
+    }
 }
 
 async fn connect(database: &PgConnectOptions) -> Result<PgConnection, sqlx::Error> {

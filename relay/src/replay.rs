@@ -36,6 +36,7 @@ pub use run::{Run, RunId, RunIdError, RunState, at_work};
 pub use selection::{Selection, ShardPlan};
 pub use stored::stored;
 
+use crate::leadership;
 use crate::outlet::{Outlet, Shard};
 use crate::stream::{self, StreamError};
 use selection::Range;
@@ -161,10 +162,14 @@ impl Replayer {
 
     /// The end of the stream of replays, and what of the run is not in it, read in this order: what
     /// was stored in between has moved the end, and nothing is stored behind the one that was read.
-    async fn left(&self) -> Result<(u64, Vec<(Shard, Range)>), ReplayError> {
-        let stream = stream::of_replays(&self.nats, &self.outlet).await?;
+    async fn left(&mut self) -> Result<(u64, Vec<(Shard, Range)>), ReplayError> {
+        let asked = async {
+            let stream = stream::of_replays(&self.nats, &self.outlet).await?;
+            let reached = stored::reached(&stream, &self.run.id).await?;
+            Ok::<_, StreamError>((stream, reached))
+        };
+        let (stream, reached) = leadership::keep(&mut self.connection, asked).await??;
         let end = stream.cached_info().state.last_sequence;
-        let reached = stored::reached(&stream, &self.run.id).await?;
         let kept = stream.cached_info().config.max_age;
         let age = time::OffsetDateTime::now_utc() - self.run.started_at;
         if reached.is_none() && !kept.is_zero() && age > kept {

@@ -13,9 +13,9 @@ use super::selection::{self, BATCH_EVENTS, Range};
 use super::{ReplayError, Replayer};
 use crate::epoch::{Epoch, Epochs};
 use crate::event::{EPOCH_HEADER, EVENT_ID_HEADER, StoredEvent};
+use crate::leadership;
 use crate::outlet::{Outlet, Shard};
 use crate::retry::Retry;
-use crate::stream::StreamError;
 
 /// Positions that one statement looks through, however few of them are selected.
 const SCAN_POSITIONS: i64 = 20_000;
@@ -176,7 +176,8 @@ impl Flight<'_> {
             headers.insert(EPOCH_HEADER, epoch.to_string());
         }
         let subject = format!("replay.{run}.{kind}.{key}.{shard}");
-        Ok(self.chain.publish(subject, headers, event.body(self.outlet)).await?)
+        let sent = self.chain.publish(subject, headers, event.body(self.outlet));
+        Ok(leadership::keep(self.connection, sent).await??)
     }
 
     /// Waits until `due` and until there is room, while confirmations come in.
@@ -218,9 +219,9 @@ impl Flight<'_> {
         }
     }
 
-    async fn confirm_all(&mut self) -> Result<(), StreamError> {
+    async fn confirm_all(&mut self) -> Result<(), ReplayError> {
         while !self.chain.is_idle() {
-            self.chain.confirm().await?;
+            leadership::keep(self.connection, self.chain.confirm()).await??;
             (self.confirmed)();
         }
         Ok(())

@@ -1,5 +1,7 @@
 //! A run that is cut off, stopped, resumed or cancelled, in the midst of whatever else happens.
 
+use std::time::Duration;
+
 use async_nats::jetstream;
 use outbox_relay::Shard;
 use outbox_relay::event::StoredEvent;
@@ -9,6 +11,8 @@ use tokio::time::Instant;
 
 use super::{STREAM, assert_replayed, replay, sold_out};
 use crate::support::{Finished, Running, SOON, World, wait_until};
+
+const AWAY: Duration = Duration::from_secs(20);
 
 impl World {
     /// How many messages of a run are in the stream.
@@ -287,6 +291,22 @@ async fn an_interruption_of_nats_is_waited_out() {
         assert!(stored < events.len(), "it was over too soon");
         world.goes_beyond("through", stored).await;
     }
+    let finished = running.finished().await;
+    assert_eq!(finished.code, Some(0), "{finished:?}");
+    world.assert_whole("through", &events).await;
+    world.close().await;
+}
+
+/// For longer than Postgres keeps a session that says nothing.
+#[tokio::test]
+async fn a_long_absence_of_nats_is_waited_out() {
+    let (mut world, _) = sold_out().await;
+    let events = world.all_events().await;
+    let running = world.started("through", "150").await;
+    world.servers.nats.kill().await;
+    let begun = Instant::now();
+    wait_until("NATS is away for long", 2 * AWAY, async || begun.elapsed() > AWAY).await;
+    world.servers.nats.start().await.unwrap();
     let finished = running.finished().await;
     assert_eq!(finished.code, Some(0), "{finished:?}");
     world.assert_whole("through", &events).await;
