@@ -23,7 +23,8 @@ const INTERVAL: Duration = Duration::from_secs(10);
 const ROUND_TIMEOUT: Duration = Duration::from_secs(60);
 /// Events that a round compares, at the most, in all shards: first what is new, then on with what was
 /// compared longest ago. A fifth of a second's work (measured: 110 thousand events a second with their
-/// messages, 85 thousand with their rows); once around ten million takes three hours.
+/// messages, 85 thousand with their rows); once around ten million takes three hours. What differs is
+/// compared besides, as many again at the most.
 const ROUND_EVENTS: i64 = 10_000;
 
 /// What the last round came to.
@@ -52,6 +53,9 @@ pub struct Auditor {
     verdict: watch::Sender<Option<Verdict>>,
 }
 
+/// The events behind a position, up to and including another.
+type Part = (i64, i64);
+
 /// How far the comparison of a shard has come.
 #[derive(Clone, Copy, Debug)]
 struct Tour {
@@ -59,6 +63,8 @@ struct Tour {
     newest: i64,
     /// The others are compared again and again, this time up to here.
     again: i64,
+    /// A part that differs. It is compared in every round, besides, until it does no more.
+    differing: Option<Part>,
 }
 
 /// What one round finds.
@@ -171,8 +177,7 @@ impl Auditor {
         Ok(())
     }
 
-    /// Compares what is new in a shard, and then goes on where it was compared longest ago. A part that
-    /// differs is compared again in the next round.
+    /// Compares what differed in a shard, what is new, and then goes on where it was compared longest ago.
     async fn tour(
         &mut self,
         connection: &mut PgConnection,
@@ -184,13 +189,19 @@ impl Auditor {
         let Some(tour) = self.tours.get_mut(usize::from(audited.shard.0.unsigned_abs())) else {
             return Ok(());
         };
-        let tour = tour.get_or_insert(Tour { newest: end - budget, again: begin });
+        let tour = tour.get_or_insert(Tour { newest: end - budget, again: begin, differing: None });
         let connections = &self.connections;
-        let new = part(tour.newest.min(end).max(begin), end, &mut budget);
-        tour.newest = advance(connections, connection, audited.shard, new, findings).await?;
+        let mut compared =
+            async |part| differing(connections, connection, audited.shard, part, findings).await;
+        let (after, until) = tour.differing.unwrap_or_default();
+        tour.differing = compared((after.max(begin), until.min(end))).await?;
+        let new = part((tour.newest.min(end).max(begin), end), &mut budget);
+        tour.differing = tour.differing.or(compared(new).await?);
+        tour.newest = new.1;
         let again = if tour.again >= new.0 { begin } else { tour.again.max(begin) };
-        let old = part(again, new.0, &mut budget);
-        tour.again = advance(connections, connection, audited.shard, old, findings).await?;
+        let old = part(beside((again, new.0), tour.differing), &mut budget);
+        tour.differing = tour.differing.or(compared(old).await?);
+        tour.again = old.1;
         Ok(())
     }
 
@@ -218,32 +229,41 @@ impl Auditor {
     }
 }
 
-/// A part that begins behind `after`, as large as the budget allows.
-fn part(after: i64, end: i64, budget: &mut i64) -> (i64, i64) {
+/// As much of a part as the budget allows.
+fn part((after, end): Part, budget: &mut i64) -> Part {
     let until = end.min(after + *budget).max(after);
     *budget -= until - after;
     (after, until)
 }
 
-/// Compares a part of a shard, and answers up to where it is in order.
-async fn advance(
+/// As much of a part as lies before the one that differs, or else behind it.
+fn beside((after, end): Part, differing: Option<Part>) -> Part {
+    match differing {
+        Some((begin, _)) if after < begin => (after, end.min(begin)),
+        Some((_, until)) => (after.max(until), end),
+        None => (after, end),
+    }
+}
+
+/// Compares a part of a shard, and answers it if it differs.
+async fn differing(
     connections: &Connections,
     connection: &mut PgConnection,
     shard: Shard,
-    (after, until): (i64, i64),
+    part: Part,
     findings: &mut Findings,
-) -> anyhow::Result<i64> {
-    if after >= until {
-        return Ok(after);
+) -> anyhow::Result<Option<Part>> {
+    if part.0 >= part.1 {
+        return Ok(None);
     }
-    let comparison = compare(connection, &connections.nats, &OUTLET, shard, (after, until), drop).await?;
+    let comparison = compare(connection, &connections.nats, &OUTLET, shard, part, drop).await?;
     let mut rows = Rows::default();
-    rows.compare(connection, shard, (after, until), drop).await?;
+    rows.compare(connection, shard, part, drop).await?;
     let differs = comparison.first_difference.is_some() || !rows.differences.is_empty();
     findings.drift += comparison.extra + comparison.different; // what is missing, the ends tell
     findings.moving.extend(comparison.first_difference);
     findings.moving.extend(rows.differences.into_iter().map(|(id, named)| format!("campaign {id}: {named}")));
-    Ok(if differs { after } else { until })
+    Ok(differs.then_some(part))
 }
 
 impl Findings {
@@ -261,9 +281,27 @@ mod tests {
     #[test]
     fn a_part_ends_with_the_budget_or_the_events() {
         let mut budget = 10;
-        assert_eq!(part(4, 7, &mut budget), (4, 7));
-        assert_eq!(part(9, 8, &mut budget), (9, 9)); // the end may have gone back
-        assert_eq!(part(0, 100, &mut budget), (0, 7));
-        assert_eq!(part(7, 100, &mut budget), (7, 7));
+        assert_eq!(part((4, 7), &mut budget), (4, 7));
+        assert_eq!(part((9, 8), &mut budget), (9, 9)); // the end may have gone back
+        assert_eq!(part((0, 100), &mut budget), (0, 7));
+        assert_eq!(part((7, 100), &mut budget), (7, 7));
+    }
+
+    #[test]
+    fn what_is_compared_in_every_round_is_left_out_of_the_tour() {
+        let differing = Some((10, 20));
+        for (behind, rest) in [
+            ((0, 30), (0, 10)),
+            ((0, 5), (0, 5)),
+            ((10, 30), (20, 30)),
+            ((15, 30), (20, 30)),
+            ((20, 30), (20, 30)),
+            ((25, 30), (25, 30)),
+        ] {
+            assert_eq!(beside(behind, differing), rest);
+        }
+        assert_eq!(beside((0, 30), None), (0, 30));
+        let mut budget = 10;
+        assert_eq!(part(beside((0, 20), Some((0, 20))), &mut budget), (20, 20));
     }
 }
