@@ -33,6 +33,15 @@ pub struct ShardAudit {
     epochs: Epochs,
 }
 
+/// A side that does not go as far as the outbox.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lag {
+    /// Which, and how far it goes: the same for as long as it stands still.
+    pub stands: String,
+    /// The same, and how far the outbox goes.
+    pub difference: String,
+}
+
 /// Why it could not be told.
 #[derive(Debug, thiserror::Error)]
 pub enum AuditError {
@@ -170,17 +179,21 @@ impl ShardAudit {
     /// What differs while events are on their way, and may not differ at rest: the stream does not go
     /// as far as the outbox.
     #[must_use]
-    pub fn lag(&self) -> Option<String> {
+    pub fn lag(&self) -> Option<Lag> {
         let Self { name, head, .. } = self;
         if self.stream.is_none() && *head > 0 {
-            return Some(format!("stream {name} is not there, the outbox ends at {head}"));
+            let stands = format!("stream {name} is not there");
+            return Some(Lag { difference: format!("{stands}, the outbox ends at {head}"), stands });
         }
-        (self.behind() > 0).then(|| self.ends())
+        (self.behind() > 0).then(|| Lag { stands: self.end_of_stream(), difference: self.ends() })
     }
 
     fn ends(&self) -> String {
-        let Self { name, head, stream, .. } = self;
-        format!("stream {name} ends at {}, the outbox at {head}", stream.unwrap_or_default())
+        format!("{}, the outbox at {}", self.end_of_stream(), self.head)
+    }
+
+    fn end_of_stream(&self) -> String {
+        format!("stream {} ends at {}", self.name, self.stream.unwrap_or_default())
     }
 }
 

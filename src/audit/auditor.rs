@@ -6,7 +6,7 @@ use std::convert::Infallible;
 use std::time::{Duration, SystemTime};
 
 use outbox_relay::Shard;
-use outbox_relay::audit::{ShardAudit, compare};
+use outbox_relay::audit::{Lag, ShardAudit, compare};
 use sqlx::PgConnection;
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, timeout};
@@ -40,7 +40,8 @@ pub struct Verdict {
 }
 
 /// Audits round after round. What one round finds may be on its way. It is reported when the next
-/// round finds the very same, figures and all, or at once when nothing on its way can explain it.
+/// round finds the very same, figures and all, or a side that lags where it stood, however far the
+/// outbox has gone since; or at once when nothing on its way can explain it.
 #[derive(Debug)]
 pub struct Auditor {
     connections: Connections,
@@ -48,8 +49,10 @@ pub struct Auditor {
     connection: Option<PgConnection>,
     /// Of each shard, once it has begun.
     tours: Vec<Option<Tour>>,
-    /// In the words of the last round.
+    /// By the last round: what stood where.
     found_before: HashSet<String>,
+    /// The same of what the last verdict named.
+    named_before: Option<String>,
     verdict: watch::Sender<Option<Verdict>>,
 }
 
@@ -72,8 +75,8 @@ struct Tour {
 struct Findings {
     /// What cannot be on its way.
     certain: Vec<String>,
-    /// What may be.
-    moving: Vec<String>,
+    /// What may be, for as long as no other round finds it to stand where it stood.
+    moving: Vec<Lag>,
     drift: u64,
 }
 
@@ -83,7 +86,7 @@ impl Auditor {
     pub fn new(connections: Connections, shards: i16) -> Self {
         let tours = (0..shards).map(|_| None).collect();
         let (found_before, verdict) = (HashSet::new(), watch::Sender::default());
-        Self { connections, shards, connection: None, tours, found_before, verdict }
+        Self { connections, shards, connection: None, tours, found_before, named_before: None, verdict }
     }
 
     /// What the last round came to; nothing before the first one, and while another process audits.
@@ -172,7 +175,7 @@ impl Auditor {
             let whole = audited.iter().any(|shard| shard.shard == balance.shard && shard.is_whole());
             let told = differences::in_stream(&balance).filter(|_| whole);
             let differs = differences::oversold(&balance).or_else(|| differences::under_way(&balance));
-            findings.moving.extend(differs.or(told));
+            findings.moving.extend(differs.or(told).map(at_rest));
         }
         Ok(())
     }
@@ -207,18 +210,20 @@ impl Auditor {
 
     fn conclude(&mut self, findings: Findings) {
         let Findings { certain, moving, drift } = findings;
-        let still = moving.iter().find(|words| self.found_before.contains(*words)).cloned();
-        let first_difference = certain.into_iter().next().or(still);
-        self.found_before = moving.into_iter().collect();
-        let balanced = first_difference.is_none();
-        let known = self.verdict.borrow().as_ref().and_then(|verdict| verdict.first_difference.clone());
-        match (&first_difference, known) {
-            (None, Some(_)) => tracing::info!("balanced again"),
-            (Some(difference), known) if known.as_ref() != Some(difference) => {
-                tracing::warn!(drift, "not balanced: {difference}");
+        let still = moving.iter().find(|found| self.found_before.contains(&found.stands)).cloned();
+        let named = certain.into_iter().next().map(at_rest).or(still);
+        self.found_before = moving.into_iter().map(|found| found.stands).collect();
+        let named_before = self.named_before.take();
+        match &named {
+            None if named_before.is_some() => tracing::info!("balanced again"),
+            Some(found) if named_before.as_ref() != Some(&found.stands) => {
+                tracing::warn!(drift, "not balanced: {}", found.difference);
             }
             _ => {}
         }
+        self.named_before = named.as_ref().map(|found| found.stands.clone());
+        let first_difference = named.map(|found| found.difference);
+        let balanced = first_difference.is_none();
         let drift = if balanced { 0 } else { drift };
         self.verdict.send_replace(Some(Verdict {
             balanced,
@@ -261,16 +266,23 @@ async fn differing(
     rows.compare(connection, shard, part, drop).await?;
     let differs = comparison.first_difference.is_some() || !rows.differences.is_empty();
     findings.drift += comparison.extra + comparison.different; // what is missing, the ends tell
-    findings.moving.extend(comparison.first_difference);
-    findings.moving.extend(rows.differences.into_iter().map(|(id, named)| format!("campaign {id}: {named}")));
+    findings.moving.extend(comparison.first_difference.map(at_rest));
+    let rows = rows.differences.into_iter().map(|(id, named)| format!("campaign {id}: {named}"));
+    findings.moving.extend(rows.map(at_rest));
     Ok(differs.then_some(part))
+}
+
+/// What stands still only as long as all of its words stay the same.
+fn at_rest(difference: String) -> Lag {
+    Lag { stands: difference.clone(), difference }
 }
 
 impl Findings {
     fn in_shard(&mut self, shard: &ShardAudit) {
         self.drift += (shard.behind() + shard.ahead() + shard.missing).unsigned_abs();
         self.certain.extend(shard.contradiction());
-        self.moving.extend(shard.lag().or_else(|| behind(shard)));
+        self.moving.extend(shard.lag());
+        self.moving.extend(behind(shard));
     }
 }
 

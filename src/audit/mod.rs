@@ -28,7 +28,7 @@ mod sheet;
 use std::time::Duration;
 
 use outbox_relay::Shard;
-use outbox_relay::audit::{ShardAudit, audit_shard};
+use outbox_relay::audit::{Lag, ShardAudit, audit_shard};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions as _, Connection as _, PgConnection, PgTransaction};
 
@@ -94,15 +94,12 @@ async fn ends(
     Ok(audited)
 }
 
-/// A projection that has not applied everything.
-fn behind(audit: &ShardAudit) -> Option<String> {
-    PROJECTIONS.iter().find_map(|name| {
-        let applied = audit.applied(name);
-        (applied != audit.head).then(|| {
-            format!(
-                "{name} has applied shard {} up to {applied}, the outbox ends at {}",
-                audit.shard, audit.head
-            )
-        })
+/// The projections that have not applied everything.
+fn behind(audit: &ShardAudit) -> impl Iterator<Item = Lag> {
+    let ShardAudit { shard, head, .. } = audit;
+    let applied = PROJECTIONS.map(|name| (name, audit.applied(name)));
+    applied.into_iter().filter(move |(_, applied)| applied != head).map(move |(name, applied)| {
+        let stands = format!("{name} has applied shard {shard} up to {applied}");
+        Lag { difference: format!("{stands}, the outbox ends at {head}"), stands }
     })
 }

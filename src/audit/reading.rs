@@ -160,8 +160,10 @@ impl<'a> Reading<'a> {
     }
 
     fn in_shards(&self) -> Option<String> {
-        let contradiction = |shard: &ShardAudit| shard.contradiction().or_else(|| shard.lag());
-        self.shards.iter().find_map(contradiction).or_else(|| self.shards.iter().find_map(behind))
+        let contradiction =
+            |shard: &ShardAudit| shard.contradiction().or_else(|| Some(shard.lag()?.difference));
+        let behind = || self.shards.iter().flat_map(behind).next();
+        self.shards.iter().find_map(contradiction).or_else(|| Some(behind()?.difference))
     }
 
     /// Whether the outbox still holds every event of a campaign.

@@ -1,7 +1,7 @@
 //! The audit that goes on while the service runs.
 
 use async_nats::jetstream;
-use coupon_dispatcher::audit::{Auditor, Verdict};
+use coupon_dispatcher::audit::{Auditor, PROJECTIONS, Verdict};
 use coupon_dispatcher::event::OUTLET;
 use outbox_relay::Shard;
 use redis::AsyncCommands as _;
@@ -10,7 +10,7 @@ use ulid::Ulid;
 use uuid::Uuid;
 
 use crate::audit::Scene;
-use crate::support::{World, wait_until};
+use crate::support::{SOON, World, wait_until};
 
 const SHARD: Shard = Shard(0);
 /// For two rounds of a process that serves, and some more.
@@ -144,6 +144,42 @@ async fn a_difference_that_stands_keeps_nothing_from_being_compared() {
 }
 
 #[tokio::test]
+async fn a_side_that_stands_still_is_reported_under_traffic() {
+    let mut world = World::with_processes(&["api", "project", "relay"]).await;
+    world.append_events(5).await;
+    world.balanced().await;
+    let mut auditor = Auditor::new(world.connections().await.unwrap(), 1);
+    for (process, stands) in [(1, "wallet has applied shard 0 up to "), (2, "stream COUPONS-0 ends at ")] {
+        let stands = format!("{stands}{}", world.head(SHARD).await);
+        world.processes[process].kill();
+        for lags in [false, true, true] {
+            world.append_events(1).await;
+            if process == 1 {
+                world.assert_published().await;
+            }
+            let verdict = round(&mut auditor).await;
+            let named = verdict.first_difference.is_some_and(|words| words.contains(&stands));
+            assert_eq!((named, verdict.balanced), (lags, !lags), "{stands}");
+        }
+        world.processes[process].start().await;
+        world.balanced().await;
+        assert!(round(&mut auditor).await.balanced);
+    }
+    world.close().await;
+}
+
+/// How far the stream and the projections have come, and how far the outbox goes.
+async fn reached(world: &World) -> ([i64; 3], i64) {
+    let [wallet, settlement] = PROJECTIONS.map(|name| {
+        let position = sqlx::query_scalar("SELECT projection_position($1, 0::smallint)");
+        position.bind(name).fetch_one(&world.pool)
+    });
+    let positions = [world.end_of_stream(SHARD).await, wallet.await.unwrap(), settlement.await.unwrap()];
+    (positions, world.head(SHARD).await)
+}
+
+/// From one round to the next every side goes on, as it does within ten seconds.
+#[tokio::test]
 async fn a_rush_is_no_difference() {
     let world = World::with_processes(&["api,relay", "api,project", ""]).await;
     let campaign = world.open_campaign(json!({ "quantity": 8_000 })).await;
@@ -156,6 +192,12 @@ async fn a_rush_is_no_difference() {
         let verdict = round(&mut auditor).await;
         assert!(verdict.balanced, "after {rounds} rounds, at {issued}: {verdict:?}");
         rounds += 1;
+        let (before, _) = reached(&world).await;
+        wait_until("every side goes on", SOON, async || {
+            let (now, head) = reached(&world).await;
+            now.iter().zip(before).all(|(now, before)| *now > before || *now == head)
+        })
+        .await;
     }
     world.answered(&rush.await.unwrap());
     assert!(rounds >= 5, "the rush was over after {rounds} rounds");
