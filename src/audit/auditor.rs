@@ -19,8 +19,9 @@ use crate::issue::seats::Seats;
 
 /// From one round to the next. What stands still for so long is not on its way.
 const INTERVAL: Duration = Duration::from_secs(10);
-/// Far longer than a round takes; a server that does not answer is asked again in the next one.
-const ROUND_TIMEOUT: Duration = Duration::from_secs(60);
+/// Far longer than a round takes; a server that does not answer is asked again in the next one. For so
+/// long a verdict may stand that nobody can give any more.
+const ROUND_TIMEOUT: Duration = Duration::from_secs(30);
 /// Events that a round compares, at the most, in all shards: first what is new, then on with what was
 /// compared longest ago. A fifth of a second's work (measured: 110 thousand events a second with their
 /// messages, 85 thousand with their rows); once around ten million takes three hours. What differs is
@@ -89,7 +90,8 @@ impl Auditor {
         Self { connections, shards, connection: None, tours, found_before, named_before: None, verdict }
     }
 
-    /// What the last round came to; nothing before the first one, and while another process audits.
+    /// What the last round came to; nothing before the first one, after one that failed, and while another
+    /// process audits.
     #[must_use]
     pub fn verdict(&self) -> watch::Receiver<Option<Verdict>> {
         self.verdict.subscribe()
@@ -104,10 +106,11 @@ impl Auditor {
             ticks.tick().await;
             let result = timeout(ROUND_TIMEOUT, self.round_if_leading()).await;
             let result = result.unwrap_or_else(|_| Err(anyhow::anyhow!("not within {ROUND_TIMEOUT:?}")));
-            if let Err(error) = &result
-                && !failed
-            {
-                tracing::warn!("auditing fails: {error:#}");
+            if let Err(error) = &result {
+                if !failed {
+                    tracing::warn!("auditing fails: {error:#}");
+                }
+                self.withdraw();
             }
             failed = result.is_err();
         }
@@ -130,16 +133,22 @@ impl Auditor {
             self.connection = Some(connection);
             self.found_before.clear();
         } else {
-            self.verdict.send_if_modified(|verdict| verdict.take().is_some());
+            self.withdraw();
         }
         Ok(taken)
+    }
+
+    /// Nothing is known any more.
+    fn withdraw(&mut self) {
+        self.named_before = None;
+        self.verdict.send_if_modified(|verdict| verdict.take().is_some());
     }
 
     /// One round. Whoever calls it by himself needs no lock: an audit changes nothing, and the lock
     /// only spares the servers.
     ///
     /// # Errors
-    /// When one of the servers cannot be asked. The last verdict stands.
+    /// When one of the servers cannot be asked. The last verdict stands, until [`Auditor::run`] withdraws it.
     pub async fn round(&mut self) -> anyhow::Result<()> {
         let mut connection = match self.connection.take() {
             Some(connection) => connection,

@@ -103,7 +103,7 @@ impl Monitor {
         self.metrics.sample(&mut connection, &relays, projections, self.shards).await
     }
 
-    /// Of the auditor, while it is the one of all processes that audits.
+    /// Of the auditor, while it is the one of all processes that audits, and can tell.
     fn register_verdict(&self, registry: &mut Registry) {
         let Some(verdict) = self.verdict.as_ref().and_then(|verdict| verdict.borrow().clone()) else {
             return;

@@ -1,5 +1,7 @@
 //! What is measured is what happened.
 
+use std::time::Duration;
+
 use async_nats::jetstream;
 use outbox_relay::Shard;
 use serde_json::json;
@@ -8,6 +10,8 @@ use crate::outbox::{append_committed, event};
 use crate::support::{SOON, World, wait_until};
 
 const SHARD: Shard = Shard(0);
+/// For two rounds of the audit that wait for a server.
+const ROUNDS: Duration = Duration::from_secs(60);
 
 impl World {
     /// The value of a metric of one process; nothing when there is none.
@@ -72,6 +76,22 @@ async fn relays_and_projections_are_measured() {
     }
     world.processes[1].kill();
     world.measures(2, "outbox_relay_leads{shard=\"0\"}", 1.0).await;
+    world.close().await;
+}
+
+/// Without NATS nobody knows whether it balances.
+#[tokio::test]
+async fn an_audit_that_cannot_tell_says_nothing() {
+    let mut world = World::with_processes(&["relay,project"]).await;
+    append_committed(&world, SHARD, &[event("tested")]).await;
+    world.balanced().await;
+    world.measures(0, "audit_balanced", 1.0).await;
+    world.servers.nats.kill().await;
+    let silent = async || world.measured(0, "audit_balanced").await.is_none();
+    wait_until("nothing is said of the balance", ROUNDS, silent).await;
+    world.servers.nats.start().await.unwrap();
+    let told = async || world.measured(0, "audit_balanced").await == Some(1.0);
+    wait_until("it balances again", ROUNDS, told).await;
     world.close().await;
 }
 
