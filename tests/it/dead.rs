@@ -127,7 +127,8 @@ async fn a_letter_that_was_left_behind_goes_when_the_command_is_repeated() {
         let subject = format!("dead.coupons.wallet.0.{position}");
         let letter = stream.get_last_raw_message_by_subject(&subject).await.unwrap();
         world.letter("redrive", position).await;
-        jetstream::new(world.nats().await).publish(subject, letter.payload).await.unwrap().await.unwrap();
+        let copy = jetstream::message::PublishMessage::build().payload(letter.payload);
+        jetstream::new(world.nats().await).send_publish(subject, copy).await.unwrap().await.unwrap();
         let again = world.coupon(&["dead", action, "wallet", &position.to_string()]).await;
         assert_eq!(again.code, Some(1), "{again:?}");
         assert!(again.err.contains("no event is parked"), "{again:?}");

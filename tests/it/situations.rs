@@ -337,7 +337,9 @@ async fn a_stream_past_retention_needs_a_decision(nats: Nats) {
             first_sequence: Some(13),
             ..Default::default()
         };
-        context.create_stream(config).await.unwrap();
+        // Its old files may still be on their way out.
+        wait_until("the stream is made", SOON, async || context.create_stream(config.clone()).await.is_ok())
+            .await;
     } else {
         let begun = world.begin_epoch().await;
         assert_eq!((&begun["first_position"], &begun["first_sequence"]), (&json!(13), &json!(1)));
