@@ -3,6 +3,8 @@
 FROM rust:1.95-bookworm AS build
 WORKDIR /src
 COPY . .
+# A few per cent more issues a second, for minutes more of building.
+ENV CARGO_PROFILE_RELEASE_LTO=fat
 RUN cargo build --release --locked --bin coupon
 
 FROM debian:bookworm-slim

@@ -19,6 +19,7 @@ use serde::Deserialize;
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 use tokio::sync::{Notify, watch};
+use tokio::task::coop::unconstrained;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::epoch::Epoch;
@@ -193,7 +194,8 @@ impl<'a> Pipeline<'a> {
             }
         };
         self.accept(&first)?;
-        while let Some(Some(message)) = self.acknowledgements.next().now_or_never() {
+        // All of them: Tokio would let it have 128 before it says that there are none.
+        while let Some(Some(message)) = unconstrained(self.acknowledgements.next()).now_or_never() {
             self.accept(&message)?;
         }
         self.route.status.send_modify(|status| status.stored = self.stored);
