@@ -2,10 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use coupon_dispatcher::coupon::new_code;
 use coupon_dispatcher::issue::writer::PLANS;
-use sqlx::{ConnectOptions as _, Connection as _, PgConnection};
+use sqlx::{ConnectOptions as _, Connection as _, PgConnection, Row as _};
 use ulid::Ulid;
 use uuid::Uuid;
 
@@ -106,7 +106,8 @@ async fn issue_batch(connection: &mut PgConnection, campaign: Ulid) -> Result<Du
     let started = Instant::now();
     let rows = call.fetch_all(connection).await?;
     let took = started.elapsed();
-    ensure!(rows.len() == ISSUED_TOGETHER, "{} answers", rows.len());
+    let issued: Vec<i32> = rows.first().context("no answer")?.try_get("claims")?;
+    ensure!(issued.len() == ISSUED_TOGETHER, "{} answers", issued.len());
     Ok(took)
 }
 
