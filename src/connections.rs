@@ -16,6 +16,8 @@ use crate::schema::{self, SchemaError};
 const POOL_CONNECTIONS: u32 = 8;
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// A cluster that elects answers nothing: whoever waits asks again, and soon hears the next leader.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(4);
 /// Of one statement of the pool.
 const STATEMENT_TIMEOUT: &str = "5s";
 
@@ -105,6 +107,7 @@ async fn connect_nats(config: &Config, patience: Patience) -> anyhow::Result<asy
     let mut options = nats_options(config.nats.reveal())
         .name("coupon")
         .connection_timeout(CONNECT_TIMEOUT)
+        .request_timeout(Some(REQUEST_TIMEOUT))
         .event_callback(move |event| {
             match event {
                 async_nats::Event::Connected => tracing::info!("connected to NATS"),

@@ -60,7 +60,7 @@ impl Outsider {
 
     /// Takes what is there, up to so many messages. A cluster that elects is asked again.
     async fn take(&mut self, world: &World, count: usize) {
-        wait_until("the stream is read", SOON, async || match self.try_take(world, count).await {
+        wait_until("the stream is read", 2 * SOON, async || match self.try_take(world, count).await {
             Ok(()) => true,
             Err(error) => {
                 eprintln!("{} asks again: {error}", self.name);
