@@ -42,6 +42,8 @@ on! {
     a_strangers_message_in_the_midst_stops_the_relay: packaged Packaged, newest Newest, packaged_cluster PackagedCluster, newest_cluster NewestCluster;
     a_stream_past_retention_needs_a_decision: packaged Packaged, newest Newest, packaged_cluster PackagedCluster, newest_cluster NewestCluster;
     a_restored_database_needs_an_epoch: packaged Packaged, newest Newest, packaged_cluster PackagedCluster, newest_cluster NewestCluster;
+    a_message_that_is_lost_from_the_middle_is_named: packaged Packaged, newest Newest, packaged_cluster PackagedCluster, newest_cluster NewestCluster;
+    while_nats_is_away_the_outbox_waits: packaged Packaged, newest Newest, packaged_cluster PackagedCluster, newest_cluster NewestCluster;
     a_cluster_that_loses_its_leader_loses_nothing: packaged_cluster PackagedCluster, newest_cluster NewestCluster;
     a_node_that_was_away_catches_up: packaged_cluster PackagedCluster, newest_cluster NewestCluster;
 }
@@ -401,6 +403,41 @@ async fn a_restored_database_needs_an_epoch(nats: Nats) {
     outsider.assert_reads(&world, (1, head)).await;
     outsider.applied.retain(|(epoch, position), _| *epoch == 1 || *position <= known);
     outsider.assert_has_all(&world).await;
+    world.close().await;
+}
+
+/// The projections, which come to it late, take it from the outbox; others see that it is missing.
+async fn a_message_that_is_lost_from_the_middle_is_named(nats: Nats) {
+    let mut world = World::on(nats, &["api,relay"]).await;
+    let campaign = world.open_campaign(json!({ "quantity": 20 })).await;
+    world.answered(&world.rush(campaign, 20).run().await);
+    world.assert_published().await;
+    let stream = jetstream::new(world.nats().await).get_stream(STREAM).await.unwrap();
+    wait_until("the message is removed", SOON, async || stream.delete_message(7).await.is_ok()).await;
+    world.add_process("project").await;
+    wait_until("the audit names it", SOON, async || {
+        let audited = world.coupon(&["audit", "--full"]).await;
+        audited.code == Some(1) && audited.out.contains("position 7 is event")
+    })
+    .await;
+    let mut outsider = Outsider::new("outsider");
+    outsider.assert_reads(&world, (0, world.head(SHARD).await)).await;
+    assert!(!outsider.applied.contains_key(&(0, 7)));
+    jetstream::new(world.nats().await).delete_stream(STREAM).await.unwrap();
+    world.assert_published().await;
+    world.close().await;
+}
+
+async fn while_nats_is_away_the_outbox_waits(nats: Nats) {
+    let mut world = World::on(nats, &["api,relay", "project"]).await;
+    let campaign = world.open_campaign(json!({ "quantity": 1_000 })).await;
+    world.answered(&world.rush(campaign, 100).run().await);
+    world.assert_published().await;
+    world.stop_nats().await;
+    world.answered(&world.rush(campaign, 500).run().await);
+    world.start_nats().await;
+    world.assert_published().await;
+    Outsider::new("outsider").assert_has_all(&world).await;
     world.close().await;
 }
 

@@ -104,14 +104,22 @@ impl World {
 
     /// Kills NATS, and starts it with an earlier copy: what came since is lost.
     pub(crate) async fn rewind_nats(&mut self, copy: &Path) {
-        let nodes = self.nodes().count();
-        self.processes[..nodes].iter_mut().for_each(Process::kill);
-        self.servers.nats.kill().await;
+        self.stop_nats().await;
         for dir in self.nats_dirs() {
             run("rm", &["-rf".as_ref(), &dir]);
             run("cp", &["-a".as_ref(), &copy.join(dir.file_name().unwrap()), &dir]);
         }
-        self.processes[..nodes].iter_mut().for_each(Process::launch);
+        self.start_nats().await;
+    }
+
+    /// Kills all of its servers.
+    pub(crate) async fn stop_nats(&mut self) {
+        self.processes.iter_mut().filter(|process| is_node(process)).for_each(Process::kill);
+        self.servers.nats.kill().await;
+    }
+
+    pub(crate) async fn start_nats(&mut self) {
+        self.processes.iter_mut().filter(|process| is_node(process)).for_each(Process::launch);
         self.servers.nats.start().await.unwrap();
     }
 
