@@ -39,14 +39,20 @@ impl World {
         stream.cached_info().state.last_sequence.cast_signed()
     }
 
-    /// Everything in a stream.
+    /// Everything in a stream. A cluster that elects is asked again.
     pub(crate) async fn messages(&self, stream: &str) -> Vec<Message> {
-        let context = jetstream::new(self.nats().await);
-        let stream = context.get_stream(stream).await.unwrap();
-        let count = usize::try_from(stream.cached_info().state.messages).unwrap();
-        let consumer = stream.create_consumer(pull::OrderedConfig::default()).await.unwrap();
-        let messages = consumer.messages().await.unwrap().take(count).try_collect();
-        timeout(SOON, messages).await.expect("the stream gives its messages").unwrap()
+        let messages = wait_for("the stream gives its messages", DRAIN_LIMIT, async || {
+            self.try_messages(stream).await.ok()
+        });
+        messages.await
+    }
+
+    async fn try_messages(&self, stream: &str) -> Result<Vec<Message>, async_nats::Error> {
+        let stream = jetstream::new(self.nats().await).get_stream(stream).await?;
+        let count = usize::try_from(stream.cached_info().state.messages)?;
+        let consumer = stream.create_consumer(pull::OrderedConfig::default()).await?;
+        let messages = consumer.messages().await?.take(count).try_collect();
+        Ok(timeout(SOON, messages).await??)
     }
 
     /// Waits until everything is published. Then each stream holds what the outbox holds: each event
