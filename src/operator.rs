@@ -150,7 +150,8 @@ async fn print_sheet(
 /// When a server cannot be asked, nothing is parked there, or it can still not be applied.
 pub async fn dead(config: &Config, action: DeadAction) -> anyhow::Result<()> {
     let connections = Connections::open(config, Patience::None).await?;
-    let (mut connection, nats) = (connections.pool.acquire().await?, &connections.nats);
+    let mut connection = connections.pool.acquire().await?;
+    let letters = |shard| dead::Letters { nats: &connections.nats, outlet: &OUTLET, shard: Shard(shard) };
     match action {
         DeadAction::List { json } => {
             let parked = dead::list(&mut connection, LETTERS_MAX).await?;
@@ -163,8 +164,7 @@ pub async fn dead(config: &Config, action: DeadAction) -> anyhow::Result<()> {
             }
         }
         DeadAction::Show(Letter { projection, position, shard }) => {
-            let shown = dead::show(&mut connection, nats, &OUTLET, &projection, Shard(shard), position);
-            let (parked, event) = shown.await?;
+            let (parked, event) = letters(shard).show(&mut connection, &projection, position).await?;
             let event: Value = serde_json::from_slice(&event.body)?;
             println!("{}", serde_json::to_string_pretty(&json!({ "parked": parked, "event": event }))?);
         }
@@ -172,10 +172,10 @@ pub async fn dead(config: &Config, action: DeadAction) -> anyhow::Result<()> {
             let projections = projections();
             let known = projections.iter().find(|known| known.name() == projection);
             let known = known.with_context(|| format!("there is no projection {projection}"))?;
-            dead::redrive(&mut connection, nats, &OUTLET, &**known, Shard(shard), position).await?;
+            letters(shard).redrive(&mut connection, &**known, position).await?;
         }
         DeadAction::Drop(Letter { projection, position, shard }) => {
-            dead::drop_parked(&mut connection, nats, &OUTLET, &projection, Shard(shard), position).await?;
+            letters(shard).drop_parked(&mut connection, &projection, position).await?;
         }
     }
     Ok(())

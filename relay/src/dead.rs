@@ -146,156 +146,158 @@ pub async fn list(connection: &mut PgConnection, limit: i64) -> Result<Vec<Parke
         .await
 }
 
-/// A parked event, with all of it.
-///
-/// # Errors
-/// See [`DeadError`].
-pub async fn show(
-    connection: &mut PgConnection,
-    nats: &Client,
-    outlet: &Outlet,
-    projection: &str,
-    shard: Shard,
-    position: i64,
-) -> Result<(Parked, Event), DeadError> {
-    let parked: Option<Parked> =
-        sqlx::query_as("SELECT * FROM parked_events WHERE projection = $1 AND shard = $2 AND position = $3")
-            .bind(projection)
-            .bind(shard.0)
-            .bind(position)
-            .fetch_optional(&mut *connection)
-            .await?;
-    let not_parked = || DeadError::NotParked { projection: projection.to_owned(), shard, position };
-    let parked = parked.ok_or_else(not_parked)?;
-    let stored = StoredEvent::between(connection, shard, position - 1, position).await?;
-    if let Some(stored) = stored.first() {
-        return Ok((parked, stored.to_event(outlet)));
+/// The letters of one shard.
+#[derive(Clone, Copy, Debug)]
+pub struct Letters<'a> {
+    pub nats: &'a Client,
+    pub outlet: &'a Outlet,
+    pub shard: Shard,
+}
+
+impl Letters<'_> {
+    /// A parked event, with all of it.
+    ///
+    /// # Errors
+    /// See [`DeadError`].
+    pub async fn show(
+        &self,
+        connection: &mut PgConnection,
+        projection: &str,
+        position: i64,
+    ) -> Result<(Parked, Event), DeadError> {
+        let Self { nats, outlet, shard } = *self;
+        let parked: Option<Parked> = sqlx::query_as(
+            "SELECT * FROM parked_events WHERE projection = $1 AND shard = $2 AND position = $3",
+        )
+        .bind(projection)
+        .bind(shard.0)
+        .bind(position)
+        .fetch_optional(&mut *connection)
+        .await?;
+        let parked = parked.ok_or_else(|| self.not_parked(projection, position))?;
+        let stored = StoredEvent::between(connection, shard, position - 1, position).await?;
+        if let Some(stored) = stored.first() {
+            return Ok((parked, stored.to_event(outlet)));
+        }
+        // Past retention.
+        let stream = stream::of_dead(nats, outlet).await?;
+        let subject = outlet.dead_subject(projection, shard, position);
+        let letter = stream.get_last_raw_message_by_subject(&subject).await.map_err(|_| DeadError::Gone)?;
+        let event = Event::parse(position, &letter.payload).map_err(|_| DeadError::Gone)?;
+        Ok((parked, event))
     }
-    // Past retention.
-    let stream = stream::of_dead(nats, outlet).await?;
-    let subject = outlet.dead_subject(projection, shard, position);
-    let letter = stream.get_last_raw_message_by_subject(&subject).await.map_err(|_| DeadError::Gone)?;
-    let event = Event::parse(position, &letter.payload).map_err(|_| DeadError::Gone)?;
-    Ok((parked, event))
-}
 
-/// Applies a parked event after all, exactly once: effect and note go together. The letter goes after them;
-/// if that fails or is cut off, doing it again answers [`DeadError::NotParked`] and takes the letter away.
-///
-/// # Errors
-/// See [`DeadError`]. What could not be applied stays parked.
-pub async fn redrive(
-    connection: &mut PgConnection,
-    nats: &Client,
-    outlet: &Outlet,
-    projection: &dyn Projection,
-    shard: Shard,
-    position: i64,
-) -> Result<(), DeadError> {
-    let name = projection.name();
-    let applied = async {
-        let (_, event) = show(connection, nats, outlet, name, shard, position).await?;
-        let mut transaction = connection.begin().await?;
-        forget(&mut transaction, name, shard, position).await?;
-        projection.apply(&mut transaction, &[event]).await?;
-        Ok(transaction.commit().await?)
-    };
-    let applied = applied.await;
-    remove_after(applied, connection, nats, outlet, name, shard, position).await
-}
-
-/// Gives up a parked event: its projection never applies it. The letter goes as in [`redrive`].
-///
-/// # Errors
-/// See [`DeadError`].
-pub async fn drop_parked(
-    connection: &mut PgConnection,
-    nats: &Client,
-    outlet: &Outlet,
-    projection: &str,
-    shard: Shard,
-    position: i64,
-) -> Result<(), DeadError> {
-    let forgotten = forget(connection, projection, shard, position).await;
-    remove_after(forgotten, connection, nats, outlet, projection, shard, position).await
-}
-
-/// The letter goes after its event; or, if there was no event, all letters that were left behind.
-async fn remove_after(
-    settled: Result<(), DeadError>,
-    connection: &mut PgConnection,
-    nats: &Client,
-    outlet: &Outlet,
-    projection: &str,
-    shard: Shard,
-    position: i64,
-) -> Result<(), DeadError> {
-    match settled {
-        Ok(()) => remove(nats, outlet, projection, shard, position).await?,
-        Err(DeadError::NotParked { .. }) => sweep(connection, nats, outlet, projection, shard).await?,
-        Err(_) => {}
+    /// Applies a parked event after all, exactly once: effect and note go together. The letter goes after
+    /// them; if that fails or is cut off, doing it again answers [`DeadError::NotParked`] and takes the
+    /// letter away.
+    ///
+    /// # Errors
+    /// See [`DeadError`]. What could not be applied stays parked.
+    pub async fn redrive(
+        &self,
+        connection: &mut PgConnection,
+        projection: &dyn Projection,
+        position: i64,
+    ) -> Result<(), DeadError> {
+        let name = projection.name();
+        let applied = async {
+            let (_, event) = self.show(connection, name, position).await?;
+            let mut transaction = connection.begin().await?;
+            self.forget(&mut transaction, name, position).await?;
+            projection.apply(&mut transaction, &[event]).await?;
+            Ok(transaction.commit().await?)
+        };
+        let applied = applied.await;
+        self.remove_after(applied, connection, name, position).await
     }
-    settled
-}
 
-/// Removes the letters of events that are not parked (any more) and were passed by the projection. Such are
-/// left when something is cut off: a redrive, a rebuild, or a projector that then applied the event after all.
-pub(crate) async fn sweep(
-    connection: &mut PgConnection,
-    nats: &Client,
-    outlet: &Outlet,
-    projection: &str,
-    shard: Shard,
-) -> Result<(), DeadError> {
-    let prefix = outlet.dead_subjects(projection, shard);
-    let letters = stream::counts(nats, &outlet.dead_stream(), &format!("{prefix}.*")).await?;
-    let position = |subject: &str| subject.rsplit('.').next()?.parse().ok();
-    let letters: Vec<i64> = letters.iter().filter_map(|(subject, _)| position(subject)).collect();
-    // Read after the letters, which are written before the rows.
-    let left: Vec<i64> = sqlx::query_scalar(
-        "SELECT position FROM unnest($3::bigint[]) AS letter (position) \
-         WHERE position <= projection_position($1, $2) AND NOT EXISTS (\
-             SELECT FROM parked_events AS parked \
-             WHERE parked.projection = $1 AND parked.shard = $2 AND parked.position = letter.position)",
-    )
-    .bind(projection)
-    .bind(shard.0)
-    .bind(letters)
-    .fetch_all(connection)
-    .await?;
-    for position in left {
-        remove(nats, outlet, projection, shard, position).await?;
+    /// Gives up a parked event: its projection never applies it. The letter goes as in [`Letters::redrive`].
+    ///
+    /// # Errors
+    /// See [`DeadError`].
+    pub async fn drop_parked(
+        &self,
+        connection: &mut PgConnection,
+        projection: &str,
+        position: i64,
+    ) -> Result<(), DeadError> {
+        let forgotten = self.forget(connection, projection, position).await;
+        self.remove_after(forgotten, connection, projection, position).await
     }
-    Ok(())
-}
 
-async fn forget(
-    connection: &mut PgConnection,
-    projection: &str,
-    shard: Shard,
-    position: i64,
-) -> Result<(), DeadError> {
-    let deleted =
-        sqlx::query("DELETE FROM parked_events WHERE projection = $1 AND shard = $2 AND position = $3")
-            .bind(projection)
-            .bind(shard.0)
-            .bind(position)
-            .execute(connection)
-            .await?;
-    if deleted.rows_affected() == 0 {
-        return Err(DeadError::NotParked { projection: projection.to_owned(), shard, position });
+    /// The letter goes after its event; or, if there was no event, all letters that were left behind.
+    async fn remove_after(
+        &self,
+        settled: Result<(), DeadError>,
+        connection: &mut PgConnection,
+        projection: &str,
+        position: i64,
+    ) -> Result<(), DeadError> {
+        match settled {
+            Ok(()) => self.remove(projection, position).await?,
+            Err(DeadError::NotParked { .. }) => self.sweep(connection, projection).await?,
+            Err(_) => {}
+        }
+        settled
     }
-    Ok(())
-}
 
-async fn remove(
-    nats: &Client,
-    outlet: &Outlet,
-    projection: &str,
-    shard: Shard,
-    position: i64,
-) -> Result<(), StreamError> {
-    let Some(stream) = stream::existing(nats, &outlet.dead_stream()).await? else { return Ok(()) };
-    let purged = stream.purge().filter(outlet.dead_subject(projection, shard, position)).await;
-    purged.map(drop).map_err(|error| StreamError::new(&outlet.dead_stream(), &error))
+    /// Removes the letters of events that are not parked (any more) and were passed by the projection. Such
+    /// are left when something is cut off: a redrive, a rebuild, or a projector that then applied the event
+    /// after all.
+    pub(crate) async fn sweep(
+        &self,
+        connection: &mut PgConnection,
+        projection: &str,
+    ) -> Result<(), DeadError> {
+        let prefix = self.outlet.dead_subjects(projection, self.shard);
+        let letters = stream::counts(self.nats, &self.outlet.dead_stream(), &format!("{prefix}.*")).await?;
+        let position = |subject: &str| subject.rsplit('.').next()?.parse().ok();
+        let letters: Vec<i64> = letters.iter().filter_map(|(subject, _)| position(subject)).collect();
+        // Read after the letters, which are written before the rows.
+        let left: Vec<i64> = sqlx::query_scalar(
+            "SELECT position FROM unnest($3::bigint[]) AS letter (position) \
+             WHERE position <= projection_position($1, $2) AND NOT EXISTS (\
+                 SELECT FROM parked_events AS parked \
+                 WHERE parked.projection = $1 AND parked.shard = $2 AND parked.position = letter.position)",
+        )
+        .bind(projection)
+        .bind(self.shard.0)
+        .bind(letters)
+        .fetch_all(connection)
+        .await?;
+        for position in left {
+            self.remove(projection, position).await?;
+        }
+        Ok(())
+    }
+
+    async fn forget(
+        &self,
+        connection: &mut PgConnection,
+        projection: &str,
+        position: i64,
+    ) -> Result<(), DeadError> {
+        let deleted =
+            sqlx::query("DELETE FROM parked_events WHERE projection = $1 AND shard = $2 AND position = $3")
+                .bind(projection)
+                .bind(self.shard.0)
+                .bind(position)
+                .execute(connection)
+                .await?;
+        if deleted.rows_affected() == 0 {
+            return Err(self.not_parked(projection, position));
+        }
+        Ok(())
+    }
+
+    async fn remove(&self, projection: &str, position: i64) -> Result<(), StreamError> {
+        let name = self.outlet.dead_stream();
+        let Some(stream) = stream::existing(self.nats, &name).await? else { return Ok(()) };
+        let purged = stream.purge().filter(self.outlet.dead_subject(projection, self.shard, position)).await;
+        purged.map(drop).map_err(|error| StreamError::new(&name, &error))
+    }
+
+    fn not_parked(&self, projection: &str, position: i64) -> DeadError {
+        DeadError::NotParked { projection: projection.to_owned(), shard: self.shard, position }
+    }
 }

@@ -9,7 +9,7 @@ use sqlx::{ConnectOptions as _, PgConnection};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use crate::dead;
+use crate::dead::Letters;
 use crate::epoch::Epochs;
 use crate::feed::{BATCH_EVENTS, Feed};
 use crate::outlet::{Outlet, Shard};
@@ -231,8 +231,9 @@ impl Rebuild<'_> {
         );
         sqlx::raw_sql(&finish).execute(&mut *home).await?;
         for feed in feeds {
+            let letters = Letters { nats: self.nats, outlet: self.outlet, shard: feed.shard };
             // The tables have changed places; a letter too many does no harm.
-            if let Err(error) = dead::sweep(home, self.nats, self.outlet, name, feed.shard).await {
+            if let Err(error) = letters.sweep(home, name).await {
                 tracing::warn!(error = &error as &dyn std::error::Error, "dead letters are left behind");
             }
         }

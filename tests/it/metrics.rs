@@ -15,7 +15,7 @@ const ROUNDS: Duration = Duration::from_secs(60);
 
 impl World {
     /// The value of a metric of one process; nothing when there is none.
-    async fn measured(&self, process: usize, metric: &str) -> Option<f64> {
+    pub(crate) async fn measured(&self, process: usize, metric: &str) -> Option<f64> {
         let answer = self.processes[process].http().get("/metrics").await;
         assert_eq!(answer.status, 200);
         assert_eq!(
@@ -26,7 +26,7 @@ impl World {
         answer.text.lines().find_map(|line| line.strip_prefix(metric)?.strip_prefix(' ')?.parse().ok())
     }
 
-    async fn measures(&self, process: usize, metric: &str, value: f64) {
+    pub(crate) async fn measures(&self, process: usize, metric: &str, value: f64) {
         wait_until(&format!("{metric} is {value}"), SOON, async || {
             self.measured(process, metric).await.is_some_and(|measured| (measured - value).abs() < 0.001)
         })
