@@ -14,7 +14,7 @@
 //!
 //! What holds it together: [`config`], [`schema`], [`connections`], [`app`] (plays the roles of a
 //! process), [`client`] (the API from a shell), and for the demo and the tests [`servers`] (private
-//! Postgres, Redis and NATS), [`rush`] (many users at once) and [`demo`].
+//! Postgres, Redis and NATS), [`rush`] (many users at once), [`demo`] and [`failpoint`].
 
 pub mod app;
 pub mod audit;
@@ -25,6 +25,7 @@ pub mod connections;
 pub mod coupon;
 pub mod demo;
 pub mod event;
+pub mod failpoint;
 pub mod http;
 pub mod issue;
 pub mod operator;

@@ -16,6 +16,7 @@ use ulid::Ulid;
 use uuid::Uuid;
 
 use crate::event::{EVENT_ID_HEADER, Event, POSITION_HEADER, SHARD_HEADER, StoredEvent};
+use crate::failpoint;
 use crate::outlet::{Outlet, Shard};
 use crate::projection::{ApplyError, Projection};
 use crate::stream::{self, StreamError};
@@ -233,6 +234,7 @@ impl Letters<'_> {
         projection: &str,
         position: i64,
     ) -> Result<(), DeadError> {
+        failpoint::reached("dead.settled").await;
         match settled {
             Ok(()) => self.remove(projection, position).await?,
             Err(DeadError::NotParked { .. }) => self.sweep(connection, projection).await?,

@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use crate::dead;
 use crate::event::{Event, StoredEvent};
+use crate::failpoint;
 use crate::outlet::{Outlet, Shard};
 use crate::projection::{Projection, ProjectorError};
 use crate::retry::Retry;
@@ -170,6 +171,7 @@ impl<'a> Feed<'a> {
             }
         }
         save_positions(&mut transaction, &moved, self.shard, last).await?;
+        failpoint::reached("projector.applied").await;
         self.batches += 1;
         if self.batches.is_multiple_of(PRUNE_INTERVAL) {
             prune_positions(&mut transaction, &moved, self.shard, last).await?;
@@ -226,10 +228,12 @@ impl<'a> Feed<'a> {
     ) -> Result<(), ProjectorError> {
         let parked = dead::Parked::new(projection, self.shard, event, &reason_of(error), attempts);
         dead::publish(self.nats, self.outlet, &parked, event).await?;
+        failpoint::reached("projector.wrote_letter").await;
         let mut transaction = self.connection.begin().await?;
         parked.note(&mut transaction).await?;
         save_positions(&mut transaction, &[projection], self.shard, event.position).await?;
         transaction.commit().await?;
+        failpoint::reached("projector.parked").await;
         tracing::error!(
             projection, shard = %self.shard, position = event.position, event = %event.id, reason = parked.reason,
             "an event is parked: it can be redriven"

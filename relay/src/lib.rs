@@ -18,6 +18,7 @@
 //! * [`metrics`]: what all this measures.
 //! * [`stream`]: the streams themselves.
 //! * [`retry`]: the waits between attempts.
+//! * [`failpoint`]: where tests break in.
 
 pub mod append;
 pub mod audit;
@@ -25,6 +26,7 @@ mod cursor;
 pub mod dead;
 pub mod epoch;
 pub mod event;
+pub mod failpoint;
 pub mod feed;
 mod leadership;
 pub mod metrics;

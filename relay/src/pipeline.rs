@@ -24,10 +24,11 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::epoch::Epoch;
 use crate::event::{EPOCH_HEADER, StoredEvent};
+use crate::failpoint;
 use crate::metrics::{Metrics, seconds_since};
 use crate::outlet::{Outlet, Shard};
 use crate::status::{Halt, RelayError, RelayStatus};
-use crate::stream::{self, StreamError};
+use crate::stream::{self, CONNECTION_CHECK_INTERVAL, StreamError};
 
 /// Rows read at a time.
 const BATCH_ROWS: i64 = 500;
@@ -36,8 +37,6 @@ const BATCH_ROWS: i64 = 500;
 pub(crate) const IN_FLIGHT_MAX: i64 = 4_000;
 /// No acknowledgement for so long, and the relay asks the stream where it ends.
 const ACKNOWLEDGEMENT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How often a relay that waits looks whether it is still connected.
-pub(crate) const CONNECTION_CHECK_INTERVAL: Duration = Duration::from_millis(100);
 /// How often a relay that has nothing to publish asks where the stream ends: it may be lost.
 const STREAM_CHECK_INTERVAL: Duration = Duration::from_secs(2);
 /// A batch that is not full is followed by the next no sooner than this: under load a few large
@@ -71,6 +70,8 @@ pub(crate) struct Pipeline<'a> {
     route: &'a Route,
     epoch: Epoch,
     inbox: String,
+    /// How often the client had connected: what is on its way does not outlive a connection.
+    connects: u64,
     acknowledgements: Subscriber,
     /// Positions.
     sent: i64,
@@ -102,8 +103,8 @@ impl<'a> Pipeline<'a> {
         let inbox = route.nats.new_inbox();
         let acknowledgements =
             route.nats.subscribe(inbox.clone()).await.map_err(|error| route.error(&error))?;
-        let (sent, times) = (stored, VecDeque::new());
-        Ok(Self { route, epoch, inbox, acknowledgements, sent, stored, times })
+        let (sent, times, connects) = (stored, VecDeque::new(), stream::connects(&route.nats));
+        Ok(Self { route, epoch, inbox, connects, acknowledgements, sent, stored, times })
     }
 
     pub(crate) async fn run(mut self, connection: &mut PgConnection) -> Result<Infallible, RelayError> {
@@ -136,6 +137,9 @@ impl<'a> Pipeline<'a> {
         let (shard, until) = (self.route.shard, self.sent + BATCH_ROWS);
         let events = StoredEvent::between(connection, shard, self.sent, until).await?;
         let count = events.len() as i64;
+        if count > 0 {
+            failpoint::reached("relay.read").await;
+        }
         for event in events {
             if event.position != self.sent + 1 {
                 return Err(Halt::Hole(self.sent + 1).into());
@@ -143,6 +147,7 @@ impl<'a> Pipeline<'a> {
             self.times.push_back(event.time);
             self.sent = event.position;
             self.publish(event).await?;
+            failpoint::reached("relay.sent").await;
         }
         Ok(count)
     }
@@ -184,7 +189,7 @@ impl<'a> Pipeline<'a> {
             match timeout(CONNECTION_CHECK_INTERVAL, self.acknowledgements.next()).await {
                 Ok(Some(message)) => break message,
                 Ok(None) => return Err(self.not_stored("the connection was closed")),
-                Err(_) if self.route.nats.connection_state() != State::Connected => {
+                Err(_) if self.was_disconnected() => {
                     return Err(self.not_stored("disconnected"));
                 }
                 Err(_) => waited += CONNECTION_CHECK_INTERVAL,
@@ -194,12 +199,18 @@ impl<'a> Pipeline<'a> {
             }
         };
         self.accept(&first)?;
+        failpoint::reached("relay.acknowledged").await;
         // All of them: Tokio would let it have 128 before it says that there are none.
         while let Some(Some(message)) = unconstrained(self.acknowledgements.next()).now_or_never() {
             self.accept(&message)?;
         }
         self.route.status.send_modify(|status| status.stored = self.stored);
         Ok(())
+    }
+
+    fn was_disconnected(&self) -> bool {
+        let Route { nats, .. } = self.route;
+        nats.connection_state() != State::Connected || stream::connects(nats) != self.connects
     }
 
     fn accept(&mut self, message: &Message) -> Result<(), RelayError> {

@@ -15,13 +15,14 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::epoch::Epochs;
 use crate::event::{EPOCH_HEADER, Event};
+use crate::failpoint;
 use crate::feed::{BATCH_EVENTS, Feed};
 use crate::leadership;
 use crate::metrics::{Metrics, seconds_since};
 use crate::outlet::{Outlet, Shard};
 use crate::projection::{Projection, ProjectorError};
 use crate::retry::Retry;
-use crate::stream::{self, StreamError};
+use crate::stream::{self, ConnectionLost, StreamError};
 
 /// A batch is followed by the next no sooner than this, unless it was full: under load a few large
 /// transactions cost less than many small ones.
@@ -104,12 +105,17 @@ impl Projector {
 
     async fn project(&self) -> Result<Infallible, ProjectorError> {
         let mut feed = self.lead().await?;
+        failpoint::reached("projector.leads").await;
         let epochs = Epochs::read(&mut feed.connection, self.shard).await?;
         let (stream, consumer) = self.consumer(&epochs, feed.position()).await?;
         let mut there = 0;
         loop {
             let next_batch_at = Instant::now() + PACE;
-            let batch = next_batch(&consumer).await.map_err(|error| self.error(&*error))?;
+            let batch = tokio::select! {
+                batch = next_batch(&consumer) => batch.map_err(|error| self.error(&*error))?,
+                // What was asked for before that never comes.
+                () = stream::connection_lost(&self.nats) => return Err(self.error(&ConnectionLost)),
+            };
             let Some(last) = batch.last() else {
                 feed.connection.ping().await?; // who does not ask loses his session
                 if let Some((_, published)) = epochs.place_of(there).filter(|(_, at)| *at > feed.position()) {
@@ -120,11 +126,14 @@ impl Projector {
             };
             let events = batch.iter().filter_map(|message| event_of(message, &epochs).transpose());
             let events: Vec<Event> = events.collect::<Result<_, _>>()?;
+            failpoint::reached("projector.fetched").await;
             let before = feed.position();
             let appended: Vec<_> = events.iter().map(|event| (event.position, event.time)).collect();
             feed.absorb(events).await?;
+            failpoint::reached("projector.committed").await;
             self.measure(before, feed.position(), &appended);
             last.ack().await.map_err(|error| self.error(&*error))?;
+            failpoint::reached("projector.acknowledged").await;
             if batch.len() < BATCH_EVENTS {
                 sleep_until(next_batch_at).await;
             }

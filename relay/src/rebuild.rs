@@ -11,6 +11,7 @@ use tokio::time::timeout;
 
 use crate::dead::Letters;
 use crate::epoch::Epochs;
+use crate::failpoint;
 use crate::feed::{BATCH_EVENTS, Feed};
 use crate::outlet::{Outlet, Shard};
 use crate::projection::{Projection, ProjectorError};
@@ -80,6 +81,7 @@ impl Rebuild<'_> {
         }
         let schema = format!("rebuild_{name}");
         self.make_tables(&mut home, &schema).await?;
+        failpoint::reached("rebuild.made_tables").await;
 
         let positions: Vec<watch::Sender<i64>> = (0..self.shards).map(|_| watch::Sender::default()).collect();
         let mut feeds = Vec::new();
@@ -95,6 +97,7 @@ impl Rebuild<'_> {
         }
         for _ in 0..SWAP_ATTEMPTS {
             self.catch_up(&mut home, &mut feeds, &mut progress).await?;
+            failpoint::reached("rebuild.caught_up").await;
             if self.swap(&mut home, &schema, &mut feeds).await? {
                 return Ok(feeds.iter().map(Feed::position).sum());
             }
@@ -224,12 +227,14 @@ impl Rebuild<'_> {
                 .execute(&mut *home)
                 .await?;
         }
+        failpoint::reached("rebuild.swapped").await;
         let finish = format!(
             "DELETE FROM parked_events WHERE projection = '{name}'; \
              INSERT INTO parked_events SELECT * FROM \"{schema}\".parked_events; \
              DROP SCHEMA \"{schema}\" CASCADE; COMMIT"
         );
         sqlx::raw_sql(&finish).execute(&mut *home).await?;
+        failpoint::reached("rebuild.committed").await;
         for feed in feeds {
             let letters = Letters { nats: self.nats, outlet: self.outlet, shard: feed.shard };
             // The tables have changed places; a letter too many does no harm.

@@ -11,6 +11,7 @@ use tokio::time::timeout;
 
 use crate::cursor::Cursor;
 use crate::epoch::{Epoch, Epochs};
+use crate::failpoint;
 use crate::leadership;
 use crate::outlet::{Outlet, Shard};
 use crate::relay::LOCK;
@@ -122,6 +123,7 @@ impl Cursor<'_> {
         .bind(reason.to_string())
         .execute(connection)
         .await?;
+        failpoint::reached("epoch.begun").await;
         let end = epochs.sequence_of(agreed);
         Ok(Begun {
             shard: self.shard,

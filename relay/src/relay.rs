@@ -12,12 +12,14 @@ use tokio::sync::{Notify, watch};
 use tokio::time::sleep;
 
 use crate::cursor::Cursor;
+use crate::failpoint;
 use crate::leadership;
 use crate::metrics::Metrics;
 use crate::outlet::{Outlet, Shard};
-use crate::pipeline::{CONNECTION_CHECK_INTERVAL, Pipeline, Route};
+use crate::pipeline::{Pipeline, Route};
 use crate::retry::Retry;
 use crate::status::{RelayError, RelayStatus};
+use crate::stream::CONNECTION_CHECK_INTERVAL;
 
 /// The class of the advisory lock that the active relay of a shard holds.
 pub(crate) const LOCK: &str = "outbox_relay";
@@ -105,6 +107,7 @@ impl Relay {
             (leadership::take(&self.database, LOCK, self.route.shard.0).await?, false)
         };
         self.route.status.send_modify(|status| status.leads = true);
+        failpoint::reached("relay.leads").await;
         let Route { outlet, shard, nats, .. } = &self.route;
         // The client is `Connected` a moment before it knows of what server.
         let server = loop {
@@ -118,6 +121,7 @@ impl Relay {
         let cursor = Cursor { outlet, shard: *shard, replicas: self.replicas, nats };
         let confirmed = if leads_on { self.route.status.borrow().stored } else { 0 };
         let (stored, epochs) = cursor.find(&mut connection, confirmed).await?;
+        failpoint::reached("relay.found").await;
         self.route.status.send_modify(|status| {
             let lost = (status.stored - stored).max(0);
             self.route.metrics.healed.get_or_create(&self.route.shard.into()).inc_by(lost.unsigned_abs());

@@ -36,6 +36,7 @@ pub use run::{Run, RunId, RunIdError, RunState, at_work};
 pub use selection::{Selection, ShardPlan};
 pub use stored::stored;
 
+use crate::failpoint;
 use crate::leadership;
 use crate::outlet::{Outlet, Shard};
 use crate::stream::{self, StreamError};
@@ -98,6 +99,7 @@ impl Replayer {
             ranges.push(range);
         }
         let run = Run::begin(&mut connection, id, selection, rate, &ranges, &plans).await?;
+        failpoint::reached("replay.begun").await;
         Ok(Self { outlet, nats, connection, run, plans })
     }
 

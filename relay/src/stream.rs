@@ -1,11 +1,13 @@
 //! The streams: one a shard, written by its relay alone, and one for what is replayed.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_nats::Client;
 use async_nats::jetstream::context::GetStreamErrorKind;
 use async_nats::jetstream::{self, ErrorCode, stream};
 use futures_util::TryStreamExt as _;
+use tokio::time::sleep;
 
 use crate::outlet::{Outlet, Shard};
 
@@ -17,6 +19,8 @@ const REPLAY_MAX_AGE: Duration = Duration::from_secs(7 * 24 * 3600);
 /// A replay that was cut off and is run again within this time leaves no second copies.
 const REPLAY_DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
 
+/// How often whoever waits looks whether he is still connected.
+pub(crate) const CONNECTION_CHECK_INTERVAL: Duration = Duration::from_millis(100);
 /// Parked events: far more than anybody looks through.
 const DEAD_MESSAGES_MAX: i64 = 100_000;
 
@@ -33,6 +37,24 @@ impl StreamError {
         Self { stream: stream.to_owned(), reason: error.to_string() }
     }
 }
+
+/// How often the client has connected.
+pub(crate) fn connects(nats: &Client) -> u64 {
+    nats.statistics().connects.load(Ordering::Relaxed)
+}
+
+/// Waits until the client has connected anew: what it had asked for before never comes.
+pub(crate) async fn connection_lost(nats: &Client) {
+    let before = connects(nats);
+    while connects(nats) == before {
+        sleep(CONNECTION_CHECK_INTERVAL).await;
+    }
+}
+
+/// See [`connection_lost`].
+#[derive(Debug, thiserror::Error)]
+#[error("the connection was lost and made anew")]
+pub(crate) struct ConnectionLost;
 
 /// The stream of a shard, made if it is not there. Limits retention, so that every reader has a
 /// durable consumer of its own; when it is full it refuses new messages rather than drop old ones.

@@ -16,6 +16,7 @@ use super::seats::{Admission, Seat, Seats};
 use super::writer::Writer;
 use super::{Claim, ClaimError, Verdict};
 use crate::campaign::CampaignId;
+use crate::failpoint;
 
 /// Operations waiting for the gate, at the most; more are refused.
 const QUEUE: usize = 8_192;
@@ -186,7 +187,14 @@ impl Batch {
         };
         let (confirmed, released, admitted) = futures_util::join!(confirm, release, admit);
         let result = confirmed.and(released.map(drop)).and(admitted.as_ref().map(drop).map_err(Clone::clone));
+        if !self.confirmed.is_empty() {
+            failpoint::reached("gate.confirmed").await;
+        }
+        if !self.claims.is_empty() {
+            failpoint::reached("gate.admitted").await;
+        }
         let back_on_sale = pass_on(self.claims, admitted.unwrap_or_default());
+        failpoint::reached("gate.passed_on").await;
         if !back_on_sale.is_empty() {
             third.release(campaign, &back_on_sale).await?;
         }

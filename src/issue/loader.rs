@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use super::seats::{GRACE, LoadStep, Seat, Seats};
 use crate::campaign::{Campaign, CampaignId, store};
+use crate::failpoint;
 
 /// Campaigns waiting to be loaded, at the most; whoever finds the queue full asks again.
 const QUEUE: usize = 1_024;
@@ -98,6 +99,7 @@ pub async fn load(client: &Client, pool: &PgPool, campaign: CampaignId) -> Resul
     if seats.begin_load(campaign, token).await? == LoadStep::Superseded {
         return Ok(());
     }
+    failpoint::reached("loader.began").await;
     // Read after `begin`: whoever commits later than this is confirmed later than that.
     let Some(found) = store::get(pool, campaign).await? else { return Ok(()) };
     if found.closes_at + GRACE <= OffsetDateTime::now_utc() {
@@ -113,7 +115,10 @@ pub async fn load(client: &Client, pool: &PgPool, campaign: CampaignId) -> Resul
             return Ok(());
         }
     }
-    finish(&mut seats, &found, token, number).await
+    failpoint::reached("loader.filled").await;
+    finish(&mut seats, &found, token, number).await?;
+    failpoint::reached("loader.finished").await;
+    Ok(())
 }
 
 async fn holders(

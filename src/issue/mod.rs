@@ -19,6 +19,7 @@ use self::seats::Seat;
 use self::writer::Writer;
 use crate::campaign::{Campaign, CampaignId, UserId};
 use crate::coupon::{self, Coupon};
+use crate::failpoint;
 
 /// How long after its end a campaign's gate is asked: while it is surely there, whatever the clocks say.
 /// After that nothing changes any more, and Postgres says who holds what.
@@ -142,6 +143,7 @@ impl Issuer {
 
     /// Lets the gate know of a change that is committed.
     pub async fn campaign_changed(&self, campaign: &Campaign) {
+        failpoint::reached("campaign.changed").await;
         self.campaigns.forget(campaign.id);
         if let Err(error) = self.loader.tell(campaign).await {
             tracing::warn!(campaign = %campaign.id, error = &error as &dyn std::error::Error, "the gate was not told of a change");
@@ -163,6 +165,7 @@ impl Issuer {
             return Ok(held.map_or(Outcome::Closed, |coupon| Outcome::held(coupon, &campaign)));
         }
         let (claim, verdict) = Claim::new(campaign.id, user.clone(), traceparent.clone());
+        failpoint::reached("claim.asked").await;
         self.gate.admit(claim, writer.clone());
         let mut verdict = verdict.await.unwrap_or(Err(ClaimError::Unknown));
         if verdict == Ok(Verdict::Already) {
@@ -177,6 +180,7 @@ impl Issuer {
                 verdict = judged.await.unwrap_or(Err(ClaimError::Unknown));
             }
         }
+        failpoint::reached("claim.judged").await;
         if verdict == Err(ClaimError::GateUnloaded) {
             self.loader.want(campaign.id);
         }

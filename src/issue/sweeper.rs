@@ -15,6 +15,7 @@ use super::loader::{self, LoadError};
 use super::seats::{GRACE, Seat, Seats};
 use crate::campaign::store::{self, ChangeError, Standing};
 use crate::campaign::{Campaign, CampaignId};
+use crate::failpoint;
 
 const INTERVAL: Duration = Duration::from_millis(500);
 /// A gate that contradicts Postgres is loaded no more often than this: a large one takes its time.
@@ -118,14 +119,18 @@ async fn resolve_overdue(seats: &mut Seats, pool: &PgPool, campaign: CampaignId)
         if overdue.is_empty() {
             return Ok(());
         }
+        failpoint::reached("sweeper.found").await;
         let held = with_coupon(pool, campaign, &overdue).await?;
+        failpoint::reached("sweeper.asked").await;
         let (confirmed, released): (Vec<_>, Vec<_>) =
             overdue.into_iter().partition(|seat| held.contains(seat));
         if !confirmed.is_empty() {
             seats.confirm(campaign, &confirmed).await?;
+            failpoint::reached("sweeper.confirmed").await;
         }
         if !released.is_empty() {
             let count = seats.release(campaign, &released).await?;
+            failpoint::reached("sweeper.released").await;
             tracing::info!(%campaign, count, "seats back on sale: their claims were not committed in time");
         }
     }

@@ -24,6 +24,7 @@ use super::seats::Seat;
 use super::{Claim, ClaimError, Verdict};
 use crate::campaign::CampaignId;
 use crate::coupon::{self, Coupon};
+use crate::failpoint;
 
 /// Claims waiting for one shard, at the most; more are refused.
 const QUEUE: usize = 4_096;
@@ -136,9 +137,12 @@ impl WriterWorker {
                 }
             }
             let together = take_together(&mut batch);
+            failpoint::reached("writer.took").await;
             let result = self.write(&mut connection, &together).await;
+            failpoint::reached("writer.committed").await;
             let failed = result.is_err();
             self.settle(together, result);
+            failpoint::reached("writer.settled").await;
             if failed {
                 self.fail(batch);
                 return Served::UntilDisconnected;

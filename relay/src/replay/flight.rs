@@ -13,6 +13,7 @@ use super::selection::{self, BATCH_EVENTS, Range};
 use super::{ReplayError, Replayer};
 use crate::epoch::{Epoch, Epochs};
 use crate::event::{EPOCH_HEADER, EVENT_ID_HEADER, StoredEvent};
+use crate::failpoint;
 use crate::leadership;
 use crate::outlet::{Outlet, Shard};
 use crate::retry::Retry;
@@ -118,6 +119,7 @@ async fn attempt(
         flight.confirm_all().await?;
     }
     result?;
+    failpoint::reached("replay.published").await;
     if Run::end(flight.connection, &flight.run.id, &["running"], "done").await? {
         return Ok(());
     }
@@ -177,7 +179,9 @@ impl Flight<'_> {
         }
         let subject = format!("replay.{run}.{kind}.{key}.{shard}");
         let sent = self.chain.publish(subject, headers, event.body(self.outlet));
-        Ok(leadership::keep(self.connection, sent).await??)
+        leadership::keep(self.connection, sent).await??;
+        failpoint::reached("replay.sent").await;
+        Ok(())
     }
 
     /// Waits until `due` and until there is room, while confirmations come in.
@@ -191,6 +195,7 @@ impl Flight<'_> {
                 () = self.stop.cancelled() => {}
                 confirmed = self.chain.confirm() => {
                     confirmed?;
+                    failpoint::reached("replay.confirmed").await;
                     (self.confirmed)();
                 }
                 () = sleep_until(wake) => if has_room && Instant::now() >= due { return Ok(()) },

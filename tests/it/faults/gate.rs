@@ -10,7 +10,7 @@ use super::{QUANTITY, survives};
 use crate::support::{Answer, SOON, World, wait_for, wait_until};
 
 /// P9.
-const REFUSED_WITHIN: Duration = Duration::from_millis(300);
+pub(super) const REFUSED_WITHIN: Duration = Duration::from_millis(300);
 
 async fn tell_redis(world: &World, command: &[&str]) {
     let mut redis = world.redis().await;

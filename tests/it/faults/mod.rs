@@ -5,6 +5,7 @@ mod nats;
 mod postgres;
 mod processes;
 mod seats;
+mod wires;
 
 use coupon_dispatcher::campaign::CampaignId;
 use serde_json::json;

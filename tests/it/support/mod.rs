@@ -3,10 +3,12 @@
 mod campaigns;
 mod command;
 mod events;
+mod fault;
 mod http;
 mod nats;
 mod newest;
 mod process;
+mod proxy;
 mod seed;
 pub(crate) mod subscriber;
 mod template;
@@ -30,10 +32,12 @@ use uuid::Uuid;
 
 pub(crate) use campaigns::{draft, in_seconds};
 pub(crate) use command::{Finished, Running, coupon};
+pub(crate) use fault::owns;
 pub(crate) use http::{Answer, Http};
 pub(crate) use nats::Nats;
 pub(crate) use newest::newest_nats_server;
 pub(crate) use process::Process;
+pub(crate) use proxy::{Hop, Line, Proxy};
 pub(crate) use seed::seeded;
 pub(crate) use wait::{wait_for, wait_until};
 

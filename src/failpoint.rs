@@ -1,0 +1,24 @@
+//! The points of this service at which a test lets a process end or stand still; see
+//! [`outbox_relay::failpoint`].
+
+pub use outbox_relay::failpoint::reached;
+
+/// Who, and what he has just done.
+pub const POINTS: [&str; 16] = [
+    "claim.asked",
+    "claim.judged",
+    "gate.admitted",
+    "gate.passed_on",
+    "gate.confirmed",
+    "writer.took",
+    "writer.committed",
+    "writer.settled",
+    "sweeper.found",
+    "sweeper.asked",
+    "sweeper.confirmed",
+    "sweeper.released",
+    "loader.began",
+    "loader.filled",
+    "loader.finished",
+    "campaign.changed",
+];
