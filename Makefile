@@ -8,12 +8,12 @@ demo: ## Runs everything on private servers; ARGS="..." are passed on
 	@.ci/servers && cargo run --release --quiet --bin coupon -- demo $(ARGS)
 
 test: ## Runs all tests, against real servers
-	.ci/servers test && RUST_TEST_THREADS=4 cargo test --workspace --locked
+	.ci/servers test && RUST_TEST_THREADS=4 cargo test --workspace --locked --features failpoints
 
 bench: ## Measures the release build under load
 	.ci/servers bench && cargo bench --locked --bench issues && cargo bench --locked --bench relay
 
 check: ## Format, lints and documentation, without warnings
 	cargo fmt --all --check
-	cargo clippy --workspace --all-targets --locked -- -D warnings
-	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
+	cargo clippy --workspace --all-targets --all-features --locked -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --all-features --locked

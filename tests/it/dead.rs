@@ -15,7 +15,7 @@ const USERS: usize = 40;
 const POISONED: usize = 4;
 
 impl World {
-    async fn execute(&self, statement: &str) {
+    pub(crate) async fn execute(&self, statement: &str) {
         sqlx::raw_sql(statement).execute(&self.pool).await.unwrap();
     }
 
@@ -35,7 +35,7 @@ impl World {
     }
 
     /// All is applied, or parked.
-    async fn passed(&self) {
+    pub(crate) async fn passed(&self) {
         wait_until("all is applied or parked", SOON, async || {
             let position = sqlx::query_scalar("SELECT projection_position('wallet', 0::smallint)");
             position.fetch_one(&self.pool).await.unwrap_or(0i64) == self.head(SHARD).await
@@ -43,13 +43,13 @@ impl World {
         .await;
     }
 
-    async fn dead_letters(&self) -> Vec<Value> {
+    pub(crate) async fn dead_letters(&self) -> Vec<Value> {
         let listed = self.coupon(&["dead", "list", "--json"]).await;
         assert_eq!(listed.code, Some(0), "{listed:?}");
         serde_json::from_str(&listed.out).unwrap()
     }
 
-    async fn letter(&self, action: &str, position: &Value) {
+    pub(crate) async fn letter(&self, action: &str, position: &Value) {
         let done = self.coupon(&["dead", action, "wallet", &position.to_string()]).await;
         assert_eq!(done.code, Some(0), "{done:?}");
     }

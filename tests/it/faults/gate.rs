@@ -12,7 +12,7 @@ use crate::support::{Answer, SOON, World, wait_for, wait_until};
 /// P9.
 pub(super) const REFUSED_WITHIN: Duration = Duration::from_millis(300);
 
-async fn tell_redis(world: &World, command: &[&str]) {
+pub(super) async fn tell_redis(world: &World, command: &[&str]) {
     let mut redis = world.redis().await;
     let () = redis::cmd(command[0]).arg(&command[1..]).query_async(&mut redis).await.unwrap();
 }

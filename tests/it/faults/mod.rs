@@ -2,6 +2,8 @@
 
 mod gate;
 mod nats;
+#[cfg(feature = "failpoints")]
+mod points;
 mod postgres;
 mod processes;
 mod seats;

@@ -21,7 +21,7 @@ const SHARDS: i16 = 2;
 const STREAM: &str = "COUPONS-REPLAY";
 
 /// Two campaigns, of different shards, sold out; one of them is closed.
-async fn sold_out() -> (World, [CampaignId; 2]) {
+pub(crate) async fn sold_out() -> (World, [CampaignId; 2]) {
     let mut world = World::bare(SHARDS).await;
     world.migrate().await;
     world.add_process("").await;
@@ -55,12 +55,12 @@ async fn replay(world: &World, run: &str, arguments: &[&str]) -> Value {
 
 impl World {
     /// All events, shard by shard.
-    async fn all_events(&self) -> Vec<StoredEvent> {
+    pub(crate) async fn all_events(&self) -> Vec<StoredEvent> {
         [self.outbox(Shard(0)).await, self.outbox(Shard(1)).await].concat()
     }
 
     /// The messages of a run.
-    async fn replayed(&self, run: &str) -> Vec<Message> {
+    pub(crate) async fn replayed(&self, run: &str) -> Vec<Message> {
         let mut messages = self.messages(STREAM).await;
         messages.retain(|message| message.subject.starts_with(&format!("replay.{run}.")));
         messages
@@ -77,7 +77,7 @@ fn field(event: &StoredEvent, name: &str) -> Option<String> {
 type Filter<'a> = (&'a [&'a str], &'a dyn Fn(&StoredEvent) -> bool);
 
 /// The messages of a run are these events, in this order.
-fn assert_replayed(run: &str, messages: &[Message], events: &[&StoredEvent]) {
+pub(crate) fn assert_replayed(run: &str, messages: &[Message], events: &[&StoredEvent]) {
     assert_eq!(messages.len(), events.len(), "{run}");
     for (message, event) in messages.iter().zip(events) {
         let header = |name: &str| message.headers.as_ref().unwrap().get(name).map(ToString::to_string);

@@ -32,7 +32,7 @@ use uuid::Uuid;
 
 pub(crate) use campaigns::{draft, in_seconds};
 pub(crate) use command::{Finished, Running, coupon};
-pub(crate) use fault::owns;
+pub(crate) use fault::{Fault, owns};
 pub(crate) use http::{Answer, Http};
 pub(crate) use nats::Nats;
 pub(crate) use newest::newest_nats_server;
@@ -141,19 +141,24 @@ impl World {
 
     /// Runs `coupon` to its end, with the environment of this world and the API of its first process.
     pub(crate) async fn coupon(&self, arguments: &[&str]) -> Finished {
-        self.start_coupon(arguments).finished().await
+        self.coupon_with(arguments, &[]).await
+    }
+
+    /// The same with further variables.
+    pub(crate) async fn coupon_with(&self, arguments: &[&str], more: &[(&'static str, String)]) -> Finished {
+        command::start(arguments, &[&self.command_environment(), more].concat()).finished().await
     }
 
     /// Starts `coupon` in the same way, and does not wait.
     pub(crate) fn start_coupon(&self, arguments: &[&str]) -> Running {
+        command::start(arguments, &self.command_environment())
+    }
+
+    fn command_environment(&self) -> Vec<(&'static str, String)> {
         let mut environment = self.environment();
-        environment.extend(
-            self.processes
-                .iter()
-                .find(|process| process.serves())
-                .map(|process| ("HTTP_ADDR", process.address.to_string())),
-        );
-        command::start(arguments, &environment)
+        let api = self.processes.iter().find(|process| process.serves());
+        environment.extend(api.map(|process| ("HTTP_ADDR", process.address.to_string())));
+        environment
     }
 
     /// The API of the first process that has it.

@@ -140,6 +140,15 @@ impl Process {
         status
     }
 
+    /// Waits until it has crashed, and answers its log.
+    pub(crate) async fn crashed(&mut self) -> String {
+        let mut child = self.child.take().unwrap();
+        let status = wait_for("the process crashes", SOON, async || child.try_wait().unwrap()).await;
+        self.forget();
+        assert_eq!(status.signal(), Some(Signal::ABORT.as_raw()), "{}", self.log());
+        self.log()
+    }
+
     /// Stops its clock (SIGSTOP): connections stay, nothing answers.
     pub(crate) fn freeze(&self) {
         self.signal(Signal::STOP);
