@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{Answer, SOON, World, wait_for, wait_until};
+use crate::support::{Answer, SOON, World, owns, wait_for, wait_until};
 
 /// The id of the coupon that was issued, or is held already.
 fn coupon(answer: &Answer) -> &str {
@@ -50,6 +50,7 @@ async fn a_user_id_is_1_to_64_visible_ascii_characters() {
 
 #[tokio::test]
 async fn a_winner_is_shown_his_coupon_for_ever() {
+    let fault = owns("process-killed");
     let mut world = World::start().await;
     let campaign = world.open_campaign(json!({ "quantity": 1 })).await;
     let issued = world.claim(campaign, "alice").await;
@@ -63,6 +64,7 @@ async fn a_winner_is_shown_his_coupon_for_ever() {
     shown_again(&world, "after the sell-out").await;
 
     world.processes[0].kill();
+    fault.fired(1);
     world.processes[0].start().await;
     shown_again(&world, "after a restart").await;
 
@@ -74,6 +76,7 @@ async fn a_winner_is_shown_his_coupon_for_ever() {
     assert_eq!(closed.status, 200);
     shown_again(&world, "after the close").await;
     assert_eq!(world.claim(campaign, "bob").await.problem(), "closed");
+    fault.healed();
     world.close().await;
 }
 

@@ -7,7 +7,7 @@ use outbox_relay::event::{EVENT_ID_HEADER, POSITION_HEADER};
 use outbox_relay::{Shard, stream};
 use serde_json::{Value, json};
 
-use crate::support::{SOON, World, wait_for, wait_until};
+use crate::support::{SOON, World, owns, wait_for, wait_until};
 
 const SHARD: Shard = Shard(0);
 const USERS: usize = 40;
@@ -57,8 +57,10 @@ impl World {
 
 #[tokio::test]
 async fn a_poison_event_is_parked_and_can_be_redriven() {
+    let fault = owns("event-poison");
     let world = World::with_processes(&["api,relay", "project"]).await;
     world.poison().await;
+    fault.fired(1);
     world.passed().await;
     assert_eq!(world.count("settlement_entries").await, USERS, "the other projection has all");
     assert_eq!(world.count("wallet").await, USERS - POISONED);
@@ -110,6 +112,7 @@ async fn a_poison_event_is_parked_and_can_be_redriven() {
     }
     assert!(world.dead_letters().await.is_empty());
     assert_eq!(world.messages("COUPONS-DEAD").await.len(), 0);
+    fault.healed();
     world.close().await;
 }
 
@@ -167,6 +170,7 @@ async fn a_letter_is_written_once_however_often_its_event_is_parked() {
 
 #[tokio::test]
 async fn a_full_stream_of_dead_letters_holds_the_projections_up() {
+    let fault = owns("letters-full");
     let world = World::with_processes(&["api,relay", "project"]).await;
     let nats = world.nats().await;
     let made = wait_for("the streams are there", SOON, async || stream::of_dead(&nats, &OUTLET).await.ok());
@@ -176,6 +180,7 @@ async fn a_full_stream_of_dead_letters_holds_the_projections_up() {
         jetstream::new(nats.clone()).update_stream(config).await.unwrap();
     };
     takes(1).await;
+    fault.fired(1);
     world.poison().await;
     wait_until("the second letter is refused, again and again", SOON, async || {
         world.processes[1].log().matches("projector starts over").count() > 2
@@ -190,5 +195,6 @@ async fn a_full_stream_of_dead_letters_holds_the_projections_up() {
     for letter in &letters {
         world.letter("redrive", &letter["position"]).await;
     }
+    fault.healed();
     world.close().await;
 }

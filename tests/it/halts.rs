@@ -10,7 +10,7 @@ use outbox_relay::{AppendError, NewEvent, Shard, append};
 use serde_json::json;
 
 use crate::outbox::{append_committed, event};
-use crate::support::{SOON, World, wait_until};
+use crate::support::{SOON, World, owns, wait_until};
 
 const SHARD: Shard = Shard(0);
 
@@ -34,25 +34,30 @@ impl World {
 
 #[tokio::test]
 async fn a_full_stream_is_waited_for() {
+    let fault = owns("stream-full");
     let world = World::with_processes(&["api,relay", "project"]).await;
     world.append_events(3).await;
     world.assert_published().await;
     world.stream_takes(5).await;
+    fault.fired(1);
     world.append_events(4).await;
     world.says(0, "position 6 was not stored: maximum messages exceeded").await;
     assert_eq!(world.end_of_stream(SHARD).await, 5, "nothing old goes for it");
     world.stream_takes(-1).await;
     world.assert_published().await;
+    fault.healed();
     world.close().await;
 }
 
 /// It was appended when the server took more. What comes later is not appended.
 #[tokio::test]
 async fn an_event_that_is_too_large_for_the_server_stops_the_relay() {
+    let fault = owns("event-too-large");
     let mut world = World::with_processes(&["api,relay", "project"]).await;
     world.append_events(1).await;
     world.assert_published().await;
     world.servers.nats.kill().await;
+    fault.fired(1);
     let large = || NewEvent { data: format!(r#""{}""#, "x".repeat(60_000)), ..event("tested") };
     append_committed(&world, SHARD, &[large(), event("tested")]).await;
     let config = world.folder().join("small.conf");
@@ -75,6 +80,7 @@ async fn an_event_that_is_too_large_for_the_server_stops_the_relay() {
     drop(transaction);
     world.servers.nats.restart_with(Setup::default()).await.unwrap();
     world.assert_published().await;
+    fault.healed();
     world.close().await;
 }
 
@@ -107,12 +113,14 @@ async fn a_message_in_the_place_of_an_event_is_named_by_the_audit() {
 
 #[tokio::test]
 async fn a_hole_in_the_outbox_stops_the_relay() {
+    let fault = owns("outbox-row-lost");
     let mut world = World::with_processes(&["api,relay", "project"]).await;
     world.append_events(3).await;
     world.assert_published().await;
     world.processes[0].kill();
     world.append_events(3).await;
     world.execute_sql("CREATE TABLE kept AS SELECT * FROM outbox WHERE position = 5").await;
+    fault.fired(1);
     world.execute_sql("DELETE FROM outbox WHERE position = 5").await;
     world.processes[0].start().await;
     let reason = world.halted().await;
@@ -121,6 +129,7 @@ async fn a_hole_in_the_outbox_stops_the_relay() {
     assert_eq!(refused.code, Some(1), "{refused:?}");
     world.execute_sql("INSERT INTO outbox SELECT * FROM kept").await;
     world.assert_published().await;
+    fault.healed();
     world.close().await;
 }
 
@@ -153,6 +162,7 @@ async fn an_epoch_that_is_lost_with_its_stream_is_followed_by_another() {
 /// Nobody ends its sessions but the server, which has not heard of it for ten seconds.
 #[tokio::test]
 async fn a_process_that_is_frozen_loses_its_place_and_adds_nothing_when_it_wakes() {
+    let fault = owns("relay-frozen");
     let mut world = World::with_processes(&["api", "relay,project"]).await;
     let campaign = world.open_campaign(json!({ "quantity": 100 })).await;
     world.balanced().await;
@@ -160,6 +170,7 @@ async fn a_process_that_is_frozen_loses_its_place_and_adds_nothing_when_it_wakes
         [world.leader("outbox_relay", SHARD).await, world.leader("projector_projections", SHARD).await];
     world.add_process("relay,project").await;
     world.processes[1].freeze();
+    fault.fired(1);
     world.answered(&world.rush(campaign, 100).run().await);
     world.balanced().await;
     for (class, leader) in ["outbox_relay", "projector_projections"].into_iter().zip(leaders) {
@@ -170,25 +181,30 @@ async fn a_process_that_is_frozen_loses_its_place_and_adds_nothing_when_it_wakes
     world.says(1, "projector starts over").await;
     world.append_events(10).await;
     world.assert_published().await;
+    fault.healed();
     world.close().await;
 }
 
 #[tokio::test]
 async fn a_durable_consumer_that_is_deleted_is_made_again() {
+    let fault = owns("consumer-deleted");
     let world = World::with_processes(&["api,relay", "project"]).await;
     let context = jetstream::new(world.nats().await);
     for _ in 0..2 {
         world.append_events(10).await;
         world.balanced().await;
         context.delete_consumer_from_stream("projections", OUTLET.stream_of(SHARD)).await.unwrap();
+        fault.fired(1);
     }
     world.append_events(10).await;
+    fault.healed();
     world.close().await;
 }
 
 /// As one whose leader is a replica that lags: it answers, and gives nothing.
 #[tokio::test]
 async fn a_durable_consumer_that_gives_nothing_is_made_again() {
+    let fault = owns("consumer-mute");
     let world = World::with_processes(&["api,relay", "project"]).await;
     world.append_events(10).await;
     world.balanced().await;
@@ -201,9 +217,11 @@ async fn a_durable_consumer_that_gives_nothing_is_made_again() {
         ..Default::default()
     };
     stream.create_consumer(mute).await.unwrap();
+    fault.fired(1);
     world.append_events(10).await;
     world.balanced().await;
     world.says(1, "the consumer gave nothing behind position 10").await;
     world.append_events(10).await;
+    fault.healed();
     world.close().await;
 }

@@ -16,6 +16,7 @@ mod faults;
 mod gate;
 mod halts;
 mod issuing;
+mod matrix;
 mod metrics;
 mod outbox;
 mod permissions;

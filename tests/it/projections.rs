@@ -11,7 +11,7 @@ use rand::rngs::StdRng;
 use serde_json::json;
 use tokio::time::timeout;
 
-use crate::support::{SOON, World, seeded, wait_until};
+use crate::support::{SOON, World, owns, seeded, wait_until};
 
 const SHARD: Shard = Shard(0);
 
@@ -80,6 +80,7 @@ impl World {
 
 #[tokio::test]
 async fn each_event_is_applied_once_however_often_and_in_whatever_order_it_comes() {
+    let fault = owns("events-doubled-and-shuffled");
     let world = World::with_events().await;
     let (_, mut random) = seeded();
     let projector = projector(world.connections().await.unwrap());
@@ -90,6 +91,7 @@ async fn each_event_is_applied_once_however_often_and_in_whatever_order_it_comes
     while !rest.is_empty() {
         let (batch, behind) = rest.split_at(random.random_range(1..=60.min(rest.len())));
         feed.absorb(batch.to_vec()).await.unwrap();
+        fault.fired(1);
         rest = behind;
         world.assert_effects_fit_positions().await;
         if random.random_bool(0.1) {
@@ -100,6 +102,7 @@ async fn each_event_is_applied_once_however_often_and_in_whatever_order_it_comes
     assert_eq!(feed.position(), world.head(SHARD).await);
     feed.absorb(events).await.unwrap();
     world.assert_projected().await;
+    fault.healed();
     world.close().await;
 }
 
@@ -117,11 +120,13 @@ fn shuffled_twice(events: &[Event], random: &mut StdRng) -> Vec<Event> {
 
 #[tokio::test]
 async fn a_gap_is_filled_from_the_outbox_or_stops_the_projection() {
+    let fault = owns("events-left-out");
     let world = World::with_events().await;
     let projector = projector(world.connections().await.unwrap());
     let events = world.events().await;
     let last = events.last().unwrap().clone();
     move_row(&world, "outbox", "kept").await;
+    fault.fired(1);
     let mut feed = projector.lead().await.unwrap();
     match feed.absorb(vec![last.clone()]).await {
         Err(ProjectorError::Gap { after, until }) => assert!(after < 7 && until >= 7),
@@ -134,6 +139,7 @@ async fn a_gap_is_filled_from_the_outbox_or_stops_the_projection() {
     let mut feed = projector.lead().await.unwrap();
     feed.absorb(vec![last]).await.unwrap();
     world.assert_projected().await;
+    fault.healed();
     world.close().await;
 }
 
@@ -148,6 +154,7 @@ async fn move_row(world: &World, from: &str, to: &str) {
 
 #[tokio::test]
 async fn projections_go_on_when_their_process_is_killed() {
+    let fault = owns("projector-killed");
     let mut world = World::with_processes(&["api,relay", "project"]).await;
     world.leader("projector_projections", SHARD).await;
     world.add_process("project").await;
@@ -157,6 +164,7 @@ async fn projections_go_on_when_their_process_is_killed() {
         world.issued(campaign, issued).await;
         let applied = world.applied().await;
         world.processes[leader].kill();
+        fault.fired(1);
         world.assert_effects_fit_positions().await;
         wait_until("the other applies", SOON, async || {
             world.assert_effects_fit_positions().await;
@@ -168,6 +176,7 @@ async fn projections_go_on_when_their_process_is_killed() {
     world.answered(&rush.await.unwrap());
     world.all_applied().await;
     world.assert_projected().await;
+    fault.healed();
     world.close().await;
 }
 
@@ -202,6 +211,7 @@ async fn a_projector_tells_how_far_it_is() {
 /// One that the effect breaks, and one that the position breaks: the other is not there either.
 #[tokio::test]
 async fn what_fails_leaves_neither_effect_nor_position() {
+    let fault = owns("effect-fails");
     let world = World::with_processes(&["api,relay", "project"]).await;
     execute(
         &world,
@@ -220,6 +230,7 @@ async fn what_fails_leaves_neither_effect_nor_position() {
         world.answered(&world.rush(campaign, 200).run().await);
         wait_until("projecting fails, again and again", SOON, async || {
             world.assert_effects_fit_positions().await;
+            fault.fired(1);
             assert!(
                 acknowledged(&world).await <= world.applied().await,
                 "acknowledged before it is committed"
@@ -232,6 +243,7 @@ async fn what_fails_leaves_neither_effect_nor_position() {
         world.all_applied().await;
         world.assert_projected().await;
     }
+    fault.healed();
     world.close().await;
 }
 

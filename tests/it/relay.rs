@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 use ulid::Ulid;
 
 use crate::outbox::{append_committed, event};
-use crate::support::{SOON, TOKEN, World, wait_until};
+use crate::support::{SOON, TOKEN, World, owns, wait_until};
 
 const SHARD: Shard = Shard(0);
 const RELAY_LOCK: &str = "outbox_relay";
@@ -59,21 +59,25 @@ async fn claim_traced(world: &World, campaign: CampaignId, traceparent: &str) {
 
 #[tokio::test]
 async fn a_relay_that_is_killed_again_and_again_leaves_no_hole_and_no_copy() {
+    let fault = owns("relay-killed");
     let mut world = split_world().await;
     let campaign = world.open_campaign(json!({ "quantity": 2_500 })).await;
     let rush = tokio::spawn(world.rush(campaign, 2_500).run());
     for issued in [100, 500, 900, 1_300, 1_700] {
         world.issued(campaign, issued).await;
         world.processes[2].kill();
+        fault.fired(1);
         world.processes[2].start().await;
     }
     world.answered(&rush.await.unwrap());
     world.assert_published().await;
+    fault.healed();
     world.close().await;
 }
 
 #[tokio::test]
 async fn a_second_relay_stands_by_and_takes_over() {
+    let fault = owns("relay-taken-over");
     let mut world = split_world().await;
     world.leader(RELAY_LOCK, SHARD).await;
     world.add_process("relay").await;
@@ -83,11 +87,13 @@ async fn a_second_relay_stands_by_and_takes_over() {
         world.issued(campaign, issued).await;
         let published = world.end_of_stream(SHARD).await;
         world.processes[leader].kill();
+        fault.fired(1);
         wait_until("the other takes over", SOON, async || world.end_of_stream(SHARD).await > published).await;
         world.processes[leader].start().await;
     }
     world.answered(&rush.await.unwrap());
     world.assert_published().await;
+    fault.healed();
     world.close().await;
 }
 
@@ -95,6 +101,7 @@ async fn a_second_relay_stands_by_and_takes_over() {
 /// second relay publishes everything, and then the first one wakes up and sends the rest.
 #[tokio::test]
 async fn a_relay_that_wakes_up_behind_another_adds_nothing() {
+    let fault = owns("relay-frozen");
     let mut world = split_world().await;
     let first = world.leader(RELAY_LOCK, SHARD).await;
     append_committed(&world, SHARD, &[event("tested")]).await;
@@ -112,6 +119,7 @@ async fn a_relay_that_wakes_up_behind_another_adds_nothing() {
     append_committed(&world, SHARD, &events).await;
     waits_for_stream(&world, first).await;
     world.processes[2].freeze();
+    fault.fired(1);
     end_session(&world, first).await;
     wait_until("the second leads", SOON, async || {
         world.try_leader(RELAY_LOCK, SHARD).await.is_some_and(|leader| leader != first)
@@ -127,6 +135,7 @@ async fn a_relay_that_wakes_up_behind_another_adds_nothing() {
     world.processes[3].kill();
     append_committed(&world, SHARD, &[event("tested"), event("tested")]).await;
     world.assert_published().await;
+    fault.healed();
     world.close().await;
 }
 
@@ -166,10 +175,12 @@ async fn end_session(world: &World, session: i32) {
 /// The transaction of one shard stays open.
 #[tokio::test]
 async fn a_slow_writer_delays_no_other_shard() {
+    let fault = owns("shard-locked");
     let mut world = World::bare(2).await;
     world.migrate().await;
     world.add_process("relay,project").await;
     let mut slow = world.pool.begin().await.unwrap();
+    fault.fired(1);
     append(&mut slow, Shard(1), &[event("tested")]).await.unwrap();
     for count in 1..=20 {
         append_committed(&world, Shard(0), &[event("tested")]).await;
@@ -177,45 +188,55 @@ async fn a_slow_writer_delays_no_other_shard() {
     }
     assert_eq!(world.end_of_stream(Shard(1)).await, 0);
     slow.commit().await.unwrap();
+    fault.healed();
     world.close().await;
 }
 
 #[tokio::test]
 async fn a_backlog_outlives_a_crash_of_the_stream_server() {
+    let fault = owns("nats-killed");
     let mut world = World::start().await;
     let campaign = world.open_campaign(json!({ "quantity": 2_000 })).await;
     let rush = tokio::spawn(world.rush(campaign, 2_000).run());
     world.issued(campaign, 300).await;
     for issued in [900, 1_600] {
         world.servers.nats.kill().await;
+        fault.fired(1);
         world.issued(campaign, issued).await;
         world.servers.nats.start().await.unwrap();
     }
     world.answered(&rush.await.unwrap());
     world.assert_published().await;
+    fault.healed();
     world.close().await;
 }
 
 #[tokio::test]
 async fn a_stream_that_is_lost_in_a_rush_is_made_again() {
+    let fault = owns("nats-store-deleted");
     let mut world = World::start().await;
     let campaign = world.open_campaign(json!({ "quantity": 2_000 })).await;
     let rush = tokio::spawn(world.rush(campaign, 2_000).run());
     world.issued(campaign, 500).await;
     lose_streams(&mut world).await;
+    fault.fired(1);
     world.answered(&rush.await.unwrap());
     world.assert_published().await;
+    fault.healed();
     world.close().await;
 }
 
 #[tokio::test]
 async fn a_stream_that_is_lost_at_rest_is_made_again() {
+    let fault = owns("nats-store-deleted");
     let mut world = World::start().await;
     let campaign = world.open_campaign(json!({ "quantity": 50 })).await;
     world.answered(&world.rush(campaign, 100).run().await);
     world.assert_published().await;
     lose_streams(&mut world).await;
+    fault.fired(1);
     world.assert_published().await;
+    fault.healed();
     world.close().await;
 }
 
@@ -227,10 +248,12 @@ async fn lose_streams(world: &mut World) {
 
 #[tokio::test]
 async fn a_message_of_somebody_else_stops_the_relay() {
+    let fault = owns("stranger-writes");
     let mut world = split_world().await;
     append_committed(&world, SHARD, &[event("tested")]).await;
     world.assert_published().await;
     world.processes[2].kill();
+    fault.fired(1);
     let context = jetstream::new(world.nats().await);
     let stranger = jetstream::message::PublishMessage::build().message_id("a-stranger");
     context.send_publish("coupons.tested.K.0", stranger).await.unwrap().await.unwrap();
@@ -247,6 +270,7 @@ async fn a_message_of_somebody_else_stops_the_relay() {
     world.processes[1].start().await;
     world.processes[2].start().await;
     world.assert_published().await;
+    fault.healed();
     world.close().await;
 }
 

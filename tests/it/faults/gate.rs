@@ -7,7 +7,7 @@ use futures_util::future::join_all;
 use serde_json::json;
 
 use super::{QUANTITY, survives};
-use crate::support::{Answer, SOON, World, wait_for, wait_until};
+use crate::support::{Answer, SOON, World, owns, wait_for, wait_until};
 
 /// P9.
 pub(super) const REFUSED_WITHIN: Duration = Duration::from_millis(300);
@@ -22,7 +22,7 @@ pub(super) async fn tell_redis(world: &World, command: &[&str]) {
 async fn no_lie_oversells(lie: impl AsyncFn(&World, CampaignId)) {
     let mut world = World::with_processes(&["", "api"]).await;
     let mut lied_about = None;
-    survives(&mut world, async |world: &mut World, campaign| {
+    survives(&mut world, &owns("gate-lies"), async |world: &mut World, campaign| {
         for percent in [25, 60, 90] {
             world.issued(campaign, QUANTITY * percent / 100).await;
             lie(world, campaign).await;
@@ -52,12 +52,15 @@ async fn a_gate_that_forgets_its_holders_oversells_nothing() {
 
 #[tokio::test]
 async fn a_gate_that_has_forgotten_is_loaded_anew_though_nobody_asks() {
+    let fault = owns("gate-lies");
     let world = World::start().await;
     let campaign = world.open_campaign(json!({})).await;
     assert_eq!(world.claim(campaign, "alice").await.status, 201);
     world.pending(campaign, 0).await;
     tell_redis(&world, &["DEL", &format!("gate1:{{{campaign}}}:holders")]).await;
+    fault.fired(1);
     world.balanced().await;
+    fault.healed();
     world.close().await;
 }
 
@@ -76,35 +79,41 @@ async fn a_gate_with_too_high_a_quantity_oversells_nothing() {
 
 #[tokio::test]
 async fn a_gate_that_forgot_a_winner_gives_him_no_second_coupon() {
+    let fault = owns("gate-lies");
     let world = World::start().await;
     let campaign = world.open_campaign(json!({ "quantity": 5 })).await;
     let issued = world.claim(campaign, "alice").await;
     tell_redis(&world, &["DEL", &format!("gate1:{{{campaign}}}:holders")]).await;
+    fault.fired(1);
     let again = world.claim(campaign, "alice").await;
     assert_eq!((again.status, &again.body["coupon"]), (409, &issued.body));
     tell_redis(&world, &["HSET", &format!("gate1:{{{campaign}}}"), "limit", "5"]).await;
     let again = world.claim(campaign, "alice").await;
     assert_eq!((again.status, &again.body["coupon"]), (409, &issued.body));
     assert_eq!(world.coupons(campaign).await, 1);
+    fault.healed();
     world.close().await;
 }
 
 #[tokio::test]
 async fn a_gate_that_says_open_or_closed_wrongly_is_put_right() {
+    let fault = owns("gate-lies");
     let world = World::start().await;
     let campaign = world.open_campaign(json!({ "quantity": 5 })).await;
     world.api().post(&format!("/v1/campaigns/{campaign}/close"), &json!(null)).await;
     tell_redis(&world, &["HSET", &format!("gate1:{{{campaign}}}"), "state", "open"]).await;
+    fault.fired(1);
     let refused = world.claim(campaign, "alice").await;
     assert_eq!((refused.status, refused.problem()), (410, "closed"));
     assert_eq!(world.coupons(campaign).await, 0);
+    fault.healed();
     world.close().await;
 }
 
 #[tokio::test]
 async fn a_redis_that_is_killed_in_a_rush_is_survived() {
     let mut world = World::start().await;
-    survives(&mut world, async |world: &mut World, _| {
+    survives(&mut world, &owns("redis-killed"), async |world: &mut World, _| {
         world.servers.redis.kill().await;
         world.servers.redis.start().await.unwrap();
     })
@@ -115,7 +124,7 @@ async fn a_redis_that_is_killed_in_a_rush_is_survived() {
 #[tokio::test]
 async fn a_redis_that_starts_again_empty_in_a_rush_is_survived() {
     let mut world = World::start().await;
-    survives(&mut world, async |world: &mut World, _| {
+    survives(&mut world, &owns("redis-emptied"), async |world: &mut World, _| {
         world.servers.redis.kill().await;
         std::fs::remove_dir_all(world.servers.redis.dir().join("appendonlydir")).unwrap();
         world.servers.redis.start().await.unwrap();
@@ -141,6 +150,7 @@ fn refused_in(answers: &[Answer]) -> Duration {
 
 #[tokio::test]
 async fn while_redis_hangs_claims_are_refused_in_time() {
+    let fault = owns("redis-frozen");
     let world = World::start().await;
     let campaign = world.open_campaign(json!({})).await;
     let mut best = Duration::MAX;
@@ -149,6 +159,7 @@ async fn while_redis_hangs_claims_are_refused_in_time() {
         let won = async || world.claim(campaign, &format!("winner-{attempt}")).await.status != 503;
         wait_until("claims are taken", SOON, won).await;
         world.servers.redis.freeze();
+        fault.fired(1);
         let first = claims(&world, campaign, "first").await;
         let second = claims(&world, campaign, "second").await;
         world.servers.redis.thaw();
@@ -161,15 +172,18 @@ async fn while_redis_hangs_claims_are_refused_in_time() {
     let unready = async || world.api().get("/readyz").await.status == 200;
     wait_until("the process is ready", SOON, unready).await;
     assert!(world.coupons(campaign).await <= 5, "a refused claim was issued");
+    fault.healed();
     world.close().await;
 }
 
 #[tokio::test]
 async fn while_redis_is_away_claims_are_refused_in_time_and_then_taken_again() {
+    let fault = owns("redis-away");
     let mut world = World::start().await;
     let campaign = world.open_campaign(json!({ "quantity": 2 })).await;
     let issued = world.claim(campaign, "alice").await;
     world.servers.redis.kill().await;
+    fault.fired(1);
     let refused = wait_for("all are refused in time", SOON, async || {
         Some(refused_in(&claims(&world, campaign, "crowd").await)).filter(|took| *took < REFUSED_WITHIN)
     });
@@ -189,12 +203,14 @@ async fn while_redis_is_away_claims_are_refused_in_time_and_then_taken_again() {
     assert_eq!(again.await.body["coupon"], issued.body);
     assert_eq!(world.claim(campaign, "bob").await.status, 201);
     assert_eq!(world.claim(campaign, "carol").await.problem(), "sold-out");
+    fault.healed();
     world.close().await;
 }
 
 /// Its keys have expired, and Redis need not even be there: the same answers for ever.
 #[tokio::test]
 async fn a_campaign_that_is_long_over_needs_no_gate() {
+    let fault = owns("redis-emptied");
     let mut world = World::start().await;
     let campaign = world.open_campaign(json!({ "quantity": 2 })).await;
     let issued = world.claim(campaign, "alice").await;
@@ -204,6 +220,7 @@ async fn a_campaign_that_is_long_over_needs_no_gate() {
                 closes_at = now() - interval '2 days'";
     sqlx::query(over).execute(&world.pool).await.unwrap();
     tell_redis(&world, &["FLUSHALL"]).await;
+    fault.fired(1);
     world.processes[0].start().await;
     for round in 0..2 {
         let held = world.claim(campaign, "alice").await;
@@ -216,5 +233,6 @@ async fn a_campaign_that_is_long_over_needs_no_gate() {
         }
     }
     world.servers.redis.start().await.unwrap();
+    fault.healed();
     world.close().await;
 }

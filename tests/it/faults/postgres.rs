@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::survives;
-use crate::support::{SOON, World, wait_for, wait_until};
+use crate::support::{SOON, World, owns, wait_for, wait_until};
 
 /// Also where the default is to promise what may be lost.
 #[tokio::test]
@@ -17,7 +17,7 @@ async fn a_postgres_that_is_killed_in_a_rush_has_every_promised_coupon() {
     for roles in ["", "api"] {
         world.add_process(roles).await;
     }
-    survives(&mut world, async |world: &mut World, _| {
+    survives(&mut world, &owns("postgres-killed"), async |world: &mut World, _| {
         world.servers.postgres.kill().await;
         world.servers.postgres.start().await.unwrap();
     })
@@ -28,7 +28,7 @@ async fn a_postgres_that_is_killed_in_a_rush_has_every_promised_coupon() {
 #[tokio::test]
 async fn a_postgres_that_is_restarted_in_a_rush_is_survived() {
     let mut world = World::start().await;
-    survives(&mut world, async |world: &mut World, _| {
+    survives(&mut world, &owns("postgres-restarted"), async |world: &mut World, _| {
         world.servers.postgres.stop().await;
         world.servers.postgres.start().await.unwrap();
     })
@@ -39,7 +39,7 @@ async fn a_postgres_that_is_restarted_in_a_rush_is_survived() {
 #[tokio::test]
 async fn a_postgres_that_hangs_in_a_rush_is_survived() {
     let mut world = World::start().await;
-    survives(&mut world, async |world: &mut World, _| {
+    survives(&mut world, &owns("postgres-frozen"), async |world: &mut World, _| {
         world.servers.postgres.freeze();
         let gave_up = async || world.processes[0].log().contains("Postgres does not answer");
         wait_until("a writer gives up", SOON, gave_up).await;
@@ -51,10 +51,12 @@ async fn a_postgres_that_hangs_in_a_rush_is_survived() {
 
 #[tokio::test]
 async fn a_restart_in_a_quiet_hour_is_not_found_out_by_a_claim() {
+    let fault = owns("postgres-restarted-unnoticed");
     let mut world = World::start().await;
     let campaign = world.open_campaign(json!({})).await;
     world.claim(campaign, "alice").await;
     world.servers.postgres.stop().await;
+    fault.fired(1);
     let noticed = async || world.processes[0].log().contains("the writer has lost Postgres");
     wait_until("the writer notices", SOON, noticed).await;
     assert_eq!(world.api().get("/readyz").await.status, 503);
@@ -62,15 +64,18 @@ async fn a_restart_in_a_quiet_hour_is_not_found_out_by_a_claim() {
     let ready = async || world.api().get("/readyz").await.status == 200;
     wait_until("the process is ready", SOON, ready).await;
     assert_eq!(world.claim(campaign, "bob").await.status, 201);
+    fault.healed();
     world.close().await;
 }
 
 #[tokio::test]
 async fn without_postgres_nothing_is_promised_and_no_seat_is_lost() {
+    let fault = owns("postgres-away");
     let mut world = World::start().await;
     let campaign = world.open_campaign(json!({ "quantity": 4 })).await;
     world.claim(campaign, "first").await;
     world.servers.postgres.kill().await;
+    fault.fired(1);
     let users = ["alice", "bob", "carol"];
     for user in users {
         let refused = world.claim(campaign, user).await;
@@ -85,15 +90,18 @@ async fn without_postgres_nothing_is_promised_and_no_seat_is_lost() {
         wait_until("the seat is on sale", SOON, won).await;
     }
     assert_eq!(world.claim(campaign, "dave").await.problem(), "sold-out");
+    fault.healed();
     world.close().await;
 }
 
 #[tokio::test]
 async fn a_claim_is_answered_while_postgres_hangs() {
+    let fault = owns("postgres-frozen");
     let world = World::start().await;
     let campaign = world.open_campaign(json!({})).await;
     world.claim(campaign, "alice").await;
     world.servers.postgres.freeze();
+    fault.fired(1);
     let refused = world.claim(campaign, "bob").await;
     world.servers.postgres.thaw();
     assert_eq!((refused.status, refused.problem()), (503, "storage-unavailable"));
@@ -102,5 +110,6 @@ async fn a_claim_is_answered_while_postgres_hangs() {
         Some(world.claim(campaign, "bob").await).filter(|answer| answer.status != 503)
     });
     assert!([201, 409].contains(&answered.await.status));
+    fault.healed();
     world.close().await;
 }

@@ -6,12 +6,12 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::survives;
-use crate::support::{SOON, World, wait_until};
+use crate::support::{SOON, World, owns, wait_until};
 
 #[tokio::test]
 async fn a_process_that_is_killed_in_a_rush_has_kept_every_promise() {
     let mut world = World::start().await;
-    survives(&mut world, async |world: &mut World, _| {
+    survives(&mut world, &owns("process-killed"), async |world: &mut World, _| {
         world.processes[0].kill();
         world.processes[0].start().await;
     })
@@ -21,25 +21,32 @@ async fn a_process_that_is_killed_in_a_rush_has_kept_every_promise() {
 
 #[tokio::test]
 async fn a_crowd_that_comes_at_once_finds_a_place_to_wait() {
+    let fault = owns("crowd-at-once");
     let world = World::start().await;
     let process = &world.processes[0];
     process.freeze(); // it accepts nobody
     let crowd = join_all((0..1_000).map(async |_| TcpStream::connect(process.address).await));
     let crowd = timeout(SOON, crowd).await;
+    fault.fired(1);
     process.thaw();
     assert!(crowd.expect("somebody finds no place").iter().all(Result::is_ok));
+    fault.healed();
     world.close().await;
 }
 
 #[tokio::test]
 async fn one_of_three_is_killed_in_a_rush_and_the_others_go_on() {
     let mut world = World::with_processes(&["", "", "api"]).await;
-    survives(&mut world, async |world: &mut World, _| world.processes[0].kill()).await;
+    survives(&mut world, &owns("one-process-of-three-killed"), async |world: &mut World, _| {
+        world.processes[0].kill()
+    })
+    .await;
     world.close().await;
 }
 
 #[tokio::test]
 async fn a_process_that_sleeps_past_its_leases_does_no_harm() {
+    let fault = owns("process-frozen");
     let mut world = World::with_processes(&["api", ""]).await;
     let campaign = world.open_campaign(json!({ "quantity": 21 })).await;
     world.claim(campaign, "first").await;
@@ -54,6 +61,7 @@ async fn a_process_that_sleeps_past_its_leases_does_no_harm() {
     world.pending(campaign, 20).await;
     // Its statement is lost with Postgres; what it holds it has in memory alone.
     world.processes[0].freeze();
+    fault.fired(1);
     world.servers.postgres.kill().await;
     world.servers.postgres.start().await.unwrap();
 
@@ -68,11 +76,13 @@ async fn a_process_that_sleeps_past_its_leases_does_no_harm() {
     let answers = claims.await.unwrap();
     assert!(answers.iter().flatten().all(|answer| answer.status != 201), "{answers:?}");
     assert_eq!(world.coupons(campaign).await, 21);
+    fault.healed();
     world.close().await;
 }
 
 #[tokio::test]
 async fn a_process_that_is_asked_to_end_answers_what_it_has_taken() {
+    let fault = owns("process-terminated");
     let mut world = World::start().await;
     let campaign = world.open_campaign(json!({})).await;
     world.claim(campaign, "first").await;
@@ -86,18 +96,20 @@ async fn a_process_that_is_asked_to_end_answers_what_it_has_taken() {
     let claims = tokio::spawn(join_all(claims));
     world.pending(campaign, 50).await;
     world.processes[0].terminate();
+    fault.fired(1);
     wait_until("it is stopping", SOON, async || world.processes[0].log().contains("stopping")).await;
     world.servers.postgres.thaw();
     assert_eq!(claims.await.unwrap(), [201; 50]);
     assert_eq!(world.processes[0].ended().await.code(), Some(0));
     world.processes[0].start().await;
+    fault.healed();
     world.close().await;
 }
 
 #[tokio::test]
 async fn a_process_that_is_asked_to_end_in_a_rush_fails_nobody() {
     let mut world = World::with_processes(&["", ""]).await;
-    survives(&mut world, async |world: &mut World, _| {
+    survives(&mut world, &owns("process-terminated"), async |world: &mut World, _| {
         world.processes[0].terminate();
         assert_eq!(world.processes[0].ended().await.code(), Some(0));
     })

@@ -6,7 +6,7 @@ use coupon_dispatcher::campaign::CampaignId;
 use serde_json::json;
 use tokio::task::JoinHandle;
 
-use crate::support::{SOON, World, wait_for, wait_until};
+use crate::support::{SOON, World, owns, wait_for, wait_until};
 
 /// P4: for so long a seat is kept for a claim that may still come to its end.
 const LEASE: Duration = Duration::from_secs(10);
@@ -44,22 +44,27 @@ async fn the_seat_is_sold_again(world: &World, campaign: CampaignId, asked: Inst
 
 #[tokio::test]
 async fn a_seat_whose_commit_is_unknown_and_failed_is_sold_again() {
+    let fault = owns("commit-unknown");
     let mut world = World::start().await;
     let PendingSeat { campaign, asked, claim } = with_a_pending_seat(&world).await;
     world.servers.postgres.kill().await;
+    fault.fired(1);
     assert_eq!(claim.await.unwrap(), Some(503));
     world.servers.postgres.start().await.unwrap();
     wait_until("Postgres is reached", SOON, async || world.api().get("/readyz").await.status == 200).await;
     the_seat_is_sold_again(&world, campaign, asked).await;
+    fault.healed();
     world.close().await;
 }
 
 #[tokio::test]
 async fn a_seat_whose_commit_is_unknown_and_done_stays_with_its_holder() {
+    let fault = owns("commit-unknown");
     let world = World::start().await;
     let PendingSeat { campaign, claim, .. } = with_a_pending_seat(&world).await;
     assert_eq!(claim.await.unwrap(), Some(503));
     world.servers.postgres.thaw();
+    fault.fired(1);
     // The statement was on its way: Postgres carries it out when it wakes.
     world.issued(campaign, 2).await;
     let again = wait_for("bob is shown his coupon", SOON, async || {
@@ -68,18 +73,22 @@ async fn a_seat_whose_commit_is_unknown_and_done_stays_with_its_holder() {
     assert_eq!(again.await.problem(), "already-issued");
     world.pending(campaign, 0).await;
     assert_eq!(world.claim(campaign, "carol").await.problem(), "sold-out");
+    fault.healed();
     world.close().await;
 }
 
 #[tokio::test]
 async fn a_seat_whose_process_died_is_sold_again() {
+    let fault = owns("process-killed");
     let mut world = World::start().await;
     let PendingSeat { campaign, asked, claim } = with_a_pending_seat(&world).await;
     world.processes[0].kill();
+    fault.fired(1);
     assert_eq!(claim.await.unwrap(), None);
     world.servers.postgres.kill().await;
     world.servers.postgres.start().await.unwrap();
     world.processes[0].start().await;
     the_seat_is_sold_again(&world, campaign, asked).await;
+    fault.healed();
     world.close().await;
 }

@@ -8,7 +8,7 @@ use redis::Script;
 use serde_json::json;
 
 use super::{QUANTITY, USERS};
-use crate::support::{Hop, Line, Proxy, SOON, World, owns, wait_for, wait_until};
+use crate::support::{Hop, Http, Line, Proxy, SOON, World, owns, wait_for, wait_until};
 
 const ADMIT: &str = include_str!("../../../lua/admit.lua");
 const CONFIRM: &str = include_str!("../../../lua/confirm.lua");
@@ -45,6 +45,23 @@ async fn a_commit_whose_reply_is_lost_is_found_by_who_asks_again() {
     asks_again(&world, campaign, "alice", 409).await;
     fault.healed();
     assert_eq!(world.claim(campaign, "bob").await.problem(), "sold-out");
+    world.close().await;
+}
+
+/// The client's own wire.
+#[tokio::test]
+async fn an_answer_that_is_lost_is_given_again() {
+    let fault = owns("answer-lost");
+    let world = World::start().await;
+    let campaign = world.open_campaign(json!({ "quantity": 1 })).await;
+    let proxy = Proxy::to(world.processes[0].address).await;
+    proxy.lose_reply_to("alice");
+    let path = format!("/v1/campaigns/{campaign}/coupons");
+    let lost = Http::new(proxy.address).try_post(&path, &json!({ "user_id": "alice" })).await;
+    assert!(lost.is_none(), "{lost:?}");
+    fault.fired(proxy.fired());
+    asks_again(&world, campaign, "alice", 409).await;
+    fault.healed();
     world.close().await;
 }
 

@@ -9,7 +9,7 @@ use outbox_relay::{Shard, stream};
 use rustix::process::Signal;
 
 use super::{STREAM, replay, sold_out};
-use crate::support::{SOON, World, wait_until};
+use crate::support::{SOON, World, owns, wait_until};
 
 impl World {
     /// Sends these messages once more, without a message id, so that no memory of ids helps. Nobody
@@ -69,6 +69,7 @@ async fn what_is_on_its_way_when_a_run_is_cancelled_is_refused() {
 
 #[tokio::test]
 async fn a_process_that_was_frozen_and_lost_its_place_adds_nothing() {
+    let fault = owns("replay-frozen");
     let (world, _) = sold_out().await;
     let events = world.all_events().await;
     // With hardly a memory of ids: it is not to help.
@@ -78,6 +79,7 @@ async fn a_process_that_was_frozen_and_lost_its_place_adds_nothing() {
     jetstream::new(nats).update_stream(config).await.unwrap();
     let frozen = world.started("frozen", "100").await;
     frozen.signal(Signal::STOP);
+    fault.fired(1);
     let pid = world.leader("outbox_replay", Shard(0)).await;
     sqlx::query("SELECT pg_terminate_backend($1)").bind(pid).execute(&world.pool).await.unwrap();
     let free = async || world.try_leader("outbox_replay", Shard(0)).await.is_none();
@@ -90,5 +92,6 @@ async fn a_process_that_was_frozen_and_lost_its_place_adds_nothing() {
     assert!(finished.err.contains("--resume frozen"), "{finished:?}");
     world.assert_whole("frozen", &events).await;
     assert_eq!(world.count_replayed("next").await, 10);
+    fault.healed();
     world.close().await;
 }

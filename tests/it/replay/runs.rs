@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::{STREAM, assert_replayed, replay, sold_out};
-use crate::support::{Finished, Running, SOON, World, wait_until};
+use crate::support::{Finished, Running, SOON, World, owns, wait_until};
 
 const AWAY: Duration = Duration::from_secs(20);
 
@@ -281,11 +281,13 @@ async fn a_replay_during_a_rush_is_exact_and_so_is_all_else() {
 
 #[tokio::test]
 async fn an_interruption_of_nats_is_waited_out() {
+    let fault = owns("replay-without-nats");
     let (mut world, _) = sold_out().await;
     let events = world.all_events().await;
     let running = world.started("through", "150").await;
     for _ in 0..2 {
         world.servers.nats.kill().await;
+        fault.fired(1);
         world.servers.nats.start().await.unwrap();
         let stored = world.count_replayed("through").await;
         assert!(stored < events.len(), "it was over too soon");
@@ -294,22 +296,26 @@ async fn an_interruption_of_nats_is_waited_out() {
     let finished = running.finished().await;
     assert_eq!(finished.code, Some(0), "{finished:?}");
     world.assert_whole("through", &events).await;
+    fault.healed();
     world.close().await;
 }
 
 /// For longer than Postgres keeps a session that says nothing.
 #[tokio::test]
 async fn a_long_absence_of_nats_is_waited_out() {
+    let fault = owns("replay-without-nats");
     let (mut world, _) = sold_out().await;
     let events = world.all_events().await;
     let running = world.started("through", "150").await;
     world.servers.nats.kill().await;
+    fault.fired(1);
     let begun = Instant::now();
     wait_until("NATS is away for long", 2 * AWAY, async || begun.elapsed() > AWAY).await;
     world.servers.nats.start().await.unwrap();
     let finished = running.finished().await;
     assert_eq!(finished.code, Some(0), "{finished:?}");
     world.assert_whole("through", &events).await;
+    fault.healed();
     world.close().await;
 }
 

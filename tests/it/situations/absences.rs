@@ -2,27 +2,31 @@
 
 use super::STREAM;
 use super::outsider::Outsider;
-use crate::support::{Nats, SOON, World, wait_until};
+use crate::support::{Nats, SOON, World, owns, wait_until};
 use async_nats::jetstream;
 use serde_json::json;
 use std::time::Duration;
 use time::OffsetDateTime;
 
 pub(super) async fn while_nats_is_away_the_outbox_waits(nats: Nats) {
+    let fault = owns("nats-away");
     let mut world = World::on(nats, &["api,relay", "project"]).await;
     let campaign = world.open_campaign(json!({ "quantity": 1_000 })).await;
     world.answered(&world.rush(campaign, 100).run().await);
     world.assert_published().await;
     world.stop_nats().await;
+    fault.fired(1);
     world.answered(&world.rush(campaign, 500).run().await);
     world.start_nats().await;
     world.assert_published().await;
     Outsider::new("outsider").assert_has_all(&world).await;
+    fault.healed();
     world.close().await;
 }
 
 /// The projector comes late, to more than it takes at a time.
 pub(super) async fn a_cluster_that_loses_its_leader_loses_nothing(nats: Nats) {
+    let fault = owns("cluster-leader-killed");
     const PROJECTOR: usize = 3;
     let mut world = World::on(nats, &["api,relay", "project"]).await;
     world.processes[PROJECTOR].kill();
@@ -34,6 +38,7 @@ pub(super) async fn a_cluster_that_loses_its_leader_loses_nothing(nats: Nats) {
         let node = ["nats-1", "nats-2"].iter().position(|name| *name == leader);
         if let Some(node) = node {
             world.processes[node].kill();
+            fault.fired(1);
             world.issued(campaign, issued + 200).await;
             world.processes[node].launch();
         } else {
@@ -46,16 +51,19 @@ pub(super) async fn a_cluster_that_loses_its_leader_loses_nothing(nats: Nats) {
     world.assert_published().await;
     Outsider::new("outsider").assert_has_all(&world).await;
     world.processes[PROJECTOR].start().await;
+    fault.healed();
     world.close().await;
 }
 
 /// Away for longer than the servers remember the ids of messages.
 pub(super) async fn a_node_that_was_away_catches_up(nats: Nats) {
+    let fault = owns("cluster-node-away");
     const NODE: usize = 0;
     let mut world = World::on(nats, &["api,relay", "project"]).await;
     world.append_events(10).await;
     world.assert_published().await;
     world.processes[NODE].kill();
+    fault.fired(1);
     wait_until("the window has passed", SOON, async || {
         let Ok(stream) = jetstream::new(world.nats().await).get_stream(STREAM).await else { return false };
         let info = stream.cached_info();
@@ -75,5 +83,6 @@ pub(super) async fn a_node_that_was_away_catches_up(nats: Nats) {
         own.is_some_and(|own| own["state"]["messages"] == 30)
     })
     .await;
+    fault.healed();
     world.close().await;
 }

@@ -2,12 +2,13 @@
 
 use super::outsider::Outsider;
 use super::{SHARD, STREAM};
-use crate::support::{Nats, Process, SOON, World, wait_until};
+use crate::support::{Nats, Process, SOON, World, owns, wait_until};
 use async_nats::jetstream;
 use coupon_dispatcher::event::OUTLET;
 use serde_json::json;
 
 pub(super) async fn a_lost_tail_is_published_again(nats: Nats) {
+    let fault = owns("nats-rewound");
     let mut world = World::on(nats, &["api,relay", "project"]).await;
     let (mut ahead, mut behind) = (Outsider::new("ahead"), Outsider::new("behind"));
     world.append_events(300).await;
@@ -21,13 +22,16 @@ pub(super) async fn a_lost_tail_is_published_again(nats: Nats) {
     assert_eq!((ahead.applied.len(), behind.applied.len()), (500, 100));
 
     world.rewind_nats(&copy).await;
+    fault.fired(1);
     world.assert_published().await;
     ahead.assert_has_all(&world).await;
     behind.assert_has_all(&world).await;
+    fault.healed();
     world.close().await;
 }
 
 pub(super) async fn a_tail_that_is_lost_in_a_rush_is_published_again(nats: Nats) {
+    let fault = owns("nats-rewound");
     let mut world = World::on(nats, &["api,relay", "project"]).await;
     let campaign = world.open_campaign(json!({ "quantity": 3_000 })).await;
     let rush = tokio::spawn(world.rush(campaign, 3_000).run());
@@ -38,36 +42,43 @@ pub(super) async fn a_tail_that_is_lost_in_a_rush_is_published_again(nats: Nats)
         world.issued(campaign, issued + 500).await;
         outsider.take(&world, 1_000).await;
         world.rewind_nats(&copy).await;
+        fault.fired(1);
         std::fs::remove_dir_all(copy).unwrap();
     }
     world.answered(&rush.await.unwrap());
     world.assert_published().await;
     outsider.assert_has_all(&world).await;
+    fault.healed();
     world.close().await;
 }
 
 /// By somebody who may, while everybody is at work.
 pub(super) async fn a_deleted_stream_is_made_again(nats: Nats) {
+    let fault = owns("stream-deleted");
     let world = World::on(nats, &["api,relay", "project"]).await;
     for count in [1, 100, 400] {
         world.append_events(count).await;
         world.assert_published().await;
         jetstream::new(world.nats().await).delete_stream(STREAM).await.unwrap();
+        fault.fired(1);
         world.append_events(10).await;
         world.assert_published().await;
     }
     Outsider::new("outsider").assert_has_all(&world).await;
+    fault.healed();
     world.close().await;
 }
 
 /// The projections, which come to it late, take it from the outbox; others see that it is missing.
 pub(super) async fn a_message_that_is_lost_from_the_middle_is_named(nats: Nats) {
+    let fault = owns("message-deleted");
     let mut world = World::on(nats, &["api,relay"]).await;
     let campaign = world.open_campaign(json!({ "quantity": 20 })).await;
     world.answered(&world.rush(campaign, 20).run().await);
     world.assert_published().await;
     let stream = jetstream::new(world.nats().await).get_stream(STREAM).await.unwrap();
     wait_until("the message is removed", SOON, async || stream.delete_message(7).await.is_ok()).await;
+    fault.fired(1);
     world.add_process("project").await;
     wait_until("the audit names it", SOON, async || {
         let audited = world.coupon(&["audit", "--full"]).await;
@@ -79,10 +90,12 @@ pub(super) async fn a_message_that_is_lost_from_the_middle_is_named(nats: Nats) 
     assert!(!outsider.applied.contains_key(&(0, 7)));
     jetstream::new(world.nats().await).delete_stream(STREAM).await.unwrap();
     world.assert_published().await;
+    fault.healed();
     world.close().await;
 }
 
 pub(super) async fn a_stream_past_retention_needs_a_decision(nats: Nats) {
+    let fault = owns("stream-lost-past-retention");
     let world = World::on(nats, &["api,relay", "project"]).await;
     world.append_events(20).await;
     world.balanced().await;
@@ -91,6 +104,7 @@ pub(super) async fn a_stream_past_retention_needs_a_decision(nats: Nats) {
     sqlx::query("DELETE FROM outbox WHERE position <= 12").execute(&world.pool).await.unwrap();
     let context = jetstream::new(world.nats().await);
     context.delete_stream(STREAM).await.unwrap();
+    fault.fired(1);
     let reason = world.halted().await;
     assert!(reason.contains("the outbox starts at position 13"), "{reason}");
     assert!(reason.contains("`first_seq` 13"), "{reason}");
@@ -122,10 +136,12 @@ pub(super) async fn a_stream_past_retention_needs_a_decision(nats: Nats) {
         outsider.applied.last_key_value().is_some_and(|((_, position), _)| *position == 25)
     })
     .await;
+    fault.healed();
     world.close().await;
 }
 
 pub(super) async fn a_restored_database_needs_an_epoch(nats: Nats) {
+    let fault = owns("postgres-rewound");
     let mut world = World::on(nats, &["api,relay", "project"]).await;
     let campaign = world.open_campaign(json!({ "quantity": 1_000 })).await;
     world.answered(&world.rush(campaign, 300).run().await);
@@ -143,6 +159,7 @@ pub(super) async fn a_restored_database_needs_an_epoch(nats: Nats) {
     outsider.take(&world, 1_000).await;
     world.services().for_each(Process::kill);
     world.rewind_postgres(&copy).await;
+    fault.fired(1);
     for process in world.services() {
         process.start().await;
     }
@@ -166,5 +183,6 @@ pub(super) async fn a_restored_database_needs_an_epoch(nats: Nats) {
     outsider.assert_reads(&world, (1, head)).await;
     outsider.applied.retain(|(epoch, position), _| *epoch == 1 || *position <= known);
     outsider.assert_has_all(&world).await;
+    fault.healed();
     world.close().await;
 }

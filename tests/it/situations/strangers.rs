@@ -3,7 +3,7 @@
 use super::SHARD;
 use super::outsider::Outsider;
 use crate::outbox::event;
-use crate::support::{Nats, Process, SOON, World, wait_until};
+use crate::support::{Nats, Process, SOON, World, owns, wait_until};
 use coupon_dispatcher::event::{ISSUED_V1, OUTLET};
 use outbox_relay::append;
 use serde_json::json;
@@ -25,6 +25,7 @@ fn forged() -> String {
 /// A twin has published it, and the relay does not know: the server answers `duplicate`, or that the
 /// sequence is wrong.
 pub(super) async fn what_is_stored_already_is_recognized(nats: Nats) {
+    let fault = owns("twin-writes");
     let world = World::on(nats, &["api,relay", "project"]).await;
     world.append_events(3).await;
     world.assert_published().await;
@@ -47,16 +48,19 @@ pub(super) async fn what_is_stored_already_is_recognized(nats: Nats) {
         };
         let body = String::from_utf8(stored.body(&OUTLET).to_vec()).unwrap();
         world.publish_at(first, &events[0].id.to_string(), &body).await;
+        fault.fired(1);
         transaction.commit().await.unwrap();
         wait_until("the rest is published", SOON, async || world.end_of_stream(SHARD).await == first + 1)
             .await;
     }
+    fault.healed();
     world.close().await;
 }
 
 /// What `duplicate` says is not enough: the id was seen, but not where it belongs, and what came before
 /// it is missing.
 pub(super) async fn a_seen_id_at_another_place_stops_the_relay(nats: Nats) {
+    let fault = owns("stranger-writes");
     let world = World::on(nats, &["api,relay", "project"]).await;
     world.append_events(3).await;
     world.assert_published().await;
@@ -64,6 +68,7 @@ pub(super) async fn a_seen_id_at_another_place_stops_the_relay(nats: Nats) {
     let mut transaction = world.pool.begin().await.unwrap();
     append(&mut transaction, SHARD, &events).await.unwrap();
     world.publish_at(4, &events[1].id.to_string(), "{}").await;
+    fault.fired(1);
     world.publish_at(5, "a-stranger", "{}").await;
     transaction.commit().await.unwrap();
     let reason = world.halted().await;
@@ -81,12 +86,14 @@ pub(super) async fn a_seen_id_at_another_place_stops_the_relay(nats: Nats) {
     wait_until("all is published", SOON, async || world.end_of_stream(SHARD).await == 8).await;
     let mut outsider = Outsider::new("outsider");
     outsider.take(&world, 3).await;
+    fault.healed();
     world.close().await;
 }
 
 /// It takes the sequence of the first of several that are on their way, and those behind it find the
 /// sequence that they expect. The relay notices, and so does one that starts afterwards.
 pub(super) async fn a_strangers_message_in_the_midst_stops_the_relay(nats: Nats) {
+    let fault = owns("stranger-writes");
     let mut world = World::on(nats, &["api,relay", "project"]).await;
     let mut outsider = Outsider::new("outsider");
     world.append_events(3).await;
@@ -94,6 +101,7 @@ pub(super) async fn a_strangers_message_in_the_midst_stops_the_relay(nats: Nats)
     let mut transaction = world.pool.begin().await.unwrap();
     append(&mut transaction, SHARD, &[event("tested"), event("tested"), event("tested")]).await.unwrap();
     world.publish_at(4, "a-stranger", &forged()).await;
+    fault.fired(1);
     transaction.commit().await.unwrap();
     let reason = world.halted().await;
     assert!(reason.contains("COUPONS-0 has a-stranger at sequence 4"), "{reason}");
@@ -116,11 +124,13 @@ pub(super) async fn a_strangers_message_in_the_midst_stops_the_relay(nats: Nats)
     let again = |(epoch, position): &(i32, i64)| *epoch == 1 || *position < 4;
     outsider.applied.retain(|place, _| again(place));
     outsider.assert_has_all(&world).await;
+    fault.healed();
     world.close().await;
 }
 
 /// Nothing follows it that would be refused.
 pub(super) async fn what_was_seen_elsewhere_does_not_count_as_published(nats: Nats) {
+    let fault = owns("stranger-writes");
     let world = World::on(nats, &["api,relay", "project"]).await;
     let relay = world.processes.iter().position(Process::serves).unwrap();
     world.append_events(3).await;
@@ -129,6 +139,7 @@ pub(super) async fn what_was_seen_elsewhere_does_not_count_as_published(nats: Na
     let mut transaction = world.pool.begin().await.unwrap();
     append(&mut transaction, SHARD, slice::from_ref(&last)).await.unwrap();
     world.publish_at(4, "a-stranger", "{}").await;
+    fault.fired(1);
     world.publish_at(5, &last.id.to_string(), "{}").await;
     transaction.commit().await.unwrap();
     world.halted().await;
@@ -140,5 +151,6 @@ pub(super) async fn what_was_seen_elsewhere_does_not_count_as_published(nats: Na
     .await;
     assert_eq!(world.begin_epoch().await["first_position"], 4);
     wait_until("all is published", SOON, async || world.end_of_stream(SHARD).await == 7).await;
+    fault.healed();
     world.close().await;
 }

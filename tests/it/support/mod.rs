@@ -3,7 +3,7 @@
 mod campaigns;
 mod command;
 mod events;
-mod fault;
+pub(crate) mod fault;
 mod http;
 mod nats;
 mod newest;

@@ -1,0 +1,28 @@
+//! Every fault that is known has a test that lets it happen.
+
+use crate::support::fault::{ROWS, Tier, owns};
+use crate::tidy::sources;
+
+#[test]
+fn every_fault_has_an_owner() {
+    let sources = sources("tests");
+    for row in ROWS.values() {
+        let owned = sources.iter().any(|(_, text)| text.contains(&format!("\"{}\"", row.id)));
+        assert!(owned, "no test owns {}", row.id);
+        let told = [&row.hop, &row.fault, &row.injected].iter().all(|text| !text.is_empty());
+        assert!(told && !row.promises.is_empty(), "{row:?}");
+    }
+    assert!(ROWS.values().filter(|row| row.tier == Tier::Test).count() > 50);
+}
+
+#[test]
+#[should_panic(expected = "did not happen")]
+fn a_fault_that_does_not_happen_is_no_test() {
+    drop(owns("redis-killed"));
+}
+
+#[test]
+#[should_panic(expected = "has no moon-falls")]
+fn a_test_owns_only_what_is_known() {
+    drop(owns("moon-falls"));
+}
