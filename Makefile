@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench check
+.PHONY: help demo test bench check nemesis
 
 help: ## Lists the targets
 	@sed -n 's/^\([a-z]*\):.*## /  \1\t/p' $(MAKEFILE_LIST)
@@ -9,6 +9,9 @@ demo: ## Runs everything on private servers; ARGS="..." are passed on
 
 test: ## Runs all tests, against real servers
 	.ci/servers test && RUST_TEST_THREADS=4 cargo test --workspace --locked --features failpoints
+
+nemesis: ## Breaks everything at random for SECONDS, as SEED tells
+	@.ci/servers test && SEED=$(or $(SEED),1) SECONDS=$(or $(SECONDS),30) cargo test --locked --features failpoints --test it -- --exact nemesis::first --nocapture
 
 bench: ## Measures the release build under load
 	.ci/servers bench && cargo bench --locked --bench issues && cargo bench --locked --bench relay

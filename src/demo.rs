@@ -177,7 +177,7 @@ async fn drained(connections: &Connections, shards: i16) -> anyhow::Result<Sheet
 
 /// Coupons that were promised and are not there.
 async fn missing(connections: &Connections, results: &Results) -> anyhow::Result<usize> {
-    let promised: Vec<Uuid> = results.promised.iter().map(|id| Uuid::from(*id)).collect();
+    let promised: Vec<Uuid> = results.promised.keys().map(|id| Uuid::from(*id)).collect();
     let there: i64 = sqlx::query_scalar("SELECT count(*) FROM coupons WHERE id = ANY ($1)")
         .bind(&promised)
         .fetch_one(&connections.pool)

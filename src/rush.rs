@@ -1,6 +1,6 @@
 //! A rush: many users who claim over HTTP at once, and what became of them.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -45,6 +45,7 @@ pub struct Rush {
 /// What became of all requests.
 #[derive(Clone, Debug, Default)]
 pub struct Results {
+    pub campaign: Option<CampaignId>,
     pub offered: usize,
     pub issued: usize,
     pub already_issued: usize,
@@ -52,8 +53,10 @@ pub struct Results {
     /// Refused with `Retry-After`, and asked again.
     pub retried: usize,
     pub errors: usize,
-    /// The coupons that were promised: the ids in every 201 and every `already-issued`.
-    pub promised: HashSet<Ulid>,
+    /// The coupons that were promised, in every 201 and every `already-issued`, and to which user.
+    pub promised: HashMap<Ulid, usize>,
+    /// Users who were told that all is sold out.
+    pub refused: HashSet<usize>,
     pub took: Duration,
     latencies: Vec<Duration>,
 }
@@ -88,6 +91,7 @@ impl Results {
         self.retried += other.retried;
         self.errors += other.errors;
         self.promised.extend(other.promised);
+        self.refused.extend(other.refused);
         self.latencies.extend(other.latencies);
     }
 }
@@ -118,7 +122,8 @@ impl Rush {
         for connection in 0..CONNECTIONS.min(offered) {
             crowd.spawn(one_connection(shared.clone(), connection, started));
         }
-        let mut results = Results { offered, ..Results::default() };
+        let campaign = Some(shared.0.campaign);
+        let mut results = Results { campaign, offered, ..Results::default() };
         for part in crowd.join_all().await {
             results.add(part);
         }
@@ -193,16 +198,17 @@ async fn ask(
             match (status, answer.problem.as_deref()) {
                 (StatusCode::CREATED, _) => {
                     results.issued += 1;
-                    results.promised.extend(answer.id);
+                    results.promised.extend(answer.id.map(|coupon| (coupon, user)));
                     return Some(());
                 }
                 (_, Some("already-issued")) => {
                     results.already_issued += 1;
-                    results.promised.extend(answer.coupon.map(|coupon| coupon.id));
+                    results.promised.extend(answer.coupon.map(|coupon| (coupon.id, user)));
                     return Some(());
                 }
                 (_, Some("sold-out")) => {
                     results.sold_out += 1;
+                    results.refused.insert(user);
                     return Some(());
                 }
                 (StatusCode::SERVICE_UNAVAILABLE, _) => {}

@@ -77,7 +77,7 @@ mod armed {
         let armed: Option<_> = armed.map(Armed::parse).collect();
         armed.unwrap_or_else(|| {
             tracing::error!("FAILPOINTS={text} cannot be read");
-            std::process::exit(2)
+            std::process::abort()
         })
     });
 

@@ -199,7 +199,7 @@ async fn a_rush_is_no_difference() {
         })
         .await;
     }
-    world.answered(&rush.await.unwrap());
+    world.answered(&rush.await.unwrap()).await;
     assert!(rounds >= 5, "the rush was over after {rounds} rounds");
     world.balanced().await;
     for _ in 0..2 {

@@ -171,7 +171,7 @@ async fn a_process_that_is_frozen_loses_its_place_and_adds_nothing_when_it_wakes
     world.add_process("relay,project").await;
     world.processes[1].freeze();
     fault.fired(1);
-    world.answered(&world.rush(campaign, 100).run().await);
+    world.answered(&world.rush(campaign, 100).run().await).await;
     world.balanced().await;
     for (class, leader) in ["outbox_relay", "projector_projections"].into_iter().zip(leaders) {
         assert_ne!(world.leader(class, SHARD).await, leader);

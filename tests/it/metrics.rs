@@ -38,7 +38,7 @@ impl World {
 async fn relays_and_projections_are_measured() {
     let mut world = World::with_processes(&["api", "relay", "relay", "project"]).await;
     let campaign = world.open_campaign(json!({ "quantity": 300 })).await;
-    world.answered(&world.rush(campaign, 400).run().await);
+    world.answered(&world.rush(campaign, 400).run().await).await;
     world.balanced().await;
     let head = 302.0;
     let mut led = 0;

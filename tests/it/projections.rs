@@ -72,7 +72,7 @@ impl World {
         let world = Self::with_processes(&["api,relay"]).await;
         for fields in [json!({ "quantity": 400 }), json!({ "quantity": 100, "settle_on": "redeem" })] {
             let campaign = world.open_campaign(fields).await;
-            world.answered(&world.rush(campaign, 450).run().await);
+            world.answered(&world.rush(campaign, 450).run().await).await;
         }
         world
     }
@@ -173,7 +173,7 @@ async fn projections_go_on_when_their_process_is_killed() {
         .await;
         world.processes[leader].start().await;
     }
-    world.answered(&rush.await.unwrap());
+    world.answered(&rush.await.unwrap()).await;
     world.all_applied().await;
     world.assert_projected().await;
     fault.healed();
@@ -227,7 +227,7 @@ async fn what_fails_leaves_neither_effect_nor_position() {
         execute(&world, &trigger).await;
         let failures = failures(&world);
         let campaign = world.open_campaign(json!({ "quantity": 200 })).await;
-        world.answered(&world.rush(campaign, 200).run().await);
+        world.answered(&world.rush(campaign, 200).run().await).await;
         wait_until("projecting fails, again and again", SOON, async || {
             world.assert_effects_fit_positions().await;
             fault.fired(1);

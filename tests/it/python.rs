@@ -28,7 +28,7 @@ async fn a_subscriber_that_is_killed_applies_every_event_once() {
     world.servers.nats.start().await.unwrap();
     applied(&mut subscriber, 1_000).await;
     subscriber.kill();
-    world.answered(&rush.await.unwrap());
+    world.answered(&rush.await.unwrap()).await;
 
     // All that it has acknowledged comes once more, from the beginning.
     world.assert_published().await;

@@ -33,7 +33,7 @@ async fn a_damaged_projection_is_made_again() {
     world.add_process("").await;
     for settle_on in ["issue", "redeem", "issue"] {
         let campaign = world.open_campaign(json!({ "quantity": 300, "settle_on": settle_on })).await;
-        world.answered(&world.rush(campaign, 400).run().await);
+        world.answered(&world.rush(campaign, 400).run().await).await;
     }
     world.balanced().await;
     for (projection, damage) in [
@@ -60,7 +60,7 @@ async fn a_damaged_projection_is_made_again() {
 async fn readers_and_claims_go_on_while_a_projection_is_made_again() {
     let world = World::with_processes(&["api,relay", "project"]).await;
     let before = world.open_campaign(json!({ "quantity": 3_000 })).await;
-    world.answered(&world.rush(before, 3_000).run().await);
+    world.answered(&world.rush(before, 3_000).run().await).await;
     world.balanced().await;
     world.change("GRANT SELECT ON wallet TO pg_monitor").await;
     let campaign = world.open_campaign(json!({ "quantity": 4_000 })).await;
@@ -86,7 +86,7 @@ async fn readers_and_claims_go_on_while_a_projection_is_made_again() {
     }
     done.store(true, Ordering::Relaxed);
     assert!(reader.await.unwrap() > 3_000);
-    world.answered(&rush.await.unwrap());
+    world.answered(&rush.await.unwrap()).await;
     let granted: bool = sqlx::query_scalar("SELECT has_table_privilege('pg_monitor', 'wallet', 'SELECT')")
         .fetch_one(&world.pool)
         .await
@@ -99,7 +99,7 @@ async fn readers_and_claims_go_on_while_a_projection_is_made_again() {
 async fn a_rebuild_that_is_cut_off_leaves_everything_as_it_was() {
     let world = World::start().await;
     let campaign = world.open_campaign(json!({ "quantity": 500 })).await;
-    world.answered(&world.rush(campaign, 500).run().await);
+    world.answered(&world.rush(campaign, 500).run().await).await;
     world.balanced().await;
     let Connections { database, nats, .. } = world.connections().await.unwrap();
     let rebuild = || Rebuild {
@@ -132,7 +132,7 @@ async fn a_rebuild_that_is_cut_off_leaves_everything_as_it_was() {
 async fn what_the_outbox_no_longer_has_is_taken_from_the_stream() {
     let world = World::start().await;
     let campaign = world.open_campaign(json!({ "quantity": 1_500 })).await;
-    world.answered(&world.rush(campaign, 1_500).run().await);
+    world.answered(&world.rush(campaign, 1_500).run().await).await;
     world.balanced().await;
     world.change("CREATE TABLE kept AS SELECT * FROM outbox WHERE position <= 1200").await;
     assert_eq!(world.change("DELETE FROM outbox WHERE position <= 1200").await, 1_200);

@@ -31,7 +31,7 @@ async fn a_message_carries_its_event_and_the_trace_of_its_request() {
     let campaign = world.open_campaign(json!({ "quantity": 100 })).await;
     let traceparent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
     claim_traced(&world, campaign, traceparent).await;
-    world.answered(&world.rush(campaign, 150).run().await);
+    world.answered(&world.rush(campaign, 150).run().await).await;
     world.assert_published().await;
 
     let events = world.outbox(SHARD).await;
@@ -69,7 +69,7 @@ async fn a_relay_that_is_killed_again_and_again_leaves_no_hole_and_no_copy() {
         fault.fired(1);
         world.processes[2].start().await;
     }
-    world.answered(&rush.await.unwrap());
+    world.answered(&rush.await.unwrap()).await;
     world.assert_published().await;
     fault.healed();
     world.close().await;
@@ -91,7 +91,7 @@ async fn a_second_relay_stands_by_and_takes_over() {
         wait_until("the other takes over", SOON, async || world.end_of_stream(SHARD).await > published).await;
         world.processes[leader].start().await;
     }
-    world.answered(&rush.await.unwrap());
+    world.answered(&rush.await.unwrap()).await;
     world.assert_published().await;
     fault.healed();
     world.close().await;
@@ -205,7 +205,7 @@ async fn a_backlog_outlives_a_crash_of_the_stream_server() {
         world.issued(campaign, issued).await;
         world.servers.nats.start().await.unwrap();
     }
-    world.answered(&rush.await.unwrap());
+    world.answered(&rush.await.unwrap()).await;
     world.assert_published().await;
     fault.healed();
     world.close().await;
@@ -220,7 +220,7 @@ async fn a_stream_that_is_lost_in_a_rush_is_made_again() {
     world.issued(campaign, 500).await;
     lose_streams(&mut world).await;
     fault.fired(1);
-    world.answered(&rush.await.unwrap());
+    world.answered(&rush.await.unwrap()).await;
     world.assert_published().await;
     fault.healed();
     world.close().await;
@@ -231,7 +231,7 @@ async fn a_stream_that_is_lost_at_rest_is_made_again() {
     let fault = owns("nats-store-deleted");
     let mut world = World::start().await;
     let campaign = world.open_campaign(json!({ "quantity": 50 })).await;
-    world.answered(&world.rush(campaign, 100).run().await);
+    world.answered(&world.rush(campaign, 100).run().await).await;
     world.assert_published().await;
     lose_streams(&mut world).await;
     fault.fired(1);
@@ -296,7 +296,7 @@ async fn three_shards_are_published_and_projected() {
     world.processes[0].kill();
     world.processes[0].start().await;
     for results in rushes.join_all().await {
-        world.answered(&results);
+        world.answered(&results).await;
     }
     world.assert_published().await;
     for shard in (0..3).map(Shard) {

@@ -44,7 +44,7 @@ async fn a_subscriber_sees_every_event_at_one_place() {
     world.issued(campaign, 1_600).await;
     world.processes[1].kill();
     world.processes[1].start().await;
-    world.answered(&rush.await.unwrap());
+    world.answered(&rush.await.unwrap()).await;
 
     wait_until("the subscriber has seen all", SOON, async || seen.lock().unwrap().ids.len() >= 2_000).await;
     wait_until("the subscriber has acknowledged all", SOON, async || is_done(&world).await).await;

@@ -25,7 +25,7 @@ impl Scene {
         let campaign = world.open_campaign(json!({ "quantity": 30 })).await;
         let other = world.open_campaign(json!({ "quantity": 10, "settle_on": "redeem" })).await;
         for campaign in [campaign, other] {
-            world.answered(&world.rush(campaign, 20).run().await);
+            world.answered(&world.rush(campaign, 20).run().await).await;
         }
         world.balanced().await;
         let (coupon, user): (Uuid, String) =

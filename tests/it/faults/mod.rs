@@ -26,6 +26,6 @@ async fn survives(world: &mut World, fault: &Fault, happening: impl AsyncFnOnce(
     assert!(world.coupons(campaign).await < QUANTITY, "the rush was over too soon");
     happening(world, campaign).await;
     fault.fired(1);
-    world.answered(&rush.await.unwrap());
+    world.answered(&rush.await.unwrap()).await;
     fault.healed();
 }

@@ -38,7 +38,7 @@ async fn a_crowd_that_comes_at_once_finds_a_place_to_wait() {
 async fn one_of_three_is_killed_in_a_rush_and_the_others_go_on() {
     let mut world = World::with_processes(&["", "", "api"]).await;
     survives(&mut world, &owns("one-process-of-three-killed"), async |world: &mut World, _| {
-        world.processes[0].kill()
+        world.processes[0].kill();
     })
     .await;
     world.close().await;

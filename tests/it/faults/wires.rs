@@ -170,7 +170,7 @@ async fn survives_every_line(hop: Hop, lines: &[(Line, &'static str)]) {
         world.issued(campaign, issued + 1).await;
         fault.healed();
     }
-    world.answered(&rush.await.unwrap());
+    world.answered(&rush.await.unwrap()).await;
     assert_eq!(world.coupons(campaign).await, QUANTITY);
     world.close().await;
 }

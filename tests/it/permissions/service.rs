@@ -45,7 +45,7 @@ async fn gets_by(nats: Option<PathBuf>) {
         process.kill();
         process.start().await;
     }
-    world.answered(&rush.await.unwrap());
+    world.answered(&rush.await.unwrap()).await;
     world.balanced().await;
     for listener in &mut listeners {
         assert_eq!(listener.heard().await, 0, "messages heard by {}", listener.name);

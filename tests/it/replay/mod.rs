@@ -37,7 +37,7 @@ pub(crate) async fn sold_out() -> (World, [CampaignId; 2]) {
         };
         let opened = world.api().post(&format!("/v1/campaigns/{campaign}/open"), &json!(null)).await;
         assert_eq!(opened.status, 200);
-        world.answered(&world.rush(campaign, 320).run().await);
+        world.answered(&world.rush(campaign, 320).run().await).await;
         campaigns.push(campaign);
     }
     let closed = world.api().post(&format!("/v1/campaigns/{}/close", campaigns[1]), &json!(null)).await;

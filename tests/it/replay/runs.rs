@@ -122,7 +122,7 @@ async fn a_run_keeps_its_selection_and_its_bounds() {
     let open = world.started("open", "100").await;
     world.kill(open).await;
     let campaign = world.open_campaign(json!({})).await;
-    world.answered(&world.rush(campaign, 50).run().await);
+    world.answered(&world.rush(campaign, 50).run().await).await;
     world.resume("part").await;
     assert_replayed("part", &world.replayed("part").await, &events);
     world.resume("open").await;
@@ -268,7 +268,7 @@ async fn a_replay_during_a_rush_is_exact_and_so_is_all_else() {
         assert!(world.coupons(campaign).await < 2_000, "the rush was over too soon");
     };
     let (results, ()) = tokio::join!(rush.run(), replays);
-    world.answered(&results);
+    world.answered(&results).await;
     let lasts: Vec<i64> =
         sqlx::query_scalar("SELECT unnest(lasts) FROM outbox_replays").fetch_all(&world.pool).await.unwrap();
     let mut events = world.all_events().await;

@@ -12,11 +12,11 @@ pub(super) async fn while_nats_is_away_the_outbox_waits(nats: Nats) {
     let fault = owns("nats-away");
     let mut world = World::on(nats, &["api,relay", "project"]).await;
     let campaign = world.open_campaign(json!({ "quantity": 1_000 })).await;
-    world.answered(&world.rush(campaign, 100).run().await);
+    world.answered(&world.rush(campaign, 100).run().await).await;
     world.assert_published().await;
     world.stop_nats().await;
     fault.fired(1);
-    world.answered(&world.rush(campaign, 500).run().await);
+    world.answered(&world.rush(campaign, 500).run().await).await;
     world.start_nats().await;
     world.assert_published().await;
     Outsider::new("outsider").assert_has_all(&world).await;
@@ -24,10 +24,13 @@ pub(super) async fn while_nats_is_away_the_outbox_waits(nats: Nats) {
     world.close().await;
 }
 
+/// Behind two nodes and the relay.
+const PROJECTOR: usize = 3;
+const NODE: usize = 0;
+
 /// The projector comes late, to more than it takes at a time.
 pub(super) async fn a_cluster_that_loses_its_leader_loses_nothing(nats: Nats) {
     let fault = owns("cluster-leader-killed");
-    const PROJECTOR: usize = 3;
     let mut world = World::on(nats, &["api,relay", "project"]).await;
     world.processes[PROJECTOR].kill();
     let campaign = world.open_campaign(json!({ "quantity": 3_000 })).await;
@@ -47,7 +50,7 @@ pub(super) async fn a_cluster_that_loses_its_leader_loses_nothing(nats: Nats) {
             world.servers.nats.start().await.unwrap();
         }
     }
-    world.answered(&rush.await.unwrap());
+    world.answered(&rush.await.unwrap()).await;
     world.assert_published().await;
     Outsider::new("outsider").assert_has_all(&world).await;
     world.processes[PROJECTOR].start().await;
@@ -58,7 +61,6 @@ pub(super) async fn a_cluster_that_loses_its_leader_loses_nothing(nats: Nats) {
 /// Away for longer than the servers remember the ids of messages.
 pub(super) async fn a_node_that_was_away_catches_up(nats: Nats) {
     let fault = owns("cluster-node-away");
-    const NODE: usize = 0;
     let mut world = World::on(nats, &["api,relay", "project"]).await;
     world.append_events(10).await;
     world.assert_published().await;

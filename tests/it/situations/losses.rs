@@ -45,7 +45,7 @@ pub(super) async fn a_tail_that_is_lost_in_a_rush_is_published_again(nats: Nats)
         fault.fired(1);
         std::fs::remove_dir_all(copy).unwrap();
     }
-    world.answered(&rush.await.unwrap());
+    world.answered(&rush.await.unwrap()).await;
     world.assert_published().await;
     outsider.assert_has_all(&world).await;
     fault.healed();
@@ -74,7 +74,7 @@ pub(super) async fn a_message_that_is_lost_from_the_middle_is_named(nats: Nats) 
     let fault = owns("message-deleted");
     let mut world = World::on(nats, &["api,relay"]).await;
     let campaign = world.open_campaign(json!({ "quantity": 20 })).await;
-    world.answered(&world.rush(campaign, 20).run().await);
+    world.answered(&world.rush(campaign, 20).run().await).await;
     world.assert_published().await;
     let stream = jetstream::new(world.nats().await).get_stream(STREAM).await.unwrap();
     wait_until("the message is removed", SOON, async || stream.delete_message(7).await.is_ok()).await;
@@ -144,7 +144,7 @@ pub(super) async fn a_restored_database_needs_an_epoch(nats: Nats) {
     let fault = owns("postgres-rewound");
     let mut world = World::on(nats, &["api,relay", "project"]).await;
     let campaign = world.open_campaign(json!({ "quantity": 1_000 })).await;
-    world.answered(&world.rush(campaign, 300).run().await);
+    world.answered(&world.rush(campaign, 300).run().await).await;
     world.balanced().await;
     let copy = world.copy_of_postgres();
     let known = world.head(SHARD).await;
@@ -167,7 +167,7 @@ pub(super) async fn a_restored_database_needs_an_epoch(nats: Nats) {
     assert!(reason.contains("the database was restored to an earlier time"), "{reason}");
 
     // The API goes on, also beyond where the stream ends.
-    world.answered(&world.rush(campaign, 500).run().await);
+    world.answered(&world.rush(campaign, 500).run().await).await;
     let head = world.head(SHARD).await;
     assert!(head > known + 50, "{head}");
     let reason = world.halted().await;

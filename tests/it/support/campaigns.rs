@@ -1,5 +1,6 @@
 //! Campaigns, claims and rushes.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use coupon_dispatcher::campaign::CampaignId;
@@ -71,13 +72,25 @@ impl World {
         }
     }
 
-    /// What a rush promised is remembered, and nobody was left without an answer.
-    pub(crate) fn answered(&self, results: &Results) {
-        self.promised(results.promised.iter().copied());
+    /// What a rush promised is remembered; nobody was left without an answer, nobody was promised two coupons,
+    /// and who was only ever refused has none.
+    pub(crate) async fn answered(&self, results: &Results) {
+        self.promised(results.promised.keys().copied());
         let Results { offered, issued, already_issued, sold_out, retried, errors, .. } = results;
         let answers =
             format!("{issued} issued, {already_issued} again, {sold_out} sold out, {retried} retried");
         assert_eq!(*errors, 0, "of {offered} asks some were never answered: {answers}");
+        let holders: HashSet<_> = results.promised.values().collect();
+        assert_eq!(holders.len(), results.promised.len(), "somebody was promised two coupons");
+        let refused = results.refused.iter().filter(|user| !holders.contains(user));
+        let wrongly: Vec<String> =
+            sqlx::query_scalar("SELECT user_id FROM coupons WHERE campaign_id = $1 AND user_id = ANY ($2)")
+                .bind(Uuid::from(results.campaign.unwrap().0))
+                .bind(refused.map(|user| format!("user-{user}")).collect::<Vec<_>>())
+                .fetch_all(&self.pool)
+                .await
+                .unwrap();
+        assert!(wrongly.is_empty(), "told that all is sold out, and have a coupon: {wrongly:?}");
     }
 
     /// Coupons of a campaign, as Postgres counts them.
