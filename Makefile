@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench check nemesis
+.PHONY: help demo test bench check nemesis zoo
 
 help: ## Lists the targets
 	@sed -n 's/^\([a-z]*\):.*## /  \1\t/p' $(MAKEFILE_LIST)
@@ -9,6 +9,9 @@ demo: ## Runs everything on private servers; ARGS="..." are passed on
 
 test: ## Runs all tests, against real servers
 	.ci/servers test && RUST_TEST_THREADS=4 cargo test --workspace --locked --features failpoints
+
+zoo: ## Plants known bugs, one at a time: a test has to find each
+	@.ci/servers test && cargo test --locked --features failpoints,zoo --test it -- --exact zoo::each_bug_is_found --nocapture
 
 nemesis: ## Breaks everything at random for SECONDS, as SEED tells
 	@.ci/servers test && SEED=$(or $(SEED),1) SECONDS=$(or $(SECONDS),30) cargo test --locked --features failpoints --test it -- --exact nemesis::first --nocapture

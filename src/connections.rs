@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use outbox_relay::retry::Retry;
+use outbox_relay::zoo;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{ConnectOptions as _, PgPool};
 use tokio::time::{sleep, timeout};
@@ -40,7 +41,10 @@ impl Connections {
     /// When a server is away and there is no patience, or the schema does not fit.
     pub async fn open(config: &Config, patience: Patience) -> anyhow::Result<Self> {
         let database: PgConnectOptions = config.database.reveal().parse().context("read DATABASE_URL")?;
-        let database = database.application_name("coupon").options([DURABLE]).disable_statement_logging();
+        let database = database
+            .application_name("coupon")
+            .options((!zoo::has("not-durable")).then_some(DURABLE))
+            .disable_statement_logging();
         let check = async || -> anyhow::Result<()> {
             let mut connection = timeout(CONNECT_TIMEOUT, database.connect()).await??;
             Ok(schema::check(&mut connection, config.shards).await?)

@@ -16,6 +16,7 @@ use crate::failpoint;
 use crate::outlet::{Outlet, Shard};
 use crate::projection::{Projection, ProjectorError};
 use crate::retry::Retry;
+use crate::zoo;
 
 /// Events in one transaction, at the most.
 pub(crate) const BATCH_EVENTS: usize = 1_000;
@@ -81,11 +82,13 @@ impl<'a> Feed<'a> {
         let position = self.position();
         events.sort_by_key(|event| event.position);
         events.dedup_by_key(|event| event.position);
-        events.retain(|event| event.position > position);
+        if !zoo::has("applied-however-often") {
+            events.retain(|event| event.position > position);
+        }
         let Some(last) = events.last().map(|event| event.position) else { return Ok(()) };
         let complete = last - position == events.len() as i64;
         let new = if complete { &events[..] } else { &events[events.len() - 1..] };
-        if !(self.are_ours(new).await? && complete) {
+        if !zoo::has("gaps-are-skipped") && !(self.are_ours(new).await? && complete) {
             tracing::warn!(
                 shard = %self.shard, applied = position, given = last,
                 "what the stream gave has gaps, or is another's: events are taken from the outbox"
@@ -164,11 +167,16 @@ impl<'a> Feed<'a> {
         let mut transaction = self.connection.begin().await?;
         let mut moved = Vec::with_capacity(self.projections.len());
         for (projection, position) in self.projections.iter().zip(&self.positions) {
-            let new = &events[events.partition_point(|event| event.position <= *position)..];
+            let position = if zoo::has("applied-however-often") { 0 } else { *position };
+            let new = &events[events.partition_point(|event| event.position <= position)..];
             if !new.is_empty() {
                 projection.apply(&mut transaction, new).await?;
                 moved.push(projection.name());
             }
+        }
+        if zoo::has("position-in-another-transaction") {
+            transaction.commit().await?;
+            transaction = self.connection.begin().await?;
         }
         save_positions(&mut transaction, &moved, self.shard, last).await?;
         failpoint::reached("projector.applied").await;
@@ -193,7 +201,8 @@ impl<'a> Feed<'a> {
             let mut retry = Retry::new(Duration::from_millis(20), Duration::from_secs(1));
             let mut attempt = 1;
             while let Err(error) = self.apply_one(&**projection, event).await {
-                let poison = matches!(&error, ProjectorError::Apply(error) if error.is_poison());
+                let poison = matches!(&error, ProjectorError::Apply(error) if error.is_poison())
+                    && !zoo::has("poison-blocks");
                 if !poison {
                     return Err(error);
                 }
@@ -230,7 +239,9 @@ impl<'a> Feed<'a> {
         dead::publish(self.nats, self.outlet, &parked, event).await?;
         failpoint::reached("projector.wrote_letter").await;
         let mut transaction = self.connection.begin().await?;
-        parked.note(&mut transaction).await?;
+        if !zoo::has("poison-is-dropped") {
+            parked.note(&mut transaction).await?;
+        }
         save_positions(&mut transaction, &[projection], self.shard, event.position).await?;
         transaction.commit().await?;
         failpoint::reached("projector.parked").await;

@@ -18,7 +18,7 @@
 //! * [`metrics`]: what all this measures.
 //! * [`stream`]: the streams themselves.
 //! * [`retry`]: the waits between attempts.
-//! * [`failpoint`]: where tests break in.
+//! * [`failpoint`] and [`zoo`]: where tests break in, and what they have to find.
 
 pub mod append;
 pub mod audit;
@@ -42,6 +42,7 @@ pub mod retention;
 pub mod retry;
 pub mod status;
 pub mod stream;
+pub mod zoo;
 
 pub use append::{AppendError, append};
 pub use event::{Event, NewEvent};

@@ -23,6 +23,7 @@ use crate::outlet::{Outlet, Shard};
 use crate::projection::{Projection, ProjectorError};
 use crate::retry::Retry;
 use crate::stream::{self, ConnectionLost, StreamError};
+use crate::zoo;
 
 /// A batch is followed by the next no sooner than this, unless it was full: under load a few large
 /// transactions cost less than many small ones.
@@ -129,6 +130,9 @@ impl Projector {
             failpoint::reached("projector.fetched").await;
             let before = feed.position();
             let appended: Vec<_> = events.iter().map(|event| (event.position, event.time)).collect();
+            if zoo::has("acknowledged-before-commit") {
+                last.ack().await.map_err(|error| self.error(&*error))?;
+            }
             feed.absorb(events).await?;
             failpoint::reached("projector.committed").await;
             self.measure(before, feed.position(), &appended);

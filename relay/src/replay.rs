@@ -40,6 +40,7 @@ use crate::failpoint;
 use crate::leadership;
 use crate::outlet::{Outlet, Shard};
 use crate::stream::{self, StreamError};
+use crate::zoo;
 use selection::Range;
 
 /// Why a replay did not begin, or ended early. What was published stays; the run can be resumed.
@@ -172,6 +173,7 @@ impl Replayer {
         };
         let (stream, reached) = leadership::keep(&mut self.connection, asked).await??;
         let end = stream.cached_info().state.last_sequence;
+        let reached = reached.filter(|_| !zoo::has("replay-starts-over"));
         let kept = stream.cached_info().config.max_age;
         let age = time::OffsetDateTime::now_utc() - self.run.started_at;
         if reached.is_none() && !kept.is_zero() && age > kept {

@@ -7,7 +7,7 @@ use async_nats::connection::State as NatsState;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
-use outbox_relay::{Metrics, RelayStatus, Shard};
+use outbox_relay::{Metrics, RelayStatus, Shard, zoo};
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
@@ -57,7 +57,7 @@ pub(super) async fn readyz(State(monitor): State<Arc<Monitor>>) -> Response {
         .iter()
         .filter_map(|(_, relay)| Some(relay.borrow().halted.as_ref()?.to_string()))
         .collect();
-    let ready = postgres && redis;
+    let ready = postgres && redis && (nats || !zoo::has("unready-without-nats"));
     let status = match (ready, nats && halted.is_empty()) {
         (true, true) => "ready",
         (true, false) => "degraded",

@@ -32,3 +32,5 @@ mod situations;
 mod startup;
 mod subscriber;
 mod tidy;
+#[cfg(feature = "zoo")]
+mod zoo;

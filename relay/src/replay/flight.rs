@@ -17,6 +17,7 @@ use crate::failpoint;
 use crate::leadership;
 use crate::outlet::{Outlet, Shard};
 use crate::retry::Retry;
+use crate::zoo;
 
 /// Positions that one statement looks through, however few of them are selected.
 const SCAN_POSITIONS: i64 = 20_000;
@@ -172,6 +173,7 @@ impl Flight<'_> {
         let StoredEvent { id, kind, key, shard, .. } = event;
         let run = &self.run.id;
         let mut headers = event.headers(&format!("{id}.{run}"));
+        let id = if zoo::has("replay-mints-event-ids") { ulid::Ulid::generate() } else { *id };
         headers.insert(EVENT_ID_HEADER, id.to_string());
         let Epoch { epoch, .. } = self.epochs.of_position(event.position);
         if epoch > 0 {

@@ -99,6 +99,8 @@ impl World {
     pub(crate) async fn migrate(&self) {
         let mut connection = PgConnection::connect(&self.servers.database_url()).await.unwrap();
         schema::migrate(&mut connection, self.shards).await.unwrap();
+        #[cfg(feature = "zoo")]
+        crate::zoo::plant(&self.pool).await;
     }
 
     /// Adds a process, and waits until it serves. Its index in `processes` is answered.
@@ -136,6 +138,8 @@ impl World {
             ("SHARDS", self.shards.to_string()),
             ("NATS_REPLICAS", self.replicas.to_string()),
             ("RUST_LOG", "info".to_owned()),
+            #[cfg(feature = "zoo")]
+            ("BUG", std::env::var("BUG").unwrap_or_default()),
         ]
     }
 

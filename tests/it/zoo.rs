@@ -1,0 +1,105 @@
+//! Bugs that others have had, planted one at a time: a test finds each. `make zoo`.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use outbox_relay::zoo;
+use sqlx::PgPool;
+use tokio::process::Command;
+use tokio::time::timeout;
+
+/// A bug, and the test that finds it.
+const ZOO: [(&str, &str); 24] = [
+    // Gate and writer.
+    ("postgres-does-not-cap", "faults::gate::a_gate_with_too_high_a_quantity_oversells_nothing"),
+    ("postgres-forgets-the-limit", "faults::gate::a_gate_that_forgot_a_winner_gives_him_no_second_coupon"),
+    ("coupon-without-event", "issuing::every_user_gets_his_coupon_when_there_is_one_for_each"),
+    ("not-durable", "faults::postgres::a_postgres_that_is_killed_in_a_rush_has_every_promised_coupon"),
+    ("unknown-is-taken-for-failed", "faults::seats::a_seat_whose_commit_is_unknown_and_failed_is_sold_again"),
+    (
+        "seats-of-the-failed-are-kept",
+        "faults::postgres::without_postgres_nothing_is_promised_and_no_seat_is_lost",
+    ),
+    ("sweeper-does-not-ask", "faults::seats::a_seat_whose_commit_is_unknown_and_done_stays_with_its_holder"),
+    ("unready-without-nats", "faults::nats::without_nats_claims_go_on_and_the_backlog_drains_afterwards"),
+    // Outbox and relay.
+    ("positions-without-a-lock", "outbox::positions_are_the_order_of_commit_without_a_gap"),
+    ("no-expected-sequence", "relay::a_relay_that_wakes_up_behind_another_adds_nothing"),
+    ("duplicate-is-trusted", "situations::what_was_seen_elsewhere_does_not_count_as_published::packaged"),
+    ("stored-when-sent", "situations::a_strangers_message_in_the_midst_stops_the_relay::packaged"),
+    (
+        "only-the-last-message-is-compared",
+        "situations::a_strangers_message_in_the_midst_stops_the_relay::packaged",
+    ),
+    (
+        "another-message-id-at-each-try",
+        "relay::a_relay_that_is_killed_again_and_again_leaves_no_hole_and_no_copy",
+    ),
+    ("partitions-go-unconfirmed", "retention::partitions_go_when_they_are_old_and_confirmed"),
+    // Projector.
+    ("acknowledged-before-commit", "projections::what_fails_leaves_neither_effect_nor_position"),
+    ("position-in-another-transaction", "projections::what_fails_leaves_neither_effect_nor_position"),
+    (
+        "applied-however-often",
+        "projections::each_event_is_applied_once_however_often_and_in_whatever_order_it_comes",
+    ),
+    ("gaps-are-skipped", "projections::a_gap_is_filled_from_the_outbox_or_stops_the_projection"),
+    ("poison-is-dropped", "dead::a_poison_event_is_parked_and_can_be_redriven"),
+    ("poison-blocks", "dead::a_poison_event_is_parked_and_can_be_redriven"),
+    (
+        "settlement-is-a-cent-off",
+        "projections::each_event_is_applied_once_however_often_and_in_whatever_order_it_comes",
+    ),
+    // Replay.
+    ("replay-mints-event-ids", "replay::a_replay_reaches_who_asked_for_it_and_disturbs_nobody"),
+    ("replay-starts-over", "replay::runs::a_run_that_is_killed_again_and_again_is_whole_in_the_end"),
+];
+
+/// Longer than any of these tests takes.
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// Those of Postgres: what is changed in a function.
+pub(crate) async fn plant(pool: &PgPool) {
+    for (bug, function, from, to) in [
+        ("postgres-does-not-cap", "issue_batch", "WHERE number <= campaign.quantity", ""),
+        (
+            "postgres-forgets-the-limit",
+            "issue_batch",
+            "coalesce(held.nth, 0) < campaign.per_user_limit AND",
+            "",
+        ),
+        (
+            "coupon-without-event",
+            "issue_batch",
+            "won_count > 0 THEN",
+            "won_count > 0 AND 1 <> ALL (won_numbers) THEN",
+        ),
+        ("positions-without-a-lock", "outbox_lock", "PERFORM pg_advisory_xact_lock", "PERFORM concat"),
+    ] {
+        if zoo::has(bug) {
+            let definition: String = sqlx::query_scalar("SELECT pg_get_functiondef($1::text::regproc)")
+                .bind(function)
+                .fetch_one(pool)
+                .await
+                .unwrap();
+            assert!(definition.contains(from), "{function} has no {from}");
+            sqlx::raw_sql(&definition.replace(from, to)).execute(pool).await.unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn each_bug_is_found() {
+    let mut escaped = Vec::new();
+    for (bug, test) in ZOO {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", test]).env("BUG", bug).kill_on_drop(true);
+        let run = command.stdout(Stdio::null()).stderr(Stdio::null()).status();
+        let found = timeout(LIMIT, run).await.map_or(true, |status| !status.unwrap().success());
+        println!("{bug}: {} {test}", if found { "found by" } else { "ESCAPES" });
+        if !found {
+            escaped.push(bug);
+        }
+    }
+    assert!(escaped.is_empty(), "{escaped:?}");
+}
