@@ -97,7 +97,8 @@ pub async fn page(
     limit: i64,
 ) -> Result<Vec<WalletCoupon>, sqlx::Error> {
     sqlx::query_as(
-        "SELECT * FROM (SELECT *, state = 'issued' AND expires_at > now() AS usable FROM wallet) AS held \
+        "SELECT coupon_id, campaign_id, number, face_value, currency, state, issued_at, expires_at, usable \
+         FROM (SELECT *, state = 'issued' AND expires_at > now() AS usable FROM wallet) AS held \
          WHERE user_id = $1 AND ($2::uuid IS NULL OR coupon_id < $2) \
            AND ($3::text IS NULL OR CASE WHEN $3 = 'usable' THEN usable ELSE state = $3 END) \
          ORDER BY coupon_id DESC LIMIT $4",

@@ -141,10 +141,13 @@ pub(crate) async fn publish(
 /// # Errors
 /// When the database cannot be asked.
 pub async fn list(connection: &mut PgConnection, limit: i64) -> Result<Vec<Parked>, sqlx::Error> {
-    sqlx::query_as("SELECT * FROM parked_events ORDER BY projection, shard, position LIMIT $1")
-        .bind(limit)
-        .fetch_all(connection)
-        .await
+    sqlx::query_as(
+        "SELECT projection, shard, position, event_id, reason, attempts, parked_at \
+         FROM parked_events ORDER BY projection, shard, position LIMIT $1",
+    )
+    .bind(limit)
+    .fetch_all(connection)
+    .await
 }
 
 /// The letters of one shard.
@@ -168,7 +171,8 @@ impl Letters<'_> {
     ) -> Result<(Parked, Event), DeadError> {
         let Self { nats, outlet, shard } = *self;
         let parked: Option<Parked> = sqlx::query_as(
-            "SELECT * FROM parked_events WHERE projection = $1 AND shard = $2 AND position = $3",
+            "SELECT projection, shard, position, event_id, reason, attempts, parked_at \
+             FROM parked_events WHERE projection = $1 AND shard = $2 AND position = $3",
         )
         .bind(projection)
         .bind(shard.0)

@@ -2,6 +2,7 @@
 
 mod gate;
 mod nats;
+mod operations;
 #[cfg(feature = "failpoints")]
 mod points;
 mod postgres;

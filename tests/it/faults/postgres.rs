@@ -76,14 +76,17 @@ async fn without_postgres_nothing_is_promised_and_no_seat_is_lost() {
     world.claim(campaign, "first").await;
     world.servers.postgres.kill().await;
     fault.fired(1);
+    let unready = async || Some(world.api().get("/readyz").await).filter(|answer| answer.status == 503);
+    let unready = wait_for("the process knows", SOON, unready).await;
+    assert_eq!(unready.body["postgres"], "down");
     let users = ["alice", "bob", "carol"];
     for user in users {
         let refused = world.claim(campaign, user).await;
         assert_eq!((refused.status, refused.problem()), (503, "storage-unavailable"), "{refused:?}");
         assert_eq!(refused.header("retry-after"), Some("1"));
     }
-    let ready = world.api().get("/readyz").await;
-    assert_eq!((ready.status, &ready.body["postgres"]), (503, &json!("down")));
+    // Surely not committed: back at once, and not when a sweeper has asked Postgres.
+    world.pending(campaign, 0).await;
     world.servers.postgres.start().await.unwrap();
     for user in users {
         let won = async || world.claim(campaign, user).await.status == 201;

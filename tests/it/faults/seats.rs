@@ -72,6 +72,7 @@ async fn a_seat_whose_commit_is_unknown_and_done_stays_with_its_holder() {
     });
     assert_eq!(again.await.problem(), "already-issued");
     world.pending(campaign, 0).await;
+    assert!(!world.processes[0].log().contains("back on sale"), "his seat was given away");
     assert_eq!(world.claim(campaign, "carol").await.problem(), "sold-out");
     fault.healed();
     world.close().await;
