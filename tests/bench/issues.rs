@@ -3,9 +3,11 @@
 //!
 //! * to the rate of `GET /livez`, measured with the same client before and after each segment;
 //! * to the same service with batches of one;
-//! * of the last segment to the first, also while another session holds a snapshot open.
+//! * of the last segment to the first, also while another session holds a snapshot open;
+//! * while NATS is away to before, and of the drain of the backlog to what is issued meanwhile.
 //!
-//! `BENCH_COUPONS` says how many coupons (1,000,000), `BENCH_SECONDS` how long a segment is (5).
+//! `BENCH_COUPONS` says how many coupons (1,000,000), `BENCH_SECONDS` how long a segment is (5),
+//! `BENCH_AWAY_SECONDS` how long NATS is away (60).
 
 mod support;
 
@@ -23,6 +25,7 @@ use sqlx::{Connection as _, PgConnection};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio::process::{Child, Command};
+use tokio::time::sleep;
 
 use crate::support::{line, number, wait_until};
 
@@ -41,6 +44,8 @@ async fn main() -> Result<()> {
     let beside_snapshot = run(coupons, seconds, None, true).await?;
     println!("\nbatches of one");
     let one_by_one = run(1, seconds, Some("1"), false).await?;
+    println!("\nwithout NATS, and behind it");
+    let outage = outage(seconds, number("BENCH_AWAY_SECONDS", 60)).await?;
 
     support::heading();
     line("issues/s to livez/s", share(&alone, |s| s.to_livez()), ">= 0.22");
@@ -49,6 +54,8 @@ async fn main() -> Result<()> {
     line("p99 at 256 connections, ms, median of segments", share(&alone, |s| s.p99_ms), "< 50");
     line("last segment to first (both to livez)", decline(&alone), "~ 1");
     line("the same beside a snapshot", decline(&beside_snapshot), "~ 1");
+    line("issues/s while NATS is away, to before", outage.away / outage.before, "~ 1");
+    line("backlog drained/s to issues/s meanwhile", outage.drained / outage.meanwhile, ">= 2");
     Ok(())
 }
 
@@ -119,6 +126,54 @@ async fn run(coupons: u64, seconds: u64, batch_rows: Option<&str>, snapshot: boo
         segments.push(segment);
     }
     Ok(segments)
+}
+
+/// Events a second.
+struct Outage {
+    before: f64,
+    away: f64,
+    /// Projected, from the return of NATS until nothing was left behind.
+    drained: f64,
+    /// Issued in the same time.
+    meanwhile: f64,
+}
+
+async fn outage(seconds: u64, away_seconds: u64) -> Result<Outage> {
+    let mut site = Site::start(None).await?;
+    let before = site.claims(0, seconds).await?.rate();
+    let mut connection = PgConnection::connect(&site.servers.database_url()).await?;
+    site.servers.nats.kill().await;
+    let (head_before, started) = (head(&mut connection).await?, Instant::now());
+    site.wrk(away_seconds, Some(1)).await?;
+    let away = rate(head(&mut connection).await? - head_before, started);
+
+    site.servers.nats.start().await?;
+    let (from, issued_from) = (projected(&mut connection).await?, head(&mut connection).await?);
+    let started = Instant::now();
+    let drain = async {
+        loop {
+            let (done, issued) = (projected(&mut connection).await?, head(&mut connection).await?);
+            // What is on its way at any time.
+            if issued - done < 10_000 {
+                return anyhow::Ok((rate(done - from, started), rate(issued - issued_from, started)));
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let load = site.wrk(away_seconds, Some(2));
+    let (drain, load) = tokio::join!(drain, load);
+    load?;
+    let (drained, meanwhile) = drain?;
+    println!(
+        "{before:.0} issues/s before, {away:.0} while NATS was away for {away_seconds} s; then {drained:.0} \
+         events/s projected and {meanwhile:.0} issued, until none were left behind"
+    );
+    Ok(Outage { before, away, drained, meanwhile })
+}
+
+#[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
+fn rate(events: i64, since: Instant) -> f64 {
+    events as f64 / since.elapsed().as_secs_f64()
 }
 
 /// Private servers, and one process of the service with one open campaign.
