@@ -7,7 +7,10 @@
 --                seat of a user, from the second on, is `admitted <n>`
 --   already      has all the seats that the limit allows: tested before everything else, so that
 --                a winner is told so for ever
---   closed, not_open, sold_out
+--   closed, not_open
+--   taken        all seats are taken, and some of them are pending. Whoever has a coupon may have lost
+--                his seat to one of those (commits come late, and Redis may be restored): Postgres knows
+--   sold_out     all seats are taken and confirmed, so that nobody else has a coupon
 --   unloaded     nothing is known of the campaign: it has to be loaded
 -- Atomic because duplicate, stock and seat are one decision; Redis' own clock judges the window.
 
@@ -41,6 +44,7 @@ if limit > 1 then
 end
 local held = redis.call('SMISMEMBER', KEYS[2], unpack(names))
 
+local full = nil
 local given = {}
 local seats = {}
 local deadlines = {}
@@ -54,7 +58,8 @@ for i = 1, #ARGV do
   elseif refusal then
     answers[i] = refusal
   elseif left <= 0 then
-    answers[i] = 'sold_out'
+    full = full or (#seats == 0 and redis.call('ZCARD', KEYS[3]) == 0 and 'sold_out' or 'taken')
+    answers[i] = full
   else
     local seat = names[at + n]
     left = left - 1

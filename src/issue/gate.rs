@@ -219,6 +219,7 @@ fn pass_on(claims: Vec<(Claim, Writer)>, admissions: Vec<Admission>) -> Vec<Seat
                 Err(ClaimError::Overloaded)
             }
             Some(Admission::Already) => Ok(Verdict::Already),
+            Some(Admission::Taken) => Ok(Verdict::Taken),
             Some(Admission::SoldOut) => Ok(Verdict::SoldOut),
             Some(Admission::NotOpen) => Ok(Verdict::NotOpen),
             Some(Admission::Closed) => Ok(Verdict::Closed),

@@ -60,6 +60,9 @@ pub enum Verdict {
     Held(Coupon),
     /// He has all the seats that he may have, says the gate: some may not be committed yet, or never.
     Already,
+    /// All seats are taken, says the gate, and some of them are pending: one may be that of a coupon which
+    /// he has.
+    Taken,
     SoldOut,
     NotOpen,
     Closed,
@@ -168,10 +171,12 @@ impl Issuer {
         failpoint::reached("claim.asked").await;
         self.gate.admit(claim, writer.clone());
         let mut verdict = verdict.await.unwrap_or(Err(ClaimError::Unknown));
-        if verdict == Ok(Verdict::Already) {
+        if let Ok(said @ (Verdict::Already | Verdict::Taken)) = &verdict {
             let held = coupon::held(&self.pool, campaign.id, &user, campaign.per_user_limit).await?;
             if let Some(coupon) = held {
                 verdict = Ok(Verdict::Held(coupon));
+            } else if *said == Verdict::Taken {
+                verdict = Ok(Verdict::SoldOut);
             } else {
                 let (claim, judged) = Claim::new(campaign.id, user, traceparent);
                 if let Err(claim) = writer.write(claim) {
@@ -187,7 +192,7 @@ impl Issuer {
         Ok(match verdict? {
             Verdict::Issued(coupon) => Outcome::Issued(coupon),
             Verdict::Held(coupon) => Outcome::held(coupon, &campaign),
-            Verdict::Already => return Err(ClaimError::Unknown.into()), // Postgres does not say so
+            Verdict::Already | Verdict::Taken => return Err(ClaimError::Unknown.into()), // Postgres does not say so
             Verdict::SoldOut => Outcome::SoldOut,
             Verdict::NotOpen => Outcome::NotOpen { opens_at: campaign.opens_at },
             Verdict::Closed => Outcome::Closed,

@@ -80,6 +80,8 @@ pub enum Admission {
     Admitted(Seat),
     /// He has all the seats that he may have.
     Already,
+    /// All seats are taken, some of which are pending: he may have a coupon nevertheless.
+    Taken,
     SoldOut,
     NotOpen,
     Closed,
@@ -92,6 +94,7 @@ impl Admission {
         match word {
             "admitted" => Some(Self::Admitted(Seat::new(user, 1))),
             "already" => Some(Self::Already),
+            "taken" => Some(Self::Taken),
             "sold_out" => Some(Self::SoldOut),
             "not_open" => Some(Self::NotOpen),
             "closed" => Some(Self::Closed),

@@ -2,36 +2,69 @@
 
 mod history;
 mod model;
+mod play;
+mod telling;
 
+use std::cell::RefCell;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use coupon_dispatcher::campaign::{Campaign, CampaignId, Expiry, MerchantId, SettleOn, State, UserId};
 use coupon_dispatcher::issue::seats::{self, Admission, Seat, Seats};
 use outbox_relay::Shard;
+use proptest::test_runner::{Config, RngSeed, TestError, TestRunner};
+use proptest_state_machine::ReferenceStateMachine as _;
 use time::OffsetDateTime;
+use tokio::runtime::Runtime;
 use ulid::Ulid;
 
-use self::history::History;
-use crate::support::World;
+use self::history::{History, Step};
+use self::play::Stage;
+use self::telling::Telling;
+use crate::support::{World, seeded};
 
-const STEPS: usize = 5_000;
-/// All seats are compared once in so many steps, their number after each.
-const COMPARE_INTERVAL: usize = 50;
+const CASES: u32 = 80;
+const STEPS_MAX: usize = 100;
+/// Attempts to make a history shorter that fails.
+const SHRINK_STEPS_MAX: u32 = 2_000;
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
 
-#[tokio::test]
-async fn the_gate_says_what_the_model_predicts() {
-    let world = World::bare(1).await;
-    world.migrate().await;
-    let mut history = History::start(&world).await;
-    for step in 0..STEPS {
-        history.step().await;
-        if step % COMPARE_INTERVAL == 0 {
-            history.compare_seats().await;
-        }
+#[test]
+fn the_gate_says_what_the_model_predicts() {
+    let runtime = Runtime::new().unwrap();
+    let world = runtime.block_on(World::bare(1));
+    runtime.block_on(world.migrate());
+    let stage = runtime.block_on(Stage::new(&world));
+    let telling = RefCell::new(Telling::default());
+
+    let (seed, _) = seeded();
+    let config = Config {
+        cases: CASES,
+        failure_persistence: None,
+        max_shrink_iters: SHRINK_STEPS_MAX,
+        rng_seed: RngSeed::Fixed(seed),
+        ..Config::default()
+    };
+    let histories = History::sequential_strategy(STEPS_MAX / 2..=STEPS_MAX);
+    let result = TestRunner::new(config).run(&histories, |(history, steps, played)| {
+        // What was not played before it fails is dropped first.
+        let steps = steps.into_iter().inspect(|_| {
+            if let Some(played) = &played {
+                played.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        let watch = |before: &History, step: &Step, after: &History| {
+            telling.borrow_mut().watch(before, step, after);
+        };
+        runtime.block_on(stage.clone().play(history, steps, watch))
+    });
+    if let Err(TestError::Fail(reason, (_, steps, _))) = &result {
+        let steps: Vec<String> = steps.iter().map(|step| format!("{step:?}")).collect();
+        panic!("{reason}\n\nSEED={seed}, a history that ends so:\n{}", steps.join("\n"));
     }
-    history.assert_was_telling();
-    world.close().await;
+    result.unwrap();
+    telling.borrow().assert_complete();
+    runtime.block_on(world.close());
 }
 
 #[tokio::test]

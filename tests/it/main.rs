@@ -18,6 +18,7 @@ mod halts;
 mod issuing;
 mod matrix;
 mod metrics;
+mod model;
 mod nemesis;
 mod outbox;
 mod permissions;

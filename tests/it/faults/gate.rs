@@ -95,6 +95,28 @@ async fn a_gate_that_forgot_a_winner_gives_him_no_second_coupon() {
     world.close().await;
 }
 
+/// Redis was restored to a moment at which the last seat was another's, who did not get the coupon in the end.
+#[tokio::test]
+async fn a_winner_whose_seat_is_pending_for_another_is_shown_his_coupon() {
+    let world = World::start().await;
+    let campaign = world.open_campaign(json!({ "quantity": 1 })).await;
+    let issued = world.claim(campaign, "alice").await;
+    world.pending(campaign, 0).await;
+    let gate = format!("gate1:{{{campaign}}}");
+    let (holders, pending) = (format!("{gate}:holders"), format!("{gate}:pending"));
+    // In this order the gate contradicts Postgres at no time, so that nobody loads it anew.
+    tell_redis(&world, &["ZADD", &pending, "9999999999999", "bob"]).await;
+    tell_redis(&world, &["SADD", &holders, "bob"]).await;
+    tell_redis(&world, &["SREM", &holders, "alice"]).await;
+
+    let again = world.claim(campaign, "alice").await;
+    assert_eq!((again.status, again.problem()), (409, "already-issued"), "{again:?}");
+    assert_eq!(again.body["coupon"], issued.body);
+    assert_eq!(world.claim(campaign, "carol").await.problem(), "sold-out");
+    tell_redis(&world, &["ZADD", &pending, "1", "bob"]).await;
+    world.close().await;
+}
+
 #[tokio::test]
 async fn a_gate_that_says_open_or_closed_wrongly_is_put_right() {
     let fault = owns("gate-lies");

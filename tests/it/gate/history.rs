@@ -1,361 +1,267 @@
-//! Random histories of several gates, each step of which the model predicts.
+//! Random histories of two gates: who calls what, whose reply is lost, and what befalls Redis.
 
-use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::collections::BTreeSet;
 
-use coupon_dispatcher::campaign::{Campaign, CampaignId, State, UserId};
-use coupon_dispatcher::issue::seats::{Admission, Seat, Seats};
-use rand::RngExt as _;
-use rand::rngs::StdRng;
-use rand::seq::IndexedRandom as _;
-use redis::aio::MultiplexedConnection;
+use coupon_dispatcher::campaign::{Campaign, CampaignId, State};
+use coupon_dispatcher::issue::seats::{Admission, LoadStep};
+use proptest::prelude::*;
+use proptest::sample::{select, subsequence};
+use proptest_state_machine::ReferenceStateMachine;
 use time::OffsetDateTime;
 use ulid::Ulid;
 
-use super::model::{Model, Place, seat, user};
-use super::{campaign, connect};
-use crate::support::{World, seeded};
+use super::campaign;
+use super::model::{Model, Place};
 
-const USERS: usize = 12;
-const CAMPAIGNS: usize = 4;
-/// A loader that has been quiet for so long is ended here, before its lease ends it.
-const LOADER_QUIET_MAX: Duration = Duration::from_secs(3);
-const STATES: [State; 5] = [State::Draft, State::Scheduled, State::Open, State::Paused, State::Closed];
+pub(super) const GATES: usize = 2;
+pub(super) const USERS: usize = 8;
+const LIMIT_MAX: i32 = 3;
+
+/// What happens at one of the gates.
+#[derive(Clone, Debug)]
+pub(super) struct Step {
+    pub(super) gate: usize,
+    pub(super) call: Call,
+    /// If not, the script runs, and whoever has called it does not know.
+    pub(super) heard: bool,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Call {
+    Admit(Vec<usize>),
+    Confirm(Vec<Place>),
+    Release(Vec<Place>),
+    /// With the next token.
+    Begin,
+    Add(usize, Vec<Place>),
+    Finish(usize, Settings),
+    /// The state of a version so much newer than the gate's last, or older.
+    SetState(i32, State),
+    /// The leases of these seats run out.
+    Expire(Vec<Place>),
+    /// The sweeper sees to all overdue seats, of which these have a coupon.
+    Sweep(Vec<Place>),
+    /// The lease of the loader runs out: it hangs, or has died.
+    LoaderExpires,
+    Lose(Key),
+    ForgetScripts,
+    LoseEverything,
+}
+
+/// What an operator may have changed before a load.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Settings {
+    quantity: i32,
+    limit: i32,
+    opened: bool,
+    over: bool,
+    state: State,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Key {
+    Gate,
+    Holders,
+    Pending,
+    Loading,
+}
+
+/// What a call has to answer.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) enum Said {
+    #[default]
+    Nothing,
+    Admissions(Vec<Admission>),
+    Released(usize),
+    Loaded(LoadStep),
+    /// Overdue seats, and how many of them were released.
+    Swept(BTreeSet<Place>, usize),
+}
 
 /// One campaign: what it is, and what its gate has to be.
-struct Subject {
-    campaign: Campaign,
-    model: Model,
-    /// Tokens of all that began to load, the newest last.
-    tokens: Vec<Ulid>,
+#[derive(Clone, Debug)]
+pub(super) struct Subject {
+    pub(super) campaign: Campaign,
+    pub(super) model: Model,
     /// Seats that were ever pending: some are confirmed or released late.
-    known: Vec<Place>,
-    loader_seen: Instant,
+    known: BTreeSet<Place>,
+    /// Seats that were given, which nobody knows.
+    pub(super) unheard: BTreeSet<Place>,
+    /// The last call, if its reply was lost.
+    pub(super) lost: Option<Call>,
 }
 
+/// Two campaigns, after some steps.
+#[derive(Clone, Debug)]
 pub(super) struct History {
-    seed: u64,
-    random: StdRng,
-    seats: Seats,
-    redis: MultiplexedConnection,
-    subjects: Vec<Subject>,
-    steps: Vec<(usize, String)>,
-    /// How often something happened for which these histories are run.
-    happened: BTreeMap<&'static str, usize>,
+    pub(super) subjects: Vec<Subject>,
+    /// Tokens given so far.
+    pub(super) tokens: usize,
+    /// What the last step has to have answered.
+    pub(super) said: Said,
 }
 
-impl History {
-    pub(super) async fn start(world: &World) -> Self {
-        let (seed, random) = seeded();
-        let subject = |_| Subject {
-            campaign: campaign(),
-            model: Model::default(),
-            tokens: Vec::new(),
-            known: vec![(0, 1)],
-            loader_seen: Instant::now(),
-        };
-        Self {
-            seed,
-            random,
-            seats: connect(world).await,
-            redis: world.redis().await,
-            subjects: (0..CAMPAIGNS).map(subject).collect(),
-            steps: Vec::new(),
-            happened: BTreeMap::new(),
-        }
+pub(super) fn token(number: usize) -> Ulid {
+    Ulid(u128::try_from(number).unwrap() + 1)
+}
+
+impl Subject {
+    fn new(id: u128) -> Self {
+        let campaign = Campaign { id: CampaignId(Ulid(id)), ..campaign() };
+        let known = BTreeSet::from([(0, 1)]);
+        Self { campaign, model: Model::default(), known, unheard: BTreeSet::new(), lost: None }
     }
 
-    pub(super) async fn step(&mut self) {
-        let of = self.random.random_range(0..CAMPAIGNS);
-        if self.subjects[of].loader_seen.elapsed() > LOADER_QUIET_MAX {
-            self.end_loader(of).await;
-        }
-        let unloaded = self.subjects[of].model.gate.is_none();
-        let roll = if unloaded && self.random.random_bool(0.5) { 1_000 } else { 0 };
-        match roll + self.random.random_range(0..1_000) {
-            0..400 => self.admit(of).await,
-            400..560 => self.confirm(of).await,
-            560..680 => self.release(of).await,
-            680..730 | 1_000..1_400 => self.begin(of).await,
-            730..800 | 1_400..1_600 => self.add(of).await,
-            800..860 | 1_600..2_000 => self.finish(of).await,
-            860..910 => self.set_state(of).await,
-            910..960 => self.overdue(of).await,
-            960..975 => self.end_loader(of).await,
-            975..985 => self.lose_gate(of).await,
-            985..997 => self.forget_scripts(of).await,
-            _ => self.lose_everything().await,
-        }
-        self.compare_count(of).await;
-    }
-
-    async fn admit(&mut self, of: usize) {
-        let count = self.random.random_range(1..=6);
-        let users: Vec<usize> = (0..count).map(|_| self.random.random_range(0..USERS)).collect();
-        self.note(of, format!("admit {users:?}"));
-        let ids: Vec<UserId> = users.iter().map(|number| UserId::parse(user(*number)).unwrap()).collect();
-        let said = self.seats.admit(self.id(of), ids.iter()).await.unwrap();
-        let predicted = self.subjects[of].model.admit(&users);
-        self.check(of, &said, &predicted);
-        let Subject { model, known, .. } = &mut self.subjects[of];
-        known.extend(model.pending.keys());
-        known.sort_unstable();
-        known.dedup();
-        for word in &said {
-            self.count(match word {
-                Admission::Admitted(seat) if seat.parts().1 > 1 => "a further seat was given",
-                Admission::Admitted(_) => "a first seat was given",
-                Admission::Already => "all was given already",
-                Admission::SoldOut => "nothing was left",
-                Admission::NotOpen => "it was not open",
-                Admission::Closed => "it was closed",
-                Admission::Unloaded => "nothing was known",
-            });
-        }
-    }
-
-    async fn confirm(&mut self, of: usize) {
-        let places = self.some_known(of);
-        self.note(of, format!("confirm {places:?}"));
-        let model = &self.subjects[of].model;
-        let late = model.gate.is_some() && places.iter().any(|place| !model.taken.contains(place));
-        let loads = model.loader.is_some();
-        self.seats.confirm(self.id(of), &as_seats(&places)).await.unwrap();
-        self.subjects[of].model.confirm(&places);
-        self.count_if(late, "a seat was confirmed after its release");
-        self.count_if(loads, "a seat was confirmed during a load");
-    }
-
-    async fn release(&mut self, of: usize) {
-        let places = self.some_known(of);
-        self.note(of, format!("release {places:?}"));
-        let said = self.seats.release(self.id(of), &as_seats(&places)).await.unwrap();
-        let predicted = self.subjects[of].model.release(&places);
-        self.check(of, &said, &predicted);
-        self.count_if(said > 0, "a seat was released");
-        self.count_if(said < places.len(), "a seat was kept");
-    }
-
-    async fn begin(&mut self, of: usize) {
-        let token = Ulid(self.random.random());
-        self.note(of, format!("begin {token}"));
-        let said = self.seats.begin_load(self.id(of), token).await.unwrap();
-        let Subject { model, tokens, loader_seen, .. } = &mut self.subjects[of];
-        let predicted = model.begin(token);
-        *loader_seen = Instant::now();
-        tokens.push(token);
-        self.check(of, &said, &predicted);
-    }
-
-    async fn add(&mut self, of: usize) {
-        let Some(token) = self.some_token(of) else { return };
-        let places = self.some_known(of);
-        self.note(of, format!("add {token} {places:?}"));
-        let said = self.seats.add_to_load(self.id(of), token, &as_seats(&places)).await.unwrap();
-        let Subject { model, loader_seen, .. } = &mut self.subjects[of];
-        let predicted = model.add(token, &places);
-        *loader_seen = Instant::now();
-        let superseded = model.loader.is_some() && model.loader != Some(token);
-        self.check(of, &said, &predicted);
-        self.count_if(superseded, "a superseded loader added");
-    }
-
-    async fn finish(&mut self, of: usize) {
-        let Some(token) = self.some_token(of) else { return };
-        let changed = self.changed(of);
-        self.note(of, format!("finish {token} {changed:?}"));
-        let said = self.seats.finish_load(&changed, token).await.unwrap();
-        let Subject { model, .. } = &mut self.subjects[of];
-        let superseded = model.loader.is_some() && model.loader != Some(token);
-        let loads_pending = model.loader == Some(token) && !model.pending.is_empty();
-        let predicted = model.finish(token, &changed);
-        self.check(of, &said, &predicted);
-        self.subjects[of].campaign = changed;
-        self.count_if(superseded, "a superseded loader finished");
-        self.count_if(loads_pending, "seats were pending during a load");
-    }
-
-    async fn set_state(&mut self, of: usize) {
-        let changed = self.changed(of);
-        let version = (changed.version + self.random.random_range(-3..=1)).max(1);
-        let told = Campaign { version, ..changed };
-        self.note(of, format!("set_state {:?} of version {version}", told.state));
-        self.seats.set_state(&told).await.unwrap();
-        self.subjects[of].model.set_state(&told);
-    }
-
-    /// The deadlines of some seats pass; those and no others are overdue.
-    async fn overdue(&mut self, of: usize) {
-        let places = self.some_known(of);
-        self.note(of, format!("overdue {places:?}"));
-        for place in &places {
-            if let Some(overdue) = self.subjects[of].model.pending.get_mut(place) {
-                *overdue = true;
-                let name =
-                    if place.1 == 1 { user(place.0) } else { format!("{} {}", user(place.0), place.1) };
-                let key = format!("{}:pending", self.key(of));
-                let mut command = redis::cmd("ZADD");
-                let () =
-                    command.arg(key).arg("XX").arg(1).arg(name).query_async(&mut self.redis).await.unwrap();
-            }
-        }
-        let said = self.seats.overdue(self.id(of), 1_000).await.unwrap();
-        let mut said: Vec<_> = said.iter().map(Seat::parts).collect();
-        let places = self.subjects[of].model.overdue();
-        let names: Vec<_> = places.iter().map(|(number, nth)| (user(*number), *nth)).collect();
-        let mut predicted: Vec<_> = names.iter().map(|(user, nth)| (user.as_str(), *nth)).collect();
-        said.sort_unstable();
-        predicted.sort_unstable();
-        self.check(of, &said, &predicted);
-        self.count_if(!predicted.is_empty(), "a seat was overdue");
-    }
-
-    /// The lease of a loader runs out.
-    async fn end_loader(&mut self, of: usize) {
-        self.note(of, "the loader's lease runs out".to_owned());
-        self.delete(format!("{}:loader", self.key(of))).await;
-        self.subjects[of].model.loader = None;
-        self.subjects[of].loader_seen = Instant::now();
-    }
-
-    /// Redis drops one key of the campaign.
-    async fn lose_gate(&mut self, of: usize) {
-        self.note(of, "the hash is lost".to_owned());
-        self.delete(self.key(of)).await;
-        self.subjects[of].model.gate = None;
-    }
-
-    async fn forget_scripts(&mut self, of: usize) {
-        self.note(of, "SCRIPT FLUSH".to_owned());
-        let () = redis::cmd("SCRIPT").arg("FLUSH").query_async(&mut self.redis).await.unwrap();
-    }
-
-    async fn lose_everything(&mut self) {
-        for of in 0..CAMPAIGNS {
-            self.note(of, "FLUSHALL".to_owned());
-            self.subjects[of].model = Model::default();
-        }
-        let () = redis::cmd("FLUSHALL").query_async(&mut self.redis).await.unwrap();
-        self.count("everything was lost");
-    }
-
-    async fn delete(&mut self, key: String) {
-        let () = redis::cmd("DEL").arg(key).query_async(&mut self.redis).await.unwrap();
-    }
-
-    /// Seats that were given at some time, or never.
-    fn some_known(&mut self, of: usize) -> Vec<Place> {
-        let count = self.random.random_range(1..=4);
-        let known = &self.subjects[of].known;
-        let mut places: Vec<Place> =
-            (0..count).filter_map(|_| known.choose(&mut self.random).copied()).collect();
-        if self.random.random_bool(0.1) {
-            places.push((self.random.random_range(0..USERS), self.random.random_range(1..=3)));
-        }
-        places
-    }
-
-    /// Mostly the newest.
-    fn some_token(&mut self, of: usize) -> Option<Ulid> {
-        let tokens = &self.subjects[of].tokens;
-        if self.random.random_bool(0.7) {
-            self.subjects[of].model.loader.or(tokens.last().copied())
-        } else {
-            tokens.choose(&mut self.random).copied()
-        }
-    }
-
-    /// The campaign as an operator may have changed it, mostly open.
-    fn changed(&mut self, of: usize) -> Campaign {
-        let campaign = self.subjects[of].campaign.clone();
+    /// The campaign with these settings, a version later.
+    pub(super) fn changed(&self, settings: Settings) -> Campaign {
         let now = OffsetDateTime::now_utc();
-        let random = &mut self.random;
-        let far = |ahead: bool| if ahead { now + time::Duration::HOUR } else { now - time::Duration::HOUR };
-        let opens_at = far(random.random_bool(0.1));
-        let closes_at = far(random.random_bool(0.9)).max(opens_at + time::Duration::MINUTE);
+        let opens_at = if settings.opened { now - time::Duration::HOUR } else { now + time::Duration::HOUR };
+        let closes_at = if settings.over { now - time::Duration::MINUTE } else { now + time::Duration::DAY };
         Campaign {
-            quantity: random.random_range(1..=15),
-            per_user_limit: random.random_range(1..=3),
+            quantity: settings.quantity,
+            per_user_limit: settings.limit,
             opens_at,
             closes_at,
-            state: if random.random_bool(0.7) { State::Open } else { *STATES.choose(random).unwrap() },
-            version: campaign.version + 1,
-            ..campaign
+            state: settings.state,
+            version: self.campaign.version + 1,
+            ..self.campaign.clone()
         }
     }
 
-    async fn compare_count(&mut self, of: usize) {
-        let said = self.seats.count(self.id(of)).await.unwrap();
-        self.check(of, &said, &self.subjects[of].model.count());
+    pub(super) fn with_state(&self, newer: i32, state: State) -> Campaign {
+        Campaign { version: (self.campaign.version + newer).max(1), state, ..self.campaign.clone() }
     }
 
-    pub(super) async fn compare_seats(&mut self) {
-        let places: Vec<Place> = (0..USERS).flat_map(|user| (1..=3).map(move |nth| (user, nth))).collect();
-        for of in 0..CAMPAIGNS {
-            let said = self.seats.are_taken(self.id(of), &as_seats(&places)).await.unwrap();
-            let taken = &self.subjects[of].model.taken;
-            let predicted: Vec<bool> = places.iter().map(|place| taken.contains(place)).collect();
-            self.check(of, &said, &predicted);
+    fn take(&mut self, call: &Call, next_token: usize) -> Said {
+        let model = &mut self.model;
+        match call {
+            Call::Admit(users) => return Said::Admissions(model.admit(users)),
+            Call::Confirm(places) => model.confirm(places),
+            Call::Release(places) => return Said::Released(model.release(places)),
+            Call::Begin => return Said::Loaded(model.begin(token(next_token))),
+            Call::Add(number, places) => return Said::Loaded(model.add(token(*number), places)),
+            Call::Finish(number, settings) => {
+                self.campaign = self.changed(*settings);
+                return Said::Loaded(self.model.finish(token(*number), &self.campaign));
+            }
+            Call::SetState(newer, state) => {
+                let told = self.with_state(*newer, *state);
+                self.model.set_state(&told);
+            }
+            Call::Expire(places) => model.expire(places),
+            Call::Sweep(coupons) => {
+                let overdue = model.overdue();
+                let (held, free): (Vec<_>, Vec<_>) =
+                    overdue.iter().copied().partition(|place| coupons.contains(place));
+                model.confirm(&held);
+                return Said::Swept(overdue, model.release(&free));
+            }
+            Call::LoaderExpires => model.loader = None,
+            Call::Lose(Key::Gate) => model.gate = None,
+            Call::Lose(Key::Holders) => model.taken.clear(),
+            Call::Lose(Key::Pending) => model.pending.clear(),
+            Call::Lose(Key::Loading) => model.loading.clear(),
+            Call::ForgetScripts => {}
+            Call::LoseEverything => *model = Model::default(),
         }
+        Said::Nothing
     }
 
-    fn check<T: PartialEq + std::fmt::Debug>(&self, of: usize, said: &T, predicted: &T) {
-        if said == predicted {
-            return;
-        }
-        for (step, (_, what)) in self.steps.iter().enumerate().filter(|(_, (subject, _))| *subject == of) {
-            eprintln!("{step:>5} {what}");
-        }
-        panic!("campaign {of} with SEED={}: {said:?} where {predicted:?} was predicted", self.seed);
-    }
-
-    /// What these histories are run for has happened.
-    pub(super) fn assert_was_telling(&self) {
-        println!("{:#?}", self.happened);
-        for what in [
-            "a further seat was given",
-            "all was given already",
-            "nothing was left",
-            "it was not open",
-            "it was closed",
-            "nothing was known",
-            "a seat was confirmed after its release",
-            "a seat was confirmed during a load",
-            "a seat was released",
-            "a seat was kept",
-            "a superseded loader added",
-            "a superseded loader finished",
-            "seats were pending during a load",
-            "a seat was overdue",
-            "everything was lost",
-        ] {
-            assert!(self.happened.contains_key(what), "not once: {what} (SEED={})", self.seed);
-        }
-    }
-
-    fn id(&self, of: usize) -> CampaignId {
-        self.subjects[of].campaign.id
-    }
-
-    fn key(&self, of: usize) -> String {
-        format!("gate1:{{{}}}", self.id(of))
-    }
-
-    fn note(&mut self, of: usize, what: String) {
-        self.steps.push((of, what));
-    }
-
-    fn count(&mut self, what: &'static str) {
-        *self.happened.entry(what).or_default() += 1;
-    }
-
-    fn count_if(&mut self, happened: bool, what: &'static str) {
-        if happened {
-            self.count(what);
+    fn calls(&self, tokens: usize) -> BoxedStrategy<(Call, bool)> {
+        let users = proptest::collection::vec(0..USERS, 1..=6);
+        let places = || {
+            let some = proptest::collection::vec(select(Vec::from_iter(self.known.clone())), 1..=4);
+            let any = proptest::collection::vec((0..USERS, 1..=LIMIT_MAX), 1..=2);
+            prop_oneof![9 => some, 1 => any]
+        };
+        let pending: Vec<Place> = self.model.pending.keys().copied().collect();
+        let overdue = Vec::from_iter(self.model.overdue());
+        let (expires, sweeps) =
+            (if pending.is_empty() { 0 } else { 14 }, if overdue.is_empty() { 1 } else { 30 });
+        let some_pending = subsequence(pending.clone(), pending.len().min(1)..=pending.len());
+        let some_overdue = subsequence(overdue.clone(), 0..=overdue.len());
+        let expected = (0..tokens).find(|number| Some(token(*number)) == self.model.loader);
+        let newest = expected.unwrap_or(tokens.saturating_sub(1));
+        let number = || prop_oneof![7 => Just(newest), 3 => 0..tokens.max(1)];
+        let (calls, loads) = if self.model.gate.is_some() { (1, 1) } else { (1, 6) };
+        let keys = select(vec![Key::Gate, Key::Gate, Key::Holders, Key::Pending, Key::Loading]);
+        let heard = || prop::bool::weighted(0.8);
+        let call = prop_oneof![
+            40 * calls => users.prop_map(Call::Admit),
+            12 * calls => places().prop_map(Call::Confirm),
+            8 * calls => places().prop_map(Call::Release),
+            5 * loads => Just(Call::Begin),
+            7 * loads => (number(), places()).prop_map(|(token, places)| Call::Add(token, places)),
+            6 * loads => (number(), settings()).prop_map(|(token, settings)| Call::Finish(token, settings)),
+        ];
+        let rest = prop_oneof![
+            5 => (-3..=1, state()).prop_map(|(newer, state)| Call::SetState(newer, state)),
+            expires => some_pending.prop_map(Call::Expire),
+            sweeps => some_overdue.prop_map(Call::Sweep),
+            2 => Just(Call::LoaderExpires),
+        ];
+        let losses = prop_oneof![
+            4 => keys.prop_map(Call::Lose),
+            2 => Just(Call::ForgetScripts),
+            1 => Just(Call::LoseEverything),
+        ];
+        let new = prop_oneof![79 => (call, heard()), 18 => (rest, Just(true)), 3 => (losses, Just(true))];
+        match self.lost.clone() {
+            None => new.boxed(),
+            Some(lost) => prop_oneof![1 => new, 1 => (Just(lost), heard())].boxed(),
         }
     }
 }
 
-fn as_seats(places: &[Place]) -> Vec<Seat> {
-    places.iter().map(|place| seat(*place)).collect()
+fn settings() -> impl Strategy<Value = Settings> {
+    let (opened, over) = (prop::bool::weighted(0.95), prop::bool::weighted(0.05));
+    (1..=15, 1..=LIMIT_MAX, opened, over, state())
+        .prop_map(|(quantity, limit, opened, over, state)| Settings { quantity, limit, opened, over, state })
+}
+
+/// Mostly open.
+fn state() -> impl Strategy<Value = State> {
+    let any = select(vec![State::Draft, State::Scheduled, State::Open, State::Paused, State::Closed]);
+    prop_oneof![17 => Just(State::Open), 3 => any]
+}
+
+impl ReferenceStateMachine for History {
+    type State = Self;
+    type Transition = Step;
+
+    fn init_state() -> BoxedStrategy<Self> {
+        let subjects = (1..=u128::try_from(GATES).unwrap()).map(Subject::new).collect();
+        Just(Self { subjects, tokens: 0, said: Said::Nothing }).boxed()
+    }
+
+    fn transitions(history: &Self) -> BoxedStrategy<Step> {
+        let of = |gate: usize| {
+            let calls = history.subjects[gate].calls(history.tokens);
+            calls.prop_map(move |(call, heard)| Step { gate, call, heard })
+        };
+        prop_oneof![of(0), of(1)].boxed()
+    }
+
+    /// A token has to be given before it is used.
+    fn preconditions(history: &Self, step: &Step) -> bool {
+        match &step.call {
+            Call::Add(number, _) | Call::Finish(number, _) => *number < history.tokens,
+            _ => true,
+        }
+    }
+
+    fn apply(mut history: Self, Step { gate, call, heard }: &Step) -> Self {
+        if *call == Call::LoseEverything {
+            history.subjects.iter_mut().for_each(|subject| subject.model = Model::default());
+        }
+        let subject = &mut history.subjects[*gate];
+        history.said = subject.take(call, history.tokens);
+        history.tokens += usize::from(*call == Call::Begin);
+        subject.known.extend(subject.model.pending.keys());
+        subject.lost = (!heard).then(|| call.clone());
+        if let (false, Said::Admissions(admissions)) = (heard, &history.said) {
+            subject.unheard.extend(admissions.iter().filter_map(super::model::place));
+        }
+        history
+    }
 }

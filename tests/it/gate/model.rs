@@ -18,7 +18,14 @@ pub(super) fn seat(place: Place) -> Seat {
     Seat::new(user(place.0), place.1)
 }
 
-#[derive(Default)]
+/// The seat that was given.
+pub(super) fn place(admission: &Admission) -> Option<Place> {
+    let Admission::Admitted(seat) = admission else { return None };
+    let (user, nth) = seat.parts();
+    Some((user.strip_prefix("user-")?.parse().ok()?, nth))
+}
+
+#[derive(Clone, Debug, Default)]
 pub(super) struct Model {
     /// What the gate was loaded with, and its state as it was told since. Nothing: unloaded.
     pub(super) gate: Option<Campaign>,
@@ -26,7 +33,7 @@ pub(super) struct Model {
     /// Of the seats taken, those not confirmed; whether their deadline has passed.
     pub(super) pending: BTreeMap<Place, bool>,
     pub(super) loader: Option<Ulid>,
-    loading: BTreeSet<Place>,
+    pub(super) loading: BTreeSet<Place>,
 }
 
 impl Model {
@@ -41,7 +48,8 @@ impl Model {
         match (free, refusal(gate)) {
             (None, _) => Admission::Already,
             (Some(_), Some(refusal)) => refusal,
-            (Some(_), None) if !left => Admission::SoldOut,
+            (Some(_), None) if !left && self.pending.is_empty() => Admission::SoldOut,
+            (Some(_), None) if !left => Admission::Taken,
             (Some(nth), None) => {
                 self.taken.insert((user, nth));
                 self.pending.insert((user, nth), false);
@@ -63,7 +71,7 @@ impl Model {
     /// Answers how many seats were put back on sale.
     pub(super) fn release(&mut self, places: &[Place]) -> usize {
         let released = places.iter().filter(|place| self.pending.remove(place).is_some());
-        released.map(|place| assert!(self.taken.remove(place), "{place:?} was pending and not taken")).count()
+        released.map(|place| self.taken.remove(place)).count()
     }
 
     pub(super) fn begin(&mut self, token: Ulid) -> LoadStep {
@@ -108,7 +116,13 @@ impl Model {
         self.gate.as_ref().map(|_| (count(self.taken.len()), count(self.pending.len())))
     }
 
-    pub(super) fn overdue(&self) -> Vec<Place> {
+    pub(super) fn expire(&mut self, places: &[Place]) {
+        for place in places {
+            self.pending.entry(*place).and_modify(|overdue| *overdue = true);
+        }
+    }
+
+    pub(super) fn overdue(&self) -> BTreeSet<Place> {
         self.pending.iter().filter(|(_, overdue)| **overdue).map(|(place, _)| *place).collect()
     }
 }
