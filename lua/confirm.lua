@@ -7,6 +7,8 @@
 -- begins later reads them from Postgres).
 -- Atomic because a load may finish between two of its steps.
 
+-- First, because it frees memory: Redis refuses for want of it only before the first write of a script.
+redis.call('ZREM', KEYS[3], unpack(ARGV))
 local answer = 'unloaded'
 if redis.call('EXISTS', KEYS[5]) == 1 then
   redis.call('SADD', KEYS[4], unpack(ARGV))
@@ -18,7 +20,6 @@ if expires_at then
   redis.call('PEXPIREAT', KEYS[2], expires_at)
   answer = 'confirmed'
 end
-redis.call('ZREM', KEYS[3], unpack(ARGV))
 local answers = {}
 for i = 1, #ARGV do answers[i] = answer end
 return answers

@@ -14,7 +14,7 @@ use crate::issue::seats;
 use crate::schema::{self, SchemaError};
 
 /// Connections for reading and for the rare writes; the hot path has its own.
-const POOL_CONNECTIONS: u32 = 8;
+pub(crate) const POOL_CONNECTIONS: u32 = 8;
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// A cluster that elects answers nothing: whoever waits asks again, and soon hears the next leader.
@@ -40,11 +40,7 @@ impl Connections {
     /// # Errors
     /// When a server is away and there is no patience, or the schema does not fit.
     pub async fn open(config: &Config, patience: Patience) -> anyhow::Result<Self> {
-        let database: PgConnectOptions = config.database.reveal().parse().context("read DATABASE_URL")?;
-        let database = database
-            .application_name("coupon")
-            .options((!zoo::has("not-durable")).then_some(DURABLE))
-            .disable_statement_logging();
+        let database = database(config)?;
         let check = async || -> anyhow::Result<()> {
             let mut connection = timeout(CONNECT_TIMEOUT, database.connect()).await??;
             Ok(schema::check(&mut connection, config.shards).await?)
@@ -58,6 +54,15 @@ impl Connections {
         let nats = connect_nats(config, patience).await?;
         Ok(Self { database, pool, redis, nats })
     }
+}
+
+/// How to connect to Postgres.
+pub(crate) fn database(config: &Config) -> anyhow::Result<PgConnectOptions> {
+    let database: PgConnectOptions = config.database.reveal().parse().context("read DATABASE_URL")?;
+    Ok(database
+        .application_name("coupon")
+        .options((!zoo::has("not-durable")).then_some(DURABLE))
+        .disable_statement_logging())
 }
 
 /// Whether to wait for a server that is away.
@@ -106,7 +111,7 @@ pub fn nats_options(url: &str) -> async_nats::ConnectOptions {
 }
 
 /// With patience, NATS may come later: the API does not need it.
-async fn connect_nats(config: &Config, patience: Patience) -> anyhow::Result<async_nats::Client> {
+pub(crate) async fn connect_nats(config: &Config, patience: Patience) -> anyhow::Result<async_nats::Client> {
     let url = config.nats.clone();
     let mut options = nats_options(config.nats.reveal())
         .name("coupon")

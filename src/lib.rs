@@ -11,6 +11,7 @@
 //! * [`wallet`], [`settlement`]: projections of the events.
 //! * [`audit`]: the balance sheet over all of them, at once, in full, or continuously.
 //! * [`mod@replay`]: events again.
+//! * [`doctor`]: whether the servers are as all of this needs them.
 //!
 //! What holds it together: [`config`], [`schema`], [`connections`], [`app`] (plays the roles of a
 //! process), [`client`] (the API from a shell), and for the demo and the tests [`servers`] (private
@@ -24,6 +25,7 @@ pub mod config;
 pub mod connections;
 pub mod coupon;
 pub mod demo;
+pub mod doctor;
 pub mod event;
 pub mod failpoint;
 pub mod http;

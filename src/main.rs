@@ -1,11 +1,12 @@
 //! The command `coupon`.
 //!
-//! Exit codes: 0 done (audit: balanced), 1 failed (audit: not balanced), 2 wrong usage or
-//! configuration (audit: could not tell), 3 a replay was stopped or cancelled, 4 another replay is
-//! at work.
+//! Exit codes: 0 done (audit: balanced; doctor: nothing is bad), 1 failed (audit: not balanced; doctor:
+//! something is to be mended), 2 wrong usage or configuration (audit, doctor: could not tell), 3 a replay
+//! was stopped or cancelled, 4 another replay is at work.
 
 use std::collections::BTreeSet;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
@@ -16,7 +17,7 @@ use coupon_dispatcher::client::Client;
 use coupon_dispatcher::config::{Config, ConfigError, Role, Secret};
 use coupon_dispatcher::operator::{self, DeadAction, RelayAction};
 use coupon_dispatcher::replay::{self, ReplayArgs};
-use coupon_dispatcher::{demo, schema};
+use coupon_dispatcher::{demo, doctor, schema};
 use serde_json::Value;
 use sqlx::Connection as _;
 use tokio::signal::unix::{SignalKind, signal};
@@ -108,6 +109,18 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Look whether Redis, Postgres and NATS are as the promises need them. Example: coupon doctor --json
+    ///
+    /// It asks, and changes nothing. One line for each check: ok; warn, which the promises survive; bad, which is
+    /// to be mended; unknown; with what was found, why it matters and what to do. Give it a login that may see
+    /// everything. Exit codes: 0 nothing is bad, 1 something is, 2 could not tell.
+    Doctor {
+        /// Transactions of Postgres that have been open for longer are named.
+        #[arg(long, value_name = "SECONDS", default_value_t = 300)]
+        open_max: u32,
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 #[derive(Subcommand)]
@@ -142,13 +155,13 @@ async fn main() -> ExitCode {
         .with_writer(std::io::stderr)
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
         .init();
-    let audits = matches!(cli.command, Command::Audit { .. });
+    let judges = matches!(cli.command, Command::Audit { .. } | Command::Doctor { .. });
     match run(cli.command).await {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(1),
         Err(error) => {
             eprintln!("coupon: {error:#}");
-            let wrong = audits || error.is::<ConfigError>();
+            let wrong = judges || error.is::<ConfigError>();
             ExitCode::from(if wrong { 2 } else { replay::exit_code(&error).unwrap_or(1) })
         }
     }
@@ -174,6 +187,9 @@ async fn run(command: Command) -> anyhow::Result<bool> {
         Command::Audit { campaign, full, json } => {
             let scope = Scope { campaign: campaign.map(CampaignId), full };
             operator::audit(&config()?, scope, json).await
+        }
+        Command::Doctor { open_max, json } => {
+            doctor::report(&config()?, Duration::from_secs(open_max.into()), json).await
         }
     }
 }

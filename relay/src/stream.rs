@@ -144,7 +144,10 @@ async fn get_or_create(nats: &Client, config: stream::Config) -> Result<stream::
 }
 
 /// The stream, or nothing when the server says that there is none.
-pub(crate) async fn existing(nats: &Client, name: &str) -> Result<Option<stream::Stream>, StreamError> {
+///
+/// # Errors
+/// When the server does not say.
+pub async fn existing(nats: &Client, name: &str) -> Result<Option<stream::Stream>, StreamError> {
     match jetstream::new(nats.clone()).get_stream(name).await {
         Ok(stream) => Ok(Some(stream)),
         Err(error) => match error.kind() {

@@ -13,6 +13,10 @@ use crate::campaign::store::ChangeError;
 use crate::coupon::Coupon;
 use crate::issue::{ClaimError, IssueError};
 
+/// Classes of errors of Postgres that pass, as no answer at all does: connection, read-only transaction (a standby),
+/// rolled back, resources, not in the state for it (locks), operator intervention, input and output.
+const PASSING: [&str; 7] = ["08", "25", "40", "53", "55", "57", "58"];
+
 /// A refusal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Problem {
@@ -167,9 +171,8 @@ impl From<ChangeError> for Problem {
 impl From<sqlx::Error> for Problem {
     fn from(error: sqlx::Error) -> Self {
         tracing::warn!(error = &error as &dyn std::error::Error, "the database failed a request");
-        // Class 08 connection, 53 resources, 57 operator intervention, and no answer at all pass by.
         let passes = error.as_database_error().is_none_or(|error| {
-            error.code().is_some_and(|code| ["08", "53", "57"].iter().any(|class| code.starts_with(class)))
+            error.code().is_some_and(|code| PASSING.iter().any(|class| code.starts_with(class)))
         });
         if passes { Self::StorageUnavailable } else { Self::Internal }
     }

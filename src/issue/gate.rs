@@ -2,6 +2,7 @@
 //! decides again.
 
 use std::collections::HashMap;
+use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -10,7 +11,7 @@ use futures_util::future::join_all;
 use outbox_relay::retry::Retry;
 use redis::{Client, RedisError};
 use tokio::sync::mpsc;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::seats::{Admission, Seat, Seats};
 use super::writer::Writer;
@@ -22,9 +23,13 @@ use crate::failpoint;
 const QUEUE: usize = 8_192;
 /// Operations in one round trip. It bounds how long a script keeps Redis busy.
 const BATCH: usize = 512;
+/// Seats to be confirmed when Redis is there again, at the most; the sweeper sees to more.
+const LATE: usize = 8_192;
 /// A healthy Redis answers within a few milliseconds. Whoever comes while a call is in flight waits
 /// for it and for his own, and is to be refused within 300 ms.
 const RESPONSE_TIMEOUT: Duration = Duration::from_millis(200);
+/// A connection without work is tried so often.
+const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 enum Operation {
@@ -46,11 +51,11 @@ impl Gate {
     pub fn new(client: Client) -> (Self, GateWorker) {
         let (queue, operations) = mpsc::channel(QUEUE);
         let reachable = Arc::new(AtomicBool::new(false));
-        let worker = GateWorker { client, operations, reachable: reachable.clone() };
+        let worker = GateWorker { client, operations, reachable: reachable.clone(), late: Vec::new() };
         (Self { queue, reachable }, worker)
     }
 
-    /// Whether Redis answers.
+    /// Whether Redis gives seats, at the latest attempt.
     #[must_use]
     pub fn is_reachable(&self) -> bool {
         self.reachable.load(Ordering::Relaxed)
@@ -67,8 +72,8 @@ impl Gate {
         }
     }
 
-    /// Says that coupons of these seats are committed. Off the path of a request: when it does not
-    /// come through, the sweeper finds the seats past their deadline.
+    /// Says that coupons of these seats are committed. Off the path of a request: it is said again when it does
+    /// not come through, and at the latest the sweeper finds the seats past their deadline.
     pub fn confirm(&self, campaign: CampaignId, seats: Vec<Seat>) {
         self.tell(campaign, Operation::Confirm(seats));
     }
@@ -92,20 +97,20 @@ pub struct GateWorker {
     client: Client,
     operations: mpsc::Receiver<(CampaignId, Operation)>,
     reachable: Arc<AtomicBool>,
+    /// Seats whose confirmation did not come through. (A release that did not is not tried again: the user may
+    /// have asked again, and his seat be another claim's.)
+    late: Vec<(CampaignId, Vec<Seat>)>,
 }
 
 impl GateWorker {
-    /// Works until every [`Gate`] is gone. While Redis is away it refuses at once.
+    /// Works until every [`Gate`] is gone. While Redis is away, or gives no seats, it refuses at once.
     pub async fn run(mut self) {
         let mut retry = Retry::new(Duration::from_millis(20), Duration::from_millis(500));
         while let Some(seats) = self.connected(&mut retry).await {
             self.reachable.store(true, Ordering::Relaxed);
             let Err(error) = self.serve(seats, &mut retry).await else { return };
             self.reachable.store(false, Ordering::Relaxed);
-            tracing::warn!(
-                error = &error as &dyn std::error::Error,
-                "the gate cannot be reached: claims are refused"
-            );
+            tracing::warn!(error = &error as &dyn std::error::Error, "the gate is lost: claims are refused");
         }
     }
 
@@ -115,11 +120,11 @@ impl GateWorker {
         let attempts = async {
             let mut told = false;
             loop {
-                match Seats::connect(&client, RESPONSE_TIMEOUT).await {
+                match connect(&client).await {
                     Ok(seats) => return seats,
                     Err(error) if !told => {
                         let address = client.get_connection_info().addr();
-                        tracing::warn!("Redis at {address} cannot be reached, trying again: {error}");
+                        tracing::warn!("Redis at {address} gives no seats, trying again: {error}");
                     }
                     Err(error) => tracing::debug!(%error, "connect to Redis"),
                 }
@@ -133,26 +138,55 @@ impl GateWorker {
                 seats = &mut attempts => return Some(seats),
                 operation = self.operations.recv() => match operation? {
                     (_, Operation::Admit(claim, _)) => claim.answer(Err(ClaimError::GateUnreachable)),
-                    // The sweeper will see to these.
-                    (_, Operation::Confirm(_) | Operation::Release(_)) => {}
+                    (campaign, Operation::Confirm(seats)) => confirm_later(&mut self.late, campaign, seats),
+                    (_, Operation::Release(_)) => {} // the sweeper will see to these
                 },
             }
         }
     }
 
-    async fn serve(&mut self, seats: Seats, retry: &mut Retry) -> Result<(), RedisError> {
+    async fn serve(&mut self, mut seats: Seats, retry: &mut Retry) -> Result<(), RedisError> {
+        // One that fails is not tried again: it may be what Redis cannot do.
+        while let Some((campaign, confirmed)) = self.late.pop() {
+            seats.confirm(campaign, &confirmed).await?;
+        }
         let mut operations = Vec::with_capacity(BATCH);
-        while self.operations.recv_many(&mut operations, BATCH).await > 0 {
+        loop {
+            match timeout(PROBE_INTERVAL, self.operations.recv_many(&mut operations, BATCH)).await {
+                Ok(0) => return Ok(()),
+                Ok(_) => {}
+                // Nobody is to find out by his claim that Redis was lost in a quiet hour.
+                Err(_) => {
+                    seats.probe().await?;
+                    continue;
+                }
+            }
             let mut batches: HashMap<CampaignId, Batch> = HashMap::new();
             for (campaign, operation) in operations.drain(..) {
                 batches.entry(campaign).or_default().add(operation);
             }
-            let calls = batches.into_iter().map(|(campaign, batch)| batch.call(campaign, &seats));
-            join_all(calls).await.into_iter().collect::<Result<(), _>>()?;
+            let calls = batches.iter_mut().map(|(campaign, batch)| batch.call(*campaign, &seats));
+            let result = join_all(calls).await.into_iter().collect::<Result<(), _>>();
+            for (campaign, batch) in batches {
+                confirm_later(&mut self.late, campaign, batch.confirmed);
+            }
+            result?;
             retry.reset();
         }
-        Ok(())
     }
+}
+
+fn confirm_later(late: &mut Vec<(CampaignId, Vec<Seat>)>, campaign: CampaignId, seats: Vec<Seat>) {
+    let known: usize = late.iter().map(|(_, seats)| seats.len()).sum();
+    if !seats.is_empty() && known + seats.len() <= LATE {
+        late.push((campaign, seats));
+    }
+}
+
+async fn connect(client: &Client) -> Result<Seats, RedisError> {
+    let mut seats = Seats::connect(client, RESPONSE_TIMEOUT).await?;
+    seats.probe().await?;
+    Ok(seats)
 }
 
 /// What one campaign asks of Redis in one round trip.
@@ -172,8 +206,9 @@ impl Batch {
         }
     }
 
-    /// The three calls are written one behind the other, and only then awaited.
-    async fn call(self, campaign: CampaignId, seats: &Seats) -> Result<(), RedisError> {
+    /// The three calls are written one behind the other, and only then awaited. `confirmed` is empty then, unless
+    /// that did not come through.
+    async fn call(&mut self, campaign: CampaignId, seats: &Seats) -> Result<(), RedisError> {
         let (mut first, mut second, mut third) = (seats.clone(), seats.clone(), seats.clone());
         let confirm = async {
             if self.confirmed.is_empty() { Ok(()) } else { first.confirm(campaign, &self.confirmed).await }
@@ -186,14 +221,18 @@ impl Batch {
             if self.claims.is_empty() { Ok(Vec::new()) } else { third.admit(campaign, users).await }
         };
         let (confirmed, released, admitted) = futures_util::join!(confirm, release, admit);
-        let result = confirmed.and(released.map(drop)).and(admitted.as_ref().map(drop).map_err(Clone::clone));
+        let result =
+            confirmed.clone().and(released.map(drop)).and(admitted.as_ref().map(drop).map_err(Clone::clone));
         if !self.confirmed.is_empty() {
             failpoint::reached("gate.confirmed").await;
+        }
+        if confirmed.is_ok() {
+            self.confirmed.clear();
         }
         if !self.claims.is_empty() {
             failpoint::reached("gate.admitted").await;
         }
-        let back_on_sale = pass_on(self.claims, admitted.unwrap_or_default());
+        let back_on_sale = pass_on(mem::take(&mut self.claims), admitted.unwrap_or_default());
         failpoint::reached("gate.passed_on").await;
         if !back_on_sale.is_empty() {
             third.release(campaign, &back_on_sale).await?;

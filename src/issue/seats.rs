@@ -33,6 +33,8 @@ const CONNECTION_TIMEOUT: Duration = Duration::from_millis(500);
 const LEASE: Duration = Duration::from_secs(10);
 /// How long a loader may take between two steps.
 const LOADER_LEASE: Duration = Duration::from_secs(5);
+/// A key that never exists.
+const PROBE: &str = "gate1:probe";
 /// How long a gate outlives its campaign, for those who ask late.
 pub(super) const GRACE: time::Duration = time::Duration::days(1);
 
@@ -159,6 +161,12 @@ impl Seats {
         let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
         redis::cmd("PING").exec_async(&mut connection).await?;
         Ok(Self(connection))
+    }
+
+    /// Makes sure that seats can be taken: a Redis that has become a replica, has no memory left, cannot
+    /// write its file or runs a long script says so here. Writes nothing.
+    pub async fn probe(&mut self) -> Result<(), RedisError> {
+        redis::cmd("SET").arg(PROBE).arg("").arg("XX").exec_async(&mut self.0).await
     }
 
     /// Asks for seats, for one user after the other. An answer for each.

@@ -10,7 +10,7 @@ use outbox_relay::Shard;
 use outbox_relay::retry::Retry;
 use outbox_relay::zoo;
 use sqlx::postgres::{PgConnectOptions, PgRow};
-use sqlx::{ConnectOptions as _, Connection as _, PgConnection, Row as _};
+use sqlx::{ConnectOptions as _, PgConnection, Row as _};
 use time::OffsetDateTime;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{Notify, mpsc};
@@ -128,7 +128,7 @@ impl WriterWorker {
                     Ok(0) => return Served::All,
                     Ok(_) => {}
                     // Nobody is to find out by his claim that Postgres was restarted in a quiet hour.
-                    Err(_) => match timeout(ANSWER_TIMEOUT, connection.ping()).await {
+                    Err(_) => match timeout(ANSWER_TIMEOUT, takes_writes(&mut connection)).await {
                         Ok(Ok(())) => continue,
                         lost => {
                             tracing::warn!(shard = %self.shard, "the writer has lost Postgres: {lost:?}");
@@ -157,7 +157,7 @@ impl WriterWorker {
         let database = self.database.clone();
         let attempts = async {
             loop {
-                match timeout(ANSWER_TIMEOUT, database.connect()).await {
+                match timeout(ANSWER_TIMEOUT, connect(&database)).await {
                     Ok(Ok(connection)) => return connection,
                     Ok(Err(error)) => tracing::warn!(%error, "connect to Postgres"),
                     Err(_) => tracing::warn!("Postgres does not answer"),
@@ -292,6 +292,22 @@ impl WriterWorker {
 enum Served {
     All,
     UntilDisconnected,
+}
+
+async fn connect(database: &PgConnectOptions) -> Result<PgConnection, sqlx::Error> {
+    let mut connection = database.connect().await?;
+    takes_writes(&mut connection).await?;
+    Ok(connection)
+}
+
+/// A standby answers too, and would fail every batch.
+async fn takes_writes(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    let read_only = sqlx::query_scalar("SELECT current_setting('transaction_read_only')::boolean");
+    if read_only.fetch_one(connection).await? {
+        let why = "Postgres takes no writes: a standby, or default_transaction_read_only is on";
+        return Err(sqlx::Error::Configuration(why.into()));
+    }
+    Ok(())
 }
 
 /// Takes out of `batch` what can be judged together: no user twice in a campaign. Claims of a

@@ -11,6 +11,7 @@ mod campaigns;
 mod claims;
 mod commands;
 mod dead;
+mod doctor;
 mod examples;
 mod faults;
 mod gate;

@@ -1,7 +1,10 @@
 //! Every fault that is known has a test that lets it happen.
 
-use crate::support::fault::{ROWS, Tier, owns};
-use crate::tidy::sources;
+use std::fs;
+use std::path::Path;
+
+use crate::support::fault::{ROWS, Row, Tier, owns};
+use crate::tidy::{assert_tests_exist, sources};
 
 #[test]
 fn every_fault_has_an_owner() {
@@ -9,10 +12,21 @@ fn every_fault_has_an_owner() {
     for row in ROWS.values() {
         let owned = sources.iter().any(|(_, text)| text.contains(&format!("\"{}\"", row.id)));
         assert!(owned, "no test owns {}", row.id);
-        let told = [&row.hop, &row.fault, &row.injected].iter().all(|text| !text.is_empty());
+        let told = [&row.hop, &row.fault, &row.effect, &row.injected].iter().all(|text| !text.is_empty());
         assert!(told && !row.promises.is_empty(), "{row:?}");
     }
     assert!(ROWS.values().filter(|row| row.tier == Tier::Test).count() > 50);
+}
+
+#[test]
+fn the_guarantees_tell_every_fault() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = fs::read_to_string(folder.join("docs/guarantees.md")).unwrap();
+    for Row { id, fault, effect, .. } in ROWS.values() {
+        let told = text.lines().any(|line| line.starts_with(&format!("| {fault} | {effect} |")));
+        assert!(told, "docs/guarantees.md does not tell of {id}");
+    }
+    assert_tests_exist(&text);
 }
 
 #[test]

@@ -1,13 +1,16 @@
 //! What breaks, and what holds nevertheless.
 
 mod gate;
+mod losses;
 mod nats;
 mod operations;
 #[cfg(feature = "failpoints")]
 mod points;
 mod postgres;
 mod processes;
+mod redis;
 mod seats;
+mod storage;
 mod wires;
 
 use coupon_dispatcher::campaign::CampaignId;

@@ -1,4 +1,4 @@
-//! Postgres is killed, restarted, or hangs.
+//! Postgres is killed, restarted, or hangs. What else it may lack: see `storage`.
 
 use std::time::Duration;
 

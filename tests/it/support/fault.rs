@@ -27,6 +27,7 @@ pub(crate) struct Row {
     pub(crate) id: String,
     pub(crate) hop: String,
     pub(crate) fault: String,
+    pub(crate) effect: String,
     pub(crate) promises: Vec<String>,
     pub(crate) injected: String,
     pub(crate) tier: Tier,

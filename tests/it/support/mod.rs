@@ -24,6 +24,7 @@ use coupon_dispatcher::audit::{Scope, Sheet, audit};
 use coupon_dispatcher::config::Config;
 use coupon_dispatcher::schema;
 use coupon_dispatcher::servers::Servers;
+use redis::AsyncConnectionConfig;
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{Connection as _, PgConnection, PgPool};
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -172,7 +173,10 @@ impl World {
 
     pub(crate) async fn redis(&self) -> redis::aio::MultiplexedConnection {
         let client = redis::Client::open(self.servers.redis_url()).unwrap();
-        client.get_multiplexed_async_connection().await.unwrap()
+        // The machine may be busy: by default an answer is waited for half a second.
+        let patient =
+            AsyncConnectionConfig::new().set_connection_timeout(Some(SOON)).set_response_timeout(Some(SOON));
+        client.get_multiplexed_async_connection_with_config(&patient).await.unwrap()
     }
 
     pub(crate) async fn nats(&self) -> async_nats::Client {

@@ -148,6 +148,17 @@ impl World {
         put_back(&self.servers.postgres, copy);
         self.servers.postgres.start().await.unwrap();
     }
+
+    /// The same of Redis: an old dump.
+    pub(crate) fn copy_of_redis(&self) -> PathBuf {
+        copy_of(&self.servers.redis)
+    }
+
+    pub(crate) async fn rewind_redis(&mut self, copy: &Path) {
+        self.servers.redis.kill().await;
+        put_back(&self.servers.redis, copy);
+        self.servers.redis.start().await.unwrap();
+    }
 }
 
 fn is_node(process: &Process) -> bool {

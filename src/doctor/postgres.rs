@@ -1,0 +1,155 @@
+//! Postgres: whether it keeps what it commits, and has room for us.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use sqlx::{ConnectOptions as _, FromRow, PgConnection};
+use tokio::time::timeout;
+
+use super::{Finding, clock};
+use crate::config::Config;
+use crate::connections::{self, CONNECT_TIMEOUT, POOL_CONNECTIONS};
+use crate::schema::{self, SchemaError};
+
+const POSTGRES: &str = "postgres";
+/// The oldest that is still maintained.
+const OLDEST: i32 = 140_000;
+/// Connections of a process for each shard, beside its pool: its writer, its relay, two projections, and for
+/// waiting on standby.
+const CONNECTIONS_OF_SHARD: u32 = 6;
+/// Names no more than so many transactions.
+const NAMED_MAX: i64 = 5;
+
+const SETTINGS: &str = "SELECT current_setting('server_version_num')::integer AS version_number, \
+    current_setting('server_version') AS version, pg_is_in_recovery() AS standby, \
+    current_setting('transaction_read_only')::boolean AS read_only, current_setting('fsync') AS fsync, \
+    current_setting('full_page_writes') AS full_page_writes, \
+    current_setting('synchronous_commit') AS synchronous_commit, current_setting('autovacuum') AS autovacuum, \
+    current_setting('min_wal_size') AS min_wal_size, current_setting('max_wal_size') AS max_wal_size, \
+    pg_size_bytes(current_setting('min_wal_size')) >= pg_size_bytes(current_setting('max_wal_size')) AS wal_is_kept, \
+    (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend') AS connected, \
+    (current_setting('max_connections')::integer - current_setting('superuser_reserved_connections')::integer)::bigint \
+        AS connections_max";
+
+/// What is open for too long, and of how many sessions that is not told.
+const OPEN: &str = "WITH open AS ( \
+        SELECT xact_start AS since, format('process %s of %s (%s)', pid, usename, state) AS name FROM pg_stat_activity \
+        WHERE backend_type = 'client backend' AND xact_start IS NOT NULL \
+        UNION ALL SELECT prepared, format('prepared transaction %L of %s', gid, owner) FROM pg_prepared_xacts \
+    ), long AS (SELECT * FROM open WHERE since < now() - make_interval(secs => $1) ORDER BY since) \
+    SELECT (SELECT count(*) FROM long) AS long, \
+           (SELECT string_agg(name, ', ') FROM (SELECT name FROM long LIMIT $2) AS named) AS names, \
+           (SELECT count(*) FROM pg_stat_activity WHERE query = '<insufficient privilege>') AS hidden";
+
+#[derive(FromRow)]
+struct Settings {
+    version_number: i32,
+    version: String,
+    standby: bool,
+    read_only: bool,
+    fsync: String,
+    full_page_writes: String,
+    synchronous_commit: String,
+    autovacuum: String,
+    min_wal_size: String,
+    max_wal_size: String,
+    wal_is_kept: bool,
+    connected: i64,
+    connections_max: i64,
+}
+
+pub(super) async fn examine(config: &Config, open_max: Duration) -> anyhow::Result<Vec<Finding>> {
+    let mut connection = timeout(CONNECT_TIMEOUT, connections::database(config)?.connect()).await??;
+    let settings: Settings =
+        sqlx::query_as(SETTINGS).fetch_one(&mut connection).await.context("read the settings")?;
+    let mut findings = of_settings(&settings, config.shards);
+    findings.push(schema(&mut connection, config.shards).await);
+    findings.push(transactions(&mut connection, open_max).await?);
+    let time = sqlx::query_scalar("SELECT clock_timestamp()").fetch_one(&mut connection);
+    findings.push(clock::compare(POSTGRES, time).await.context("read the clock")?);
+    Ok(findings)
+}
+
+fn of_settings(settings: &Settings, shards: i16) -> Vec<Finding> {
+    let of = |check: &str, found: &str| Finding::of(POSTGRES, check, found);
+    let lost = |what: &str| format!("After a power cut coupons that were promised may be gone: {what}");
+    let role = match (settings.standby, settings.read_only) {
+        (true, _) => "standby",
+        (false, true) => "primary, read-only",
+        (false, false) => "primary",
+    };
+    let needed = i64::from(POOL_CONNECTIONS) + i64::from(CONNECTIONS_OF_SHARD) * i64::from(shards);
+    let free = settings.connections_max - settings.connected;
+    let connections = format!("{} of {} are taken", settings.connected, settings.connections_max);
+    let wal = format!("{} of {}", settings.min_wal_size, settings.max_wal_size);
+    vec![
+        of("version", &settings.version)
+            .bad_unless(settings.version_number >= OLDEST, "It is no longer maintained. Use 14 or newer."),
+        of("role", role).bad_unless(
+            role == "primary",
+            "It takes no writes: every claim is refused. Let DATABASE_URL name the primary, and see that \
+             default_transaction_read_only is off.",
+        ),
+        of("fsync", &settings.fsync)
+            .bad_unless(settings.fsync == "on", lost("nothing is forced to disk. Set fsync = on in postgresql.conf.")),
+        of("full_page_writes", &settings.full_page_writes).bad_unless(
+            settings.full_page_writes == "on",
+            lost("pages may be torn. Set full_page_writes = on in postgresql.conf."),
+        ),
+        of("synchronous_commit", &settings.synchronous_commit).bad_unless(
+            ["on", "remote_apply"].contains(&&*settings.synchronous_commit),
+            lost("commits do not wait for the disk, though every session of ours asks for it. See whether a pooler in \
+                  between ignores startup options (pgbouncer: ignore_startup_parameters)."),
+        ),
+        of("autovacuum", &settings.autovacuum).bad_unless(
+            settings.autovacuum == "on",
+            "Statistics grow old and transaction ids run out. Set autovacuum = on in postgresql.conf.",
+        ),
+        of("connections", &connections).warn_unless(
+            free >= needed,
+            format!("Another process takes up to {needed}, and claims are refused while a writer gets none. Raise \
+                     max_connections."),
+        ),
+        of("min_wal_size of max_wal_size", &wal).warn_unless(
+            settings.wal_is_kept,
+            "In a rush new WAL files are made, and commits wait for it (some 50 ms). Set min_wal_size as large as \
+             max_wal_size, and have it filled before.",
+        ),
+    ]
+}
+
+async fn schema(connection: &mut PgConnection, shards: i16) -> Finding {
+    const CHECK: &str = "schema";
+    match schema::check(connection, shards).await {
+        Ok(()) => Finding::of(POSTGRES, CHECK, "fits this program"),
+        Err(SchemaError::Database(error)) => {
+            Finding::unknown(POSTGRES, CHECK, error.to_string(), "Ask with a login that may read the tables.")
+        }
+        Err(error) => Finding::of(POSTGRES, CHECK, error.to_string()).bad_unless(
+            false,
+            "No process starts on it. `coupon migrate`, with the SHARDS of the first time.",
+        ),
+    }
+}
+
+async fn transactions(connection: &mut PgConnection, open_max: Duration) -> anyhow::Result<Finding> {
+    const CHECK: &str = "long transactions";
+    let open: (i64, Option<String>, i64) = sqlx::query_as(OPEN)
+        .bind(open_max.as_secs_f64())
+        .bind(NAMED_MAX)
+        .fetch_one(connection)
+        .await
+        .context("read the transactions")?;
+    let (long, names, hidden) = open;
+    if long == 0 && hidden > 0 {
+        let found = format!("{hidden} sessions are hidden");
+        return Ok(Finding::unknown(POSTGRES, CHECK, found, "Ask with a login that has pg_read_all_stats."));
+    }
+    let names = names.map(|names| format!(": {names}")).unwrap_or_default();
+    let found = format!("{long} open for more than {} s{names}", open_max.as_secs());
+    Ok(Finding::of(POSTGRES, CHECK, found).warn_unless(
+        long == 0,
+        "They keep vacuum from removing what was deleted anywhere on the server. End them: pg_terminate_backend(), \
+         ROLLBACK PREPARED.",
+    ))
+}

@@ -1,0 +1,204 @@
+//! The doctor: all is well in a new world, and whatever is not as it should be is found and named.
+
+use async_nats::jetstream::{self, stream};
+use coupon_dispatcher::event::OUTLET;
+use outbox_relay::Shard;
+use serde_json::{Value, json};
+use sqlx::{Connection as _, PgConnection};
+
+use crate::support::{Nats, SOON, World, wait_until};
+
+/// What it says, and its exit code.
+async fn examined(world: &World) -> (Option<i32>, Value) {
+    let finished = world.coupon(&["doctor", "--json"]).await;
+    let said = serde_json::from_str(&finished.out).unwrap_or_else(|_| panic!("{finished:?}"));
+    (finished.code, said)
+}
+
+/// How a check of a server came out.
+fn health<'a>(said: &'a Value, server: &str, check: &str) -> &'a str {
+    let findings = said["findings"].as_array().unwrap();
+    let finding = findings.iter().find(|finding| finding["server"] == server && finding["check"] == check);
+    let finding = finding.unwrap_or_else(|| panic!("{server} {check} is not in {said}"));
+    assert_eq!(finding["advice"].is_null(), finding["health"] == "ok", "{finding}");
+    finding["health"].as_str().unwrap()
+}
+
+async fn tell_redis(world: &World, command: &str) {
+    let words: Vec<&str> = command.split(' ').collect();
+    let mut redis = world.redis().await;
+    let () = redis::cmd(words[0]).arg(&words[1..]).query_async(&mut redis).await.unwrap();
+}
+
+/// On a session of its own, which reads what it has changed.
+async fn tell_postgres(world: &World, statements: &[&'static str]) {
+    let mut operator = PgConnection::connect(&world.servers.database_url()).await.unwrap();
+    for statement in statements {
+        sqlx::raw_sql(statement).execute(&mut operator).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn all_is_well_in_a_new_world() {
+    let world = World::on(Nats::Newest, &[""]).await;
+    world.open_campaign(json!({})).await;
+    world.balanced().await;
+    let finished = world.coupon(&["doctor"]).await;
+    assert_eq!(finished.code, Some(0), "{finished:?}");
+    let lines: Vec<&str> = finished.out.lines().collect();
+    assert_eq!(*lines.last().unwrap(), format!("0 bad, 0 unknown, 0 to know of, {} well", lines.len() - 1));
+    assert!(lines[..lines.len() - 1].iter().all(|line| line.starts_with("ok ")), "{lines:#?}");
+    assert!(lines.iter().any(|line| line.contains("COUPONS-0: as the relay needs it")), "{lines:#?}");
+    world.close().await;
+}
+
+/// It is served nevertheless.
+#[tokio::test]
+async fn an_old_nats_is_to_be_known_of() {
+    let world = World::start().await;
+    let (code, said) = examined(&world).await;
+    assert_eq!((code, &said["healthy"]), (Some(0), &json!(true)), "{said}");
+    assert_eq!(health(&said, "nats", "version"), "warn");
+    world.close().await;
+}
+
+#[tokio::test]
+async fn a_redis_that_would_lose_the_gate_or_takes_no_writes_is_named() {
+    let world = World::start().await;
+    for (command, check, expected, cure) in [
+        (
+            "CONFIG SET maxmemory-policy allkeys-lru",
+            "maxmemory-policy",
+            "bad",
+            "CONFIG SET maxmemory-policy noeviction",
+        ),
+        ("CONFIG SET maxmemory 1", "memory", "bad", "CONFIG SET maxmemory 0"),
+        ("CONFIG SET appendonly no", "persistence", "warn", "CONFIG SET appendonly yes"),
+        (
+            "CONFIG SET lazyfree-lazy-expire no",
+            "lazyfree-lazy-expire",
+            "warn",
+            "CONFIG SET lazyfree-lazy-expire yes",
+        ),
+        ("REPLICAOF 127.0.0.1 9", "role", "bad", "REPLICAOF NO ONE"),
+    ] {
+        tell_redis(&world, command).await;
+        let (code, said) = examined(&world).await;
+        assert_eq!(health(&said, "redis", check), expected, "{command}");
+        assert_eq!(code, Some(i32::from(expected == "bad")), "{command}: {said}");
+        tell_redis(&world, cure).await;
+    }
+    let well = async || examined(&world).await.0 == Some(0);
+    wait_until("all is well again", SOON, well).await;
+    world.close().await;
+}
+
+#[tokio::test]
+async fn a_postgres_that_would_lose_coupons_is_named() {
+    let world = World::start().await;
+    // What it was started with on its command line cannot be changed with ALTER SYSTEM: the rest is.
+    let off = [
+        "ALTER SYSTEM SET full_page_writes = off",
+        "ALTER SYSTEM SET autovacuum = off",
+        "SELECT pg_reload_conf()",
+    ];
+    tell_postgres(&world, &off).await;
+    let reloaded = async || health(&examined(&world).await.1, "postgres", "full_page_writes") == "bad";
+    wait_until("the change is found", SOON, reloaded).await;
+    let (code, said) = examined(&world).await;
+    assert_eq!((code, health(&said, "postgres", "autovacuum")), (Some(1), "bad"), "{said}");
+    tell_postgres(&world, &["ALTER SYSTEM RESET ALL", "SELECT pg_reload_conf()"]).await;
+
+    tell_postgres(
+        &world,
+        &["ALTER SYSTEM SET default_transaction_read_only = on", "SELECT pg_reload_conf()"],
+    )
+    .await;
+    let standby = async || health(&examined(&world).await.1, "postgres", "role") == "bad";
+    wait_until("that it takes no writes is found", SOON, standby).await;
+    let cure =
+        ["SET default_transaction_read_only = off", "ALTER SYSTEM RESET ALL", "SELECT pg_reload_conf()"];
+    tell_postgres(&world, &cure).await;
+    let well = async || examined(&world).await.0 == Some(0);
+    wait_until("all is well again", SOON, well).await;
+
+    let mut open = PgConnection::connect(&world.servers.database_url()).await.unwrap();
+    sqlx::raw_sql("BEGIN; SELECT 1").execute(&mut open).await.unwrap();
+    let named = async || {
+        let finished = world.coupon(&["doctor", "--open-max", "0"]).await;
+        assert_eq!(finished.code, Some(0), "{finished:?}");
+        finished.out.lines().any(|line| line.starts_with("warn") && line.contains("(idle in transaction)"))
+    };
+    wait_until("the open transaction is named", SOON, named).await;
+    open.close().await.unwrap();
+
+    tell_postgres(&world, &["ALTER TABLE _sqlx_migrations RENAME TO elsewhere"]).await;
+    let (code, said) = examined(&world).await;
+    assert_eq!((code, health(&said, "postgres", "schema")), (Some(1), "bad"), "{said}");
+    tell_postgres(&world, &["ALTER TABLE elsewhere RENAME TO _sqlx_migrations"]).await;
+    world.close().await;
+}
+
+#[tokio::test]
+async fn a_postgres_that_does_not_sync_is_named() {
+    let mut world = World::start().await;
+    let hasty = coupon_dispatcher::servers::Setup {
+        arguments: ["-c", "fsync=off", "-c", "min_wal_size=80MB"].map(str::to_owned).to_vec(),
+        ..Default::default()
+    };
+    world.servers.postgres.restart_with(hasty).await.unwrap();
+    let (code, said) = examined(&world).await;
+    assert_eq!((code, health(&said, "postgres", "fsync")), (Some(1), "bad"), "{said}");
+    assert_eq!(health(&said, "postgres", "min_wal_size of max_wal_size"), "warn");
+    world.close().await;
+}
+
+#[tokio::test]
+async fn a_stream_that_would_drop_events_is_named() {
+    let world = World::start().await;
+    world.open_campaign(json!({})).await;
+    world.balanced().await;
+    let context = jetstream::new(world.nats().await);
+    let name = OUTLET.stream_of(Shard(0));
+    let made = context.get_stream(&name).await.unwrap().cached_info().config.clone();
+    let changed = stream::Config {
+        discard: stream::DiscardPolicy::Old,
+        max_age: std::time::Duration::from_secs(3_600),
+        max_messages: 1,
+        ..made.clone()
+    };
+    context.update_stream(changed).await.unwrap();
+    let (code, said) = examined(&world).await;
+    assert_eq!(code, Some(1), "{said}");
+    assert_eq!(health(&said, "nats", "COUPONS-0 discard"), "bad");
+    assert_eq!(health(&said, "nats", "COUPONS-0 max_age"), "bad");
+    assert_eq!(health(&said, "nats", "COUPONS-0 messages"), "warn");
+    context.update_stream(made).await.unwrap();
+    assert_eq!(examined(&world).await.0, Some(0));
+    world.close().await;
+}
+
+#[tokio::test]
+async fn servers_that_are_away_or_hide_something_are_told_apart_from_bad_ones() {
+    let mut world = World::start().await;
+    world.servers.redis.freeze();
+    world.servers.nats.kill().await;
+    let (code, said) = examined(&world).await;
+    world.servers.redis.thaw();
+    world.servers.nats.start().await.unwrap();
+    assert_eq!((code, health(&said, "redis", "answers")), (Some(2), "unknown"), "{said}");
+    assert_eq!(health(&said, "nats", "answers"), "unknown");
+    assert_eq!(health(&said, "postgres", "fsync"), "ok");
+
+    tell_redis(&world, "ACL SETUSER reader on nopass +@all -config").await;
+    let url = world.servers.redis_url().replace("redis://", "redis://reader:any@");
+    let mut environment = world.environment();
+    environment.retain(|(name, _)| *name != "REDIS_URL");
+    environment.push(("REDIS_URL", url));
+    let finished = crate::support::coupon(&["doctor", "--json"], &environment).await;
+    let said: Value = serde_json::from_str(&finished.out).unwrap();
+    assert_eq!(finished.code, Some(2), "{finished:?}");
+    assert_eq!(health(&said, "redis", "lazyfree-lazy-expire"), "unknown");
+    assert_eq!(health(&said, "redis", "maxmemory-policy"), "ok");
+    world.close().await;
+}
