@@ -17,7 +17,7 @@ nemesis: ## Breaks everything at random for SECONDS, as SEED tells
 	@.ci/servers test && SEED=$(or $(SEED),1) SECONDS=$(or $(SECONDS),30) cargo test --locked --features failpoints --test it -- --exact nemesis::first --nocapture
 
 bench: ## Measures the release build under load
-	.ci/servers bench && cargo bench --locked --bench issues && cargo bench --locked --bench relay
+	.ci/servers bench && cargo bench --locked --bench issues && cargo bench --locked --bench overload && cargo bench --locked --bench relay
 
 check: ## Format, lints and documentation, without warnings
 	cargo fmt --all --check

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use outbox_relay::retention::Retention;
 use outbox_relay::{Metrics, Projection, Projector, Relay, Shard};
 use tokio::net::TcpListener;
@@ -14,10 +15,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::audit::Auditor;
 use crate::config::{Config, Role};
-use crate::connections::CONNECT_TIMEOUT;
+use crate::connections::{CONNECT_TIMEOUT, pool};
 pub use crate::connections::{Connections, Patience, nats_options};
 use crate::event::OUTLET;
-use crate::http::{Api, Monitor, router, server};
+use crate::http::{Api, Monitor, Threads, router, server};
 use crate::issue::gate::Gate;
 use crate::issue::loader::Loader;
 use crate::issue::writer::WriterWorker;
@@ -27,6 +28,9 @@ use crate::wallet::Wallet;
 
 /// For the writers to finish what they were given.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// For readiness and for metrics, apart from the others: who has no connection left is busy, but not unready.
+const MONITOR_CONNECTIONS: u32 = 2;
 
 /// All that is projected.
 #[must_use]
@@ -44,11 +48,12 @@ pub async fn serve(
     listener: Option<TcpListener>,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
+    let threads = Threads::start().context("start the threads of HTTP")?;
     let connections = tokio::select! {
         connections = Connections::open(config, Patience::Endless) => connections?,
         () = stop.cancelled() => return Ok(()),
     };
-    let Connections { database, pool, nats, .. } = connections.clone();
+    let Connections { database, nats, .. } = connections.clone();
     let wakes: Vec<Arc<Notify>> = (0..config.shards).map(|_| Arc::default()).collect();
     let mut background = JoinSet::new();
     let mut relays = Vec::new();
@@ -82,13 +87,15 @@ pub async fn serve(
         background.spawn(async move { match auditor.run().await {} });
         verdict
     });
+    let pool = pool(&database, MONITOR_CONNECTIONS);
     let monitor = Monitor { pool, nats, shards: config.shards, issuer: None, relays, verdict, metrics };
     let api = async {
         match listener {
             Some(listener) if roles.contains(&Role::Api) => {
-                serve_api(config, &connections, monitor, wakes, listener, stop.clone()).await;
+                let http = Http { listener, monitor, threads: &threads, stop: stop.clone() };
+                serve_api(config, &connections, wakes, http).await;
             }
-            Some(listener) => server::serve(listener, router(None, monitor), stop.clone()).await,
+            Some(listener) => threads.run(server::serve(listener, router(None, monitor), stop.clone())).await,
             None => stop.cancelled().await,
         }
     };
@@ -102,14 +109,20 @@ pub async fn serve(
     result
 }
 
-/// Serves HTTP until `stop`; then lets requests, writers and the gate finish, in this order.
+/// What HTTP is served with.
+struct Http<'a> {
+    listener: TcpListener,
+    monitor: Monitor,
+    threads: &'a Threads,
+    stop: CancellationToken,
+}
+
+/// Serves HTTP until it is to stop; then lets requests, writers and the gate finish, in this order.
 async fn serve_api(
     config: &Config,
     connections: &Connections,
-    monitor: Monitor,
     wakes: Vec<Arc<Notify>>,
-    listener: TcpListener,
-    stop: CancellationToken,
+    Http { listener, monitor, threads, stop }: Http<'_>,
 ) {
     let Connections { database, pool, redis, .. } = connections.clone();
     let mut workers = JoinSet::new();
@@ -132,7 +145,7 @@ async fn serve_api(
     let monitor = Monitor { issuer: Some(issuer.clone()), ..monitor };
     let api = Api { pool: pool.clone(), issuer, admin_token, shards: config.shards };
     tokio::select! {
-        () = server::serve(listener, router(Some(api), monitor), stop) => {}
+        () = threads.run(server::serve(listener, router(Some(api), monitor), stop)) => {}
         never = sweeper::run(redis, pool) => match never {},
     }
     // The routes are gone, and with them the last who could ask: the workers finish and end.

@@ -46,10 +46,7 @@ impl Connections {
             Ok(schema::check(&mut connection, config.shards).await?)
         };
         until_there("Postgres", &config.database, patience, check).await?;
-        let pool = PgPoolOptions::new()
-            .max_connections(POOL_CONNECTIONS)
-            .acquire_timeout(ACQUIRE_TIMEOUT)
-            .connect_lazy_with(database.clone().options([("statement_timeout", STATEMENT_TIMEOUT)]));
+        let pool = pool(&database, POOL_CONNECTIONS);
         let redis = seats::client(config.redis.reveal()).context("read REDIS_URL")?;
         let nats = connect_nats(config, patience).await?;
         Ok(Self { database, pool, redis, nats })
@@ -63,6 +60,14 @@ pub(crate) fn database(config: &Config) -> anyhow::Result<PgConnectOptions> {
         .application_name("coupon")
         .options((!zoo::has("not-durable")).then_some(DURABLE))
         .disable_statement_logging())
+}
+
+/// A pool that connects when it is asked for a connection.
+pub(crate) fn pool(database: &PgConnectOptions, connections: u32) -> PgPool {
+    PgPoolOptions::new()
+        .max_connections(connections)
+        .acquire_timeout(ACQUIRE_TIMEOUT)
+        .connect_lazy_with(database.clone().options([("statement_timeout", STATEMENT_TIMEOUT)]))
 }
 
 /// Whether to wait for a server that is away.

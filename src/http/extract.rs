@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::Body;
+use axum::body::{Body, HttpBody as _};
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
@@ -64,20 +64,25 @@ impl From<Id> for CampaignId {
 /// The W3C trace context of a request, if it has one.
 pub(super) struct Traceparent(pub(super) Option<String>);
 
-/// Of version 00.
-const TRACEPARENT_LENGTH: usize = 55;
+/// Of version 00: its parts in lower-case hexadecimal digits, neither id only zeros.
+fn is_traceparent(value: &str) -> bool {
+    let is_hex = |text: &str, length| {
+        text.len() == length
+            && text.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
+    };
+    let is_id = |text: &str, length| is_hex(text, length) && text.bytes().any(|byte| byte != b'0');
+    match value.split('-').collect::<Vec<_>>()[..] {
+        ["00", trace, span, flags] => is_id(trace, 32) && is_id(span, 16) && is_hex(flags, 2),
+        _ => false,
+    }
+}
 
 impl FromRequestParts<Arc<Api>> for Traceparent {
     type Rejection = Infallible;
 
     async fn from_request_parts(parts: &mut Parts, _: &Arc<Api>) -> Result<Self, Infallible> {
         let value = parts.headers.get("traceparent").and_then(|value| value.to_str().ok());
-        let valid = |value: &&str| {
-            value.len() == TRACEPARENT_LENGTH
-                && value.starts_with("00-")
-                && value.bytes().all(|byte| byte == b'-' || byte.is_ascii_hexdigit())
-        };
-        Ok(Self(value.filter(valid).map(ToOwned::to_owned)))
+        Ok(Self(value.filter(|value| is_traceparent(value)).map(ToOwned::to_owned)))
     }
 }
 
@@ -149,6 +154,9 @@ fn field_problem(path: &str, error: &serde_json::Error) -> FieldProblem {
 }
 
 async fn read(body: Body) -> Result<bytes::Bytes, Problem> {
+    if body.size_hint().lower() > BODY_BYTES_MAX as u64 {
+        return Err(Problem::TooLarge { limit: BODY_BYTES_MAX }); // by its Content-Length
+    }
     match timeout(BODY_TIMEOUT, Limited::new(body, BODY_BYTES_MAX).collect()).await {
         Ok(Ok(body)) => Ok(body.to_bytes()),
         Ok(Err(error)) if error.downcast_ref::<LengthLimitError>().is_some() => {

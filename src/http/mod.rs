@@ -2,25 +2,31 @@
 
 mod campaigns;
 mod claim;
+mod connection;
 mod coupons;
 mod extract;
 mod monitor;
+mod places;
 mod problem;
 pub mod server;
+mod threads;
 mod users;
 
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::DefaultBodyLimit;
+use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{HeaderValue, header};
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use serde::Serialize;
 use sqlx::PgPool;
+use tokio::sync::Semaphore;
 
 pub use self::monitor::Monitor;
 use self::problem::Problem;
+pub use self::threads::Threads;
 use crate::config::Secret;
 use crate::issue::Issuer;
 
@@ -32,6 +38,11 @@ pub struct Api {
     pub admin_token: Option<Secret>,
     pub shards: i16,
 }
+
+/// Requests in progress that ask Postgres themselves, at the most; more are refused at once. They share
+/// the few connections of the pool, and a reader who is queued behind so many still waits far less than
+/// the pool's `ACQUIRE_TIMEOUT`.
+const READERS_MAX: usize = 512;
 
 /// All routes of a process: those of the API where it has that role, and those that watch over it.
 pub fn router(api: Option<Api>, monitor: Monitor) -> Router {
@@ -46,15 +57,24 @@ pub fn router(api: Option<Api>, monitor: Monitor) -> Router {
             .route("/v1/campaigns/{id}", get(campaigns::show))
             .route("/v1/campaigns/{id}/open", post(campaigns::open))
             .route("/v1/campaigns/{id}/close", post(campaigns::close))
-            .route("/v1/campaigns/{id}/coupons", post(claim::claim))
             .route("/v1/coupons/{id}", get(coupons::show))
             .route("/v1/users/{user_id}/coupons", get(users::coupons))
+            .layer(from_fn_with_state(Arc::new(Semaphore::new(READERS_MAX)), bounded))
+            .route("/v1/campaigns/{id}/coupons", post(claim::claim)) // the issuer bounds these
             .with_state(Arc::new(api))
     });
     api.merge(monitor)
         .fallback(async || Problem::NotFound("There is no such route."))
         .method_not_allowed_fallback(async || Problem::MethodNotAllowed)
         .layer(DefaultBodyLimit::disable()) // bodies are read by extract::Json, with its own limit
+}
+
+/// Lets a request through if there is a place for it.
+async fn bounded(State(places): State<Arc<Semaphore>>, request: Request, next: Next) -> Response {
+    match places.try_acquire() {
+        Ok(_place) => next.run(request).await,
+        Err(_) => Problem::Overloaded.into_response(),
+    }
 }
 
 /// A body in JSON.

@@ -1,61 +1,42 @@
 //! The accept loop. Our own, because `axum::serve` waits for ever for a header that does not come.
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use hyper::server::conn::http1;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::Semaphore;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// Open at a time; whoever comes then waits in the kernel's queue.
+use super::connection;
+use super::places::Places;
+
+/// Open at a time, if the process may have as many files.
 const CONNECTIONS_MAX: usize = 10_000;
+/// Files for everything else: some 40 connections to the servers for 64 shards and as many again, and logs.
+const FILES_RESERVED: usize = 256;
 /// Connections that wait to be accepted, which the kernel bounds too (`net.core.somaxconn`). One that
 /// finds no place there asks again after a second: 256 at once were enough for that with a backlog of
 /// 128, the standard library's.
 const BACKLOG: u32 = 4_096;
-/// For a request's header to come, from the first moment of a connection or the end of the last answer.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
-/// A request's header, at the most.
-const HEADER_BYTES_MAX: usize = 16 * 1024;
 /// For requests in progress to end when the process is told to.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(10);
 
 /// Serves until `stop`; then accepts nothing more, and lets requests in progress end.
 pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) {
+    let connections_max = connections_max();
     if let Ok(address) = listener.local_addr() {
-        tracing::info!("listening on http://{address}");
+        tracing::info!("listening on http://{address}, for at most {connections_max} connections");
     }
+    let places = Places::new(connections_max);
     let connections = TaskTracker::new();
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    let service = TowerToHyperService::new(router);
-    loop {
-        let place = places.clone().acquire_owned();
-        let accepted = tokio::select! {
-            () = stop.cancelled() => break,
-            accepted = async { (place.await, listener.accept().await) } => accepted,
-        };
-        match accepted {
-            (Ok(place), Ok((stream, _))) => {
-                let connection = connection(stream, service.clone(), stop.clone());
-                connections.spawn(async move {
-                    connection.await;
-                    drop(place);
-                });
-            }
-            (_, Err(error)) => {
-                // Out of file descriptors, for example; that passes.
-                tracing::warn!(%error, "accept a connection");
-                sleep(Duration::from_millis(50)).await;
-            }
-            (Err(_), _) => break,
-        }
+    tokio::select! {
+        () = stop.cancelled() => {}
+        never = accept(&listener, &places, &connections, router, &stop) => match never {},
+        never = places.watch() => match never {},
     }
     connections.close();
     if timeout(SHUTDOWN_GRACE, connections.wait()).await.is_err() {
@@ -63,24 +44,47 @@ pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToke
     }
 }
 
-async fn connection(stream: TcpStream, service: TowerToHyperService<Router>, stop: CancellationToken) {
-    let _ = stream.set_nodelay(true);
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIMEOUT)
-        .max_buf_size(HEADER_BYTES_MAX)
-        .serve_connection(TokioIo::new(stream), service);
-    tokio::pin!(connection);
-    let ended = tokio::select! {
-        ended = &mut connection => ended,
-        () = stop.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+async fn accept(
+    listener: &TcpListener,
+    places: &Places,
+    connections: &TaskTracker,
+    router: Router,
+    stop: &CancellationToken,
+) -> Infallible {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let place = places.take().await;
+                connections.spawn(connection::serve(stream, place, router.clone(), stop.clone()));
+            }
+            Err(error) => {
+                // Out of file descriptors, for example, which others of this process have taken.
+                tracing::warn!(%error, "accept a connection");
+                places.make_room();
+                sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+}
+
+/// As many connections as there can be at a time, after the limit of open files is raised as far as the
+/// process may raise it: a quarter of the files is for everything else, or all that it ever needs.
+fn connections_max() -> usize {
+    let allowed = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: allowed.maximum, ..allowed };
+    let files = match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => allowed.maximum,
+        Err(error) => {
+            tracing::warn!(%error, "the limit of open files stays as it is");
+            allowed.current
         }
     };
-    if let Err(error) = ended {
-        tracing::debug!(%error, "a connection ended early");
+    let files = files.map_or(usize::MAX, |files| usize::try_from(files).unwrap_or(usize::MAX));
+    let connections_max = (files - FILES_RESERVED.min(files / 4)).clamp(1, CONNECTIONS_MAX);
+    if connections_max < CONNECTIONS_MAX {
+        tracing::warn!("so few files may be open that {connections_max} connections are the most at a time");
     }
+    connections_max
 }
 
 /// Listens, or says why not.

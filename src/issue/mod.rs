@@ -8,9 +8,11 @@ pub mod seats;
 pub mod sweeper;
 pub mod writer;
 
+use std::time::{Duration, Instant};
+
 use sqlx::PgPool;
 use time::OffsetDateTime;
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 
 use self::campaigns::Campaigns;
 use self::gate::Gate;
@@ -25,6 +27,16 @@ use crate::failpoint;
 /// After that nothing changes any more, and Postgres says who holds what.
 const GATE_ASKED_FOR: time::Duration = time::Duration::hours(1);
 
+/// Claims in progress in one process, at the most; more are refused before anything is done for them. A
+/// writer has place for all of them, so that nobody who got a seat is refused for want of one there.
+const CLAIMS_MAX: usize = writer::QUEUE;
+/// So many are let in even when a writer is late: two of its batches.
+const CLAIMS_ALWAYS: usize = 1_000;
+/// A claim that has waited so long for a writer is refused: whoever asks again then may find a shorter
+/// queue, and nobody waits for all the batches before his own while Postgres is slow. Half of what a
+/// writer waits for an answer.
+const WAIT_MAX: Duration = Duration::from_secs(2);
+
 /// A claim on its way through the gate and a writer. One of them answers it.
 #[derive(Debug)]
 pub struct Claim {
@@ -34,6 +46,7 @@ pub struct Claim {
     pub traceparent: Option<String>,
     /// The pending seat, once the gate has given one.
     pub seat: Option<Seat>,
+    asked_at: Instant,
     reply: oneshot::Sender<Result<Verdict, ClaimError>>,
 }
 
@@ -42,7 +55,11 @@ type Reply = oneshot::Receiver<Result<Verdict, ClaimError>>;
 impl Claim {
     fn new(campaign: CampaignId, user: UserId, traceparent: Option<String>) -> (Self, Reply) {
         let (reply, verdict) = oneshot::channel();
-        (Self { campaign, user, traceparent, seat: None, reply }, verdict)
+        (Self { campaign, user, traceparent, seat: None, asked_at: Instant::now(), reply }, verdict)
+    }
+
+    fn is_overdue(&self) -> bool {
+        self.asked_at.elapsed() > WAIT_MAX
     }
 
     /// Whoever has gone meanwhile can ask again.
@@ -123,13 +140,15 @@ pub struct Issuer {
     loader: Loader,
     /// One for each shard.
     writers: Vec<Writer>,
+    in_progress: Semaphore,
 }
 
 impl Issuer {
     /// `writers` are those of shard 0, 1, ….
     #[must_use]
     pub fn new(pool: PgPool, gate: Gate, loader: Loader, writers: Vec<Writer>) -> Self {
-        Self { campaigns: Campaigns::new(pool.clone()), pool, gate, loader, writers }
+        let (campaigns, in_progress) = (Campaigns::new(pool.clone()), Semaphore::new(CLAIMS_MAX));
+        Self { pool, campaigns, gate, loader, writers, in_progress }
     }
 
     /// The gate that it asks.
@@ -160,9 +179,14 @@ impl Issuer {
         user: UserId,
         traceparent: Option<String>,
     ) -> Result<Outcome, IssueError> {
+        let _place = self.in_progress.try_acquire().map_err(|_| ClaimError::Overloaded)?;
         let Some(campaign) = self.campaigns.get(campaign).await? else { return Ok(Outcome::NoSuchCampaign) };
         let writer = usize::try_from(campaign.shard.0).ok().and_then(|shard| self.writers.get(shard));
         let Some(writer) = writer else { return Err(ClaimError::NotWritten.into()) };
+        let in_progress = CLAIMS_MAX - self.in_progress.available_permits();
+        if in_progress > CLAIMS_ALWAYS && writer.is_late() {
+            return Err(ClaimError::Overloaded.into());
+        }
         if campaign.closes_at + GATE_ASKED_FOR <= OffsetDateTime::now_utc() {
             let held = coupon::held(&self.pool, campaign.id, &user, campaign.per_user_limit).await?;
             return Ok(held.map_or(Outcome::Closed, |coupon| Outcome::held(coupon, &campaign)));

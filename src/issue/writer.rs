@@ -28,7 +28,7 @@ use crate::coupon::{self, Coupon};
 use crate::failpoint;
 
 /// Claims waiting for one shard, at the most; more are refused.
-const QUEUE: usize = 4_096;
+pub(super) const QUEUE: usize = 4_096;
 /// Postgres cancels a batch that takes longer, lock waits included; then surely nothing is committed.
 const STATEMENT_TIMEOUT: &str = "3s";
 /// How plans are made: the same from the first row to the millionth. What is best while a table is
@@ -45,6 +45,9 @@ pub const PLANS: [(&str, &str); 6] = [
     ("enable_hashjoin", "off"),
     ("enable_mergejoin", "off"),
 ];
+/// While claims wait for longer than that, newcomers are refused. Short against what a user waits for,
+/// long against a batch, so that the queue does not run dry before they are let in again.
+const LATE_AFTER: Duration = Duration::from_millis(500);
 /// A connection without work is tried so often.
 const PING_INTERVAL: Duration = Duration::from_secs(1);
 /// Longer than a claim takes.
@@ -57,12 +60,19 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(4);
 pub struct Writer {
     queue: mpsc::Sender<Claim>,
     connected: Arc<AtomicBool>,
+    late: Arc<AtomicBool>,
 }
 
 impl Writer {
     /// Has a claim judged, written and answered. Gives it back when too many wait.
     pub fn write(&self, claim: Claim) -> Result<(), Claim> {
         self.queue.try_send(claim).map_err(TrySendError::into_inner)
+    }
+
+    /// Whether the claims that it took last had waited for more than [`LATE_AFTER`].
+    #[must_use]
+    pub fn is_late(&self) -> bool {
+        self.late.load(Ordering::Relaxed)
     }
 
     /// Whether it has a connection to Postgres.
@@ -80,6 +90,7 @@ pub struct WriterWorker {
     database: PgConnectOptions,
     claims: mpsc::Receiver<Claim>,
     connected: Arc<AtomicBool>,
+    late: Arc<AtomicBool>,
     gate: Gate,
     loader: Loader,
     /// The relay of this shard, if it is in this process.
@@ -101,9 +112,10 @@ impl WriterWorker {
         let (queue, claims) = mpsc::channel(QUEUE);
         let database = database.clone().options([("statement_timeout", STATEMENT_TIMEOUT)]).options(PLANS);
         let connected = Arc::new(AtomicBool::new(false));
-        let writer = Writer { queue, connected: connected.clone() };
+        let late = Arc::<AtomicBool>::default();
+        let writer = Writer { queue, connected: connected.clone(), late: late.clone() };
         let ids = Generator::new();
-        (writer, Self { shard, batch_rows, database, claims, connected, gate, loader, appended, ids })
+        (writer, Self { shard, batch_rows, database, claims, connected, late, gate, loader, appended, ids })
     }
 
     /// Works until every [`Writer`] is gone.
@@ -137,6 +149,14 @@ impl WriterWorker {
                     },
                 }
             }
+            let late = batch.iter().any(|claim| claim.asked_at.elapsed() > LATE_AFTER);
+            self.late.store(late, Ordering::Relaxed);
+            let overdue: Vec<Claim> = batch.extract_if(.., |claim| claim.is_overdue()).collect();
+            if !overdue.is_empty() {
+                tracing::debug!(shard = %self.shard, claims = overdue.len(), "claims have waited too long");
+                self.refuse(overdue, ClaimError::Overloaded);
+                continue;
+            }
             let together = take_together(&mut batch);
             failpoint::reached("writer.took").await;
             let result = self.write(&mut connection, &together).await;
@@ -145,7 +165,7 @@ impl WriterWorker {
             self.settle(together, result);
             failpoint::reached("writer.settled").await;
             if failed {
-                self.fail(batch);
+                self.refuse(batch, ClaimError::NotWritten);
                 return Served::UntilDisconnected;
             }
             retry.reset();
@@ -169,18 +189,18 @@ impl WriterWorker {
         loop {
             tokio::select! {
                 connection = &mut attempts => return Some(connection),
-                claim = self.claims.recv() => self.fail(vec![claim?]),
+                claim = self.claims.recv() => self.refuse(vec![claim?], ClaimError::NotWritten),
             }
         }
     }
 
     /// Answers claims of which surely nothing is written.
-    fn fail(&self, claims: Vec<Claim>) {
+    fn refuse(&self, claims: Vec<Claim>, why: ClaimError) {
         if !zoo::has("seats-of-the-failed-are-kept") {
             release(&self.gate, &claims);
         }
         for claim in claims {
-            claim.answer(Err(ClaimError::NotWritten));
+            claim.answer(Err(why));
         }
     }
 
@@ -246,8 +266,10 @@ impl WriterWorker {
         let answers = match result {
             Ok(answers) => answers,
             // Surely failed: back on sale.
-            Err(ClaimError::NotWritten) => return self.fail(claims),
-            Err(ClaimError::Unknown) if zoo::has("unknown-is-taken-for-failed") => return self.fail(claims),
+            Err(error @ ClaimError::NotWritten) => return self.refuse(claims, error),
+            Err(error @ ClaimError::Unknown) if zoo::has("unknown-is-taken-for-failed") => {
+                return self.refuse(claims, error);
+            }
             // Not known: neither, the sweeper will ask Postgres.
             Err(error) => return claims.into_iter().for_each(|claim| claim.answer(Err(error))),
         };

@@ -9,27 +9,21 @@
 //! `BENCH_COUPONS` says how many coupons (1,000,000), `BENCH_SECONDS` how long a segment is (5),
 //! `BENCH_AWAY_SECONDS` how long NATS is away (60).
 
+mod service;
 mod support;
 
-use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use coupon_dispatcher::client::Client;
-use coupon_dispatcher::config::Secret;
-use coupon_dispatcher::servers::Servers;
-use serde_json::json;
 use sqlx::{Connection as _, PgConnection};
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
-use tokio::process::{Child, Command};
+use tokio::process::Command;
 use tokio::time::sleep;
 
+use crate::service::{Service, TOKEN};
 use crate::support::{line, number, wait_until};
 
-const TOKEN: &str = "a-token-for-the-bench";
 const CONNECTIONS: &str = "-c256";
 const LIVEZ_SECONDS: u64 = 2;
 
@@ -97,8 +91,8 @@ fn decline(segments: &[Segment]) -> f64 {
 }
 
 async fn run(coupons: u64, seconds: u64, batch_rows: Option<&str>, snapshot: bool) -> Result<Vec<Segment>> {
-    let site = Site::start(batch_rows).await?;
-    let mut holder = PgConnection::connect(&site.servers.database_url()).await?;
+    let service = Service::start(batch_rows).await?;
+    let mut holder = PgConnection::connect(&service.servers.database_url()).await?;
     if snapshot {
         sqlx::raw_sql("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1").execute(&mut holder).await?;
     }
@@ -107,11 +101,11 @@ async fn run(coupons: u64, seconds: u64, batch_rows: Option<&str>, snapshot: boo
         "coupons", "issues/s", "livez/s", "ratio", "p50 ms", "p99 ms"
     );
     let mut segments = Vec::new();
-    let mut livez = site.livez().await?;
+    let mut livez = service.livez().await?;
     let mut total = 0;
     while total < i64::try_from(coupons)? {
-        let mut segment = site.claims(segments.len(), seconds).await?;
-        let after = site.livez().await?;
+        let mut segment = service.claims(segments.len(), seconds).await?;
+        let after = service.livez().await?;
         segment.livez = f64::midpoint(livez, after);
         livez = after;
         total += segment.issued;
@@ -139,7 +133,7 @@ struct Outage {
 }
 
 async fn outage(seconds: u64, away_seconds: u64) -> Result<Outage> {
-    let mut site = Site::start(None).await?;
+    let mut site = Service::start(None).await?;
     let before = site.claims(0, seconds).await?.rate();
     let mut connection = PgConnection::connect(&site.servers.database_url()).await?;
     site.servers.nats.kill().await;
@@ -176,34 +170,7 @@ fn rate(events: i64, since: Instant) -> f64 {
     events as f64 / since.elapsed().as_secs_f64()
 }
 
-/// Private servers, and one process of the service with one open campaign.
-struct Site {
-    /// Ended before its servers.
-    _service: Child,
-    servers: Servers,
-    address: SocketAddr,
-    campaign: String,
-}
-
-impl Site {
-    async fn start(batch_rows: Option<&str>) -> Result<Self> {
-        let servers = support::servers().await?;
-        let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
-        let service = Command::new(env!("CARGO_BIN_EXE_coupon"))
-            .arg("serve")
-            .env("DATABASE_URL", servers.database_url())
-            .env("REDIS_URL", servers.redis_url())
-            .env("NATS_URL", servers.nats_url())
-            .env("HTTP_ADDR", address.to_string())
-            .env("ADMIN_TOKEN", TOKEN)
-            .env("RUST_LOG", "error")
-            .envs(batch_rows.map(|rows| ("BATCH_ROWS", rows)))
-            .kill_on_drop(true)
-            .spawn()?;
-        let campaign = open_campaign(address).await?;
-        Ok(Self { _service: service, servers, address, campaign })
-    }
-
+impl Service {
     /// Requests a second.
     async fn livez(&self) -> Result<f64> {
         let result = self.wrk(LIVEZ_SECONDS, None).await?;
@@ -246,21 +213,6 @@ impl Site {
             text.lines().find_map(|line| line.strip_prefix("RESULT ")).context("wrk printed no result")?;
         figures.split(' ').map(|figure| Ok(figure.parse()?)).collect()
     }
-}
-
-async fn open_campaign(address: SocketAddr) -> Result<String> {
-    let client = Client::new(&format!("http://{address}"), Secret::from(TOKEN.to_owned()));
-    wait_until(async || Ok(client.get("/readyz").await.is_ok())).await?;
-    let now = OffsetDateTime::now_utc();
-    let body = json!({
-        "name": "Bench", "merchant_id": "bench", "face_value": 100, "currency": "EUR", "quantity": 10_000_000,
-        "opens_at": now.format(&Rfc3339)?, "closes_at": (now + Duration::from_secs(86_400)).format(&Rfc3339)?,
-        "coupon_valid_for": "P30D", "settle_on": "issue",
-    });
-    let campaign = client.post("/v1/campaigns", Some(&body)).await?;
-    let id = campaign["id"].as_str().context("the campaign has no id")?.to_owned();
-    client.post(&format!("/v1/campaigns/{id}/open"), None).await?;
-    Ok(id)
 }
 
 async fn head(connection: &mut PgConnection) -> Result<i64> {

@@ -22,6 +22,7 @@ mod metrics;
 mod model;
 mod nemesis;
 mod outbox;
+mod parsing;
 mod permissions;
 mod problems;
 mod projections;

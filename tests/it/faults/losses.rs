@@ -24,10 +24,10 @@ async fn a_redis_that_goes_back_in_time_in_a_rush_oversells_nothing() {
     let world = World::with_processes(&["", "api"]).await;
     oversells_nothing(world, &owns("redis-rewound"), async |world: &mut World, campaign| {
         let copy = world.copy_of_redis();
+        let holders: i64 = ask(world, &format!("SCARD gate1:{{{campaign}}}:holders")).await.unwrap();
+        assert!(holders < QUANTITY * 3 / 4, "nothing will be forgotten");
         world.issued(campaign, QUANTITY * 3 / 4).await;
         world.rewind_redis(&copy).await;
-        let holders: i64 = ask(world, &format!("SCARD gate1:{{{campaign}}}:holders")).await.unwrap();
-        assert!(holders < QUANTITY * 3 / 4, "nothing was forgotten");
     })
     .await;
 }
@@ -62,10 +62,12 @@ async fn a_redis_that_evicts_keys_of_the_gate_in_a_rush_oversells_nothing() {
         tell(world, "CONFIG SET maxmemory-policy allkeys-random").await;
         for percent in [30, 45, 60, 75, 90] {
             let before = evicted(world).await;
-            let used: u64 = of_info(world, "used_memory").await;
-            tell(world, &format!("CONFIG SET maxmemory {}", used - 30_000)).await;
-            let vanished = async || evicted(world).await > before;
-            wait_until("a key has vanished", SOON, vanished).await;
+            wait_until("a key has vanished", SOON, async || {
+                let used = of_info(world, "used_memory").await;
+                tell(world, &format!("CONFIG SET maxmemory {}", used - 30_000)).await;
+                evicted(world).await > before
+            })
+            .await;
             tell(world, "CONFIG SET maxmemory 0").await;
             world.issued(campaign, QUANTITY * percent / 100).await;
         }

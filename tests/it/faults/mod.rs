@@ -1,9 +1,11 @@
 //! What breaks, and what holds nevertheless.
 
+mod clients;
 mod gate;
 mod losses;
 mod nats;
 mod operations;
+mod overload;
 #[cfg(feature = "failpoints")]
 mod points;
 mod postgres;

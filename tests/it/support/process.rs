@@ -68,6 +68,20 @@ impl Process {
         self.command.push(argument.to_owned());
     }
 
+    /// From the next start on it may have so many files open.
+    pub(crate) fn limit_files(&mut self, count: u32) {
+        let limit = format!("ulimit -n {count} && exec \"$0\" \"$@\"");
+        self.command.splice(0..0, ["sh".to_owned(), "-c".to_owned(), limit]);
+    }
+
+    /// What it holds in memory, in MB.
+    pub(crate) fn resident_mb(&self) -> u64 {
+        let child = self.child.as_ref().expect("the process does not run");
+        let status = fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
+        let kb = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        kb.trim().trim_end_matches(" kB").parse::<u64>().unwrap() / 1_024
+    }
+
     /// Starts it, and waits until it serves.
     pub(crate) async fn start(&mut self) {
         self.launch();

@@ -1,0 +1,142 @@
+//! One connection, from its first byte to its last.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use axum::Router;
+use axum::body::{Bytes, HttpBody};
+use axum::http::Request;
+use hyper::body::{Frame, Incoming, SizeHint};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt as _;
+
+use super::places::{Phase, Place};
+
+/// The header of a request, at the most. (Of its lines there are 100 at the most, hyper's default.)
+const HEADER_BYTES_MAX: usize = 16 * 1024;
+
+/// Serves it until the client hangs up, is told to leave, or the request in progress at `stop` is answered.
+pub(super) async fn serve(stream: TcpStream, place: Arc<Place>, router: Router, stop: CancellationToken) {
+    let _ = stream.set_nodelay(true);
+    let io = TokioIo::new(Watched { stream, place: place.clone() });
+    let service = service_fn(|request: Request<Incoming>| {
+        place.begin(Phase::Work);
+        let request = request.map(|body| WatchedBody { body, place: place.clone() });
+        let answer = router.clone().oneshot(request);
+        let place = place.clone();
+        async move {
+            let answer = answer.await;
+            place.begin(Phase::Answer);
+            answer
+        }
+    });
+    let connection = http1::Builder::new()
+        .header_read_timeout(None) // its place is watched
+        .max_buf_size(HEADER_BYTES_MAX)
+        .serve_connection(io, service);
+    tokio::pin!(connection);
+    let ended = tokio::select! {
+        ended = &mut connection => ended,
+        () = place.told_to_leave() => Ok(()),
+        () = stop.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            tokio::select! {
+                ended = connection => ended,
+                () = place.told_to_leave() => Ok(()),
+            }
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a connection ended early");
+    }
+}
+
+/// Its bytes, which tell what the connection is at.
+struct Watched {
+    stream: TcpStream,
+    place: Arc<Place>,
+}
+
+impl AsyncRead for Watched {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        if buffer.filled().len() > before {
+            self.place.turn(Phase::Idle, Phase::Header);
+        }
+        read
+    }
+}
+
+impl AsyncWrite for Watched {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, parts)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    /// hyper flushes when all that there is to say is written.
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let flushed = Pin::new(&mut self.stream).poll_flush(cx);
+        if flushed.is_ready() {
+            self.place.turn(Phase::Answer, Phase::Idle);
+        }
+        flushed
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+/// A body, which tells when it is waited for.
+struct WatchedBody {
+    body: Incoming,
+    place: Arc<Place>,
+}
+
+impl HttpBody for WatchedBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let frame = Pin::new(&mut self.body).poll_frame(cx);
+        match frame {
+            Poll::Pending => self.place.turn(Phase::Work, Phase::Body),
+            Poll::Ready(_) => self.place.turn(Phase::Body, Phase::Work),
+        }
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
