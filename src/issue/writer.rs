@@ -13,7 +13,7 @@ use sqlx::postgres::{PgConnectOptions, PgRow};
 use sqlx::{ConnectOptions as _, PgConnection, Row as _};
 use time::OffsetDateTime;
 use tokio::sync::mpsc::error::TrySendError;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, Semaphore, SemaphorePermit, mpsc};
 use tokio::task::yield_now;
 use tokio::time::{sleep, timeout};
 use ulid::{Generator, Ulid};
@@ -28,7 +28,7 @@ use crate::coupon::{self, Coupon};
 use crate::failpoint;
 
 /// Claims waiting for one shard, at the most; more are refused.
-pub(super) const QUEUE: usize = 4_096;
+const QUEUE: usize = 4_096;
 /// Postgres cancels a batch that takes longer, lock waits included; then surely nothing is committed.
 const STATEMENT_TIMEOUT: &str = "3s";
 /// How plans are made: the same from the first row to the millionth. What is best while a table is
@@ -45,9 +45,9 @@ pub const PLANS: [(&str, &str); 6] = [
     ("enable_hashjoin", "off"),
     ("enable_mergejoin", "off"),
 ];
-/// While claims wait for longer than that, newcomers are refused. Short against what a user waits for,
-/// long against a batch, so that the queue does not run dry before they are let in again.
-const LATE_AFTER: Duration = Duration::from_millis(500);
+/// Claims of one shard in progress in a process, from before the gate to their answer: three full batches, so that
+/// one is always ready. The queue has place for all of them, and for some whose users have gone.
+const PLACES: usize = 1_500;
 /// A connection without work is tried so often.
 const PING_INTERVAL: Duration = Duration::from_secs(1);
 /// Longer than a claim takes.
@@ -60,7 +60,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(4);
 pub struct Writer {
     queue: mpsc::Sender<Claim>,
     connected: Arc<AtomicBool>,
-    late: Arc<AtomicBool>,
+    places: Arc<Semaphore>,
 }
 
 impl Writer {
@@ -69,10 +69,9 @@ impl Writer {
         self.queue.try_send(claim).map_err(TrySendError::into_inner)
     }
 
-    /// Whether the claims that it took last had waited for more than [`LATE_AFTER`].
-    #[must_use]
-    pub fn is_late(&self) -> bool {
-        self.late.load(Ordering::Relaxed)
+    /// Waits for a place among the claims in progress. It is free again when what is answered is dropped.
+    pub async fn place(&self) -> Option<SemaphorePermit<'_>> {
+        self.places.acquire().await.ok()
     }
 
     /// Whether it has a connection to Postgres.
@@ -90,7 +89,6 @@ pub struct WriterWorker {
     database: PgConnectOptions,
     claims: mpsc::Receiver<Claim>,
     connected: Arc<AtomicBool>,
-    late: Arc<AtomicBool>,
     gate: Gate,
     loader: Loader,
     /// The relay of this shard, if it is in this process.
@@ -112,10 +110,10 @@ impl WriterWorker {
         let (queue, claims) = mpsc::channel(QUEUE);
         let database = database.clone().options([("statement_timeout", STATEMENT_TIMEOUT)]).options(PLANS);
         let connected = Arc::new(AtomicBool::new(false));
-        let late = Arc::<AtomicBool>::default();
-        let writer = Writer { queue, connected: connected.clone(), late: late.clone() };
+        let places = Arc::new(Semaphore::new(PLACES));
+        let writer = Writer { queue, connected: connected.clone(), places };
         let ids = Generator::new();
-        (writer, Self { shard, batch_rows, database, claims, connected, late, gate, loader, appended, ids })
+        (writer, Self { shard, batch_rows, database, claims, connected, gate, loader, appended, ids })
     }
 
     /// Works until every [`Writer`] is gone.
@@ -149,8 +147,6 @@ impl WriterWorker {
                     },
                 }
             }
-            let late = batch.iter().any(|claim| claim.asked_at.elapsed() > LATE_AFTER);
-            self.late.store(late, Ordering::Relaxed);
             let overdue: Vec<Claim> = batch.extract_if(.., |claim| claim.is_overdue()).collect();
             if !overdue.is_empty() {
                 tracing::debug!(shard = %self.shard, claims = overdue.len(), "claims have waited too long");

@@ -116,8 +116,10 @@ async fn claims_of_one_user_in_one_batch_get_a_coupon_each() {
     world.close().await;
 }
 
-/// Claims that one process has in progress, and that one writer has place for.
-const PLACES: usize = 4_096;
+/// Claims of one shard that a process has in progress.
+const PLACES: usize = 1_500;
+/// Claims that one writer has place for.
+const QUEUE: usize = 4_096;
 
 /// The routes of a process whose gate works, and its writer, which does not work yet.
 async fn without_writer(world: &World) -> (Router, WriterWorker) {
@@ -188,13 +190,15 @@ async fn claims_for_which_the_writer_has_no_place_give_their_seats_back() {
     let campaign = world.open_campaign(json!({ "quantity": 5_000 })).await;
     world.processes[0].kill();
     let (routes, writer_worker) = without_writer(&world).await;
-    let mut gone = claims(&routes, campaign, 0..PLACES);
-    world.pending(campaign, PLACES).await;
-    gone.shutdown().await;
-    for answer in claims(&routes, campaign, PLACES..PLACES + 100).join_all().await {
+    for part in 0..4 {
+        let mut gone = claims(&routes, campaign, part * QUEUE / 4..(part + 1) * QUEUE / 4);
+        world.pending(campaign, (part + 1) * QUEUE / 4).await;
+        gone.shutdown().await;
+    }
+    for answer in claims(&routes, campaign, QUEUE..QUEUE + 100).join_all().await {
         is_refused(&answer);
     }
-    world.pending(campaign, PLACES).await;
+    world.pending(campaign, QUEUE).await;
     tokio::spawn(writer_worker.run());
     world.pending(campaign, 0).await;
     world.processes[0].start().await;

@@ -6,6 +6,9 @@ use std::path::Path;
 use crate::support::fault::{ROWS, Row, Tier, owns};
 use crate::tidy::{assert_tests_exist, sources};
 
+/// As docs/guarantees.md numbers them.
+const PROMISES: [&str; 11] = ["P1", "P2", "P3", "P4", "P5", "P6", "P7", "P8", "P9", "P10", "S"];
+
 #[test]
 fn every_fault_has_an_owner() {
     let sources = sources("tests");
@@ -14,6 +17,7 @@ fn every_fault_has_an_owner() {
         assert!(owned, "no test owns {}", row.id);
         let told = [&row.hop, &row.fault, &row.effect, &row.injected].iter().all(|text| !text.is_empty());
         assert!(told && !row.promises.is_empty(), "{row:?}");
+        assert!(row.promises.iter().all(|promise| PROMISES.contains(&promise.as_str())), "{row:?}");
     }
     assert!(ROWS.values().filter(|row| row.tier == Tier::Test).count() > 50);
 }

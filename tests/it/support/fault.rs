@@ -38,10 +38,8 @@ pub(crate) struct Row {
 pub(crate) enum Tier {
     /// In `make test`.
     Test,
-    /// In `make nemesis`.
+    /// In `make nemesis`, and by fixed seeds in `make test`.
     Nemesis,
-    /// In a bench or a drill, by hand.
-    Drill,
 }
 
 /// A row that the test owns. The fault has to happen at least once.
