@@ -1,5 +1,6 @@
 //! The demo: private servers, a real rush over HTTP, and the balance sheet.
 
+use std::io;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -18,7 +19,7 @@ use crate::campaign::CampaignId;
 use crate::client::Client;
 use crate::config::{Config, Role, Secret};
 use crate::http::server;
-use crate::progress::progress_bar;
+use crate::progress::{progress_bar, say};
 use crate::rush::{Results, Rush};
 use crate::schema;
 use crate::servers::Servers;
@@ -108,16 +109,16 @@ async fn demonstrate(
     };
     let sheet = drained(&connections, config.shards).await?;
     let missing = missing(&connections, &results).await?;
-    report(&results, missing);
-    println!("\n{sheet}");
+    report(&results, missing)?;
+    say(format_args!("\n{sheet}"))?;
 
     let expected = (options.coupons as usize).min(options.users);
     let kept = missing == 0 && results.errors == 0 && results.promised.len() == expected;
     if !kept {
-        println!("expected {expected} coupons promised, none missing and no errors");
+        say(format_args!("expected {expected} coupons promised, none missing and no errors"))?;
     }
     if options.keep {
-        keep(config, address, campaign, &token, stop).await;
+        keep(config, address, campaign, &token, stop).await?;
     }
     Ok(sheet.is_balanced() && kept)
 }
@@ -186,23 +187,27 @@ async fn missing(connections: &Connections, results: &Results) -> anyhow::Result
     Ok(promised.len() - usize::try_from(there)?)
 }
 
-fn report(results: &Results, missing: usize) {
+fn report(results: &Results, missing: usize) -> io::Result<()> {
     let ms = |share| results.latency(share).as_secs_f64() * 1_000.0;
-    println!("offered    {:>8} requests", results.offered);
-    println!("achieved   {:>8.0} requests/s for {:.1} s", results.rate(), results.took.as_secs_f64());
-    println!("issued     {:>8}", results.issued);
-    println!("duplicates {:>8} shown the coupon they hold", results.already_issued);
-    println!("sold out   {:>8}", results.sold_out);
-    println!("retried    {:>8} told to ask again", results.retried);
-    println!("errors     {:>8}", results.errors);
-    println!("promised   {:>8} coupons, missing {missing}", results.promised.len());
-    println!(
+    say(format_args!("offered    {:>8} requests", results.offered))?;
+    say(format_args!(
+        "achieved   {:>8.0} requests/s for {:.1} s",
+        results.rate(),
+        results.took.as_secs_f64()
+    ))?;
+    say(format_args!("issued     {:>8}", results.issued))?;
+    say(format_args!("duplicates {:>8} shown the coupon they hold", results.already_issued))?;
+    say(format_args!("sold out   {:>8}", results.sold_out))?;
+    say(format_args!("retried    {:>8} told to ask again", results.retried))?;
+    say(format_args!("errors     {:>8}", results.errors))?;
+    say(format_args!("promised   {:>8} coupons, missing {missing}", results.promised.len()))?;
+    say(format_args!(
         "latency    {:>8.1} ms p50, {:.1} p95, {:.1} p99, {:.1} max",
         ms(0.5),
         ms(0.95),
         ms(0.99),
         ms(1.0)
-    );
+    ))
 }
 
 async fn keep(
@@ -211,16 +216,17 @@ async fn keep(
     campaign: CampaignId,
     token: &Secret,
     stop: &CancellationToken,
-) {
-    println!("\nserving until Ctrl-C:");
-    println!("  DATABASE_URL={}", config.database.reveal());
-    println!("  REDIS_URL={}", config.redis.reveal());
-    println!("  NATS_URL={}", config.nats.reveal());
-    println!("  HTTP_ADDR={address}");
-    println!("  ADMIN_TOKEN={}", token.reveal());
-    println!(
+) -> io::Result<()> {
+    say("\nserving until Ctrl-C:")?;
+    say(format_args!("  DATABASE_URL={}", config.database.reveal()))?;
+    say(format_args!("  REDIS_URL={}", config.redis.reveal()))?;
+    say(format_args!("  NATS_URL={}", config.nats.reveal()))?;
+    say(format_args!("  HTTP_ADDR={address}"))?;
+    say(format_args!("  ADMIN_TOKEN={}", token.reveal()))?;
+    say(format_args!(
         "  curl -s -H 'Authorization: Bearer {}' http://{address}/v1/campaigns/{campaign}",
         token.reveal()
-    );
+    ))?;
     stop.cancelled().await;
+    Ok(())
 }

@@ -16,6 +16,7 @@ use coupon_dispatcher::campaign::CampaignId;
 use coupon_dispatcher::client::Client;
 use coupon_dispatcher::config::{Config, ConfigError, Role, Secret};
 use coupon_dispatcher::operator::{self, DeadAction, RelayAction};
+use coupon_dispatcher::progress::say;
 use coupon_dispatcher::replay::{self, ReplayArgs};
 use coupon_dispatcher::{demo, doctor, schema};
 use serde_json::Value;
@@ -252,6 +253,6 @@ async fn campaign(action: CampaignAction, url: Option<String>) -> anyhow::Result
         CampaignAction::Open { id } => client.post(&format!("/v1/campaigns/{id}/open"), None).await?,
         CampaignAction::Close { id } => client.post(&format!("/v1/campaigns/{id}/close"), None).await?,
     };
-    println!("{}", serde_json::to_string_pretty(&answer)?);
+    say(serde_json::to_string_pretty(&answer)?)?;
     Ok(())
 }

@@ -12,7 +12,7 @@ use crate::audit::{self, Scope};
 use crate::config::Config;
 use crate::connections::{Connections, Patience};
 use crate::event::OUTLET;
-use crate::progress::progress_bar;
+use crate::progress::{progress_bar, say};
 
 /// Parked events on a list.
 const LETTERS_MAX: i64 = 1_000;
@@ -80,16 +80,16 @@ pub async fn relay(config: &Config, RelayAction::Epoch { action }: RelayAction) 
         EpochAction::List { shard } => {
             let mut connection = connections.pool.acquire().await?;
             let epochs = Epochs::read(&mut connection, Shard(shard)).await?;
-            println!("{}", serde_json::to_string_pretty(&epochs)?);
+            say(serde_json::to_string_pretty(&epochs)?)?;
         }
         EpochAction::New { shard, json } => {
             ensure!((0..config.shards).contains(&shard), "there is no shard {shard}");
             let Connections { database, nats, .. } = &connections;
             let begun = recovery::begin(database, nats, &OUTLET, Shard(shard), config.replicas).await?;
             if json {
-                println!("{}", serde_json::to_string(&begun)?);
+                say(serde_json::to_string(&begun)?)?;
             } else {
-                println!("{begun}");
+                say(&begun)?;
             }
         }
     }
@@ -115,7 +115,7 @@ pub async fn rebuild(config: &Config, name: &str, json: bool) -> anyhow::Result<
         .await?;
     bar.finish_and_clear();
     if !json {
-        println!("rebuilt {name} from {applied} events");
+        say(format_args!("rebuilt {name} from {applied} events"))?;
     }
     print_sheet(&connections, config.shards, Scope { full: true, ..Scope::default() }, json).await
 }
@@ -137,9 +137,9 @@ async fn print_sheet(
 ) -> anyhow::Result<bool> {
     let sheet = audit::audit(connections, shards, scope).await?;
     if json {
-        println!("{}", serde_json::to_string(&json!({ "balanced": sheet.is_balanced(), "sheet": sheet }))?);
+        say(serde_json::to_string(&json!({ "balanced": sheet.is_balanced(), "sheet": sheet }))?)?;
     } else {
-        println!("{sheet}");
+        say(&sheet)?;
     }
     Ok(sheet.is_balanced())
 }
@@ -156,17 +156,17 @@ pub async fn dead(config: &Config, action: DeadAction) -> anyhow::Result<()> {
         DeadAction::List { json } => {
             let parked = dead::list(&mut connection, LETTERS_MAX).await?;
             if json {
-                println!("{}", serde_json::to_string(&parked)?);
+                say(serde_json::to_string(&parked)?)?;
             } else {
                 for parked in parked {
-                    println!("{parked}");
+                    say(&parked)?;
                 }
             }
         }
         DeadAction::Show(Letter { projection, position, shard }) => {
             let (parked, event) = letters(shard).show(&mut connection, &projection, position).await?;
             let event: Value = serde_json::from_slice(&event.body)?;
-            println!("{}", serde_json::to_string_pretty(&json!({ "parked": parked, "event": event }))?);
+            say(serde_json::to_string_pretty(&json!({ "parked": parked, "event": event }))?)?;
         }
         DeadAction::Redrive(Letter { projection, position, shard }) => {
             let projections = projections();

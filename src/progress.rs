@@ -1,4 +1,7 @@
-//! What a long command shows meanwhile.
+//! What a command shows: its bar meanwhile, and its lines.
+
+use std::fmt::Display;
+use std::io::{self, Write as _};
 
 use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 
@@ -11,4 +14,13 @@ pub fn progress_bar(length: i64) -> ProgressBar {
             let _ = write!(text, "{:.0}/s", state.per_sec()); // a bar that cannot be drawn matters to nobody
         });
     ProgressBar::new(length.unsigned_abs()).with_style(style)
+}
+
+/// Prints a line on standard output. Unlike `println!` it does not panic when nobody reads on, as in
+/// `coupon audit | head`.
+///
+/// # Errors
+/// When the line cannot be written.
+pub fn say(line: impl Display) -> io::Result<()> {
+    writeln!(io::stdout(), "{line}")
 }

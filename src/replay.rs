@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::app::{Connections, Patience};
 use crate::config::Config;
 use crate::event::OUTLET;
-use crate::progress::progress_bar;
+use crate::progress::{progress_bar, say};
 
 pub use args::ReplayArgs;
 use report::{LIST_HEADER, ListedRun, Plan, Report};
@@ -103,7 +103,7 @@ async fn publish(
     if args.json {
         eprintln!("{plan}");
     } else {
-        println!("{plan}");
+        say(&plan)?;
     }
     let bar = progress_bar(plan.events);
     let outcome = replayer.publish(stop, || bar.inc(1)).await;
@@ -125,7 +125,7 @@ async fn dry_run(args: &ReplayArgs, connections: &Connections, shards: i16) -> a
     let run = args.run.clone().unwrap_or_else(RunId::generate);
     let plan = Plan::new(run, args.rate(), plans);
     if !args.json {
-        println!("{plan}");
+        say(&plan)?;
     }
     report(args, plan, None, 0)
 }
@@ -133,11 +133,11 @@ async fn dry_run(args: &ReplayArgs, connections: &Connections, shards: i16) -> a
 fn report(args: &ReplayArgs, plan: Plan, outcome: Option<Outcome>, stored: u64) -> anyhow::Result<()> {
     let report = Report::new(plan, outcome, stored);
     if args.json {
-        println!("{}", serde_json::to_string(&report)?);
+        say(serde_json::to_string(&report)?)?;
     } else if outcome.is_none() {
-        println!("dry run: nothing is published");
+        say("dry run: nothing is published")?;
     } else {
-        println!("{report}");
+        say(&report)?;
     }
     Ok(())
 }
@@ -146,9 +146,12 @@ async fn cancel_run(args: &ReplayArgs, connections: &Connections, run: &RunId) -
     let mut connection = connections.pool.acquire().await?;
     let removed = cancel(&mut connection, &connections.nats, &OUTLET, run).await?;
     if args.json {
-        println!("{}", json!({ "run": run, "state": "cancelled", "removed": removed }));
+        say(json!({ "run": run, "state": "cancelled", "removed": removed }))?;
     } else {
-        println!("run {run} is cancelled, {removed} messages are removed from {}", OUTLET.replay_stream());
+        say(format_args!(
+            "run {run} is cancelled, {removed} messages are removed from {}",
+            OUTLET.replay_stream()
+        ))?;
     }
     Ok(())
 }
@@ -162,12 +165,12 @@ async fn list(args: &ReplayArgs, connections: &Connections) -> anyhow::Result<()
         listed.push(ListedRun::new(run, at_work.as_ref(), stored));
     }
     if args.json {
-        println!("{}", json!({ "runs": listed }));
+        say(json!({ "runs": listed }))?;
         return Ok(());
     }
-    println!("{LIST_HEADER}");
+    say(LIST_HEADER)?;
     for run in listed {
-        println!("{run}");
+        say(&run)?;
     }
     Ok(())
 }

@@ -9,6 +9,7 @@ use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use outbox_relay::event::id_of;
 use serde::de::DeserializeOwned;
 use subtle::ConstantTimeEq as _;
 use tokio::time::timeout;
@@ -49,7 +50,7 @@ impl FromRequestParts<Arc<Api>> for Id {
 
     async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, Problem> {
         let Path(text) = Path::<String>::from_request_parts(parts, api).await.map_err(|_| NO_SUCH_ID)?;
-        Ulid::from_string(&text).map(Self).map_err(|_| NO_SUCH_ID)
+        id_of(&text).map(Self).ok_or(NO_SUCH_ID)
     }
 }
 
@@ -117,9 +118,10 @@ impl FromRequestParts<Arc<Api>> for Page {
         if !(1..=PAGE_MAX).contains(&limit) {
             return Err(invalid("limit", format!("must be 1 to {PAGE_MAX}")));
         }
-        let before = query.cursor.as_deref().map(Ulid::from_string).transpose();
-        let before =
-            before.map_err(|_| invalid("cursor", "must be the next of an earlier page".to_owned()))?;
+        let before = match query.cursor.as_deref().map(id_of) {
+            Some(None) => return Err(invalid("cursor", "must be the next of an earlier page".to_owned())),
+            before => before.flatten(),
+        };
         Ok(Self { before, limit, status: query.status })
     }
 }

@@ -93,3 +93,17 @@ async fn migrations_can_be_applied_again() {
     assert_eq!(world.coupon(&["migrate"]).await.code, Some(0));
     world.close().await;
 }
+
+/// As in `coupon audit | head -0`.
+#[tokio::test]
+async fn a_command_whose_output_nobody_reads_fails_without_a_panic() {
+    let world = World::start().await;
+    for command in [&["audit"][..], &["dead", "list", "--json"], &["replay", "--dry-run"], &["doctor"]] {
+        let mut running = world.start_coupon(command);
+        running.hang_up();
+        let finished = running.finished().await;
+        assert_eq!(finished.code.filter(|code| [1, 2].contains(code)), finished.code, "{finished:?}");
+        assert!(finished.err.contains("Broken pipe") && !finished.err.contains("panicked"), "{finished:?}");
+    }
+    world.close().await;
+}

@@ -59,6 +59,11 @@ impl Running {
         timeout(LIMIT, listen).await.unwrap_or_else(|_| panic!("the command does not say {words}"));
     }
 
+    /// Nobody reads on.
+    pub(crate) fn hang_up(&mut self) {
+        drop(self.child.stdout.take());
+    }
+
     /// Waits until it ends.
     pub(crate) async fn finished(mut self) -> Finished {
         let output = timeout(LIMIT, self.child.wait_with_output()).await;
