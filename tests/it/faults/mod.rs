@@ -17,6 +17,7 @@ mod wires;
 
 use coupon_dispatcher::campaign::CampaignId;
 use serde_json::json;
+use ulid::Ulid;
 
 use crate::support::{Fault, World};
 
@@ -34,4 +35,9 @@ async fn survives(world: &mut World, fault: &Fault, happening: impl AsyncFnOnce(
     fault.fired(1);
     world.answered(&rush.await.unwrap()).await;
     fault.healed();
+}
+
+/// Who has no coupon yet: whoever got one is shown it, whatever breaks.
+fn someone() -> String {
+    format!("someone-{}", Ulid::generate())
 }

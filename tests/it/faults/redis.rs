@@ -9,7 +9,7 @@ use futures_util::future::join_all;
 use redis::FromRedisValue;
 use serde_json::json;
 
-use super::{QUANTITY, survives};
+use super::{QUANTITY, someone, survives};
 use crate::support::{Answer, Fault, SOON, World, owns, wait_until};
 
 /// P9.
@@ -82,7 +82,7 @@ async fn refuses_and_comes_back(fault: &Fault, begin: impl AsyncFn(&World), end:
     assert!(back_in < BACK_WITHIN, "back within {back_in:?} only");
     oversells_nothing(world, fault, async |world: &mut World, campaign| {
         begin(world).await;
-        let refused = async || is_refused(&world.claim(campaign, "early").await);
+        let refused = async || is_refused(&world.claim(campaign, &someone()).await);
         wait_until("claims are refused", SOON, refused).await;
         end(world).await;
     })

@@ -12,7 +12,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 use sqlx::{Connection as _, PgConnection};
 
-use super::{QUANTITY, survives};
+use super::{QUANTITY, someone, survives};
 use crate::support::{Answer, Fault, Process, SOON, World, owns, wait_for, wait_until};
 
 /// Longer than a batch waits for an answer, and one behind it.
@@ -67,7 +67,7 @@ async fn refuses_and_comes_back<T>(
     assert_eq!(comes_back(&world, campaign, "bob").await, 201);
     survives(&mut world, fault, async |world: &mut World, campaign| {
         let state = begin(world).await;
-        let refused = async || is_refused(&world.claim(campaign, "early").await);
+        let refused = async || is_refused(&world.claim(campaign, &someone()).await);
         wait_until("claims are refused", SOON, refused).await;
         end(world, state).await;
     })
@@ -284,7 +284,7 @@ async fn a_disk_that_is_full_in_a_rush_is_survived() {
         fill(world).await;
         let noticed = async || world.processes[0].log().contains("a batch was not written");
         wait_until("a batch cannot be written", SOON, noticed).await;
-        let refused = async || is_refused(&world.claim(campaign, "early").await);
+        let refused = async || is_refused(&world.claim(campaign, &someone()).await);
         wait_until("claims are refused", SOON, refused).await;
         empty(world).await;
         assert_ne!(comes_back(world, campaign, "late").await, 500);
