@@ -16,10 +16,7 @@ const ZOO: [(&str, &str); 24] = [
     ("coupon-without-event", "issuing::every_user_gets_his_coupon_when_there_is_one_for_each"),
     ("not-durable", "faults::postgres::a_postgres_that_is_killed_in_a_rush_has_every_promised_coupon"),
     ("unknown-is-taken-for-failed", "faults::seats::a_seat_whose_commit_is_unknown_and_failed_is_sold_again"),
-    (
-        "seats-of-the-failed-are-kept",
-        "faults::postgres::without_postgres_nothing_is_promised_and_no_seat_is_lost",
-    ),
+    ("seats-of-the-failed-are-kept", "faults::storage::while_the_coupons_are_locked_claims_are_refused"),
     ("sweeper-does-not-ask", "faults::seats::a_seat_whose_commit_is_unknown_and_done_stays_with_its_holder"),
     ("unready-without-nats", "faults::nats::without_nats_claims_go_on_and_the_backlog_drains_afterwards"),
     // Outbox and relay.

@@ -85,8 +85,6 @@ async fn without_postgres_nothing_is_promised_and_no_seat_is_lost() {
         assert_eq!((refused.status, refused.problem()), (503, "storage-unavailable"), "{refused:?}");
         assert_eq!(refused.header("retry-after"), Some("1"));
     }
-    // Surely not committed: back at once, and not when a sweeper has asked Postgres.
-    world.pending(campaign, 0).await;
     world.servers.postgres.start().await.unwrap();
     for user in users {
         let won = async || world.claim(campaign, user).await.status == 201;

@@ -63,6 +63,8 @@ async fn refuses_and_comes_back<T>(
         let answer = world.claim(campaign, user).await;
         assert!(is_refused(&answer), "{answer:?}");
     }
+    // Surely not committed: back at once, and not when a sweeper has asked.
+    world.pending(campaign, 0).await;
     end(&mut world, state).await;
     assert_eq!(comes_back(&world, campaign, "bob").await, 201);
     survives(&mut world, fault, async |world: &mut World, campaign| {
