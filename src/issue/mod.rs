@@ -1,6 +1,7 @@
 //! To issue: the one use case that everything here exists for. The gate admits, Postgres decides,
 //! and nobody is told yes before it is committed.
 
+mod batch;
 mod campaigns;
 pub mod gate;
 pub mod loader;

@@ -1,7 +1,7 @@
 //! The writer: batches of claims become coupons and outbox rows, one call and one commit a batch.
 //! A task for each shard, with a connection of its own.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -9,22 +9,21 @@ use std::time::Duration;
 use outbox_relay::Shard;
 use outbox_relay::retry::Retry;
 use outbox_relay::zoo;
-use sqlx::postgres::{PgConnectOptions, PgRow};
-use sqlx::{ConnectOptions as _, PgConnection, Row as _};
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{ConnectOptions as _, PgConnection};
 use time::OffsetDateTime;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{Notify, Semaphore, SemaphorePermit, mpsc};
 use tokio::task::yield_now;
 use tokio::time::{sleep, timeout};
-use ulid::{Generator, Ulid};
-use uuid::Uuid;
+use ulid::Generator;
 
+use super::batch::{self, ANSWER_TIMEOUT, Answer};
 use super::gate::Gate;
 use super::loader::Loader;
 use super::seats::Seat;
 use super::{Claim, ClaimError, Verdict};
 use crate::campaign::CampaignId;
-use crate::coupon::{self, Coupon};
 use crate::failpoint;
 
 /// Claims waiting for one shard, at the most; more are refused.
@@ -52,8 +51,6 @@ const PLACES: usize = 1_500;
 const PING_INTERVAL: Duration = Duration::from_secs(1);
 /// Longer than a claim takes.
 const FORGOTTEN_AFTER: time::Duration = time::Duration::seconds(5);
-/// When not even that answer comes, it is not known whether the batch is committed.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// The way to one shard's writer.
 #[derive(Clone, Debug)]
@@ -153,9 +150,12 @@ impl WriterWorker {
                 self.refuse(overdue, ClaimError::Overloaded);
                 continue;
             }
-            let together = take_together(&mut batch);
+            let together = batch::take_together(&mut batch);
             failpoint::reached("writer.took").await;
-            let result = self.write(&mut connection, &together).await;
+            let result = batch::write(&mut connection, self.shard, &together, &mut self.ids).await;
+            if result.is_ok() {
+                self.appended.notify_one();
+            }
             failpoint::reached("writer.committed").await;
             let failed = result.is_err();
             self.settle(together, result);
@@ -198,63 +198,6 @@ impl WriterWorker {
         for claim in claims {
             claim.answer(Err(why));
         }
-    }
-
-    /// One call, one transaction: the rows that it answers are committed. Claims of a campaign are
-    /// to be together.
-    async fn write(
-        &mut self,
-        connection: &mut PgConnection,
-        claims: &[Claim],
-    ) -> Result<Vec<Answer>, ClaimError> {
-        let campaigns: Vec<&[Claim]> = claims.chunk_by(|a, b| a.campaign == b.campaign).collect();
-        let last_claims = campaigns.iter().scan(0, |last, claims| {
-            *last += claims.len();
-            i32::try_from(*last).ok()
-        });
-        let coupon_ids: Vec<Ulid> = claims.iter().map(|_| self.new_id()).collect();
-        let codes: Vec<String> = claims.iter().map(|_| coupon::new_code()).collect();
-        // All rows are read, up to ReadyForQuery: the rows come before the commit, that comes after.
-        let call = sqlx::query(
-            "SELECT claims, verdict, nths, numbers, issued_at, expires_at, coupon_id, code, state FROM issue_batch($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)")
-            .bind(self.shard.0)
-            .bind(campaigns.iter().map(|claims| Uuid::from(claims[0].campaign.0)).collect::<Vec<_>>())
-            .bind(campaigns.iter().map(|claims| claims[0].campaign.to_string()).collect::<Vec<_>>())
-            .bind(campaigns.iter().map(|_| self.new_id().into()).collect::<Vec<Uuid>>())
-            .bind(last_claims.collect::<Vec<_>>())
-            .bind(claims.iter().map(|claim| claim.user.as_str()).collect::<Vec<_>>())
-            .bind(coupon_ids.iter().map(|id| Uuid::from(*id)).collect::<Vec<_>>())
-            .bind(coupon_ids.iter().map(ToString::to_string).collect::<Vec<_>>())
-            .bind(&codes)
-            .bind(claims.iter().map(|_| self.new_id().into()).collect::<Vec<Uuid>>())
-            .bind(claims.iter().map(|claim| claim.traceparent.as_deref()).collect::<Vec<_>>())
-            .fetch_all(connection);
-        match timeout(ANSWER_TIMEOUT, call).await {
-            Ok(Ok(rows)) => {
-                self.appended.notify_one();
-                let mut answers = Vec::with_capacity(claims.len());
-                for row in &rows {
-                    Answer::read(row, claims, &coupon_ids, &codes, &mut answers).map_err(|error| {
-                        tracing::error!(%error, "issue_batch() answered something else");
-                        ClaimError::Unknown
-                    })?;
-                }
-                Ok(answers)
-            }
-            Ok(Err(error)) => {
-                tracing::warn!(shard = %self.shard, claims = claims.len(), error = &error as &dyn std::error::Error, "a batch was not written");
-                Err(if is_rolled_back(&error) { ClaimError::NotWritten } else { ClaimError::Unknown })
-            }
-            Err(_) => {
-                tracing::warn!(shard = %self.shard, claims = claims.len(), "Postgres does not answer");
-                Err(ClaimError::Unknown)
-            }
-        }
-    }
-
-    /// Ids that rise within this writer.
-    fn new_id(&mut self) -> Ulid {
-        self.ids.generate().unwrap_or_else(|_| Ulid::generate())
     }
 
     /// Answers every claim, and tells the gate what became of its seats.
@@ -328,17 +271,6 @@ async fn takes_writes(connection: &mut PgConnection) -> Result<(), sqlx::Error> 
     Ok(())
 }
 
-/// Takes out of `batch` what can be judged together: no user twice in a campaign. Claims of a
-/// campaign are together, and within it in the order in which they came.
-fn take_together(batch: &mut Vec<Claim>) -> Vec<Claim> {
-    let mut users = HashSet::with_capacity(batch.len());
-    let (mut together, later) =
-        batch.drain(..).partition(|claim| users.insert((claim.campaign, claim.user.clone())));
-    *batch = later;
-    together.sort_by_key(|claim: &Claim| claim.campaign);
-    together
-}
-
 /// Puts the seats of claims back on sale.
 fn release<'a>(gate: &Gate, claims: impl IntoIterator<Item = &'a Claim>) {
     let mut seats: HashMap<CampaignId, Vec<Seat>> = HashMap::new();
@@ -349,69 +281,5 @@ fn release<'a>(gate: &Gate, claims: impl IntoIterator<Item = &'a Claim>) {
     }
     for (campaign, seats) in seats {
         gate.release(campaign, seats);
-    }
-}
-
-/// An answer of the severity ERROR rolls back; FATAL, or no answer at all, may come after the commit.
-fn is_rolled_back(error: &sqlx::Error) -> bool {
-    use sqlx::postgres::{PgDatabaseError, PgSeverity};
-    error
-        .as_database_error()
-        .and_then(|error| error.try_downcast_ref::<PgDatabaseError>())
-        .is_some_and(|error| error.severity() == PgSeverity::Error)
-}
-
-/// What Postgres says to one claim of a batch.
-struct Answer {
-    claim: usize,
-    /// Which of the user's coupons it is about, from 1; 0 if about none.
-    nth: i32,
-    verdict: Verdict,
-}
-
-impl Answer {
-    /// Columns by index, as [`WriterWorker::write`] selects them. What it has sent itself, to a
-    /// winner, does not come back.
-    fn read(
-        row: &PgRow,
-        claims: &[Claim],
-        ids: &[Ulid],
-        codes: &[String],
-        answers: &mut Vec<Self>,
-    ) -> Result<(), sqlx::Error> {
-        let (judged, nths): (Vec<i32>, Vec<Option<i32>>) = (row.try_get(0)?, row.try_get(2)?);
-        let word: &str = row.try_get(1)?;
-        let numbers: Vec<Option<i32>> = row.try_get(3)?;
-        let (issued_at, expires_at): (Option<OffsetDateTime>, Option<OffsetDateTime>) =
-            (row.try_get(4)?, row.try_get(5)?);
-        for ((place, nth), number) in judged.into_iter().zip(nths).zip(numbers) {
-            let claim = usize::try_from(place - 1).unwrap_or(usize::MAX);
-            let asked = claims.get(claim).ok_or(sqlx::Error::RowNotFound)?;
-            let coupon = |id: Ulid, code: String, state: String| {
-                Ok::<_, sqlx::Error>(Coupon {
-                    id,
-                    campaign_id: asked.campaign,
-                    user_id: asked.user.as_str().to_owned(),
-                    number: number.ok_or(sqlx::Error::RowNotFound)?,
-                    code,
-                    state,
-                    issued_at: issued_at.ok_or(sqlx::Error::RowNotFound)?,
-                    expires_at: expires_at.ok_or(sqlx::Error::RowNotFound)?,
-                })
-            };
-            let verdict = match word {
-                "issued" => Verdict::Issued(coupon(ids[claim], codes[claim].clone(), "issued".to_owned())?),
-                "held" => {
-                    let id: Uuid = row.try_get(6)?;
-                    Verdict::Held(coupon(id.into(), row.try_get(7)?, row.try_get(8)?)?)
-                }
-                "sold_out" => Verdict::SoldOut,
-                "not_open" => Verdict::NotOpen,
-                "closed" => Verdict::Closed,
-                other => return Err(sqlx::Error::Protocol(format!("verdict {other}"))),
-            };
-            answers.push(Self { claim, nth: nth.unwrap_or_default(), verdict });
-        }
-        Ok(())
     }
 }

@@ -180,8 +180,8 @@ async fn a_slow_writer_delays_no_other_shard() {
     world.migrate().await;
     world.add_process("relay,project").await;
     let mut slow = world.pool.begin().await.unwrap();
-    fault.fired(1);
     append(&mut slow, Shard(1), &[event("tested")]).await.unwrap();
+    fault.fired(1);
     for count in 1..=20 {
         append_committed(&world, Shard(0), &[event("tested")]).await;
         wait_until("it is published", SOON, async || world.end_of_stream(Shard(0)).await == count).await;

@@ -16,7 +16,6 @@ fn head(lines: &str) -> String {
 async fn who_sends_next_to_nothing_is_hung_up_on() {
     let fault = owns("client-silent-or-slow");
     let world = World::start().await;
-    fault.fired(1);
     let address = world.processes[0].address;
     let connect = || Socket::connect(address);
     let mut patient = connect().await;
@@ -33,11 +32,12 @@ async fn who_sends_next_to_nothing_is_hung_up_on() {
         second.say_all(half),
         connect().await.drip(long),
     );
-    assert_eq!([heard.0, heard.1, heard.2, heard.3], ["", "", "", ""]);
+    let heard = [heard.0, heard.1, heard.2, heard.3];
+    assert_eq!(heard, ["", "", "", ""]);
+    fault.fired(heard.len());
     // Between two requests there is more time.
     patient.say(LIVEZ).await.unwrap();
     assert_eq!(patient.answer().await, Some(200));
-    fault.healed();
     world.close().await;
 }
 
@@ -45,7 +45,6 @@ async fn who_sends_next_to_nothing_is_hung_up_on() {
 async fn who_drips_a_body_or_takes_no_answer_is_hung_up_on() {
     let fault = owns("client-drips-or-takes-nothing");
     let world = World::start().await;
-    fault.fired(1);
     let address = world.processes[0].address;
     let drips = async |lines: &str, body: &str| {
         let mut socket = Socket::connect(address).await;
@@ -65,8 +64,8 @@ async fn who_drips_a_body_or_takes_no_answer_is_hung_up_on() {
     );
     for answer in [whole, chunked] {
         assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+        fault.fired(1);
     }
-    fault.healed();
     world.close().await;
 }
 
@@ -74,7 +73,6 @@ async fn who_drips_a_body_or_takes_no_answer_is_hung_up_on() {
 async fn what_is_too_large_or_no_http_is_refused_and_the_connection_closed() {
     let fault = owns("client-sends-too-much-or-no-http");
     let world = World::start().await;
-    fault.fired(1);
     let address = world.processes[0].address;
     let many = "X: x\r\n".repeat(200);
     let endless = format!(
@@ -107,13 +105,13 @@ async fn what_is_too_large_or_no_http_is_refused_and_the_connection_closed() {
     let mut wrong = Vec::new();
     for ((status, what, _), answer) in attacks.iter().zip(join_all(answers).await) {
         let first = answer.lines().next().unwrap_or_default().to_owned();
+        fault.fired(1);
         if first.split(' ').nth(1).unwrap_or_default() != *status {
             wrong.push(format!("{what}: {first:?}"));
         }
     }
     assert_eq!(wrong, [""; 0]);
     assert_eq!(world.api().get("/readyz").await.status, 200);
-    fault.healed();
     world.close().await;
 }
 
@@ -121,7 +119,6 @@ async fn what_is_too_large_or_no_http_is_refused_and_the_connection_closed() {
 async fn requests_sent_at_once_are_answered_in_order() {
     let fault = owns("client-pipelines");
     let world = World::start().await;
-    fault.fired(1);
     let campaign = world.open_campaign(json!({ "quantity": 300 })).await;
     let requests = (0..300).map(|number| {
         let body = match number % 3 {
@@ -138,12 +135,12 @@ async fn requests_sent_at_once_are_answered_in_order() {
     let requests = requests.collect::<Vec<_>>().concat();
     let mut socket = Socket::connect(world.processes[0].address).await;
     socket.say(requests).await.unwrap();
+    fault.fired(1);
     for number in 0..300 {
         let expected = [201, 422, 422][number % 3];
         assert_eq!((socket.answer().await, socket.answer().await), (Some(expected), Some(200)), "{number}");
     }
     assert_eq!(world.coupons(campaign).await, 100);
-    fault.healed();
     world.close().await;
 }
 

@@ -1,5 +1,7 @@
 //! A process crashes at each of its points, in the midst of everything, and nothing is lost or done twice.
 
+use std::collections::BTreeSet;
+
 use coupon_dispatcher::campaign::CampaignId;
 use coupon_dispatcher::failpoint;
 use outbox_relay::Shard;
@@ -9,6 +11,7 @@ use serde_json::{Value, json};
 use super::gate::tell_redis;
 use crate::replay::{assert_replayed, sold_out};
 use crate::support::{Fault, Http, SOON, World, owns, wait_until};
+use crate::tidy::sources;
 
 const USERS: usize = 200;
 /// For everybody, and some more.
@@ -112,13 +115,19 @@ async fn relay_and_projector_crash_at_each_point() {
     crash_at_each(of(&["relay.", "projector."])).await;
 }
 
+/// No point is without a name here, and each is somebody's above or below.
 #[test]
-fn every_point_is_somebodys() {
+fn every_point_is_tried() {
     let whom = ["claim.", "gate.", "writer.", "sweeper.", "loader.", "campaign.", "relay.", "projector."];
     let commands = ["replay.", "rebuild.", "dead.", "epoch."];
-    for point in POINTS.into_iter().chain(failpoint::POINTS) {
+    let named: BTreeSet<&str> = POINTS.into_iter().chain(failpoint::POINTS).collect();
+    for point in &named {
         assert!(whom.iter().chain(&commands).any(|who| point.starts_with(who)), "{point}");
     }
+    let sources = [sources("src"), sources("relay/src")].concat();
+    let calls = sources.iter().flat_map(|(_, text)| text.split("failpoint::reached(\"").skip(1));
+    let reached: BTreeSet<&str> = calls.map(|rest| rest.split('"').next().unwrap()).collect();
+    assert_eq!(reached, named);
 }
 
 /// The command crashes at this point.
