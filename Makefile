@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench check nemesis zoo
+.PHONY: help demo test bench check nemesis drill zoo
 
 help: ## Lists the targets
 	@sed -n 's/^\([a-z]*\):.*## /  \1\t/p' $(MAKEFILE_LIST)
@@ -15,6 +15,14 @@ zoo: ## Plants known bugs, one at a time: a test has to find each
 
 nemesis: ## Breaks everything at random for SECONDS, as SEED tells
 	@.ci/servers test && SEED=$(or $(SEED),1) SECONDS=$(or $(SECONDS),30) cargo test --locked --features failpoints --test it -- --exact nemesis::first --nocapture
+
+# What serves: the newest tag, or the commit before.
+VERSION ?= $(or $(shell git describe --tags --abbrev=0 2>/dev/null),HEAD~1)
+
+drill: ## Breaks what takes minutes; VERSION names the version that this one replaces
+	@.ci/servers test && rm -rf target/previous && mkdir -p target/previous && git archive $(VERSION) | tar -x -C target/previous
+	cargo build --locked --manifest-path target/previous/Cargo.toml --target-dir target/previous/target --bin coupon
+	PREVIOUS=$(CURDIR)/target/previous/target/debug/coupon cargo test --locked --features failpoints --test it -- --ignored --test-threads 2 --nocapture drills
 
 bench: ## Measures the release build under load
 	.ci/servers bench && cargo bench --locked --bench issues && cargo bench --locked --bench overload && cargo bench --locked --bench relay

@@ -43,6 +43,21 @@ macro_rules! columns {
     };
 }
 
+/// A campaign as it was at a moment, which the clock of the database tells: no other judges what time it is.
+#[derive(Debug)]
+pub struct Snapshot {
+    pub campaign: Campaign,
+    pub taken_at: OffsetDateTime,
+}
+
+impl Snapshot {
+    /// Whether the campaign had come to its end so long before.
+    #[must_use]
+    pub fn is_over_for(&self, duration: time::Duration) -> bool {
+        self.campaign.closes_at + duration <= self.taken_at
+    }
+}
+
 /// A campaign and where it stands.
 #[derive(Debug, Serialize)]
 pub struct Standing {
@@ -80,6 +95,12 @@ impl FromRow<'_, PgRow> for Campaign {
             version: row.try_get("version")?,
             created_at: row.try_get("created_at")?,
         })
+    }
+}
+
+impl FromRow<'_, PgRow> for Snapshot {
+    fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
+        Ok(Self { campaign: Campaign::from_row(row)?, taken_at: row.try_get("now")? })
     }
 }
 
@@ -122,8 +143,8 @@ pub async fn create(pool: &PgPool, draft: &Draft, shards: i16) -> Result<Campaig
 }
 
 /// One campaign.
-pub async fn get(pool: &PgPool, id: CampaignId) -> Result<Option<Campaign>, sqlx::Error> {
-    sqlx::query_as(columns!("SELECT ", " FROM campaigns WHERE id = $1"))
+pub async fn get(pool: &PgPool, id: CampaignId) -> Result<Option<Snapshot>, sqlx::Error> {
+    sqlx::query_as(columns!("SELECT ", ", now() AS now FROM campaigns WHERE id = $1"))
         .bind(Uuid::from(id.0))
         .fetch_optional(pool)
         .await
@@ -199,14 +220,13 @@ async fn change(
     rule: impl FnOnce(&Campaign, OffsetDateTime) -> Option<State>,
 ) -> Result<Campaign, ChangeError> {
     let mut transaction = pool.begin().await?;
-    let row = sqlx::query(columns!("SELECT ", ", now() AS now FROM campaigns WHERE id = $1 FOR UPDATE"))
+    let query = columns!("SELECT ", ", now() AS now FROM campaigns WHERE id = $1 FOR UPDATE");
+    let Snapshot { campaign, taken_at } = sqlx::query_as(query)
         .bind(Uuid::from(id.0))
         .fetch_optional(&mut *transaction)
         .await?
         .ok_or(ChangeError::Unknown)?;
-    let campaign = Campaign::from_row(&row)?;
-    let state = rule(&campaign, row.try_get("now")?)
-        .ok_or(ChangeError::NotAllowed { state: campaign.state, asked })?;
+    let state = rule(&campaign, taken_at).ok_or(ChangeError::NotAllowed { state: campaign.state, asked })?;
     if state == campaign.state {
         return Ok(campaign);
     }

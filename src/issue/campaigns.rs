@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use sqlx::PgPool;
 
-use crate::campaign::{Campaign, CampaignId, store};
+use crate::campaign::CampaignId;
+use crate::campaign::store::{self, Snapshot};
 
 /// How old an entry may be.
 const AGE_MAX: Duration = Duration::from_secs(1);
@@ -23,7 +24,7 @@ pub(super) struct Campaigns {
 #[derive(Clone, Debug)]
 struct Entry {
     /// Nothing when there is no such campaign.
-    campaign: Option<Arc<Campaign>>,
+    campaign: Option<Arc<Snapshot>>,
     read_at: Instant,
 }
 
@@ -33,7 +34,7 @@ impl Campaigns {
     }
 
     /// The campaign, if there is one.
-    pub(super) async fn get(&self, id: CampaignId) -> Result<Option<Arc<Campaign>>, sqlx::Error> {
+    pub(super) async fn get(&self, id: CampaignId) -> Result<Option<Arc<Snapshot>>, sqlx::Error> {
         let entry = self.entries.read().unwrap_or_else(PoisonError::into_inner).get(&id).cloned();
         if let Some(entry) = &entry
             && (entry.read_at.elapsed() < AGE_MAX || !self.renew(id))

@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 
 use redis::{Client, RedisError};
 use sqlx::PgPool;
-use time::OffsetDateTime;
 use tokio::sync::mpsc;
 use ulid::Ulid;
 use uuid::Uuid;
@@ -102,7 +101,7 @@ pub async fn load(client: &Client, pool: &PgPool, campaign: CampaignId) -> Resul
     failpoint::reached("loader.began").await;
     // Read after `begin`: whoever commits later than this is confirmed later than that.
     let Some(found) = store::get(pool, campaign).await? else { return Ok(()) };
-    if found.closes_at + GRACE <= OffsetDateTime::now_utc() {
+    if found.is_over_for(GRACE) {
         return Ok(()); // it would be gone at once
     }
     let mut number = 0;
@@ -116,7 +115,7 @@ pub async fn load(client: &Client, pool: &PgPool, campaign: CampaignId) -> Resul
         }
     }
     failpoint::reached("loader.filled").await;
-    finish(&mut seats, &found, token, number).await?;
+    finish(&mut seats, &found.campaign, token, number).await?;
     failpoint::reached("loader.finished").await;
     Ok(())
 }

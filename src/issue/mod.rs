@@ -178,15 +178,16 @@ impl Issuer {
         user: UserId,
         traceparent: Option<String>,
     ) -> Result<Outcome, IssueError> {
-        let Some(campaign) = self.campaigns.get(campaign).await? else { return Ok(Outcome::NoSuchCampaign) };
+        let Some(snapshot) = self.campaigns.get(campaign).await? else { return Ok(Outcome::NoSuchCampaign) };
+        let campaign = &snapshot.campaign;
         let writer = usize::try_from(campaign.shard.0).ok().and_then(|shard| self.writers.get(shard));
         let Some(writer) = writer else { return Err(ClaimError::NotWritten.into()) };
         let Ok(_place) = timeout(PATIENCE, writer.place()).await else {
             return Err(ClaimError::Overloaded.into());
         };
-        if campaign.closes_at + GATE_ASKED_FOR <= OffsetDateTime::now_utc() {
+        if snapshot.is_over_for(GATE_ASKED_FOR) {
             let held = coupon::held(&self.pool, campaign.id, &user, campaign.per_user_limit).await?;
-            return Ok(held.map_or(Outcome::Closed, |coupon| Outcome::held(coupon, &campaign)));
+            return Ok(held.map_or(Outcome::Closed, |coupon| Outcome::held(coupon, campaign)));
         }
         let (claim, verdict) = Claim::new(campaign.id, user.clone(), traceparent.clone());
         failpoint::reached("claim.asked").await;
@@ -212,7 +213,7 @@ impl Issuer {
         }
         Ok(match verdict? {
             Verdict::Issued(coupon) => Outcome::Issued(coupon),
-            Verdict::Held(coupon) => Outcome::held(coupon, &campaign),
+            Verdict::Held(coupon) => Outcome::held(coupon, campaign),
             Verdict::Already | Verdict::Taken => return Err(ClaimError::Unknown.into()), // Postgres does not say so
             Verdict::SoldOut => Outcome::SoldOut,
             Verdict::NotOpen => Outcome::NotOpen { opens_at: campaign.opens_at },

@@ -269,20 +269,29 @@ impl Seats {
         Ok(if word == "busy" || word == "superseded" { LoadStep::Superseded } else { LoadStep::Done })
     }
 
-    /// Seats past their deadline by Redis' clock, at most `limit`, the oldest first.
+    /// Seats past their deadline by Redis' clock, at most `limit` and the oldest first; then as many whose
+    /// deadline is so far away that the clock has been set back since.
     pub async fn overdue(&mut self, campaign: CampaignId, limit: usize) -> Result<Vec<Seat>, RedisError> {
         let (seconds, _micros): (i64, i64) = redis::cmd("TIME").query_async(&mut self.0).await?;
-        let seats: Vec<String> = redis::cmd("ZRANGE")
-            .arg(Keys::of(campaign).pending)
-            .arg("-inf")
-            .arg(seconds * 1000)
-            .arg("BYSCORE")
-            .arg("LIMIT")
-            .arg(0)
-            .arg(limit)
+        let (now, lease) = (seconds * 1000, i64::try_from(LEASE.as_millis()).unwrap_or(i64::MAX));
+        let between = |from: String, to: String| {
+            let mut range = redis::cmd("ZRANGE");
+            range
+                .arg(Keys::of(campaign).pending)
+                .arg(from)
+                .arg(to)
+                .arg("BYSCORE")
+                .arg("LIMIT")
+                .arg(0)
+                .arg(limit);
+            range
+        };
+        let (past, strange): (Vec<String>, Vec<String>) = redis::pipe()
+            .add_command(between("-inf".to_owned(), now.to_string()))
+            .add_command(between((now + 2 * lease).to_string(), "+inf".to_owned()))
             .query_async(&mut self.0)
             .await?;
-        Ok(seats.iter().map(|name| Seat::parse(name)).collect())
+        Ok(past.iter().chain(&strange).map(|name| Seat::parse(name)).collect())
     }
 
     /// The version of the campaign that the gate has, if it is loaded.

@@ -11,7 +11,7 @@ use rand::{RngExt as _, SeedableRng as _};
 use serde_json::json;
 use tokio::time::{Instant, sleep_until};
 
-use crate::support::{Hop, Line, Proxy, World, owns};
+use crate::support::{Clock, Hop, Line, Proxy, World, owns};
 
 /// All roles twice, and the API alone.
 const ROLES: [&str; 3] = ["", "", "api"];
@@ -22,6 +22,9 @@ const SECONDS: u64 = 10;
 /// Deeds begin so far apart, and last so long, in milliseconds; several are under way at a time.
 const APART: std::ops::Range<u64> = 100..1_200;
 const LASTING: std::ops::Range<u64> = 50..3_000;
+/// One in so many lasts longer than any lease, session or answer.
+const LONG_ONES: u32 = 12;
+const LASTING_LONG: std::ops::Range<u64> = 10_500..13_000;
 
 /// What can be done to one thing.
 #[derive(Clone, Copy, Debug)]
@@ -34,7 +37,10 @@ enum Deed {
     /// It starts again without its store.
     EmptyRedis,
     /// Its store goes back to where it was when this began.
+    RewindRedis,
     RewindNats,
+    /// Its clock is so many minutes ahead.
+    ClockOfRedis(i64),
     EndBackends,
     FlushScripts,
     DeleteStream,
@@ -65,7 +71,7 @@ impl Deed {
         let slow = Duration::from_millis(random.random_range(10..2_000));
         let line =
             *[Line::Slow(slow), Line::Refused, Line::Swallowed, Line::HalfOpen].choose(random).unwrap();
-        match random.random_range(0..20) {
+        match random.random_range(0..22) {
             0 | 1 => Self::KillProcess(process),
             2 | 3 => Self::FreezeProcess(process),
             4 => Self::TerminateProcess(process),
@@ -78,6 +84,8 @@ impl Deed {
             13 => Self::DeleteStream,
             14..17 => Self::Wire(process, hop, line),
             17 => Self::Cut(process, hop),
+            18 => Self::RewindRedis,
+            19 => Self::ClockOfRedis(random.random_range(-40..40)),
             _ => Self::LoseReply(process, hop),
         }
     }
@@ -89,7 +97,8 @@ impl Deed {
                 format!("{process}")
             }
             Self::KillServer(hop) | Self::FreezeServer(hop) => format!("{hop:?}"),
-            Self::EmptyRedis | Self::FlushScripts => format!("{:?}", Hop::Redis),
+            Self::EmptyRedis | Self::FlushScripts | Self::RewindRedis => format!("{:?}", Hop::Redis),
+            Self::ClockOfRedis(_) => "clock".to_owned(),
             Self::RewindNats | Self::DeleteStream => format!("{:?}", Hop::Nats),
             Self::EndBackends => format!("{:?}", Hop::Postgres),
             Self::Wire(process, hop, _) | Self::Cut(process, hop) | Self::LoseReply(process, hop) => {
@@ -106,7 +115,9 @@ fn plan(seed: u64, length: Duration) -> Vec<Planned> {
     let mut from = Duration::from_millis(random.random_range(APART));
     while from < length {
         let deed = Deed::any(&mut random);
-        let until = from + Duration::from_millis(random.random_range(LASTING));
+        let long = random.random_ratio(1, LONG_ONES);
+        let lasting = random.random_range(if long { LASTING_LONG } else { LASTING });
+        let until = from + Duration::from_millis(lasting);
         if planned.iter().all(|other| other.until < from || other.deed.victim() != deed.victim()) {
             planned.push(Planned { deed, from, until });
         }
@@ -119,13 +130,15 @@ struct Nemesis {
     world: World,
     /// Of each process, one for each hop.
     wires: Vec<[Proxy; 3]>,
-    /// What NATS had when its rewinding began.
-    copy: Option<PathBuf>,
+    clock_of_redis: Clock,
+    /// What Redis and NATS had when their rewinding began.
+    copies: [Option<PathBuf>; 2],
 }
 
 impl Nemesis {
     async fn start() -> Self {
         let mut world = World::bare(1).await;
+        let clock_of_redis = world.clock_of_redis().await;
         world.migrate().await;
         let mut wires = Vec::new();
         for roles in ROLES {
@@ -137,7 +150,7 @@ impl Nemesis {
             world.add_process_through(roles, &own.each_ref()).await;
             wires.push(own);
         }
-        Self { world, wires, copy: None }
+        Self { world, wires, clock_of_redis, copies: [None, None] }
     }
 
     fn wire(&self, process: usize, hop: Hop) -> &Proxy {
@@ -165,7 +178,9 @@ impl Nemesis {
                 let store = self.world.servers.redis.dir().join("appendonlydir");
                 std::fs::remove_dir_all(store).unwrap();
             }
-            Deed::RewindNats => self.copy = Some(self.world.copy_of_nats()),
+            Deed::RewindRedis => self.copies[0] = Some(self.world.copy_of_redis()),
+            Deed::RewindNats => self.copies[1] = Some(self.world.copy_of_nats()),
+            Deed::ClockOfRedis(minutes) => self.clock_of_redis.set(time::Duration::minutes(minutes)),
             Deed::EndBackends => {
                 let end =
                     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()";
@@ -196,11 +211,17 @@ impl Nemesis {
             Deed::KillServer(hop) => self.server(hop).start().await.unwrap(),
             Deed::FreezeServer(hop) => self.server(hop).thaw(),
             Deed::EmptyRedis => self.world.servers.redis.start().await.unwrap(),
+            Deed::RewindRedis => {
+                let copy = self.copies[0].take().unwrap();
+                self.world.rewind_redis(&copy).await;
+                std::fs::remove_dir_all(copy).unwrap();
+            }
             Deed::RewindNats => {
-                let copy = self.copy.take().unwrap();
+                let copy = self.copies[1].take().unwrap();
                 self.world.rewind_nats(&copy).await;
                 std::fs::remove_dir_all(copy).unwrap();
             }
+            Deed::ClockOfRedis(_) => self.clock_of_redis.set(time::Duration::ZERO),
             Deed::Wire(process, hop, _) => {
                 self.wire(process, hop).set(Line::Clear);
                 self.wire(process, hop).cut();

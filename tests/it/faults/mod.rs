@@ -1,6 +1,7 @@
 //! What breaks, and what holds nevertheless.
 
 mod clients;
+mod clocks;
 mod gate;
 mod losses;
 mod nats;

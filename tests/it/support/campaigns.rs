@@ -17,7 +17,7 @@ use super::{Answer, SOON, TOKEN, World, wait_until};
 pub(crate) fn draft(fields: Value) -> Value {
     let mut draft = json!({
         "name": "Friday", "merchant_id": "merchant-1", "face_value": 500, "currency": "EUR", "quantity": 100,
-        "opens_at": in_seconds(-60), "closes_at": in_seconds(3_600),
+        "opens_at": in_seconds(-3_600), "closes_at": in_seconds(3_600),
         "coupon_valid_for": "P30D", "settle_on": "issue",
     });
     let known = draft.as_object_mut().unwrap();
@@ -104,7 +104,7 @@ impl World {
 
     /// Waits until a campaign has so many coupons: until a rush is well under way.
     pub(crate) async fn issued(&self, campaign: CampaignId, count: i64) {
-        let limit = Duration::from_secs(20);
+        let limit = Duration::from_secs(60);
         wait_until("coupons are issued", limit, async || self.coupons(campaign).await >= count).await;
     }
 

@@ -40,6 +40,8 @@ pub(crate) enum Tier {
     Test,
     /// In `make nemesis`, and by fixed seeds in `make test`.
     Nemesis,
+    /// In `make drill`.
+    Drill,
 }
 
 /// A row that the test owns. The fault has to happen at least once.

@@ -1,6 +1,7 @@
 //! A world for each test: private servers, a migrated schema, processes of the real binary.
 
 mod campaigns;
+mod clock;
 mod command;
 mod events;
 pub(crate) mod fault;
@@ -34,6 +35,7 @@ use ulid::Ulid;
 use uuid::Uuid;
 
 pub(crate) use campaigns::{draft, in_seconds};
+pub(crate) use clock::Clock;
 pub(crate) use command::{Finished, Running, coupon};
 pub(crate) use fault::{Fault, owns};
 pub(crate) use http::{Answer, Http};
@@ -48,7 +50,7 @@ pub(crate) use wait::{wait_for, wait_until};
 
 pub(crate) const TOKEN: &str = "a-token-for-tests-only";
 /// For anything that is to happen by itself.
-pub(crate) const SOON: Duration = Duration::from_secs(15);
+pub(crate) const SOON: Duration = Duration::from_secs(30);
 /// For everything to be published and projected.
 const DRAIN_LIMIT: Duration = Duration::from_secs(30);
 /// Worlds at a time, whatever the number of threads: each runs four servers or more.

@@ -63,6 +63,11 @@ impl Process {
         self.environment.push((variable, value.to_owned()));
     }
 
+    /// From the next start on it is this binary.
+    pub(crate) fn program(&mut self, binary: &str) {
+        binary.clone_into(&mut self.command[0]);
+    }
+
     /// Adds an argument to the next start.
     pub(crate) fn argument(&mut self, argument: &str) {
         self.command.push(argument.to_owned());

@@ -1,0 +1,58 @@
+//! A clock of its own for one program, which may be wrong.
+
+use std::fs::{self, OpenOptions};
+use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use coupon_dispatcher::servers::Setup;
+use time::Duration;
+
+use super::World;
+
+pub(crate) struct Clock {
+    file: PathBuf,
+    library: PathBuf,
+}
+
+impl Clock {
+    /// Right until it is set.
+    pub(crate) fn new(folder: &Path, name: &str) -> Self {
+        let (file, library) = (folder.join(format!("{name}.clock")), folder.join(format!("{name}.clock.so")));
+        fs::write(&file, 0_i64.to_ne_bytes()).unwrap();
+        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/support/clock.c");
+        // Where Rust is, there is the linker of a C compiler.
+        let made = Command::new("cc").args(["-shared", "-fPIC", "-o"]).arg(&library).arg(source).status();
+        assert!(made.unwrap().success());
+        Self { file, library }
+    }
+
+    /// What a program has to be told, so that it goes by this clock.
+    pub(crate) fn environment(&self) -> [(&'static str, String); 2] {
+        [("LD_PRELOAD", self.library.display().to_string()), ("CLOCK", self.file.display().to_string())]
+    }
+
+    /// From now on it is so far ahead.
+    pub(crate) fn set(&self, ahead: Duration) {
+        let mut file = OpenOptions::new().write(true).open(&self.file).unwrap();
+        file.write_all(&ahead.whole_seconds().to_ne_bytes()).unwrap();
+    }
+}
+
+impl World {
+    /// Starts Redis again, with a clock of its own.
+    pub(crate) async fn clock_of_redis(&mut self) -> Clock {
+        let info: redis::InfoDict =
+            redis::cmd("INFO").arg("server").query_async(&mut self.redis().await).await.unwrap();
+        let redis: String = info.get("executable").unwrap();
+        let clock = Clock::new(self.folder(), "redis");
+        let variables = clock.environment().map(|(name, value)| format!("{name}='{value}'")).join(" ");
+        let program = self.folder().join("redis-with-a-clock");
+        fs::write(&program, format!("#!/bin/sh\nexec env {variables} '{redis}' \"$@\"\n")).unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        let setup = Setup { program: Some(program), ..Setup::default() };
+        self.servers.redis.restart_with(setup).await.unwrap();
+        clock
+    }
+}
