@@ -22,7 +22,7 @@ VERSION ?= $(or $(shell git describe --tags --abbrev=0 2>/dev/null),HEAD~1)
 drill: ## Breaks what takes minutes; VERSION names the version that this one replaces
 	@.ci/servers test && rm -rf target/previous && mkdir -p target/previous && git archive $(VERSION) | tar -x -C target/previous
 	cargo build --locked --manifest-path target/previous/Cargo.toml --target-dir target/previous/target --bin coupon
-	PREVIOUS=$(CURDIR)/target/previous/target/debug/coupon cargo test --locked --features failpoints --test it -- --ignored --test-threads 2 --nocapture drills
+	PREVIOUS=$(CURDIR)/target/previous/target/debug/coupon cargo test --locked --features failpoints,drills --test it -- --test-threads 2 --nocapture drills
 
 bench: ## Measures the release build under load
 	.ci/servers bench && cargo bench --locked --bench issues && cargo bench --locked --bench overload && cargo bench --locked --bench relay

@@ -8,6 +8,7 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
+use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -123,6 +124,7 @@ impl<'a> Pipeline<'a> {
                     sleep_until(next_batch_at).await;
                 }
             } else if published == 0 {
+                self.route.status.send_if_modified(|status| mem::take(&mut status.held_up));
                 if checked.elapsed() >= STREAM_CHECK_INTERVAL {
                     self.check_end().await?;
                     checked = Instant::now();
@@ -213,7 +215,7 @@ impl<'a> Pipeline<'a> {
         while let Some(Some(message)) = unconstrained(self.acknowledgements.next()).now_or_never() {
             self.accept(&message)?;
         }
-        self.route.status.send_modify(|status| status.stored = self.stored);
+        self.route.status.send_modify(|status| (status.stored, status.held_up) = (self.stored, false));
         Ok(())
     }
 

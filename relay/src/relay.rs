@@ -73,6 +73,7 @@ impl Relay {
         loop {
             let before = self.route.status.borrow().stored;
             let Err(error) = self.lead().await;
+            let held_up = matches!(error, RelayError::Stream(_) | RelayError::Refused { .. });
             let halted = match error {
                 RelayError::Halted(halt) => {
                     if self.route.status.borrow().halted.as_ref() != Some(&halt) {
@@ -91,7 +92,7 @@ impl Relay {
             if self.route.status.borrow().stored > before {
                 retry.reset();
             }
-            self.route.status.send_modify(|status| status.halted = halted);
+            self.route.status.send_modify(|status| (status.halted, status.held_up) = (halted, held_up));
             sleep(retry.next_wait()).await;
         }
     }
@@ -103,7 +104,7 @@ impl Relay {
         let (mut connection, leads_on) = if let (connection, true) = first_try {
             (connection, led)
         } else {
-            self.route.status.send_modify(|status| status.leads = false);
+            self.route.status.send_modify(|status| (status.leads, status.held_up) = (false, false));
             (leadership::take(&self.database, LOCK, self.route.shard.0).await?, false)
         };
         self.route.status.send_modify(|status| status.leads = true);

@@ -11,6 +11,8 @@ pub struct RelayStatus {
     pub stored: i64,
     /// Events that it put into the stream once more because the stream had lost them.
     pub healed: i64,
+    /// What it tried last did not come off: NATS refused it, or did not answer. It tries again.
+    pub held_up: bool,
     /// Why it stopped. Somebody has to decide; nothing is guessed.
     pub halted: Option<Halt>,
 }

@@ -18,6 +18,11 @@ const OLDEST: (u32, u32) = (6, 2);
 /// Of `maxmemory`, in percent.
 const USED_MAX: u64 = 80;
 
+const EXPIRES_SLOWLY: &str = "A day after its campaign a gate expires: with millions of seats, Redis answers nobody \
+                              meanwhile. CONFIG SET lazyfree-lazy-expire yes, and set it in redis.conf.";
+const TAKES_SNAPSHOTS: &str = "One that fails stops every claim until one succeeds, though the append-only file is \
+                               written. CONFIG SET save \"\", and set it in redis.conf.";
+
 pub(super) async fn examine(config: &Config) -> anyhow::Result<Vec<Finding>> {
     let client = seats::client(config.redis.reveal()).context("read REDIS_URL")?;
     let limits = AsyncConnectionConfig::new()
@@ -26,7 +31,8 @@ pub(super) async fn examine(config: &Config) -> anyhow::Result<Vec<Finding>> {
     let mut redis = client.get_multiplexed_async_connection_with_config(&limits).await?;
     let info: String = redis::cmd("INFO").query_async(&mut redis).await.context("INFO")?;
     let mut findings = of_info(&info.lines().filter_map(|line| line.split_once(':')).collect());
-    findings.push(lazy_expire(&mut redis).await);
+    findings.push(setting(&mut redis, "lazyfree-lazy-expire", "yes", EXPIRES_SLOWLY).await);
+    findings.push(setting(&mut redis, "save", "", TAKES_SNAPSHOTS).await);
     findings.push(clock::compare(REDIS, time(&mut redis)).await.context("TIME")?);
     Ok(findings)
 }
@@ -72,20 +78,21 @@ fn of_info(info: &HashMap<&str, &str>) -> Vec<Finding> {
     ]
 }
 
-async fn lazy_expire(redis: &mut MultiplexedConnection) -> Finding {
-    const CHECK: &str = "lazyfree-lazy-expire";
-    let mut question = redis::cmd("CONFIG");
-    match question.arg("GET").arg(CHECK).query_async::<HashMap<String, String>>(redis).await {
+/// A setting that INFO does not tell.
+async fn setting(
+    redis: &mut MultiplexedConnection,
+    name: &'static str,
+    well: &'static str,
+    advice: &'static str,
+) -> Finding {
+    match redis::cmd("CONFIG").arg("GET").arg(name).query_async::<HashMap<String, String>>(redis).await {
         Ok(values) => {
-            let value = values.get(CHECK).map_or("not known here", String::as_str);
-            Finding::of(REDIS, CHECK, value).warn_unless(
-                value == "yes",
-                "A day after its campaign a gate expires: with millions of seats, Redis answers nobody meanwhile. \
-                 CONFIG SET lazyfree-lazy-expire yes, and set it in redis.conf.",
-            )
+            let value = values.get(name).map_or("not known here", String::as_str);
+            let shown = if value.is_empty() { "none" } else { value };
+            Finding::of(REDIS, name, shown).warn_unless(value == well, advice)
         }
         Err(error) => {
-            Finding::unknown(REDIS, CHECK, error.to_string(), "Ask with a login that may CONFIG GET.")
+            Finding::unknown(REDIS, name, error.to_string(), "Ask with a login that may CONFIG GET.")
         }
     }
 }

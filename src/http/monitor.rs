@@ -51,7 +51,8 @@ pub(super) async fn readyz(State(monitor): State<Arc<Monitor>>) -> Response {
     let answers = timeout(DATABASE_TIMEOUT, sqlx::query("SELECT 1").execute(&monitor.pool)).await;
     let postgres = answers.is_ok_and(|result| result.is_ok()) && issuer.is_none_or(Issuer::can_write);
     let redis = issuer.is_none_or(|issuer| issuer.gate().is_reachable());
-    let nats = monitor.nats.connection_state() == NatsState::Connected;
+    let held_up = monitor.relays.iter().any(|(_, relay)| relay.borrow().held_up);
+    let nats = monitor.nats.connection_state() == NatsState::Connected && !held_up;
     let halted: Vec<String> = monitor
         .relays
         .iter()

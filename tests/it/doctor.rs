@@ -90,6 +90,11 @@ async fn a_redis_that_would_lose_the_gate_or_takes_no_writes_is_named() {
     }
     let well = async || examined(&world).await.0 == Some(0);
     wait_until("all is well again", SOON, well).await;
+    for (value, expected) in [("3600 1", "warn"), ("", "ok")] {
+        let set = redis::cmd("CONFIG").arg("SET").arg("save").arg(value).to_owned();
+        set.exec_async(&mut world.redis().await).await.unwrap();
+        assert_eq!(health(&examined(&world).await.1, "redis", "save"), expected);
+    }
     world.close().await;
 }
 
@@ -199,6 +204,7 @@ async fn servers_that_are_away_or_hide_something_are_told_apart_from_bad_ones() 
     let said: Value = serde_json::from_str(&finished.out).unwrap();
     assert_eq!(finished.code, Some(2), "{finished:?}");
     assert_eq!(health(&said, "redis", "lazyfree-lazy-expire"), "unknown");
+    assert_eq!(health(&said, "redis", "save"), "unknown");
     assert_eq!(health(&said, "redis", "maxmemory-policy"), "ok");
     world.close().await;
 }

@@ -19,7 +19,6 @@ async fn leaders(world: &World) -> [i32; 2] {
 
 /// All that it had in hand the other has done meanwhile; when it wakes, it does none of it again.
 #[tokio::test]
-#[ignore = "takes more than a minute: make drill"]
 async fn a_process_that_stands_still_for_a_minute_does_no_harm_when_it_wakes() {
     let fault = owns("process-frozen-for-a-minute");
     let world = World::with_processes(&["", ""]).await;
@@ -45,7 +44,6 @@ async fn a_process_that_stands_still_for_a_minute_does_no_harm_when_it_wakes() {
 /// Rolled out one process at a time while users claim, and taken back for one of them. `PREVIOUS` is the binary of
 /// the version before.
 #[tokio::test]
-#[ignore = "needs the binary of the version before: make drill"]
 async fn the_version_before_and_this_one_serve_together() {
     let fault = owns("two-versions");
     let previous = env::var("PREVIOUS").expect("PREVIOUS names the binary of the version before");

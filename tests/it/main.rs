@@ -12,6 +12,7 @@ mod claims;
 mod commands;
 mod dead;
 mod doctor;
+#[cfg(feature = "drills")]
 mod drills;
 mod examples;
 mod faults;

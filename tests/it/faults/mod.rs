@@ -2,6 +2,7 @@
 
 mod clients;
 mod clocks;
+mod disks;
 mod gate;
 mod losses;
 mod nats;

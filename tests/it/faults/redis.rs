@@ -1,5 +1,5 @@
-//! Redis answers, and refuses: it is a replica, full, busy, or loads its file. What it loses without a word: see
-//! `losses`.
+//! Redis answers, and refuses: it is a replica, full, busy, or loads its file. For its disk see `disks`, for what it
+//! loses without a word `losses`.
 
 use std::time::{Duration, Instant};
 
@@ -37,7 +37,7 @@ async fn twenty_claims(world: &World, campaign: CampaignId) -> Vec<Answer> {
 }
 
 /// The gate's refusal, which is to be asked again.
-fn is_refused(answer: &Answer) -> bool {
+pub(super) fn is_refused(answer: &Answer) -> bool {
     let refused = (answer.status, answer.problem()) == (503, "gate-unavailable");
     assert!(!refused || answer.header("retry-after") == Some("1"), "{answer:?}");
     refused
@@ -45,8 +45,12 @@ fn is_refused(answer: &Answer) -> bool {
 
 /// While `begin` lasts no coupon is issued, every claim is refused in time, and `/readyz` says why; after `end`
 /// claims are taken again, by themselves and soon; and once more in a rush.
-async fn refuses_and_comes_back(fault: &Fault, begin: impl AsyncFn(&World), end: impl AsyncFn(&World)) {
-    let world = World::with_processes(&["", "api"]).await;
+pub(super) async fn refuses_and_comes_back(
+    world: World,
+    fault: &Fault,
+    begin: impl AsyncFn(&World),
+    end: impl AsyncFn(&World),
+) -> Duration {
     let campaign = world.open_campaign(json!({})).await;
     let (mut refused_in, mut back_in) = (Duration::MAX, Duration::MAX);
     // The machine may be busy: the best of some attempts counts.
@@ -86,15 +90,15 @@ async fn refuses_and_comes_back(fault: &Fault, begin: impl AsyncFn(&World), end:
         wait_until("claims are refused", SOON, refused).await;
         end(world).await;
     })
-    .await;
+    .await
 }
 
-/// A rush with something happening to Redis in it. In the end, and soon, the gate equals Postgres.
+/// A rush with something happening to Redis in it. In the end, and soon, the gate equals Postgres: how soon.
 pub(super) async fn oversells_nothing(
     mut world: World,
     fault: &Fault,
     happening: impl AsyncFnOnce(&mut World, CampaignId),
-) {
+) -> Duration {
     let mut rushed_for = None;
     survives(&mut world, fault, async |world: &mut World, campaign| {
         happening(world, campaign).await;
@@ -110,16 +114,19 @@ pub(super) async fn oversells_nothing(
         (taken, pending) == (QUANTITY, 0)
     };
     wait_until("the gate equals Postgres", EQUAL_WITHIN, equal).await;
-    println!("equal {:?} after the rush", started.elapsed());
+    let equal_in = started.elapsed();
+    println!("equal {equal_in:?} after the rush");
     let again = "SELECT count(*) FROM (SELECT FROM coupons GROUP BY user_id HAVING count(*) > 1) AS again";
     let again: i64 = sqlx::query_scalar(again).fetch_one(&world.pool).await.unwrap();
     assert_eq!(again, 0, "users with more than one coupon");
     world.close().await;
+    equal_in
 }
 
 #[tokio::test]
 async fn a_redis_that_becomes_a_replica_gives_no_seat_until_it_is_primary_again() {
     refuses_and_comes_back(
+        World::with_processes(&["", "api"]).await,
         &owns("redis-read-only"),
         async |world| tell(world, "REPLICAOF 127.0.0.1 9").await,
         async |world| tell(world, "REPLICAOF NO ONE").await,
@@ -130,6 +137,7 @@ async fn a_redis_that_becomes_a_replica_gives_no_seat_until_it_is_primary_again(
 #[tokio::test]
 async fn a_redis_without_memory_gives_no_seat_until_it_has_some() {
     refuses_and_comes_back(
+        World::with_processes(&["", "api"]).await,
         &owns("redis-out-of-memory"),
         async |world| tell(world, "CONFIG SET maxmemory 1").await,
         async |world| tell(world, "CONFIG SET maxmemory 0").await,
@@ -140,6 +148,7 @@ async fn a_redis_without_memory_gives_no_seat_until_it_has_some() {
 #[tokio::test]
 async fn a_redis_that_is_busy_with_a_script_gives_no_seat_until_it_is_killed() {
     refuses_and_comes_back(
+        World::with_processes(&["", "api"]).await,
         &owns("redis-busy"),
         async |world| {
             tell(world, "CONFIG SET busy-reply-threshold 100").await;

@@ -1,9 +1,7 @@
-//! Postgres runs, and does not do what it is told to: it has lost a session, has no connections, no disk or no
-//! leave to write, waits for a lock, or keeps a long transaction.
+//! Postgres runs, and does not do what it is told to: it has lost a session, has no connections or no leave to
+//! write, waits for a lock, or keeps a long transaction. For its disk see `disks`.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use coupon_dispatcher::campaign::CampaignId;
@@ -30,7 +28,7 @@ async fn writers(world: &World) -> Vec<i32> {
 }
 
 /// The refusal of somebody who cannot be written down. In time, and to be asked again.
-fn is_refused(answer: &Answer) -> bool {
+pub(super) fn is_refused(answer: &Answer) -> bool {
     let refused = (answer.status, answer.problem()) == (503, "storage-unavailable");
     let well = answer.header("retry-after") == Some("1") && answer.took < REFUSED_WITHIN;
     assert!(!refused || well, "{answer:?}");
@@ -38,7 +36,7 @@ fn is_refused(answer: &Answer) -> bool {
 }
 
 /// A claim is judged, and until then refused as it ought to be: the status. Prints how long it took.
-async fn comes_back(world: &World, campaign: CampaignId, user: &str) -> u16 {
+pub(super) async fn comes_back(world: &World, campaign: CampaignId, user: &str) -> u16 {
     let began = Instant::now();
     let judged = wait_for("claims are judged", SOON, async || {
         let answer = world.claim(campaign, user).await;
@@ -244,60 +242,5 @@ async fn transactions_that_stay_open_hold_up_nothing() {
     assert_eq!(seen, 0, "the report was not open throughout");
     let assigned = "SELECT pg_current_xact_id_if_assigned() IS NOT NULL";
     assert!(sqlx::query_scalar::<_, bool>(assigned).fetch_one(&mut migration).await.unwrap());
-    world.close().await;
-}
-
-/// In the place of `postgres`: puts `base` on a small disk of its own, which nobody else sees and which goes with
-/// the process. Nobody needs to be root.
-const ON_A_SMALL_DISK: &str = r#"#!/bin/sh
-cp -a base base.copy
-exec unshare --user --map-root-user --mount sh -c '
-  uid=$1 gid=$2; shift 2
-  mount -t tmpfs -o size=96m,mode=700 coupon base && cp -R base.copy/. base &&
-  exec unshare --user --map-user="$uid" --map-group="$gid" "$@"
-' sh "$(id -u)" "$(id -g)" PROGRAM "$@"
-"#;
-
-#[tokio::test]
-async fn a_disk_that_is_full_in_a_rush_is_survived() {
-    let probe = "unshare --user --map-root-user --mount mount -t tmpfs none /tmp";
-    if !Command::new("sh").args(["-c", probe]).status().unwrap().success() {
-        eprintln!("not tried: this machine lets nobody mount a disk of his own");
-        return;
-    }
-    let mut world = World::bare(1).await;
-    let settings = "SELECT setting FROM pg_config WHERE name = 'BINDIR'";
-    let bin: String = sqlx::query_scalar(settings).fetch_one(&world.pool).await.unwrap();
-    let program = world.folder().join("postgres-on-a-small-disk");
-    fs::write(&program, ON_A_SMALL_DISK.replace("PROGRAM", &format!("{bin}/postgres"))).unwrap();
-    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
-    let setup = Setup { program: Some(program), ..Setup::default() };
-    world.servers.postgres.restart_with(setup).await.unwrap();
-    world.migrate().await;
-    for roles in ["", "api"] {
-        world.add_process(roles).await;
-    }
-    let filler = world.servers.postgres.dir().join("base/filler").display().to_string();
-    let fill = async |world: &mut World| {
-        let fill = format!(
-            "COPY (SELECT repeat('x', 4000) FROM generate_series(1, 50000)) TO '{filler}' WITH (FORMAT text)"
-        );
-        let error = sqlx::raw_sql(&fill).execute(&mut session(world).await).await.unwrap_err();
-        assert_eq!(error.as_database_error().unwrap().code().unwrap(), "53100", "{error}");
-    };
-    let empty = async |world: &mut World| {
-        let empty = format!("COPY (SELECT '') TO '{filler}'");
-        sqlx::raw_sql(&empty).execute(&mut session(world).await).await.unwrap();
-    };
-    survives(&mut world, &owns("postgres-disk-full"), async |world: &mut World, campaign| {
-        fill(world).await;
-        let noticed = async || world.processes[0].log().contains("a batch was not written");
-        wait_until("a batch cannot be written", SOON, noticed).await;
-        let refused = async || is_refused(&world.claim(campaign, &someone()).await);
-        wait_until("claims are refused", SOON, refused).await;
-        empty(world).await;
-        assert_ne!(comes_back(world, campaign, "late").await, 500);
-    })
-    .await;
     world.close().await;
 }

@@ -79,10 +79,13 @@ impl Process {
         self.command.splice(0..0, ["sh".to_owned(), "-c".to_owned(), limit]);
     }
 
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.as_ref().expect("the process does not run").id()
+    }
+
     /// What it holds in memory, in MB.
     pub(crate) fn resident_mb(&self) -> u64 {
-        let child = self.child.as_ref().expect("the process does not run");
-        let status = fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
         let kb = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
         kb.trim().trim_end_matches(" kB").parse::<u64>().unwrap() / 1_024
     }
