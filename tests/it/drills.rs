@@ -50,7 +50,9 @@ async fn the_version_before_and_this_one_serve_together() {
     let mut world = World::bare(1).await;
     let environment = world.environment();
     let mut migrate = world.program("migrate", &[&previous, "migrate"]);
-    environment.into_iter().for_each(|(name, value)| migrate.set(name, &value));
+    for (name, value) in environment {
+        migrate.set(name, &value);
+    }
     migrate.launch();
     assert_eq!(migrate.ended().await.code(), Some(0), "{}", migrate.log());
     for roles in ["", "", "api"] {

@@ -34,7 +34,9 @@ fn hours_ahead(process: &Process) -> i64 {
 
 async fn add_process_with(world: &mut World, clock: &Clock) {
     let mut process = world.process("");
-    clock.environment().into_iter().for_each(|(name, value)| process.set(name, &value));
+    for (name, value) in clock.environment() {
+        process.set(name, &value);
+    }
     process.start().await;
     world.processes.push(process);
 }

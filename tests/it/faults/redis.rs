@@ -61,6 +61,7 @@ pub(super) async fn refuses_and_comes_back(
         // The first may have been on its way.
         let first = twenty_claims(&world, campaign).await;
         let second = twenty_claims(&world, campaign).await;
+        assert!(first.iter().all(|answer| answer.problem() != "sold-out"), "{first:?}");
         assert!(second.iter().all(is_refused), "{second:?}");
         assert_eq!(world.coupons(campaign).await, before, "while no seat can be taken");
         let unready = async || world.api().get("/readyz").await.body["redis"] == "down";
