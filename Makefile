@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench check nemesis drill zoo
+.PHONY: help demo test bench check drill fuzz nemesis zoo
 
 help: ## Lists the targets
 	@sed -n 's/^\([a-z]*\):.*## /  \1\t/p' $(MAKEFILE_LIST)
@@ -24,10 +24,14 @@ drill: ## Breaks what takes minutes; VERSION names the version that this one rep
 	cargo build --locked --manifest-path target/previous/Cargo.toml --target-dir target/previous/target --bin coupon
 	PREVIOUS=$(CURDIR)/target/previous/target/debug/coupon cargo test --locked --features failpoints,drills --test it -- --test-threads 2 --nocapture drills
 
+fuzz: ## Attacks each parser of what comes from outside for SECONDS
+	@.ci/fuzz $(or $(SECONDS),60)
+
 bench: ## Measures the release build under load
 	.ci/servers bench && cargo bench --locked --bench issues && cargo bench --locked --bench overload && cargo bench --locked --bench relay
 
 check: ## Format, lints and documentation, without warnings
 	cargo fmt --all --check
+	cargo fmt --manifest-path fuzz/Cargo.toml --check
 	cargo clippy --workspace --all-targets --all-features --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --all-features --locked

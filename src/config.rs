@@ -70,16 +70,15 @@ pub fn login(url: &str) -> Option<(String, Option<String>)> {
     Some((decoded(user), password.map(decoded)))
 }
 
-/// Without the password, for people.
+/// Without the password, for people: that may be wrong and hold a `/` or a `?`, so nothing before the last `@` is
+/// shown.
 impl fmt::Display for ServerUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0.split_once("://") {
             Some((scheme, rest)) => {
-                let end = rest.find(['/', '?']).unwrap_or(rest.len());
-                let (authority, tail) = rest.split_at(end);
-                let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+                let place = rest.rsplit_once('@').map_or(rest, |(_, place)| place);
                 // Parameters may hold a password too.
-                write!(f, "{scheme}://{host}{}", tail.split('?').next().unwrap_or_default())
+                write!(f, "{scheme}://{}", place.split(['?', '#']).next().unwrap_or_default())
             }
             None => f.write_str("?"),
         }
@@ -271,6 +270,12 @@ mod tests {
         let shown = format!("{config:?} {} {} {}", config.database, config.redis, config.nats);
         assert!(!shown.contains("hunter2"), "{shown}");
         assert!(shown.contains("postgres://db:5432/coupon"), "{shown}");
+        // Such passwords are not encoded as they have to be.
+        for url in
+            ["nats://user:hunter2/@bus", "nats://user:hunter2?@bus", "nats://user:4/hunter2@bus#hunter2"]
+        {
+            assert_eq!(ServerUrl(url.to_owned()).to_string(), "nats://bus");
+        }
         Ok(())
     }
 }

@@ -3,6 +3,7 @@
 
 use std::borrow::Cow;
 
+use outbox_relay::event::{from_object, id_of};
 use outbox_relay::projection::ApplyError;
 use outbox_relay::{Event, Outlet};
 use serde::de::Error as _;
@@ -57,14 +58,14 @@ pub struct Issued<'a> {
 /// Reads a ULID without a copy of its text.
 fn ulid<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Ulid, D::Error> {
     let text = <&str>::deserialize(deserializer)?;
-    Ulid::from_string(text).map_err(D::Error::custom)
+    id_of(text).ok_or_else(|| D::Error::custom("it is no ULID"))
 }
 
 /// The issues among a batch of events, each with the id of its event.
 pub(crate) fn issues(events: &[Event]) -> Result<Vec<(Ulid, Issued<'_>)>, ApplyError> {
     let mut all = Vec::with_capacity(events.len());
     for event in events.iter().filter(|event| event.kind == ISSUED_V1) {
-        let issued = serde_json::from_slice(&event.data);
+        let issued = from_object(&event.data);
         let issued = issued.map_err(|source| ApplyError::Unreadable { position: event.position, source })?;
         all.push((event.id, issued));
     }

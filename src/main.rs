@@ -24,7 +24,6 @@ use sqlx::Connection as _;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
-use ulid::Ulid;
 
 /// Limited coupons, first come, first served.
 ///
@@ -103,7 +102,7 @@ enum Command {
     Audit {
         /// Only this one.
         #[arg(long)]
-        campaign: Option<Ulid>,
+        campaign: Option<CampaignId>,
         /// Compare every event, seat and row, and count them.
         #[arg(long)]
         full: bool,
@@ -133,13 +132,13 @@ enum CampaignAction {
     /// The newest first.
     List,
     Show {
-        id: Ulid,
+        id: CampaignId,
     },
     Open {
-        id: Ulid,
+        id: CampaignId,
     },
     Close {
-        id: Ulid,
+        id: CampaignId,
     },
 }
 
@@ -186,7 +185,7 @@ async fn run(command: Command) -> anyhow::Result<bool> {
         Command::Relay { action } => operator::relay(&config()?, action).await.map(|()| true),
         Command::Dead { action } => operator::dead(&config()?, action).await.map(|()| true),
         Command::Audit { campaign, full, json } => {
-            let scope = Scope { campaign: campaign.map(CampaignId), full };
+            let scope = Scope { campaign, full };
             operator::audit(&config()?, scope, json).await
         }
         Command::Doctor { open_max, json } => {

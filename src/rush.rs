@@ -26,7 +26,7 @@ const CONNECTIONS: usize = 256;
 /// Longer than that, and the request counts as an error.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// A 503 says when to ask again; a user does so this often.
-const ATTEMPTS_MAX: u32 = 20;
+const ATTEMPTS_MAX: u32 = 60;
 
 /// Who rushes, and where to.
 #[derive(Clone, Debug)]

@@ -13,7 +13,7 @@ use ulid::Ulid;
 use uuid::Uuid;
 
 use crate::epoch::{Epoch, Epochs};
-use crate::event::EPOCH_HEADER;
+use crate::event::epoch_of;
 use crate::outlet::{Outlet, Shard};
 use crate::pipeline::IN_FLIGHT_MAX;
 use crate::status::{Halt, RelayError};
@@ -161,8 +161,7 @@ impl Cursor<'_> {
         // From the stream's leader, not a direct get, which a replica that lags may answer.
         match stream.get_raw_message(sequence.unsigned_abs()).await {
             Ok(message) => {
-                let header = |name: &str| message.headers.get(name).map(ToString::to_string);
-                let epoch = header(EPOCH_HEADER).and_then(|epoch| epoch.parse().ok()).unwrap_or_default();
+                let epoch = epoch_of(Some(&message.headers)).unwrap_or_default();
                 let id = message.headers.get(NATS_MESSAGE_ID).map(ToString::to_string);
                 Ok(Some(MessageName { id, epoch }))
             }

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
+use std::str::FromStr;
 
 use async_nats::HeaderMap;
 use bytes::Bytes;
@@ -179,10 +180,39 @@ impl Event {
     /// # Errors
     /// When it is not a CloudEvents event in structured JSON.
     pub fn parse(position: i64, body: &Bytes) -> Result<Self, serde_json::Error> {
-        let CloudEvent { id, kind, time, data } = serde_json::from_slice(body)?;
+        let CloudEvent { id, kind, time, data } = from_object(body)?;
         let data = body.slice_ref(data.get().as_bytes());
         let id = id_of(&id).ok_or_else(|| serde_json::Error::custom("its id is no ULID"))?;
         Ok(Self { position, id, kind: kind.into_owned(), time, data, body: body.clone() })
+    }
+}
+
+/// Reads a JSON object. What is derived for a struct would also take an array of its fields' values.
+///
+/// # Errors
+/// When it is not a JSON object of this shape.
+pub fn from_object<'a, T: Deserialize<'a>>(text: &'a [u8]) -> Result<T, serde_json::Error> {
+    if text.trim_ascii_start().starts_with(b"[") {
+        return Err(serde_json::Error::custom("it is an array, and no object"));
+    }
+    serde_json::from_slice(text)
+}
+
+/// The number in a header, written as this crate writes it: without a plus, or zeros before it.
+#[must_use]
+pub fn number<T: FromStr + ToString>(headers: &HeaderMap, header: &str) -> Option<T> {
+    let text = headers.get(header)?.as_str();
+    text.parse().ok().filter(|number: &T| number.to_string() == text)
+}
+
+/// The epoch that a message tells: 0 when it tells none, and nothing when what it tells is no epoch.
+#[must_use]
+pub fn epoch_of(headers: Option<&HeaderMap>) -> Option<i32> {
+    match headers {
+        Some(headers) if headers.get(EPOCH_HEADER).is_some() => {
+            number(headers, EPOCH_HEADER).filter(|epoch| *epoch >= 0)
+        }
+        _ => Some(0),
     }
 }
 

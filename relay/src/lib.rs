@@ -20,6 +20,7 @@
 //! * [`retry`]: the waits between attempts.
 //! * [`failpoint`] and [`zoo`]: where tests break in, and what they have to find.
 
+mod acknowledgement;
 pub mod append;
 pub mod audit;
 mod cursor;
@@ -52,6 +53,12 @@ pub use projection::Projection;
 pub use projector::Projector;
 pub use relay::Relay;
 pub use status::{Halt, RelayStatus};
+
+/// For those who attack them: parsers that nobody else calls from outside.
+#[doc(hidden)]
+pub mod parsers {
+    pub use crate::acknowledgement::stored;
+}
 
 /// The tables and functions of the outbox. Its migrations share the table of migrations with those
 /// of the service, which therefore ignores the ones it does not know, as this one does.

@@ -16,13 +16,13 @@ use async_nats::client::PublishErrorKind;
 use async_nats::connection::State;
 use async_nats::{Client, Message, StatusCode, Subscriber};
 use futures_util::{FutureExt as _, StreamExt as _};
-use serde::Deserialize;
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 use tokio::sync::{Notify, watch};
 use tokio::task::coop::unconstrained;
 use tokio::time::{Instant, sleep_until, timeout};
 
+use crate::acknowledgement;
 use crate::epoch::Epoch;
 use crate::event::{EPOCH_HEADER, StoredEvent};
 use crate::failpoint;
@@ -80,23 +80,6 @@ pub(crate) struct Pipeline<'a> {
     stored: i64,
     /// When the events between these were appended.
     times: VecDeque<OffsetDateTime>,
-}
-
-/// What JetStream answers to a publish.
-#[derive(Deserialize)]
-struct Acknowledgement {
-    seq: Option<i64>,
-    #[serde(default)]
-    duplicate: bool,
-    error: Option<Refusal>,
-}
-
-#[derive(Deserialize)]
-struct Refusal {
-    #[serde(default)]
-    err_code: u64,
-    #[serde(default)]
-    description: String,
 }
 
 impl<'a> Pipeline<'a> {
@@ -228,19 +211,8 @@ impl<'a> Pipeline<'a> {
         if message.status == Some(StatusCode::NO_RESPONDERS) {
             return Err(self.not_stored("no stream takes the subject"));
         }
-        let answer: Acknowledgement =
-            serde_json::from_slice(&message.payload).map_err(|error| self.not_stored(&error.to_string()))?;
-        if let Some(Refusal { err_code, description }) = answer.error {
-            return Err(self.not_stored(&format!("{description} ({err_code})")));
-        }
-        // They come in the order of the messages, unless one is lost at a change of leaders.
-        // `duplicate` alone proves nothing: it is also said of what was purged since.
         let expected = self.epoch.sequence_of(self.stored + 1);
-        let trusted = answer.duplicate && zoo::has("duplicate-is-trusted");
-        if !trusted && (answer.duplicate || answer.seq != Some(expected)) {
-            let said = format!("the server says sequence {:?}, duplicate {}", answer.seq, answer.duplicate);
-            return Err(self.not_stored(&said));
-        }
+        acknowledgement::stored(&message.payload, expected).map_err(|reason| self.not_stored(&reason))?;
         self.stored += 1;
         let Route { shard, metrics, .. } = self.route;
         metrics.published.get_or_create(&(*shard).into()).inc();

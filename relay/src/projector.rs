@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::epoch::Epochs;
-use crate::event::{EPOCH_HEADER, Event};
+use crate::event::{Event, epoch_of};
 use crate::failpoint;
 use crate::feed::{BATCH_EVENTS, Feed};
 use crate::leadership;
@@ -233,8 +233,7 @@ async fn next_batch(consumer: &PullConsumer) -> Result<Vec<Message>, async_nats:
 pub(crate) fn event_of(message: &Message, epochs: &Epochs) -> Result<Option<Event>, ProjectorError> {
     let sequence = message.info().map_or(0, |info| info.stream_sequence).cast_signed();
     let Some((epoch, position)) = epochs.place_of(sequence) else { return Ok(None) };
-    let of_message = message.headers.as_ref().and_then(|headers| headers.get(EPOCH_HEADER));
-    if of_message.map_or(Ok(0), |number| number.as_str().parse()) != Ok(epoch.epoch) {
+    if epoch_of(message.headers.as_ref()) != Some(epoch.epoch) {
         return Err(ProjectorError::EpochBegan);
     }
     match Event::parse(position, &message.payload) {

@@ -108,7 +108,7 @@ impl Cursor<'_> {
         // The database may have been restored to a time before earlier epochs: the stream knows them.
         let newest = self.message(&stream, last).await?.map_or(0, |message| message.epoch);
         let epoch = Epoch {
-            epoch: newest.max(epochs.current().epoch) + 1,
+            epoch: newest.max(epochs.current().epoch).saturating_add(1),
             first_position: agreed + 1,
             first_sequence: last + 1,
         };

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use outbox_relay::event::id_of;
 use outbox_relay::stream;
 use outbox_relay::{Outlet, Shard};
 use sqlx::{PgConnection, Row as _};
@@ -154,7 +155,7 @@ pub(super) async fn count(
         }
     }
     for (key, count) in outbox {
-        counts.entry(Ulid::from_string(&key).unwrap_or_default()).or_default().outbox = count;
+        counts.entry(id_of(&key).unwrap_or_default()).or_default().outbox = count;
     }
     for (id, count) in wallet {
         counts.entry(id.into()).or_default().wallet = count;

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use outbox_relay::Shard;
-use outbox_relay::event::StoredEvent;
+use outbox_relay::event::{StoredEvent, from_object, id_of};
 use sqlx::postgres::PgRow;
 use sqlx::{FromRow, PgConnection, Row as _};
 use time::OffsetDateTime;
@@ -109,10 +109,8 @@ impl Rows {
         connection: &mut PgConnection,
         events: &[StoredEvent],
     ) -> Result<(), sqlx::Error> {
-        let ids: Vec<Uuid> = events
-            .iter()
-            .map(|event| Uuid::from(Ulid::from_string(&event.subject).unwrap_or_default()))
-            .collect();
+        let ids: Vec<Uuid> =
+            events.iter().map(|event| Uuid::from(id_of(&event.subject).unwrap_or_default())).collect();
         let rows: Vec<Row> =
             sqlx::query_as(rows_of!("unnest($1::uuid[]) AS e (id) JOIN coupons AS c ON c.id = e.id"))
                 .bind(ids)
@@ -120,7 +118,7 @@ impl Rows {
                 .await?;
         let rows: HashMap<String, Row> = rows.into_iter().map(|row| (row.id.to_string(), row)).collect();
         for event in events {
-            let campaign = CampaignId(Ulid::from_string(&event.key).unwrap_or_default());
+            let campaign = CampaignId(id_of(&event.key).unwrap_or_default());
             let difference = match rows.get(&event.subject) {
                 None => Some("is not there".to_owned()),
                 Some(row) if !is_told(row, event) => Some("is another".to_owned()),
@@ -197,7 +195,7 @@ impl Rows {
 
 /// What the event says of its coupon is what the coupon is.
 fn is_told(row: &Row, event: &StoredEvent) -> bool {
-    let Ok(issued) = serde_json::from_str::<Issued<'_>>(&event.data) else { return false };
+    let Ok(issued) = from_object::<Issued<'_>>(event.data.as_bytes()) else { return false };
     (
         issued.coupon_id,
         issued.campaign_id,

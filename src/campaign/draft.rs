@@ -90,6 +90,10 @@ impl DraftBody {
     /// # Errors
     /// Names every field that cannot be.
     pub fn parse(self) -> Result<Draft, Vec<FieldProblem>> {
+        // As Postgres keeps them: what is less than a microsecond apart is the same there.
+        let [opens_at, closes_at] =
+            [self.opens_at, self.closes_at].map(OffsetDateTime::truncate_to_microsecond);
+        let coupon_expires_at = self.coupon_expires_at.map(OffsetDateTime::truncate_to_microsecond);
         let mut problems = Vec::new();
         let mut refuse = |field: &str, reason: String| problems.push(FieldProblem::new(field, reason));
 
@@ -114,19 +118,19 @@ impl DraftBody {
             }
         }
         for (field, time) in [
-            ("opens_at", Some(self.opens_at)),
-            ("closes_at", Some(self.closes_at)),
-            ("coupon_expires_at", self.coupon_expires_at),
+            ("opens_at", Some(opens_at)),
+            ("closes_at", Some(closes_at)),
+            ("coupon_expires_at", coupon_expires_at),
         ] {
             if time.is_some_and(|time| !TIMES.contains(&time.unix_timestamp())) {
                 refuse(field, "must be in the years 1970 to 8999".to_owned());
             }
         }
-        if self.closes_at <= self.opens_at {
+        if closes_at <= opens_at {
             refuse("closes_at", "must be after opens_at".to_owned());
         }
-        let expiry = match (self.coupon_expires_at, self.coupon_valid_for.as_deref()) {
-            (Some(time), None) if time < self.closes_at => {
+        let expiry = match (coupon_expires_at, self.coupon_valid_for.as_deref()) {
+            (Some(time), None) if time < closes_at => {
                 refuse("coupon_expires_at", "must not be before closes_at".to_owned());
                 None
             }
@@ -153,8 +157,8 @@ impl DraftBody {
                     currency: self.currency,
                     quantity,
                     per_user_limit,
-                    opens_at: self.opens_at,
-                    closes_at: self.closes_at,
+                    opens_at,
+                    closes_at,
                     expiry,
                     settle_on: self.settle_on,
                 })
@@ -166,7 +170,8 @@ impl DraftBody {
 
 /// Durations of ISO 8601 that are the same length everywhere: weeks, days, hours, minutes and
 /// seconds, no years or months; at least a second, at most ten years.
-fn parse_duration(text: &str) -> Option<Duration> {
+#[must_use]
+pub fn parse_duration(text: &str) -> Option<Duration> {
     let (date, time) = match text.strip_prefix('P')?.split_once('T') {
         Some((_, "")) => return None,
         Some((date, time)) => (date, time),
@@ -192,7 +197,8 @@ fn parse_units(mut text: &str, units: &[(char, u64)]) -> Option<u64> {
 }
 
 /// The shortest way to write it in days, hours, minutes and seconds.
-pub(super) fn format_duration(duration: Duration) -> String {
+#[must_use]
+pub fn format_duration(duration: Duration) -> String {
     let seconds = duration.as_secs();
     let part = |number: u64, unit: &str| if number > 0 { format!("{number}{unit}") } else { String::new() };
     let time =

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use outbox_relay::Shard;
+use outbox_relay::event::id_of;
 use serde::{Deserialize, Serialize, Serializer};
 use time::OffsetDateTime;
 use ulid::Ulid;
@@ -32,6 +33,19 @@ impl CampaignId {
 impl fmt::Display for CampaignId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
+    }
+}
+
+/// What is no id of a campaign.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("must be a ULID")]
+pub struct CampaignIdError;
+
+impl FromStr for CampaignId {
+    type Err = CampaignIdError;
+
+    fn from_str(text: &str) -> Result<Self, CampaignIdError> {
+        id_of(text).map(Self).ok_or(CampaignIdError)
     }
 }
 

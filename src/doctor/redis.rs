@@ -99,5 +99,6 @@ async fn setting(
 
 async fn time(redis: &mut MultiplexedConnection) -> anyhow::Result<OffsetDateTime> {
     let (seconds, micros): (i64, i64) = redis::cmd("TIME").query_async(redis).await?;
-    Ok(OffsetDateTime::from_unix_timestamp(seconds)? + Duration::microseconds(micros))
+    let time = OffsetDateTime::from_unix_timestamp(seconds)?.checked_add(Duration::microseconds(micros));
+    time.context("it is no time")
 }

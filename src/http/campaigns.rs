@@ -7,7 +7,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use serde_json::json;
 
-use super::extract::{Authorized, Id, Json, Page};
+use super::extract::{Authorized, Id, Json, Paged};
 use super::problem::Problem;
 use super::{Api, json};
 use crate::campaign::draft::DraftBody;
@@ -30,7 +30,7 @@ pub(super) async fn create(
 pub(super) async fn list(
     State(api): State<Arc<Api>>,
     _: Authorized,
-    page: Page,
+    Paged(page): Paged,
 ) -> Result<Response, Problem> {
     let campaigns = store::page(&api.pool, page.before, page.limit).await?;
     let full = campaigns.len() as i64 == page.limit;

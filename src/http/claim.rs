@@ -10,14 +10,23 @@ use serde::Deserialize;
 use super::extract::{Authorized, Id, Json, Traceparent};
 use super::problem::Problem;
 use super::{Api, json};
-use crate::campaign::OutsideId;
 use crate::campaign::draft::FieldProblem;
+use crate::campaign::{OutsideId, UserId};
 use crate::issue::Outcome;
 
-#[derive(Deserialize)]
+/// The body of a claim.
+#[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct ClaimBody {
+pub struct ClaimBody {
     user_id: String,
+}
+
+impl ClaimBody {
+    /// # Errors
+    /// When no user is called so.
+    pub fn parse(self) -> Result<UserId, FieldProblem> {
+        OutsideId::parse(self.user_id).map_err(|error| FieldProblem::new("user_id", error.to_string()))
+    }
 }
 
 /// `POST /v1/campaigns/{id}/coupons`
@@ -28,8 +37,7 @@ pub(super) async fn claim(
     Traceparent(traceparent): Traceparent,
     Json(body): Json<ClaimBody>,
 ) -> Result<Response, Problem> {
-    let user = OutsideId::parse(body.user_id)
-        .map_err(|error| Problem::Invalid(vec![FieldProblem::new("user_id", error.to_string())]))?;
+    let user = body.parse().map_err(|problem| Problem::Invalid(vec![problem]))?;
     match api.issuer.issue(id.into(), user, traceparent).await? {
         Outcome::Issued(coupon) => {
             let location = format!("/v1/coupons/{}", coupon.id);

@@ -8,6 +8,7 @@ use axum::body::{Body, HttpBody as _};
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
+use axum::http::{HeaderValue, Uri};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use outbox_relay::event::id_of;
 use serde::de::DeserializeOwned;
@@ -19,6 +20,7 @@ use super::Api;
 use super::problem::Problem;
 use crate::campaign::CampaignId;
 use crate::campaign::draft::FieldProblem;
+use crate::config::Secret;
 
 /// Bodies are small; the largest is that of a campaign.
 const BODY_BYTES_MAX: usize = 16 * 1024;
@@ -32,14 +34,16 @@ impl FromRequestParts<Arc<Api>> for Authorized {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, Problem> {
-        let given =
-            parts.headers.get(AUTHORIZATION).and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
-        let authorized = match (given, &api.admin_token) {
-            (Some(given), Some(token)) => bool::from(given.ct_eq(token.reveal().as_bytes())),
-            _ => false,
-        };
-        if authorized { Ok(Self) } else { Err(Problem::Unauthorized) }
+        let given = parts.headers.get(AUTHORIZATION).map(HeaderValue::as_bytes);
+        if is_authorized(given, api.admin_token.as_ref()) { Ok(Self) } else { Err(Problem::Unauthorized) }
     }
+}
+
+/// Whether the header `Authorization` carries the token; nobody is authorized where there is none.
+#[must_use]
+pub fn is_authorized(header: Option<&[u8]>, token: Option<&Secret>) -> bool {
+    let given = header.and_then(|header| header.strip_prefix(b"Bearer "));
+    given.zip(token).is_some_and(|(given, token)| given.ct_eq(token.reveal().as_bytes()).into())
 }
 
 /// An id in the path. What is no ULID is not found.
@@ -66,7 +70,8 @@ impl From<Id> for CampaignId {
 pub(super) struct Traceparent(pub(super) Option<String>);
 
 /// Of version 00: its parts in lower-case hexadecimal digits, neither id only zeros.
-fn is_traceparent(value: &str) -> bool {
+#[must_use]
+pub fn is_traceparent(value: &str) -> bool {
     let is_hex = |text: &str, length| {
         text.len() == length
             && text.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
@@ -97,29 +102,39 @@ struct PageQuery {
 }
 
 /// The query of a list.
-pub(super) struct Page {
-    pub(super) before: Option<Ulid>,
-    pub(super) limit: i64,
-    pub(super) status: Option<String>,
+#[derive(Debug, PartialEq, Eq)]
+pub struct Page {
+    pub before: Option<Ulid>,
+    pub limit: i64,
+    pub status: Option<String>,
 }
 
 const PAGE_DEFAULT: i64 = 50;
 const PAGE_MAX: i64 = 200;
 
-impl FromRequestParts<Arc<Api>> for Page {
+/// The page that a request asks for.
+pub(super) struct Paged(pub(super) Page);
+
+impl FromRequestParts<Arc<Api>> for Paged {
     type Rejection = Problem;
 
-    async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, Problem> {
-        let invalid = |field: &str, reason: String| Problem::Invalid(vec![FieldProblem::new(field, reason)]);
-        let Query(query) = Query::<PageQuery>::from_request_parts(parts, api)
-            .await
-            .map_err(|error| invalid("query", error.body_text()))?;
+    async fn from_request_parts(parts: &mut Parts, _: &Arc<Api>) -> Result<Self, Problem> {
+        Page::parse(&parts.uri).map(Self).map_err(|problem| Problem::Invalid(vec![problem]))
+    }
+}
+
+impl Page {
+    /// # Errors
+    /// Names the field that cannot be.
+    pub fn parse(uri: &Uri) -> Result<Self, FieldProblem> {
+        let Query(query) = Query::<PageQuery>::try_from_uri(uri)
+            .map_err(|error| FieldProblem::new("query", error.body_text()))?;
         let limit = query.limit.unwrap_or(PAGE_DEFAULT);
         if !(1..=PAGE_MAX).contains(&limit) {
-            return Err(invalid("limit", format!("must be 1 to {PAGE_MAX}")));
+            return Err(FieldProblem::new("limit", format!("must be 1 to {PAGE_MAX}")));
         }
         let before = match query.cursor.as_deref().map(id_of) {
-            Some(None) => return Err(invalid("cursor", "must be the next of an earlier page".to_owned())),
+            Some(None) => return Err(FieldProblem::new("cursor", "must be the next of an earlier page")),
             before => before.flatten(),
         };
         Ok(Self { before, limit, status: query.status })
@@ -134,14 +149,25 @@ impl<T: DeserializeOwned> FromRequest<Arc<Api>> for Json<T> {
 
     async fn from_request(request: Request, _: &Arc<Api>) -> Result<Self, Problem> {
         let body = read(request.into_body()).await?;
-        let mut parser = serde_json::Deserializer::from_slice(&body);
-        let value = serde_path_to_error::deserialize(&mut parser).map_err(|error| {
-            let path = error.path().to_string();
-            Problem::Malformed(field_problem(&path, &error.into_inner()))
-        })?;
-        parser.end().map_err(|error| Problem::Malformed(field_problem(".", &error)))?;
-        Ok(Self(value))
+        parse_body(&body).map(Self).map_err(Problem::Malformed)
     }
+}
+
+/// Reads a JSON object. What is derived for a struct would also take an array of its fields' values.
+///
+/// # Errors
+/// Names the field that cannot be read.
+pub fn parse_body<T: DeserializeOwned>(body: &[u8]) -> Result<T, FieldProblem> {
+    if body.trim_ascii_start().starts_with(b"[") {
+        return Err(FieldProblem::new("body", "must be an object"));
+    }
+    let mut parser = serde_json::Deserializer::from_slice(body);
+    let value = serde_path_to_error::deserialize(&mut parser).map_err(|error| {
+        let path = error.path().to_string();
+        field_problem(&path, &error.into_inner())
+    })?;
+    parser.end().map_err(|error| field_problem(".", &error))?;
+    Ok(value)
 }
 
 /// A field that is missing or unknown is named in the message, any other by its path.
@@ -151,7 +177,8 @@ fn field_problem(path: &str, error: &serde_json::Error) -> FieldProblem {
         .strip_prefix("missing field `")
         .or_else(|| message.strip_prefix("unknown field `"))
         .and_then(|rest| rest.split('`').next());
-    let field = named.unwrap_or(if path == "." || path == "?" { "body" } else { path });
+    let path = if [".", "?"].contains(&path) { "body" } else { path };
+    let field = [named, Some(path)].into_iter().flatten().find(|name| !name.is_empty()).unwrap_or("body");
     FieldProblem::new(field, message.clone())
 }
 

@@ -30,6 +30,15 @@ pub use self::threads::Threads;
 use crate::config::Secret;
 use crate::issue::Issuer;
 
+/// For those who attack them: parsers that nobody else calls from outside.
+#[doc(hidden)]
+pub mod parsers {
+    pub use axum::http::Uri;
+
+    pub use super::claim::ClaimBody;
+    pub use super::extract::{Page, is_authorized, is_traceparent, parse_body};
+}
+
 /// What the routes of the API need.
 #[derive(Debug)]
 pub struct Api {

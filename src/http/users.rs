@@ -7,7 +7,7 @@ use axum::extract::{Path, State};
 use axum::response::Response;
 use serde_json::json;
 
-use super::extract::{Authorized, Page};
+use super::extract::{Authorized, Paged};
 use super::problem::Problem;
 use super::{Api, json};
 use crate::campaign::OutsideId;
@@ -21,7 +21,7 @@ pub(super) async fn coupons(
     State(api): State<Arc<Api>>,
     _: Authorized,
     user: Result<Path<String>, PathRejection>,
-    page: Page,
+    Paged(page): Paged,
 ) -> Result<Response, Problem> {
     let invalid = |field: &str, reason: String| Problem::Invalid(vec![FieldProblem::new(field, reason)]);
     // What is no UTF-8 is no visible ASCII either.

@@ -52,11 +52,11 @@ impl Seat {
         Self { user: user.into(), nth }
     }
 
-    fn parse(name: &str) -> Self {
-        match name.split_once(' ') {
-            Some((user, nth)) => Self::new(user, nth.parse().unwrap_or(1)),
-            None => Self::new(name, 1),
-        }
+    /// The seat of this name, whatever that is: one that we do not give is the first of a user whom nobody is.
+    #[must_use]
+    pub fn parse(name: &str) -> Self {
+        let later = name.split_once(' ').and_then(|(user, nth)| Some(Self::new(user, nth.parse().ok()?)));
+        later.filter(|seat| seat.name() == name).unwrap_or_else(|| Self::new(name, 1))
     }
 
     fn name(&self) -> Cow<'_, str> {
@@ -92,7 +92,9 @@ pub enum Admission {
 }
 
 impl Admission {
-    fn parse(word: &str, user: &UserId) -> Option<Self> {
+    /// What a word of `admit.lua` says to a user.
+    #[must_use]
+    pub fn parse(word: &str, user: &UserId) -> Option<Self> {
         match word {
             "admitted" => Some(Self::Admitted(Seat::new(user, 1))),
             "already" => Some(Self::Already),
@@ -102,8 +104,10 @@ impl Admission {
             "closed" => Some(Self::Closed),
             "unloaded" => Some(Self::Unloaded),
             other => {
-                let nth = other.strip_prefix("admitted ")?.parse().ok()?;
-                Some(Self::Admitted(Seat::new(user, nth)))
+                let nth = other.strip_prefix("admitted ")?;
+                let later =
+                    nth.parse().ok().filter(|number: &i32| *number > 1 && number.to_string() == nth)?;
+                Some(Self::Admitted(Seat::new(user, later)))
             }
         }
     }
@@ -156,7 +160,7 @@ impl Seats {
     /// Connects, and makes sure that Redis answers.
     pub async fn connect(client: &Client, response_timeout: Duration) -> Result<Self, RedisError> {
         let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(CONNECTION_TIMEOUT))
+            .set_connection_timeout(Some(CONNECTION_TIMEOUT.max(response_timeout)))
             .set_response_timeout(Some(response_timeout));
         let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
         redis::cmd("PING").exec_async(&mut connection).await?;
@@ -272,25 +276,24 @@ impl Seats {
     /// Seats past their deadline by Redis' clock, at most `limit` and the oldest first; then as many whose
     /// deadline is so far away that the clock has been set back since.
     pub async fn overdue(&mut self, campaign: CampaignId, limit: usize) -> Result<Vec<Seat>, RedisError> {
-        let (seconds, _micros): (i64, i64) = redis::cmd("TIME").query_async(&mut self.0).await?;
-        let (now, lease) = (seconds * 1000, i64::try_from(LEASE.as_millis()).unwrap_or(i64::MAX));
-        let between = |from: String, to: String| {
-            let mut range = redis::cmd("ZRANGE");
-            range
-                .arg(Keys::of(campaign).pending)
+        let keys = Keys::of(campaign);
+        let ((seconds, _micros), lease): ((i64, i64), Option<i64>) =
+            redis::pipe().cmd("TIME").hget(keys.gate, "lease").query_async(&mut self.0).await?;
+        let now = seconds.saturating_mul(1_000);
+        let far = now.saturating_add(lease.unwrap_or(i64::MAX).saturating_mul(2));
+        let mut calls = redis::pipe();
+        for (from, to) in [("-inf", &*now.to_string()), (&*far.to_string(), "+inf")] {
+            calls
+                .cmd("ZRANGE")
+                .arg(&keys.pending)
                 .arg(from)
                 .arg(to)
                 .arg("BYSCORE")
                 .arg("LIMIT")
                 .arg(0)
                 .arg(limit);
-            range
-        };
-        let (past, strange): (Vec<String>, Vec<String>) = redis::pipe()
-            .add_command(between("-inf".to_owned(), now.to_string()))
-            .add_command(between((now + 2 * lease).to_string(), "+inf".to_owned()))
-            .query_async(&mut self.0)
-            .await?;
+        }
+        let (past, strange): (Vec<String>, Vec<String>) = calls.query_async(&mut self.0).await?;
         Ok(past.iter().chain(&strange).map(|name| Seat::parse(name)).collect())
     }
 

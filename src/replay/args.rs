@@ -7,8 +7,8 @@ use clap::builder::PossibleValuesParser;
 use outbox_relay::replay::{RunId, Selection};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
-use ulid::Ulid;
 
+use crate::campaign::CampaignId;
 use crate::event;
 
 /// Fields of the data of events: who holds the coupon, and whose campaign it is.
@@ -47,7 +47,7 @@ pub struct ReplayArgs {
 struct SelectionArgs {
     /// Only of this campaign; may be given again.
     #[arg(long, value_name = "ID")]
-    campaign: Vec<Ulid>,
+    campaign: Vec<CampaignId>,
     /// Only of this type; may be given again.
     #[arg(long = "type", value_parser = PossibleValuesParser::new(event::KINDS))]
     kind: Vec<String>,
@@ -81,7 +81,9 @@ impl ReplayArgs {
         self.rate.and_then(NonZeroU32::new)
     }
 
-    pub(super) fn selection(&self) -> Selection {
+    /// Which events are asked for.
+    #[must_use]
+    pub fn selection(&self) -> Selection {
         let SelectionArgs { campaign, kind, user, merchant, from, to, since, until } = &self.selected;
         let field = |name: &str, value: &Option<String>| Some((name.to_owned(), value.clone()?));
         let fields = [field(USER_FIELD, user), field(MERCHANT_FIELD, merchant)];

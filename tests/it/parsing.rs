@@ -1,86 +1,96 @@
 //! Whatever comes from outside: never a panic, never a fault of the service, and what is taken is taken
 //! as it was meant. `SEED=<number> cargo test parsing` has the same again.
 
-use std::fmt::Write as _;
+mod targets;
 
-use bytes::Bytes;
-use coupon_dispatcher::campaign::OutsideId;
-use coupon_dispatcher::coupon::{is_code, new_code};
-use coupon_dispatcher::event::Issued;
-use outbox_relay::Event;
-use outbox_relay::replay::RunId;
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+
 use rand::RngExt as _;
 use rand::rngs::StdRng;
+use rand::seq::IndexedRandom as _;
 use serde_json::{Value, json};
 
+use self::targets::TARGETS;
 use crate::support::{Socket, TOKEN, World, draft, mutated, owns, seeded};
 
-const TEXTS: usize = 20_000;
+/// Of each parser.
+const ATTACKS: usize = 5_000;
+/// What parsers once took: arrays for objects, other writings of a number, ids beyond the last one, a campaign that
+/// closes in the microsecond in which it opens.
+const MISTAKEN: [(&str, &str); 13] = [
+    ("acknowledgement", "[7,false,null]"),
+    ("admission", "admitted 1"),
+    ("admission", "admitted +2"),
+    ("admission", "admitted -3"),
+    ("claim", r#"["alice"]"#),
+    (
+        "draft",
+        r#"["n","m",500,"EUR",1000,1,"2026-11-20T18:00:00Z","2026-11-21T18:00:00Z",null,"P30D","issue"]"#,
+    ),
+    (
+        "draft",
+        r#"{"name":"n","merchant_id":"m","face_value":1,"currency":"EUR","quantity":1,"coupon_valid_for":"P1D",
+            "opens_at":"2026-12-06T00:00:00.0000001Z","closes_at":"2026-12-06T00:00:00.0000002Z"}"#,
+    ),
+    ("event", r#"["01ARZ3NDEKTSV4RRFFQ69G5FAV","t","2026-01-02T03:04:05Z",{}]"#),
+    ("headers", "+1"),
+    ("headers", "-1"),
+    ("replay", "--campaign=81ARZ3NDEKTSV4RRFFQ69G5FAV"),
+    ("seat", "alice +2"),
+    ("ulid", "81ARZ3NDEKTSV4RRFFQ69G5FAV"),
+];
 /// Requests of each kind, pipelined.
 const REQUESTS: usize = 200;
 /// Whose every byte may be wrong, each on a connection of its own.
 const BROKEN_REQUESTS: usize = 300;
 const TRACEPARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
-#[test]
-fn texts_that_parse_are_printed_as_they_were() {
-    let (_, mut random) = seeded();
-    let mut parsed = [0; 3];
-    for _ in 0..TEXTS {
-        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-        let user = text(mutated(&mut random, b"user-1@example.org"));
-        if let Ok(id) = OutsideId::parse(user.clone()) {
-            assert_eq!((id.as_str(), user.is_ascii()), (user.as_str(), true));
-            parsed[0] += 1;
-        }
-        let run = text(mutated(&mut random, b"friday-evening-2"));
-        if let Ok(id) = run.parse::<RunId>() {
-            assert_eq!(id.to_string(), run);
-            parsed[1] += 1;
-        }
-        let code = text(mutated(&mut random, new_code().as_bytes()));
-        if is_code(&code) {
-            let letters = code.bytes().filter(|letter| *letter != b'-');
-            assert!(
-                letters.clone().count() == 16 && letters.clone().all(|letter| letter.is_ascii_alphanumeric())
-            );
-            parsed[2] += 1;
-        }
-    }
-    assert!(parsed.iter().all(|count| *count > 100), "too few were valid to say anything: {parsed:?}");
+/// The seeds of a target.
+fn seeds(target: &str) -> Vec<Vec<u8>> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds").join(target);
+    let seeds = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    seeds.lines().map(|seed| seed.as_bytes().to_vec()).collect()
 }
 
 #[test]
-fn an_event_that_parses_is_what_its_body_says() {
+fn what_is_taken_is_what_was_meant() {
     let (_, mut random) = seeded();
-    let valid = json!({
-        "specversion": "1.0", "id": "01ARZ3NDEKTSV4RRFFQ69G5FAV", "source": "/coupon-dispatcher", "type": "coupon.issued.v1",
-        "subject": "s", "time": "2026-01-02T03:04:05.678901Z", "datacontenttype": "application/json",
-        "data": {
-            "coupon_id": "01ARZ3NDEKTSV4RRFFQ69G5FAV", "campaign_id": "01ARZ3NDEKTSV4RRFFQ69G5FAV",
-            "user_id": "u\"\\é", "number": 7, "issued_at": "2026-01-02T03:04:05Z", "expires_at": "2026-02-02T03:04:05Z",
-            "merchant_id": "m", "face_value": 500, "currency": "EUR", "settle_on": "issue",
-        },
-    })
-    .to_string();
-    let mut parsed = 0;
-    for _ in 0..TEXTS {
-        let body = Bytes::from(mutated(&mut random, valid.as_bytes()));
-        let Ok(event) = Event::parse(7, &body) else { continue };
-        // Half of a surrogate pair is JSON, but no text: who reads the data finds out.
-        let Ok(whole) = serde_json::from_slice::<Value>(&body) else { continue };
-        assert_eq!(whole["type"], event.kind);
-        assert_eq!(whole["id"].as_str().unwrap().to_uppercase(), event.id.to_string());
-        assert_eq!(whole["data"], serde_json::from_slice::<Value>(&event.data).unwrap());
-        if let Ok(issued) = serde_json::from_slice::<Issued<'_>>(&event.data) {
-            assert_eq!(
-                (whole["data"]["user_id"].as_str(), &whole["data"]["number"]),
-                (Some(&*issued.user_id), &json!(issued.number))
-            );
+    for (name, attack) in TARGETS {
+        let seeds = seeds(name);
+        assert!(seeds.iter().any(|seed| attack(seed)), "{name}: no seed is taken");
+        let mut taken = 0;
+        for _ in 0..ATTACKS {
+            let seed = seeds.choose(&mut random).unwrap();
+            taken += usize::from(attack(&mutated(&mut random, seed)));
         }
-        parsed += 1;
+        assert!((ATTACKS / 1_000..ATTACKS).contains(&taken), "{name}: {taken} of {ATTACKS} were taken");
     }
-    assert!(parsed > 100, "too few were valid to say anything: {parsed}");
+}
+
+/// What parsers once took for something else.
+#[test]
+fn what_is_not_meant_is_not_taken() {
+    for (target, text) in MISTAKEN {
+        let (_, attack) = TARGETS.iter().find(|(name, _)| *name == target).unwrap();
+        assert!(!attack(text.as_bytes()), "{target} takes {text}");
+    }
+}
+
+/// `make fuzz` attacks the same ones.
+#[test]
+fn every_parser_is_fuzzed() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz");
+    let manifest: toml::Table = fs::read_to_string(folder.join("Cargo.toml")).unwrap().parse().unwrap();
+    let programs =
+        manifest["bin"].as_array().unwrap().iter().map(|program| program["name"].as_str().unwrap());
+    let attacks = |name: &str| {
+        let program = fs::read_to_string(folder.join(format!("targets/{name}.rs"))).unwrap();
+        program.contains(&format!("fuzz::attack(\"{name}\", bytes)"))
+    };
+    assert!(programs.clone().all(attacks));
+    assert!(programs.eq(TARGETS.map(|(name, _)| name)));
 }
 
 /// Of any bytes, so that they can stand in a path or a query.

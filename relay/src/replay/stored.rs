@@ -7,7 +7,7 @@ use futures_util::TryStreamExt as _;
 use ulid::Ulid;
 
 use super::run::RunId;
-use crate::event::{POSITION_HEADER, SHARD_HEADER};
+use crate::event::{POSITION_HEADER, SHARD_HEADER, number};
 use crate::outlet::{Outlet, Shard};
 use crate::stream::{self, StreamError};
 
@@ -20,9 +20,8 @@ pub(super) async fn reached(stream: &Stream, run: &RunId) -> Result<Option<(Shar
         Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => return Ok(None),
         Err(error) => return Err(StreamError::new(name, &error)),
     };
-    let number = |header| message.headers.get(header)?.as_str().parse::<i64>().ok();
-    let shard = number(SHARD_HEADER).and_then(|shard| i16::try_from(shard).ok());
-    if let (Some(shard), Some(position)) = (shard, number(POSITION_HEADER)) {
+    let headers = &message.headers;
+    if let (Some(shard), Some(position)) = (number(headers, SHARD_HEADER), number(headers, POSITION_HEADER)) {
         return Ok(Some((Shard(shard), position)));
     }
     let reason = format!("{} at {} is no replayed event", message.subject, message.sequence);

@@ -64,6 +64,24 @@ async fn a_gate_that_has_forgotten_is_loaded_anew_though_nobody_asks() {
     world.close().await;
 }
 
+/// They are nobody's: neither is alice's seat given up for them, nor does the sweeper stay with them for ever.
+#[tokio::test]
+async fn seats_with_names_that_nobody_gave_are_swept() {
+    let fault = owns("gate-lies");
+    let world = World::start().await;
+    let campaign = world.open_campaign(json!({})).await;
+    assert_eq!(world.claim(campaign, "alice").await.status, 201);
+    for name in ["alice 1", "alice +2", "alice x", "alice 2 3"] {
+        tell_redis(&world, &["SADD", &format!("gate1:{{{campaign}}}:holders"), name]).await;
+        tell_redis(&world, &["ZADD", &format!("gate1:{{{campaign}}}:pending"), "1", name]).await;
+    }
+    fault.fired(1);
+    world.pending(campaign, 0).await;
+    world.balanced().await;
+    fault.healed();
+    world.close().await;
+}
+
 #[tokio::test]
 async fn a_redis_that_is_wiped_oversells_nothing() {
     no_lie_oversells(async |world, _| tell_redis(world, &["FLUSHALL"]).await).await;

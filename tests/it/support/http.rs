@@ -15,7 +15,7 @@ use tokio::time::timeout;
 
 use super::TOKEN;
 
-const LIMIT: Duration = Duration::from_secs(15);
+const LIMIT: Duration = Duration::from_secs(30);
 
 /// One process of the API.
 #[derive(Clone, Debug)]

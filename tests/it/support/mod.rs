@@ -52,7 +52,7 @@ pub(crate) const TOKEN: &str = "a-token-for-tests-only";
 /// For anything that is to happen by itself.
 pub(crate) const SOON: Duration = Duration::from_secs(30);
 /// For everything to be published and projected.
-const DRAIN_LIMIT: Duration = Duration::from_secs(30);
+const DRAIN_LIMIT: Duration = Duration::from_secs(60);
 /// Worlds at a time, whatever the number of threads: each runs four servers or more.
 const WORLDS_MAX: usize = 4;
 static PLACES: Semaphore = Semaphore::const_new(WORLDS_MAX);

@@ -64,6 +64,7 @@ impl Process {
     }
 
     /// From the next start on it is this binary.
+    #[cfg(feature = "drills")]
     pub(crate) fn program(&mut self, binary: &str) {
         binary.clone_into(&mut self.command[0]);
     }

@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use super::SOON;
 
 /// For the other side to hang up. The longest that it waits for somebody is 10 s.
-const HANG_UP_LIMIT: Duration = Duration::from_secs(25);
+const HANG_UP_LIMIT: Duration = Duration::from_secs(60);
 /// Between two bytes of a client that drips.
 const DRIP_INTERVAL: Duration = Duration::from_secs(1);
 

@@ -1,0 +1,365 @@
+//! What becomes of any bytes in each parser that meets bytes from outside. What is taken has to be what was meant: it
+//! is printed as it was, keeps its limits, and is what another reader finds in the same bytes.
+
+use std::fmt::Write as _;
+
+use bytes::Bytes;
+use clap::Parser;
+use coupon_dispatcher::campaign::draft::{Draft, DraftBody, format_duration, parse_duration};
+use coupon_dispatcher::campaign::{CampaignId, Expiry, OutsideId};
+use coupon_dispatcher::config::{Config, Secret, ServerUrl, login};
+use coupon_dispatcher::coupon::is_code;
+use coupon_dispatcher::event::Issued;
+use coupon_dispatcher::http::parsers::{ClaimBody, Page, Uri, is_authorized, is_traceparent, parse_body};
+use coupon_dispatcher::issue::seats::{Admission, Seat};
+use coupon_dispatcher::replay::ReplayArgs;
+use outbox_relay::Event;
+use outbox_relay::event::{EPOCH_HEADER, POSITION_HEADER, epoch_of, from_object, number};
+use outbox_relay::parsers::stored;
+use outbox_relay::replay::{RunId, Selection};
+use serde_json::{Value, json};
+use time::format_description::well_known::Rfc3339;
+
+/// A parser under attack. Answers whether the bytes were taken.
+type Target = fn(&[u8]) -> bool;
+
+/// All of them: `fuzz/seeds/<name>` has seeds of each, one a line, and `make fuzz` attacks one after the other.
+pub(crate) const TARGETS: [(&str, Target); 17] = [
+    ("acknowledgement", acknowledgement),
+    ("admission", admission),
+    ("bearer", bearer),
+    ("claim", claim),
+    ("code", code),
+    ("config", config),
+    ("draft", draft),
+    ("duration", duration),
+    ("event", event),
+    ("headers", headers),
+    ("outside_id", outside_id),
+    ("page", page),
+    ("replay", replay),
+    ("run_id", run_id),
+    ("seat", seat),
+    ("traceparent", traceparent),
+    ("ulid", ulid),
+];
+
+/// Every byte of it, for a place in a URL.
+fn encoded(text: &str) -> String {
+    text.bytes().fold(String::new(), |mut all, byte| {
+        let _ = write!(all, "%{byte:02X}");
+        all
+    })
+}
+
+/// What nobody could read as text never reaches a parser of texts.
+fn text(bytes: &[u8]) -> &str {
+    str::from_utf8(bytes).unwrap_or_default()
+}
+
+/// JSON as `serde_json` alone reads it. Of fields that come twice it keeps the last.
+fn value(bytes: &[u8]) -> Option<Value> {
+    serde_json::from_slice(bytes).ok()
+}
+
+/// Of JetStream, to a publish at sequence 7.
+fn acknowledgement(bytes: &[u8]) -> bool {
+    let is_stored = stored(bytes, 7).is_ok();
+    let Some(said) = value(bytes) else { return is_stored };
+    let meant = said["seq"].as_i64() == Some(7)
+        && [None, Some(&json!(false))].contains(&said.get("duplicate"))
+        && said["error"].is_null();
+    assert!(meant || !is_stored, "taken as stored: {said}");
+    assert_eq!(stored(said.to_string().as_bytes(), 7).is_ok(), meant, "{said}");
+    is_stored
+}
+
+/// A word of the gate to one user.
+fn admission(bytes: &[u8]) -> bool {
+    let alice = OutsideId::parse("alice").unwrap();
+    let Some(said) = Admission::parse(text(bytes), &alice) else { return false };
+    let word = match &said {
+        Admission::Admitted(seat) => match seat.parts() {
+            ("alice", 1) => "admitted".to_owned(),
+            ("alice", nth @ 2..) => format!("admitted {nth}"),
+            other => panic!("{other:?}"),
+        },
+        Admission::Already => "already".to_owned(),
+        Admission::Taken => "taken".to_owned(),
+        Admission::SoldOut => "sold_out".to_owned(),
+        Admission::NotOpen => "not_open".to_owned(),
+        Admission::Closed => "closed".to_owned(),
+        Admission::Unloaded => "unloaded".to_owned(),
+    };
+    assert_eq!(word.as_bytes(), bytes);
+    true
+}
+
+fn bearer(bytes: &[u8]) -> bool {
+    let token = Secret::from("0123456789abcdef".to_owned());
+    let authorized = is_authorized(Some(bytes), Some(&token));
+    assert_eq!(authorized, bytes == b"Bearer 0123456789abcdef");
+    assert!(!is_authorized(Some(bytes), None) && !is_authorized(None, Some(&token)));
+    authorized
+}
+
+/// The body of a claim.
+fn claim(bytes: &[u8]) -> bool {
+    let read = |bytes: &[u8]| parse_body(bytes).and_then(ClaimBody::parse);
+    let taken = read(bytes);
+    if let Err(problem) = &taken {
+        assert!(!problem.field.is_empty() && !problem.reason.is_empty());
+    }
+    let Some(said) = value(bytes) else {
+        assert!(taken.is_err());
+        return false;
+    };
+    let user = said.as_object().filter(|body| body.len() == 1).and_then(|body| body.get("user_id")?.as_str());
+    let meant =
+        user.filter(|user| (1..=64).contains(&user.len()) && user.bytes().all(|b| b.is_ascii_graphic()));
+    assert!(taken.is_err() || taken.as_ref().ok().map(OutsideId::as_str) == meant, "{said}");
+    assert_eq!(read(said.to_string().as_bytes()).is_ok(), meant.is_some(), "{said}");
+    taken.is_ok()
+}
+
+/// The code of a coupon: of all that differ from one in a single character, none is one.
+fn code(bytes: &[u8]) -> bool {
+    let Some(known) = Some(text(bytes)).filter(|text| is_code(text)) else { return false };
+    let letters = known.replace('-', "").to_uppercase();
+    assert!(letters.len() == 16 && is_code(&letters));
+    for at in 0..letters.len() {
+        for other in "0123456789ABCDEFGHJKMNPQRSTVWXYZILOU*".chars() {
+            let misread = format!("{}{other}{}", &letters[..at], &letters[at + 1..]);
+            assert!(misread == letters || !is_code(&misread), "{misread} for {letters}");
+        }
+    }
+    true
+}
+
+/// Variables of the environment, `<name>=<value>` with blanks between.
+fn config(bytes: &[u8]) -> bool {
+    let variables = text(bytes);
+    for url in variables.split(' ').filter_map(|variable| Some(variable.split_once('=')?.1)) {
+        let (user, password) = url.split_once(':').unwrap_or((url, ""));
+        let read = login(&format!("nats://{}:{}@bus/?{url}", encoded(user), encoded(password)));
+        assert_eq!(read, Some((user.to_owned(), Some(password.to_owned()))));
+        let _ = login(url);
+    }
+    let of =
+        |name: &str| variables.split(' ').find_map(|variable| variable.strip_prefix(name)?.strip_prefix('='));
+    let Ok(config) = Config::read(|name| of(name).map(ToOwned::to_owned)) else { return false };
+    let Config { database, redis, nats, shards, replicas, batch_rows, outbox_retention, .. } = &config;
+    for url in [database, redis, nats] {
+        shows_no_login(url);
+    }
+    assert!((1..=64).contains(shards) && [1, 3, 5].contains(replicas) && (1..=500).contains(batch_rows));
+    assert!(outbox_retention.is_none_or(|time| (1..=36_500).contains(&(time.as_secs() / 86_400))));
+    assert!(config.admin_token.as_ref().is_none_or(|token| token.reveal().len() >= 16));
+    true
+}
+
+/// Nothing before the last `@`, and no parameters.
+fn shows_no_login(url: &ServerUrl) {
+    let (shown, whole) = (url.to_string(), url.reveal());
+    let (scheme, shown) = shown.split_once("://").unwrap();
+    let rest = whole.strip_prefix(scheme).and_then(|rest| rest.strip_prefix("://")).unwrap();
+    let place = &rest[rest.rfind('@').map_or(0, |at| at + 1)..];
+    assert!(place.starts_with(shown) && !shown.contains(['?', '#']), "{whole} is shown as {shown}");
+}
+
+/// The body of a new campaign.
+fn draft(bytes: &[u8]) -> bool {
+    let Ok(body) = parse_body::<DraftBody>(bytes) else { return false };
+    let Ok(draft) = body.parse() else { return false };
+    keeps_limits(&draft);
+    let printed = printed(&draft);
+    let again = parse_body::<DraftBody>(printed.to_string().as_bytes()).map(DraftBody::parse);
+    assert_eq!(again, Ok(Ok(draft)), "{printed}");
+    let said = value(bytes).expect("it is JSON");
+    for field in ["name", "merchant_id", "face_value", "currency", "quantity", "per_user_limit", "settle_on"]
+    {
+        let default = [("per_user_limit", json!(1)), ("settle_on", json!("redeem"))];
+        let default = default.into_iter().find_map(|(name, value)| (name == field).then_some(value));
+        assert_eq!(Some(&printed[field]), said.get(field).or(default.as_ref()), "{field}");
+    }
+    true
+}
+
+fn keeps_limits(draft: &Draft) {
+    let Draft { name, face_value, currency, quantity, per_user_limit, opens_at, closes_at, .. } = draft;
+    assert!((1..=200).contains(&name.len()) && !name.contains(char::is_control));
+    assert!(currency.len() == 3 && currency.bytes().all(|byte| byte.is_ascii_uppercase()));
+    assert!((1..=1_000_000_000_000).contains(face_value));
+    assert!((1..=10_000_000).contains(quantity) && (1..=10).contains(per_user_limit));
+    // As Postgres keeps times, in microseconds, and compares them.
+    assert!(opens_at.unix_timestamp_nanos() / 1_000 < closes_at.unix_timestamp_nanos() / 1_000);
+    assert!(opens_at.unix_timestamp() >= 0 && closes_at.year() <= 9000);
+    match draft.expiry {
+        Expiry::At(time) => assert!(time >= *closes_at && time.year() <= 9000),
+        Expiry::After(time) => assert!((1..=3_650 * 86_400).contains(&time.as_secs())),
+    }
+}
+
+fn printed(draft: &Draft) -> Value {
+    let mut body = json!({
+        "name": draft.name, "merchant_id": draft.merchant_id, "face_value": draft.face_value,
+        "currency": draft.currency, "quantity": draft.quantity, "per_user_limit": draft.per_user_limit,
+        "opens_at": draft.opens_at.format(&Rfc3339).unwrap(), "closes_at": draft.closes_at.format(&Rfc3339).unwrap(),
+        "settle_on": draft.settle_on,
+    });
+    match draft.expiry {
+        Expiry::At(time) => body["coupon_expires_at"] = time.format(&Rfc3339).unwrap().into(),
+        Expiry::After(time) => body["coupon_valid_for"] = format_duration(time).into(),
+    }
+    body
+}
+
+fn duration(bytes: &[u8]) -> bool {
+    let Some(read) = parse_duration(text(bytes)) else { return false };
+    assert!((1..=3_650 * 86_400).contains(&read.as_secs()) && read.subsec_nanos() == 0);
+    assert_eq!(parse_duration(&format_duration(read)), Some(read));
+    // Every number counts with the unit that follows it.
+    let (mut sum, mut number) = (0, 0);
+    for byte in bytes {
+        match byte {
+            b'0'..=b'9' => number = number * 10 + u64::from(byte - b'0'),
+            unit => {
+                let lengths = [(b'W', 604_800), (b'D', 86_400), (b'H', 3_600), (b'M', 60), (b'S', 1)];
+                let length = lengths.iter().find_map(|(letter, length)| (letter == unit).then_some(length));
+                sum += number * length.unwrap_or(&0);
+                number = 0;
+            }
+        }
+    }
+    assert_eq!(sum, read.as_secs());
+    true
+}
+
+/// The body of a message, and the data in it.
+fn event(bytes: &[u8]) -> bool {
+    let body = Bytes::copy_from_slice(bytes);
+    let Ok(event) = Event::parse(7, &body) else { return false };
+    assert_eq!((event.position, &event.body), (7, &body));
+    // Half of a surrogate pair is JSON, but no text: who reads the data finds out.
+    let Some(whole) = value(bytes) else { return true };
+    assert_eq!(whole["type"], event.kind);
+    assert_eq!(whole["id"].as_str().unwrap().to_uppercase(), event.id.to_string());
+    let data = value(&event.data).unwrap();
+    assert_eq!(whole["data"], data);
+    if let Ok(issued) = from_object::<Issued<'_>>(&event.data) {
+        for (field, text) in [
+            ("user_id", &issued.user_id),
+            ("merchant_id", &issued.merchant_id),
+            ("currency", &issued.currency),
+        ] {
+            assert_eq!(data[field], **text, "{field}");
+        }
+        for (field, id) in [("coupon_id", issued.coupon_id), ("campaign_id", issued.campaign_id)] {
+            assert_eq!(data[field].as_str().unwrap().to_uppercase(), id.to_string(), "{field}");
+        }
+        assert_eq!(
+            (&data["number"], &data["face_value"]),
+            (&json!(issued.number), &json!(issued.face_value))
+        );
+    }
+    true
+}
+
+/// Headers of a message: what is no number tells nothing, least of all an epoch.
+fn headers(bytes: &[u8]) -> bool {
+    let Ok(value) = text(bytes).parse::<async_nats::HeaderValue>() else { return false };
+    let mut headers = async_nats::HeaderMap::new();
+    assert_eq!((epoch_of(None), epoch_of(Some(&headers))), (Some(0), Some(0)));
+    headers.insert(POSITION_HEADER, value.clone());
+    headers.insert(EPOCH_HEADER, value);
+    let position: Option<i64> = number(&headers, POSITION_HEADER);
+    let epoch = epoch_of(Some(&headers));
+    assert!(position.is_none_or(|position| position.to_string().as_bytes() == bytes));
+    assert_eq!(epoch.map(i64::from), position.filter(|number| (0..=i64::from(i32::MAX)).contains(number)));
+    epoch.is_some()
+}
+
+fn outside_id(bytes: &[u8]) -> bool {
+    let taken = OutsideId::parse(text(bytes));
+    assert_eq!(taken.is_ok(), (1..=64).contains(&bytes.len()) && bytes.iter().all(u8::is_ascii_graphic));
+    taken.is_ok_and(|id| id.as_str().as_bytes() == bytes)
+}
+
+/// The query of a list.
+fn page(bytes: &[u8]) -> bool {
+    let read = |query: &str| Page::parse(&format!("/v1/campaigns?{query}").parse::<Uri>().ok()?).ok();
+    let Some(page) = read(text(bytes)) else { return false };
+    assert!((1..=200).contains(&page.limit));
+    let mut query = format!("limit={}", page.limit);
+    if let Some(id) = page.before {
+        let _ = write!(query, "&cursor={id}");
+    }
+    if let Some(status) = &page.status {
+        let _ = write!(query, "&status={}", encoded(status));
+    }
+    assert_eq!(read(&query), Some(page), "{query}");
+    true
+}
+
+/// The words of a replay command: what it selects is kept as JSON until it is resumed.
+fn replay(bytes: &[u8]) -> bool {
+    #[derive(Parser)]
+    struct Command {
+        #[command(flatten)]
+        args: ReplayArgs,
+    }
+    let words = ["replay"].into_iter().chain(text(bytes).split(' '));
+    let Ok(Command { args }) = Command::try_parse_from(words.clone()) else { return false };
+    let selection = args.selection();
+    let kept = serde_json::to_vec(&selection).unwrap();
+    assert_eq!(serde_json::from_slice::<Selection>(&kept).unwrap(), selection);
+    let said: Vec<String> = words.map(str::to_uppercase).collect();
+    for key in &selection.keys {
+        assert!(
+            said.iter().any(|word| word.trim_start_matches("--CAMPAIGN=") == key),
+            "{key} is not in {said:?}"
+        );
+    }
+    true
+}
+
+fn run_id(bytes: &[u8]) -> bool {
+    let taken = text(bytes).parse::<RunId>();
+    let fits = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'-';
+    assert_eq!(taken.is_ok(), (1..=48).contains(&bytes.len()) && bytes.iter().all(fits));
+    taken.is_ok_and(|id| id.to_string().as_bytes() == bytes && id.subjects().split('.').count() == 3)
+}
+
+/// Names of seats, as a set in Redis may hold them, whoever put them there: two are never one.
+fn seat(bytes: &[u8]) -> bool {
+    let name = text(bytes);
+    let seat = Seat::parse(name);
+    assert_eq!(seat.to_string(), name);
+    let (user, nth) = seat.parts();
+    assert_eq!(Seat::new(user, nth), seat);
+    if OutsideId::parse(user).is_ok() {
+        assert_eq!(name, if nth == 1 { user.to_owned() } else { format!("{user} {nth}") });
+    }
+    nth > 1
+}
+
+fn traceparent(bytes: &[u8]) -> bool {
+    let taken = is_traceparent(text(bytes));
+    let parts = || {
+        let parts = text(bytes).split('-').collect::<Vec<_>>();
+        let &["00", trace, span, flags] = &*parts else { return None };
+        let trace = u128::from_str_radix(trace, 16).ok().filter(|trace| *trace > 0)?;
+        let span = u64::from_str_radix(span, 16).ok().filter(|span| *span > 0)?;
+        let flags = u8::from_str_radix(flags, 16).ok()?;
+        Some(format!("00-{trace:032x}-{span:016x}-{flags:02x}"))
+    };
+    assert_eq!(taken, parts().is_some_and(|printed| printed.as_bytes() == bytes));
+    taken
+}
+
+/// In a path, a cursor or a command.
+fn ulid(bytes: &[u8]) -> bool {
+    let Ok(id) = text(bytes).parse::<CampaignId>() else { return false };
+    assert_eq!(id.to_string(), text(bytes).to_uppercase());
+    true
+}
