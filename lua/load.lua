@@ -15,7 +15,11 @@
 local step, token = ARGV[1], ARGV[2]
 
 if step == 'begin' then
-  if not redis.call('SET', KEYS[5], token, 'NX', 'PX', ARGV[3]) then return 'busy' end
+  if not redis.call('SET', KEYS[5], token, 'NX', 'PX', ARGV[3]) then
+    -- One that has longer than was ever given was there before the clock was set back: it would be for as long.
+    if redis.call('PTTL', KEYS[5]) <= tonumber(ARGV[3]) then return 'busy' end
+    redis.call('SET', KEYS[5], token, 'PX', ARGV[3])
+  end
   redis.call('UNLINK', KEYS[4]) -- not DEL, which frees millions of seats before it answers anybody
   return 'begun'
 end

@@ -1,16 +1,16 @@
 //! What takes minutes, or another build: `make drill`.
 
 use std::env;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use coupon_dispatcher::rush::Rush;
 use outbox_relay::Shard;
 use serde_json::json;
-use tokio::time::sleep;
 
 use crate::support::{SOON, World, owns, wait_until};
 
 const SHARD: Shard = Shard(0);
+const MINUTE: Duration = Duration::from_secs(60);
 
 /// Of the relay and the projector, by what Postgres knows them.
 async fn leaders(world: &World) -> [i32; 2] {
@@ -28,7 +28,12 @@ async fn a_process_that_stands_still_for_a_minute_does_no_harm_when_it_wakes() {
     let frozen = leaders(&world).await;
     world.processes[0].freeze();
     fault.fired(1);
-    sleep(Duration::from_secs(60)).await;
+    let frozen_at = Instant::now();
+    wait_until("a minute is over", 2 * MINUTE, async || {
+        assert_eq!(world.processes[1].http().get("/readyz").await.status, 200);
+        frozen_at.elapsed() >= MINUTE
+    })
+    .await;
     let others = leaders(&world).await;
     assert!(frozen.iter().zip(&others).all(|(frozen, other)| frozen != other), "{frozen:?} {others:?}");
     world.balanced().await;

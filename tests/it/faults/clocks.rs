@@ -7,7 +7,7 @@ use time::{Duration, OffsetDateTime};
 
 use super::redis::{ask, oversells_nothing};
 use super::{QUANTITY, survives};
-use crate::support::{Answer, Clock, Process, World, in_seconds, owns};
+use crate::support::{Answer, Clock, Process, SOON, World, in_seconds, owns, wait_until};
 
 /// A campaign that opens so many seconds from now.
 async fn opening_in(world: &World, seconds: i64) -> CampaignId {
@@ -108,6 +108,23 @@ async fn seats_are_back_on_sale_though_the_clock_of_redis_is_set_back() {
         world.processes[1].start().await;
     })
     .await;
+}
+
+/// Its token would live for as long as the clock was set back.
+#[tokio::test]
+async fn a_gate_is_loaded_though_its_loader_died_before_the_clock_of_redis_was_set_back() {
+    let fault = owns("redis-clock-back");
+    let (world, clock) = with_a_clock_for_redis().await;
+    let campaign = world.open_campaign(json!({})).await;
+    let gate = format!("gate1:{{{campaign}}}");
+    jumps(&world, &clock, Duration::minutes(30)).await;
+    ask::<redis::Value>(&world, &format!("SET {gate}:loader of-the-dead PX 5000")).await.unwrap();
+    ask::<i64>(&world, &format!("DEL {gate}")).await.unwrap();
+    jumps(&world, &clock, Duration::ZERO).await;
+    fault.fired(1);
+    wait_until("claims are taken", SOON, async || world.claim(campaign, "alice").await.status == 201).await;
+    fault.healed();
+    world.close().await;
 }
 
 #[tokio::test]
