@@ -110,10 +110,9 @@ async fn seats_are_back_on_sale_though_the_clock_of_redis_is_set_back() {
     .await;
 }
 
-/// Its token would live for as long as the clock was set back.
 #[tokio::test]
 async fn a_gate_is_loaded_though_its_loader_died_before_the_clock_of_redis_was_set_back() {
-    let fault = owns("redis-clock-back");
+    let fault = owns("redis-clock-back-loader");
     let (world, clock) = with_a_clock_for_redis().await;
     let campaign = world.open_campaign(json!({})).await;
     let gate = format!("gate1:{{{campaign}}}");
