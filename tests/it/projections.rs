@@ -158,7 +158,7 @@ async fn projections_go_on_when_their_process_is_killed() {
     let mut world = World::with_processes(&["api,relay", "project"]).await;
     world.leader("projector_projections", SHARD).await;
     world.add_process("project").await;
-    let campaign = world.open_campaign(json!({ "quantity": 2_000 })).await;
+    let campaign = world.open_campaign(json!({ "quantity": 2_004 })).await;
     let rush = tokio::spawn(world.rush(campaign, 2_000).run());
     for (leader, issued) in [(1, 200), (2, 600), (1, 1_000), (2, 1_400)] {
         world.issued(campaign, issued).await;
@@ -166,6 +166,8 @@ async fn projections_go_on_when_their_process_is_killed() {
         world.processes[leader].kill();
         fault.fired(1);
         world.assert_effects_fit_positions().await;
+        // The rush may be over before the other is the leader.
+        assert_eq!(world.claim(campaign, &format!("late-{issued}")).await.status, 201);
         wait_until("the other applies", SOON, async || {
             world.assert_effects_fit_positions().await;
             world.applied().await > applied

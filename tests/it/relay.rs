@@ -81,13 +81,15 @@ async fn a_second_relay_stands_by_and_takes_over() {
     let mut world = split_world().await;
     world.leader(RELAY_LOCK, SHARD).await;
     world.add_process("relay").await;
-    let campaign = world.open_campaign(json!({ "quantity": 2_000 })).await;
+    let campaign = world.open_campaign(json!({ "quantity": 2_003 })).await;
     let rush = tokio::spawn(world.rush(campaign, 2_000).run());
     for (leader, issued) in [(2, 300), (3, 900), (2, 1_500)] {
         world.issued(campaign, issued).await;
         let published = world.end_of_stream(SHARD).await;
         world.processes[leader].kill();
         fault.fired(1);
+        // The rush may be over before the other is the leader.
+        assert_eq!(world.claim(campaign, &format!("late-{issued}")).await.status, 201);
         wait_until("the other takes over", SOON, async || world.end_of_stream(SHARD).await > published).await;
         world.processes[leader].start().await;
     }
