@@ -82,9 +82,10 @@ impl<'a> Feed<'a> {
         let position = self.position();
         events.sort_by_key(|event| event.position);
         events.dedup_by_key(|event| event.position);
-        if !zoo::has("applied-however-often") {
-            events.retain(|event| event.position > position);
+        if zoo::has("applied-however-often") {
+            return self.apply(&events).await;
         }
+        events.retain(|event| event.position > position);
         let Some(last) = events.last().map(|event| event.position) else { return Ok(()) };
         let complete = last - position == events.len() as i64;
         let new = if complete { &events[..] } else { &events[events.len() - 1..] };
