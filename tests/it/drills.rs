@@ -21,11 +21,12 @@ async fn leaders(world: &World) -> [i32; 2] {
 #[tokio::test]
 async fn a_process_that_stands_still_for_a_minute_does_no_harm_when_it_wakes() {
     let fault = owns("process-frozen-for-a-minute");
-    let world = World::with_processes(&["", ""]).await;
+    let mut world = World::with_processes(&[""]).await;
+    let frozen = leaders(&world).await;
+    world.add_process("").await;
     let campaign = world.open_campaign(json!({ "quantity": 10_000 })).await;
     let rush = tokio::spawn(world.rush(campaign, 6_000).run());
     world.issued(campaign, 1_000).await;
-    let frozen = leaders(&world).await;
     world.processes[0].freeze();
     fault.fired(1);
     let frozen_at = Instant::now();
