@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::audit::Auditor;
 use crate::config::{Config, Role};
-use crate::connections::{CONNECT_TIMEOUT, pool};
+use crate::connections::pool;
 pub use crate::connections::{Connections, Patience, nats_options};
 use crate::event::OUTLET;
 use crate::http::{Api, Monitor, Threads, router, server};
@@ -105,7 +105,7 @@ pub async fn serve(
     };
     stop.cancel();
     background.shutdown().await; // safe at any point
-    drop(timeout(CONNECT_TIMEOUT, connections.nats.flush()).await);
+    connections.close().await;
     result
 }
 

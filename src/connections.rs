@@ -51,6 +51,14 @@ impl Connections {
         let nats = connect_nats(config, patience).await?;
         Ok(Self { database, pool, redis, nats })
     }
+
+    /// Sends what is still to be sent and says goodbye, to servers that listen.
+    pub async fn close(self) {
+        let goodbye = async { tokio::join!(self.nats.flush(), self.pool.close()) };
+        if timeout(CONNECT_TIMEOUT, goodbye).await.is_err() {
+            tracing::debug!("a server does not listen: its sessions are left to it");
+        }
+    }
 }
 
 /// How to connect to Postgres.

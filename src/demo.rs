@@ -120,6 +120,7 @@ async fn demonstrate(
     if options.keep {
         keep(config, address, campaign, &token, stop).await?;
     }
+    connections.close().await;
     Ok(sheet.is_balanced() && kept)
 }
 
