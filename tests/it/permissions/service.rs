@@ -1,16 +1,18 @@
 //! The whole service with the rights that the examples give, up to the balance sheet.
 
+use std::fs;
 use std::path::PathBuf;
 
 use async_nats::jetstream::{self, consumer::pull};
 use coupon_dispatcher::event::OUTLET;
+use coupon_dispatcher::servers::Setup;
 use outbox_relay::{Shard, stream};
 use serde_json::json;
 
 use super::nats::{Caller, attack};
-use super::{add_process, configured, database_url, url_of};
+use super::{ADMINISTRATOR, FOLDER, add_process, configured, database_url, password, url_of};
 use crate::support::subscriber::{coupons, issued, subscriber, until};
-use crate::support::{Finished, SOON, World, coupon, newest_nats_server, wait_until};
+use crate::support::{Finished, SOON, World, coupon, newest_nats_server, owns, wait_until};
 
 #[tokio::test]
 async fn the_service_gets_by_with_its_rights_and_nobody_with_more() {
@@ -56,6 +58,54 @@ async fn gets_by(nats: Option<PathBuf>) {
     subscribe(&world).await;
     attack(&world, listeners).await;
     world.close().await;
+}
+
+/// What is replaced in the configuration of NATS, by what, and what the relay is told then.
+const TAKEN_AWAY: [(&str, &str, &str); 2] = [
+    ("relay-password", "another-password", "authorization violation"),
+    ("\"coupons.*.*.0\"", "\"nothing\"", "permissions violation"),
+];
+
+#[tokio::test]
+async fn a_relay_without_its_rights_waits_until_they_are_given_back() {
+    let fault = owns("nats-rights-taken-away");
+    let mut world = configured(None).await;
+    let rights = fs::read_to_string(format!("{FOLDER}/nats.conf")).unwrap();
+    for (roles, user, of_redis) in
+        [("api", "api", "api"), ("relay", "relay", "nobody"), ("project", "projector", "auditor")]
+    {
+        add_process(&mut world, roles, user, user, of_redis).await;
+    }
+    let campaign = world.open_campaign(json!({ "quantity": 500 })).await;
+    for (number, (right, none, told)) in (1..).zip(TAKEN_AWAY) {
+        world.assert_published().await;
+        serves_with(&mut world, &rights.replace(right, none)).await;
+        let answer = world.claim(campaign, &format!("first-{number}")).await;
+        assert_eq!(answer.status, 201, "{answer:?}");
+        wait_until("the relay is refused", SOON, async || {
+            world.processes[1].log().to_lowercase().contains(told)
+        })
+        .await;
+        fault.fired(1);
+        world.answered(&world.rush(campaign, 100 * number).run().await).await;
+        assert!(world.end_of_stream(Shard(0)).await < world.head(Shard(0)).await);
+        serves_with(&mut world, &rights).await;
+        world.balanced().await;
+    }
+    fault.healed();
+    world.close().await;
+}
+
+/// NATS, with this configuration.
+async fn serves_with(world: &mut World, rights: &str) {
+    let config = world.folder().join("nats.conf");
+    fs::write(&config, rights).unwrap();
+    let setup = Setup {
+        arguments: vec!["-c".to_owned(), config.to_str().unwrap().to_owned()],
+        login: Some((ADMINISTRATOR.to_owned(), password(ADMINISTRATOR))),
+        ..Setup::default()
+    };
+    world.servers.nats.restart_with(setup).await.unwrap();
 }
 
 async fn replay(world: &World) {
