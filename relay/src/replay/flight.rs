@@ -116,7 +116,9 @@ async fn attempt(
         Ok(())
     };
     let result = published.await;
-    if matches!(result, Ok(()) | Err(Halt::Ended(Outcome::Stopped))) {
+    // What comes before the end, or before what is gone, is in the stream when that is told.
+    if matches!(result, Ok(()) | Err(Halt::Ended(Outcome::Stopped) | Halt::Failed(ReplayError::Gone { .. })))
+    {
         flight.confirm_all().await?;
     }
     result?;
