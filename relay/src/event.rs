@@ -187,12 +187,18 @@ impl Event {
     }
 }
 
-/// Reads a JSON object. What is derived for a struct would also take an array of its fields' values.
+/// Whether JSON is an array: of its fields' values, what is derived for a struct would take it for an object.
+#[must_use]
+pub fn is_array(text: &[u8]) -> bool {
+    text.trim_ascii_start().starts_with(b"[")
+}
+
+/// Reads a JSON object.
 ///
 /// # Errors
 /// When it is not a JSON object of this shape.
 pub fn from_object<'a, T: Deserialize<'a>>(text: &'a [u8]) -> Result<T, serde_json::Error> {
-    if text.trim_ascii_start().starts_with(b"[") {
+    if is_array(text) {
         return Err(serde_json::Error::custom("it is an array, and no object"));
     }
     serde_json::from_slice(text)

@@ -10,7 +10,7 @@ use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
 use axum::http::{HeaderValue, Uri};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
-use outbox_relay::event::id_of;
+use outbox_relay::event::{id_of, is_array};
 use serde::de::DeserializeOwned;
 use subtle::ConstantTimeEq as _;
 use tokio::time::timeout;
@@ -153,12 +153,12 @@ impl<T: DeserializeOwned> FromRequest<Arc<Api>> for Json<T> {
     }
 }
 
-/// Reads a JSON object. What is derived for a struct would also take an array of its fields' values.
+/// Reads a JSON object.
 ///
 /// # Errors
 /// Names the field that cannot be read.
 pub fn parse_body<T: DeserializeOwned>(body: &[u8]) -> Result<T, FieldProblem> {
-    if body.trim_ascii_start().starts_with(b"[") {
+    if is_array(body) {
         return Err(FieldProblem::new("body", "must be an object"));
     }
     let mut parser = serde_json::Deserializer::from_slice(body);

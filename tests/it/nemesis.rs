@@ -11,7 +11,7 @@ use rand::{RngExt as _, SeedableRng as _};
 use serde_json::json;
 use tokio::time::{Instant, sleep_until};
 
-use crate::support::{Clock, Hop, Line, Proxy, World, owns};
+use crate::support::{Clock, Hop, Line, Proxy, SOON, World, owns};
 
 /// All roles twice, and the API alone.
 const ROLES: [&str; 3] = ["", "", "api"];
@@ -276,7 +276,7 @@ async fn nemesis(seed: u64, seconds: u64) {
     }
     assert!(during.retried > 0, "nobody noticed");
     assert_eq!(world.coupons(campaign).await, i64::try_from(quantity).unwrap());
-    world.balanced().await;
+    world.balanced_within(SOON).await;
     fault.healed();
     nemesis.world.close().await;
 }

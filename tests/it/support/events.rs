@@ -1,5 +1,7 @@
 //! What is in the outbox, and what is in the stream.
 
+use std::time::Duration;
+
 use async_nats::jetstream::consumer::pull;
 use async_nats::jetstream::{self, Message};
 use coupon_dispatcher::event::OUTLET;
@@ -77,8 +79,12 @@ impl World {
 
     /// Waits until everything is published and projected, and agrees.
     pub(crate) async fn balanced(&self) {
+        self.balanced_within(DRAIN_LIMIT).await;
+    }
+
+    pub(crate) async fn balanced_within(&self, limit: Duration) {
         let mut last = String::new();
-        let drained = super::wait::within(DRAIN_LIMIT, async || match self.sheet().await {
+        let drained = super::wait::within(limit, async || match self.sheet().await {
             Ok(sheet) => {
                 last = sheet.to_string();
                 sheet.is_balanced().then_some(())
