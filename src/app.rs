@@ -18,13 +18,14 @@ use crate::config::{Config, Role};
 use crate::connections::pool;
 pub use crate::connections::{Connections, Patience, nats_options};
 use crate::event::OUTLET;
+use crate::gate::loader::Loader;
+use crate::gate::sweeper;
+use crate::gate::worker::Gate;
 use crate::http::{Api, Monitor, Threads, router, server};
-use crate::issue::gate::Gate;
-use crate::issue::loader::Loader;
-use crate::issue::writer::WriterWorker;
-use crate::issue::{Issuer, sweeper};
+use crate::issue::Issuer;
 use crate::settlement::Settlement;
 use crate::wallet::Wallet;
+use crate::writer::WriterWorker;
 
 /// For the writers to finish what they were given.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);

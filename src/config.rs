@@ -168,7 +168,7 @@ impl Config {
             problems.push("DATABASE_URL cannot be read as a URL of Postgres".to_owned());
         }
         if let Some(url) = &redis
-            && crate::issue::seats::client(url.reveal()).is_err()
+            && crate::gate::redis::client(url.reveal()).is_err()
         {
             problems.push("REDIS_URL cannot be read as a URL of Redis".to_owned());
         }

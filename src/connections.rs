@@ -10,7 +10,7 @@ use sqlx::{ConnectOptions as _, PgPool};
 use tokio::time::{sleep, timeout};
 
 use crate::config::{Config, ServerUrl, login};
-use crate::issue::seats;
+use crate::gate::redis as seats;
 use crate::schema::{self, SchemaError};
 
 /// Connections for reading and for the rare writes; the hot path has its own.

@@ -15,10 +15,10 @@ use uuid::Uuid;
 
 use crate::app::{self, Connections, Patience};
 use crate::audit::{Scope, Sheet, audit};
-use crate::campaign::CampaignId;
 use crate::client::Client;
 use crate::config::{Config, Role, Secret};
 use crate::http::server;
+use crate::ids::CampaignId;
 use crate::progress::{progress_bar, say};
 use crate::rush::{Results, Rush};
 use crate::schema;

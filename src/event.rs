@@ -2,14 +2,19 @@
 //! that would is a new version of the type.
 
 use std::borrow::Cow;
+use std::fmt::Display;
+use std::str::FromStr;
 
-use outbox_relay::event::{from_object, id_of};
+use outbox_relay::event::from_object;
 use outbox_relay::projection::ApplyError;
 use outbox_relay::{Event, Outlet};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 use time::OffsetDateTime;
 use ulid::Ulid;
+
+use crate::ids::{CampaignId, CouponId};
+use crate::money::Currency;
 
 /// Streams `COUPONS-<shard>`, subjects `coupons.<type>.<campaign id>.<shard>`.
 pub const OUTLET: Outlet =
@@ -30,13 +35,22 @@ pub const KINDS: [&str; 4] = [ISSUED, CAMPAIGN_OPENED, CAMPAIGN_SOLD_OUT, CAMPAI
 /// The type of [`ISSUED`] as its body has it.
 pub const ISSUED_V1: &str = "coupon.issued.v1";
 
+/// Which event makes a coupon count for the merchant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, sqlx::Type)]
+#[serde(rename_all = "lowercase")]
+#[sqlx(type_name = "text", rename_all = "lowercase")]
+pub enum SettleOn {
+    Redeem,
+    Issue,
+}
+
 /// Data of `coupon.issued.v1`. The code is a secret of the holder and is not told.
 #[derive(Debug, Deserialize)]
 pub struct Issued<'a> {
-    #[serde(deserialize_with = "ulid")]
-    pub coupon_id: Ulid,
-    #[serde(deserialize_with = "ulid")]
-    pub campaign_id: Ulid,
+    #[serde(deserialize_with = "parsed")]
+    pub coupon_id: CouponId,
+    #[serde(deserialize_with = "parsed")]
+    pub campaign_id: CampaignId,
     #[serde(borrow)]
     pub user_id: Cow<'a, str>,
     pub number: i32,
@@ -46,19 +60,16 @@ pub struct Issued<'a> {
     pub expires_at: OffsetDateTime,
     #[serde(borrow)]
     pub merchant_id: Cow<'a, str>,
-    /// Minor units of the currency.
+    /// In minor units of the currency.
     pub face_value: i64,
-    #[serde(borrow)]
-    pub currency: Cow<'a, str>,
-    /// `issue` or `redeem`: which event lets it count for the merchant.
-    #[serde(borrow)]
-    pub settle_on: Cow<'a, str>,
+    #[serde(deserialize_with = "parsed")]
+    pub currency: Currency,
+    pub settle_on: SettleOn,
 }
 
-/// Reads a ULID without a copy of its text.
-fn ulid<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Ulid, D::Error> {
-    let text = <&str>::deserialize(deserializer)?;
-    id_of(text).ok_or_else(|| D::Error::custom("it is no ULID"))
+/// Parses a string without a copy of it.
+fn parsed<'de, D: Deserializer<'de>, T: FromStr<Err: Display>>(deserializer: D) -> Result<T, D::Error> {
+    <&str>::deserialize(deserializer)?.parse().map_err(D::Error::custom)
 }
 
 /// The issues among a batch of events, each with the id of its event.

@@ -19,7 +19,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep_until, timeout};
 use ulid::Ulid;
 
-use crate::campaign::CampaignId;
+use crate::ids::CampaignId;
 
 /// Connections of all the users together.
 const CONNECTIONS: usize = 256;

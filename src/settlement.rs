@@ -30,7 +30,7 @@ impl Projection for Settlement {
 
 async fn insert(transaction: &mut PgConnection, events: &[Event]) -> Result<(), ApplyError> {
     let mut entries = event::issues(events)?;
-    entries.retain(|(_, issued)| issued.settle_on == SettleOn::Issue.as_str()); // others when they are redeemed
+    entries.retain(|(_, issued)| issued.settle_on == SettleOn::Issue); // others when they are redeemed
     if entries.is_empty() {
         return Ok(());
     }
@@ -40,11 +40,11 @@ async fn insert(transaction: &mut PgConnection, events: &[Event]) -> Result<(), 
              SELECT unnest($1::uuid[]), unnest($2::uuid[]), unnest($3::text[]), unnest($4::bigint[]), unnest($5::text[]), \
                     unnest($6::uuid[]), unnest($7::timestamptz[]), 'accrual'",
         )
-        .bind(entries.iter().map(|(_, e)| Uuid::from(e.coupon_id)).collect::<Vec<_>>())
-        .bind(entries.iter().map(|(_, e)| Uuid::from(e.campaign_id)).collect::<Vec<_>>())
+        .bind(entries.iter().map(|(_, e)| e.coupon_id).collect::<Vec<_>>())
+        .bind(entries.iter().map(|(_, e)| e.campaign_id).collect::<Vec<_>>())
         .bind(entries.iter().map(|(_, e)| &*e.merchant_id).collect::<Vec<_>>())
         .bind(entries.iter().map(|(_, e)| e.face_value + i64::from(zoo::has("settlement-is-a-cent-off"))).collect::<Vec<_>>())
-        .bind(entries.iter().map(|(_, e)| &*e.currency).collect::<Vec<_>>())
+        .bind(entries.iter().map(|(_, e)| e.currency).collect::<Vec<_>>())
         .bind(entries.iter().map(|(id, _)| Uuid::from(*id)).collect::<Vec<_>>())
         .bind(entries.iter().map(|(_, e)| e.issued_at).collect::<Vec<_>>())
         .execute(transaction)

@@ -3,14 +3,15 @@
 use outbox_relay::event::Event;
 use outbox_relay::projection::{ApplyError, Applying, Projection};
 use serde::Serialize;
-use sqlx::postgres::PgRow;
-use sqlx::{FromRow, PgConnection, PgPool, Row as _};
+use sqlx::{FromRow, PgConnection, PgPool};
 use time::OffsetDateTime;
 use ulid::Ulid;
 use uuid::Uuid;
 
-use crate::campaign::{CampaignId, UserId};
+use crate::coupon::CouponState;
 use crate::event;
+use crate::ids::{CampaignId, CouponId, UserId};
+use crate::money::Money;
 
 /// Coupons on one page of a list, at the most.
 pub const PAGE_MAX: i64 = 200;
@@ -42,11 +43,11 @@ async fn insert(transaction: &mut PgConnection, events: &[Event]) -> Result<(), 
                     unnest($6::text[]), unnest($7::timestamptz[]), unnest($8::timestamptz[]), 'issued'",
         )
         .bind(issues.iter().map(|(_, e)| &*e.user_id).collect::<Vec<_>>())
-        .bind(issues.iter().map(|(_, e)| Uuid::from(e.coupon_id)).collect::<Vec<_>>())
-        .bind(issues.iter().map(|(_, e)| Uuid::from(e.campaign_id)).collect::<Vec<_>>())
+        .bind(issues.iter().map(|(_, e)| e.coupon_id).collect::<Vec<_>>())
+        .bind(issues.iter().map(|(_, e)| e.campaign_id).collect::<Vec<_>>())
         .bind(issues.iter().map(|(_, e)| e.number).collect::<Vec<_>>())
         .bind(issues.iter().map(|(_, e)| e.face_value).collect::<Vec<_>>())
-        .bind(issues.iter().map(|(_, e)| &*e.currency).collect::<Vec<_>>())
+        .bind(issues.iter().map(|(_, e)| e.currency).collect::<Vec<_>>())
         .bind(issues.iter().map(|(_, e)| e.issued_at).collect::<Vec<_>>())
         .bind(issues.iter().map(|(_, e)| e.expires_at).collect::<Vec<_>>())
         .execute(transaction)
@@ -55,36 +56,22 @@ async fn insert(transaction: &mut PgConnection, events: &[Event]) -> Result<(), 
 }
 
 /// A coupon in a user's wallet.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, FromRow)]
 pub struct WalletCoupon {
-    pub id: Ulid,
+    #[sqlx(rename = "coupon_id")]
+    pub id: CouponId,
     pub campaign_id: CampaignId,
     pub number: i32,
-    pub face_value: i64,
-    pub currency: String,
-    pub state: String,
+    #[serde(flatten)]
+    #[sqlx(flatten)]
+    pub face_value: Money,
+    pub state: CouponState,
     #[serde(with = "time::serde::rfc3339")]
     pub issued_at: OffsetDateTime,
     #[serde(with = "time::serde::rfc3339")]
     pub expires_at: OffsetDateTime,
     /// It is issued, and has not run out.
     pub usable: bool,
-}
-
-impl FromRow<'_, PgRow> for WalletCoupon {
-    fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
-        Ok(Self {
-            id: row.try_get::<Uuid, _>("coupon_id")?.into(),
-            campaign_id: CampaignId(row.try_get::<Uuid, _>("campaign_id")?.into()),
-            number: row.try_get("number")?,
-            face_value: row.try_get("face_value")?,
-            currency: row.try_get("currency")?,
-            state: row.try_get("state")?,
-            issued_at: row.try_get("issued_at")?,
-            expires_at: row.try_get("expires_at")?,
-            usable: row.try_get("usable")?,
-        })
-    }
 }
 
 /// What a user holds, from the newest on, behind `before`; at most [`PAGE_MAX`]. Status `usable`
@@ -103,7 +90,7 @@ pub async fn page(
            AND ($3::text IS NULL OR CASE WHEN $3 = 'usable' THEN usable ELSE state = $3 END) \
          ORDER BY coupon_id DESC LIMIT $4",
     )
-    .bind(user.as_str())
+    .bind(user)
     .bind(before.map(Uuid::from))
     .bind(status)
     .bind(limit.min(PAGE_MAX))

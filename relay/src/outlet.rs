@@ -3,8 +3,11 @@
 use serde::{Deserialize, Serialize};
 
 /// One of a service's independent sequences of events, from 0.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, sqlx::Type,
+)]
 #[serde(transparent)]
+#[sqlx(transparent)]
 pub struct Shard(pub i16);
 
 impl std::fmt::Display for Shard {

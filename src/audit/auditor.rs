@@ -15,7 +15,7 @@ use super::rows::Rows;
 use super::{GATE_TIMEOUT, PROJECTIONS, behind, connect, differences, ends, figures};
 use crate::connections::Connections;
 use crate::event::OUTLET;
-use crate::issue::seats::Seats;
+use crate::gate::redis::Seats;
 
 /// From one round to the next. What stands still for so long is not on its way.
 const INTERVAL: Duration = Duration::from_secs(10);

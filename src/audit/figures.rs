@@ -11,10 +11,11 @@ use uuid::Uuid;
 
 use super::sheet::{CampaignBalance, Counted};
 use super::snapshot;
-use crate::campaign::{CampaignId, SettleOn, UnknownWord};
+use crate::campaign::SettleOn;
 use crate::connections::Connections;
 use crate::event::{ISSUED, OUTLET};
-use crate::issue::seats::Seats;
+use crate::gate::redis::Seats;
+use crate::ids::CampaignId;
 
 /// What can be had without counting rows, at a cost that grows with the number of campaigns alone.
 /// Stream and gate first, coupons last: what is on its way can put each behind the next.
@@ -52,15 +53,14 @@ async fn campaigns(
     .bind(only.map(|id| Uuid::from(id.0)))
     .fetch_all(connection)
     .await?;
-    let decode = |error: UnknownWord| sqlx::Error::Decode(Box::new(error));
     let balance = |row: sqlx::postgres::PgRow| {
         Ok(CampaignBalance {
-            campaign_id: CampaignId(row.try_get::<Uuid, _>("id")?.into()),
+            campaign_id: row.try_get("id")?,
             shard: Shard(row.try_get("shard")?),
             name: row.try_get("name")?,
-            state: row.try_get::<&str, _>("state")?.parse().map_err(decode)?,
+            state: row.try_get("state")?,
             quantity: row.try_get::<i32, _>("quantity")?.into(),
-            settle_on: row.try_get::<&str, _>("settle_on")?.parse().map_err(decode)?,
+            settle_on: row.try_get("settle_on")?,
             face_value: row.try_get("face_value")?,
             gate: None,
             pending: 0,

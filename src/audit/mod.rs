@@ -35,9 +35,9 @@ use sqlx::{ConnectOptions as _, Connection as _, PgConnection, PgTransaction};
 pub use self::auditor::{Auditor, Verdict};
 use self::reading::Reading;
 pub use self::sheet::{CampaignBalance, Compared, Counted, ShardBalance, Sheet};
-use crate::campaign::CampaignId;
 use crate::connections::Connections;
 use crate::event::OUTLET;
+use crate::ids::CampaignId;
 
 const GATE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Whoever has to have applied every event.

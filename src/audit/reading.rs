@@ -8,10 +8,10 @@ use sqlx::PgConnection;
 use super::rows::{self, Rows};
 use super::sheet::{CampaignBalance, ShardBalance, Sheet};
 use super::{GATE_TIMEOUT, behind, connect, differences, ends, figures, seats};
-use crate::campaign::CampaignId;
 use crate::connections::Connections;
 use crate::event::OUTLET;
-use crate::issue::seats::Seats;
+use crate::gate::redis::Seats;
+use crate::ids::CampaignId;
 use crate::progress::progress_bar;
 
 /// A sheet that is being made, of quick figures at first.

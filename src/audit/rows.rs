@@ -13,16 +13,16 @@ use uuid::Uuid;
 
 use super::serials::Serials;
 use super::snapshot;
-use crate::campaign::CampaignId;
 use crate::event::{ISSUED, Issued};
+use crate::ids::{CampaignId, CouponId};
 
 /// Rows compared at a time.
 const BATCH_ROWS: i64 = 1_000;
 
 /// A coupon, and whether the projections have it as it is.
 struct Row {
-    id: Ulid,
-    campaign_id: Ulid,
+    id: CouponId,
+    campaign_id: CampaignId,
     user_id: String,
     number: i32,
     issued_at: OffsetDateTime,
@@ -35,8 +35,8 @@ struct Row {
 impl FromRow<'_, PgRow> for Row {
     fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
         Ok(Self {
-            id: row.try_get::<Uuid, _>(0)?.into(),
-            campaign_id: row.try_get::<Uuid, _>(1)?.into(),
+            id: row.try_get(0)?,
+            campaign_id: row.try_get(1)?,
             user_id: row.try_get(2)?,
             number: row.try_get(3)?,
             issued_at: row.try_get(4)?,
@@ -183,9 +183,7 @@ impl Rows {
             (false, _) => "wallet",
             (true, false) => "settlement",
         };
-        self.note(CampaignId(row.campaign_id), || {
-            format!("coupon {id} is not in the {place} as it has to be")
-        });
+        self.note(row.campaign_id, || format!("coupon {id} is not in the {place} as it has to be"));
     }
 
     fn note(&mut self, campaign: CampaignId, difference: impl FnOnce() -> String) {

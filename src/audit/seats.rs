@@ -1,12 +1,11 @@
 //! Every seat of the gate against every coupon, a chunk at a time.
 
 use sqlx::PgPool;
-use ulid::Ulid;
-use uuid::Uuid;
 
-use crate::campaign::CampaignId;
-use crate::issue::seats::{Seat, Seats};
-use crate::issue::sweeper;
+use crate::coupon;
+use crate::gate::redis::{Seat, Seats};
+use crate::gate::sweeper;
+use crate::ids::{CampaignId, CouponId};
 
 /// Seats compared at a time.
 const CHUNK: i64 = 1_000;
@@ -41,24 +40,17 @@ async fn without_seat(
     gates: &mut Seats,
     campaign: CampaignId,
     mut progress: impl FnMut(u64),
-) -> anyhow::Result<Option<Ulid>> {
+) -> anyhow::Result<Option<CouponId>> {
     let mut number = 0;
     loop {
-        let rows: Vec<(Uuid, String, i32, i32)> = sqlx::query_as(
-            "SELECT id, user_id, nth, number FROM coupons WHERE campaign_id = $1 AND number > $2 ORDER BY number LIMIT $3",
-        )
-        .bind(Uuid::from(campaign.0))
-        .bind(number)
-        .bind(CHUNK)
-        .fetch_all(pool)
-        .await?;
-        let Some((_, _, _, last)) = rows.last() else { return Ok(None) };
-        number = *last;
-        let seats: Vec<Seat> = rows.iter().map(|(_, user, nth, _)| Seat::new(user.as_str(), *nth)).collect();
+        let holders = coupon::store::holders(pool, campaign, number, CHUNK).await?;
+        let Some(last) = holders.last() else { return Ok(None) };
+        number = last.number;
+        let seats: Vec<Seat> = holders.iter().map(|holder| Seat::new(&holder.user_id, holder.nth)).collect();
         let taken = gates.are_taken(campaign, &seats).await?;
-        if let Some((row, _)) = rows.iter().zip(taken).find(|(_, taken)| !taken) {
-            return Ok(Some(row.0.into()));
+        if let Some((holder, _)) = holders.iter().zip(taken).find(|(_, taken)| !taken) {
+            return Ok(Some(holder.coupon));
         }
-        progress(rows.len() as u64);
+        progress(holders.len() as u64);
     }
 }

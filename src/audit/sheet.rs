@@ -6,7 +6,8 @@ use outbox_relay::Shard;
 use outbox_relay::audit::{Comparison, ShardAudit};
 use serde::Serialize;
 
-use crate::campaign::{CampaignId, SettleOn, State};
+use crate::campaign::{SettleOn, State};
+use crate::ids::CampaignId;
 
 /// One campaign's line.
 #[derive(Clone, Debug, Serialize)]

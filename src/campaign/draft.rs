@@ -5,7 +5,9 @@ use std::time::Duration;
 use serde::Deserialize;
 use time::OffsetDateTime;
 
-use super::{Expiry, MerchantId, OutsideId, SettleOn};
+use super::{Expiry, SettleOn};
+use crate::ids::{FieldProblem, MerchantId};
+use crate::money::{Currency, CurrencyError, Money};
 
 /// Limits of one campaign. A gate holds its seats in memory.
 const QUANTITY_MAX: i64 = 10_000_000;
@@ -16,15 +18,6 @@ const FACE_VALUE_MAX: i64 = 1_000_000_000_000;
 const NAME_LENGTH_MAX: usize = 200;
 /// Seconds since 1970: from then to the year 9000, so that no sum with a time of a campaign overflows.
 const TIMES: std::ops::Range<i64> = 0..221_845_392_000;
-
-/// The currencies of ISO 4217 that are money (no funds, metals or test codes).
-const CURRENCIES: &str = "AED AFN ALL AMD ANG AOA ARS AUD AWG AZN BAM BBD BDT BGN BHD BIF BMD BND BOB \
-    BRL BSD BTN BWP BYN BZD CAD CDF CHF CLP CNY COP CRC CUP CVE CZK DJF DKK DOP DZD EGP ERN ETB EUR FJD FKP GBP \
-    GEL GHS GIP GMD GNF GTQ GYD HKD HNL HTG HUF IDR ILS INR IQD IRR ISK JMD JOD JPY KES KGS KHR KMF KPW KRW \
-    KWD KYD KZT LAK LBP LKR LRD LSL LYD MAD MDL MGA MKD MMK MNT MOP MRU MUR MVR MWK MXN MYR MZN NAD NGN NIO \
-    NOK NPR NZD OMR PAB PEN PGK PHP PKR PLN PYG QAR RON RSD RUB RWF SAR SBD SCR SDG SEK SGD SHP SLE SOS SRD SSP \
-    STN SVC SYP SZL THB TJS TMT TND TOP TRY TTD TWD TZS UAH UGX USD UYU UZS VED VES VND VUV WST XAF XCD XCG XOF XPF \
-    YER ZAR ZMW ZWG";
 
 /// The body of a request to create a campaign.
 #[derive(Debug, Deserialize)]
@@ -61,29 +54,13 @@ fn on_redeem() -> SettleOn {
 pub struct Draft {
     pub name: String,
     pub merchant_id: MerchantId,
-    pub face_value: i64,
-    pub currency: String,
+    pub face_value: Money,
     pub quantity: i32,
     pub per_user_limit: i32,
     pub opens_at: OffsetDateTime,
     pub closes_at: OffsetDateTime,
     pub expiry: Expiry,
     pub settle_on: SettleOn,
-}
-
-/// A field, and what is wrong with it.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
-pub struct FieldProblem {
-    pub field: String,
-    pub reason: String,
-}
-
-impl FieldProblem {
-    /// `reason` goes on the sentence that starts with the field.
-    #[must_use]
-    pub fn new(field: &str, reason: impl Into<String>) -> Self {
-        Self { field: field.to_owned(), reason: reason.into() }
-    }
 }
 
 impl DraftBody {
@@ -102,12 +79,14 @@ impl DraftBody {
         } else if self.name.contains(char::is_control) {
             refuse("name", "must have no control characters".to_owned());
         }
-        let merchant_id = OutsideId::parse(self.merchant_id)
+        let merchant_id = MerchantId::parse(self.merchant_id)
             .inspect_err(|error| refuse("merchant_id", error.to_string()))
             .ok();
-        if !CURRENCIES.split(' ').any(|code| code == self.currency) {
-            refuse("currency", "must be a code of ISO 4217, such as EUR".to_owned());
-        }
+        let currency: Option<Currency> = self
+            .currency
+            .parse()
+            .inspect_err(|error: &CurrencyError| refuse("currency", error.to_string()))
+            .ok();
         for (field, value, max) in [
             ("face_value", self.face_value, FACE_VALUE_MAX),
             ("quantity", self.quantity, QUANTITY_MAX),
@@ -148,13 +127,15 @@ impl DraftBody {
                 None
             }
         };
-        match (merchant_id, expiry, i32::try_from(self.quantity), i32::try_from(self.per_user_limit)) {
-            (Some(merchant_id), Some(expiry), Ok(quantity), Ok(per_user_limit)) if problems.is_empty() => {
+        let counts = (i32::try_from(self.quantity), i32::try_from(self.per_user_limit));
+        match (merchant_id, currency, expiry, counts) {
+            (Some(merchant_id), Some(currency), Some(expiry), (Ok(quantity), Ok(per_user_limit)))
+                if problems.is_empty() =>
+            {
                 Ok(Draft {
                     name: self.name,
                     merchant_id,
-                    face_value: self.face_value,
-                    currency: self.currency,
+                    face_value: Money { minor: self.face_value, currency },
                     quantity,
                     per_user_limit,
                     opens_at,

@@ -4,96 +4,22 @@
 pub mod draft;
 pub mod store;
 
-use std::fmt;
-use std::str::FromStr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use outbox_relay::Shard;
-use outbox_relay::event::id_of;
 use serde::{Deserialize, Serialize, Serializer};
+use sqlx::postgres::PgRow;
+use sqlx::{FromRow, Row as _};
 use time::OffsetDateTime;
-use ulid::Ulid;
 
-/// Identity of a campaign.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct CampaignId(pub Ulid);
-
-impl CampaignId {
-    /// The shard of a new campaign among `shards`.
-    #[must_use]
-    pub fn shard(self, shards: i16) -> Shard {
-        // The low bits of a ULID are random.
-        let shard = self.0.0 % u128::from(shards.unsigned_abs().max(1));
-        Shard(i16::try_from(shard).unwrap_or_default())
-    }
-}
-
-impl fmt::Display for CampaignId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-/// What is no id of a campaign.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("must be a ULID")]
-pub struct CampaignIdError;
-
-impl FromStr for CampaignId {
-    type Err = CampaignIdError;
-
-    fn from_str(text: &str) -> Result<Self, CampaignIdError> {
-        id_of(text).map(Self).ok_or(CampaignIdError)
-    }
-}
-
-/// A name from outside, of a user or a merchant: 1 to 64 visible ASCII characters. Cheap to clone.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct OutsideId(Arc<str>);
-
-/// What an outside id has to be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("must be 1 to 64 visible ASCII characters")]
-pub struct OutsideIdError;
-
-impl OutsideId {
-    /// # Errors
-    /// See [`OutsideIdError`].
-    pub fn parse(text: impl AsRef<str> + Into<Arc<str>>) -> Result<Self, OutsideIdError> {
-        let fits = (1..=64).contains(&text.as_ref().len())
-            && text.as_ref().bytes().all(|byte| byte.is_ascii_graphic());
-        if fits { Ok(Self(text.into())) } else { Err(OutsideIdError) }
-    }
-
-    /// The text.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl Serialize for OutsideId {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&self.0)
-    }
-}
-
-impl From<&OutsideId> for Arc<str> {
-    fn from(id: &OutsideId) -> Self {
-        id.0.clone()
-    }
-}
-
-/// A user, as the caller names him.
-pub type UserId = OutsideId;
-/// A merchant, as the caller names it.
-pub type MerchantId = OutsideId;
+pub use crate::event::SettleOn;
+use crate::ids::{CampaignId, MerchantId};
+use crate::money::Money;
 
 /// Where a campaign stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, sqlx::Type)]
 #[serde(rename_all = "lowercase")]
+#[sqlx(type_name = "text", rename_all = "lowercase")]
 pub enum State {
     Draft,
     Scheduled,
@@ -101,19 +27,6 @@ pub enum State {
     Paused,
     Closed,
 }
-
-/// Which event lets a coupon count for the merchant.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum SettleOn {
-    Redeem,
-    Issue,
-}
-
-/// A word that the database should not hold.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("unknown word {0:?}")]
-pub struct UnknownWord(String);
 
 impl State {
     /// The word for it, in the database and everywhere.
@@ -158,35 +71,6 @@ impl State {
     }
 }
 
-impl FromStr for State {
-    type Err = UnknownWord;
-
-    fn from_str(word: &str) -> Result<Self, UnknownWord> {
-        let all = [Self::Draft, Self::Scheduled, Self::Open, Self::Paused, Self::Closed];
-        all.into_iter().find(|state| state.as_str() == word).ok_or_else(|| UnknownWord(word.to_owned()))
-    }
-}
-
-impl SettleOn {
-    /// The word for it.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Redeem => "redeem",
-            Self::Issue => "issue",
-        }
-    }
-}
-
-impl FromStr for SettleOn {
-    type Err = UnknownWord;
-
-    fn from_str(word: &str) -> Result<Self, UnknownWord> {
-        let all = [Self::Redeem, Self::Issue];
-        all.into_iter().find(|on| on.as_str() == word).ok_or_else(|| UnknownWord(word.to_owned()))
-    }
-}
-
 /// Until when a coupon can be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Expiry {
@@ -196,16 +80,16 @@ pub enum Expiry {
 }
 
 /// A campaign as the database holds it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, sqlx::FromRow)]
 pub struct Campaign {
     pub id: CampaignId,
     #[serde(skip)]
     pub shard: Shard,
     pub name: String,
     pub merchant_id: MerchantId,
-    /// Minor units of the currency.
-    pub face_value: i64,
-    pub currency: String,
+    #[serde(flatten)]
+    #[sqlx(flatten)]
+    pub face_value: Money,
     pub quantity: i32,
     pub per_user_limit: i32,
     #[serde(with = "time::serde::rfc3339")]
@@ -213,12 +97,24 @@ pub struct Campaign {
     #[serde(with = "time::serde::rfc3339")]
     pub closes_at: OffsetDateTime,
     #[serde(flatten, serialize_with = "expiry_fields")]
+    #[sqlx(flatten)]
     pub expiry: Expiry,
     pub settle_on: SettleOn,
     pub state: State,
     pub version: i32,
     #[serde(with = "time::serde::rfc3339")]
     pub created_at: OffsetDateTime,
+}
+
+/// From the columns `coupon_expires_at` and `coupon_valid_for` (seconds), of which one is NULL.
+impl FromRow<'_, PgRow> for Expiry {
+    fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
+        let valid_for: Option<i64> = row.try_get("coupon_valid_for")?;
+        Ok(match valid_for {
+            Some(seconds) => Self::After(Duration::from_secs(seconds.unsigned_abs())),
+            None => Self::At(row.try_get("coupon_expires_at")?),
+        })
+    }
 }
 
 fn expiry_fields<S: Serializer>(expiry: &Expiry, serializer: S) -> Result<S::Ok, S::Error> {

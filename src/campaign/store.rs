@@ -1,18 +1,17 @@
 //! Campaigns in Postgres.
 
-use std::time::Duration;
-
-use outbox_relay::{AppendError, NewEvent, Shard};
+use outbox_relay::{AppendError, NewEvent};
 use serde::Serialize;
-use sqlx::postgres::PgRow;
-use sqlx::{FromRow, PgConnection, PgPool, Row as _};
+use sqlx::{FromRow, PgConnection, PgPool};
 use time::OffsetDateTime;
 use ulid::Ulid;
 use uuid::Uuid;
 
 use super::draft::Draft;
-use super::{Campaign, CampaignId, Expiry, OutsideId, State};
+use super::{Campaign, Expiry, State};
+use crate::coupon::store::issued_of;
 use crate::event::{self, CampaignChanged};
+use crate::ids::CampaignId;
 
 /// Campaigns on one page of a list, at the most.
 pub const PAGE_MAX: i64 = 200;
@@ -44,9 +43,11 @@ macro_rules! columns {
 }
 
 /// A campaign as it was at a moment, which the clock of the database tells: no other judges what time it is.
-#[derive(Debug)]
+#[derive(Debug, FromRow)]
 pub struct Snapshot {
+    #[sqlx(flatten)]
     pub campaign: Campaign,
+    #[sqlx(rename = "now")]
     pub taken_at: OffsetDateTime,
 }
 
@@ -59,57 +60,13 @@ impl Snapshot {
 }
 
 /// A campaign and where it stands.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, FromRow)]
 pub struct Standing {
     #[serde(flatten)]
+    #[sqlx(flatten)]
     pub campaign: Campaign,
     pub issued: i32,
     pub left: i32,
-}
-
-impl FromRow<'_, PgRow> for Campaign {
-    fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
-        let decode = |column: &str, error: Box<dyn std::error::Error + Send + Sync>| {
-            sqlx::Error::ColumnDecode { index: column.to_owned(), source: error }
-        };
-        let word = |column| row.try_get::<&str, _>(column);
-        let valid_for: Option<i64> = row.try_get("coupon_valid_for")?;
-        Ok(Self {
-            id: CampaignId(row.try_get::<Uuid, _>("id")?.into()),
-            shard: Shard(row.try_get("shard")?),
-            name: row.try_get("name")?,
-            merchant_id: OutsideId::parse(row.try_get::<String, _>("merchant_id")?)
-                .map_err(|error| decode("merchant_id", error.into()))?,
-            face_value: row.try_get("face_value")?,
-            currency: row.try_get("currency")?,
-            quantity: row.try_get("quantity")?,
-            per_user_limit: row.try_get("per_user_limit")?,
-            opens_at: row.try_get("opens_at")?,
-            closes_at: row.try_get("closes_at")?,
-            expiry: match valid_for {
-                Some(seconds) => Expiry::After(Duration::from_secs(seconds.unsigned_abs())),
-                None => Expiry::At(row.try_get("coupon_expires_at")?),
-            },
-            settle_on: word("settle_on")?.parse().map_err(|error| decode("settle_on", Box::new(error)))?,
-            state: word("state")?.parse().map_err(|error| decode("state", Box::new(error)))?,
-            version: row.try_get("version")?,
-            created_at: row.try_get("created_at")?,
-        })
-    }
-}
-
-impl FromRow<'_, PgRow> for Snapshot {
-    fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
-        Ok(Self { campaign: Campaign::from_row(row)?, taken_at: row.try_get("now")? })
-    }
-}
-
-impl FromRow<'_, PgRow> for Standing {
-    fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
-        let campaign = Campaign::from_row(row)?;
-        let issued = row.try_get("issued")?;
-        Ok(Self { left: campaign.quantity - issued, campaign, issued })
-    }
 }
 
 /// Creates a draft.
@@ -125,19 +82,19 @@ pub async fn create(pool: &PgPool, draft: &Draft, shards: i16) -> Result<Campaig
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, 'draft') RETURNING ",
         ""
     ))
-    .bind(Uuid::from(id.0))
+    .bind(id)
     .bind(id.shard(shards).0)
     .bind(&draft.name)
-    .bind(draft.merchant_id.as_str())
-    .bind(draft.face_value)
-    .bind(&draft.currency)
+    .bind(&draft.merchant_id)
+    .bind(draft.face_value.minor)
+    .bind(draft.face_value.currency)
     .bind(draft.quantity)
     .bind(draft.per_user_limit)
     .bind(draft.opens_at)
     .bind(draft.closes_at)
     .bind(expires_at)
     .bind(valid_for)
-    .bind(draft.settle_on.as_str())
+    .bind(draft.settle_on)
     .fetch_one(pool)
     .await
 }
@@ -145,37 +102,49 @@ pub async fn create(pool: &PgPool, draft: &Draft, shards: i16) -> Result<Campaig
 /// One campaign.
 pub async fn get(pool: &PgPool, id: CampaignId) -> Result<Option<Snapshot>, sqlx::Error> {
     sqlx::query_as(columns!("SELECT ", ", now() AS now FROM campaigns WHERE id = $1"))
-        .bind(Uuid::from(id.0))
+        .bind(id)
         .fetch_optional(pool)
         .await
 }
 
-/// Campaigns with their counts; the number of the last coupon is read from the end of an index.
-const STANDINGS: &str = columns!(
-    "SELECT ",
-    ", coalesce((SELECT number FROM coupons WHERE campaign_id = campaigns.id \
-                 ORDER BY number DESC LIMIT 1), 0) AS issued FROM campaigns"
-);
+/// Campaigns with their counts.
+macro_rules! standings {
+    ($condition:literal) => {
+        concat!(
+            columns!(
+                "SELECT ",
+                ", issued, quantity - issued AS \"left\" FROM campaigns CROSS JOIN LATERAL (SELECT "
+            ),
+            issued_of!("campaigns.id"),
+            " AS issued) AS counted WHERE ",
+            $condition
+        )
+    };
+}
 
 /// One campaign with its counts.
 pub async fn standing(pool: &PgPool, id: CampaignId) -> Result<Option<Standing>, sqlx::Error> {
-    let query = format!("{STANDINGS} WHERE id = $1");
-    sqlx::query_as(&query).bind(Uuid::from(id.0)).fetch_optional(pool).await
+    sqlx::query_as(standings!("id = $1")).bind(id).fetch_optional(pool).await
 }
 
 /// Campaigns from the newest on, behind `before`; at most [`PAGE_MAX`].
 pub async fn page(pool: &PgPool, before: Option<Ulid>, limit: i64) -> Result<Vec<Standing>, sqlx::Error> {
-    let query = format!("{STANDINGS} WHERE $1::uuid IS NULL OR id < $1 ORDER BY id DESC LIMIT $2");
-    sqlx::query_as(&query).bind(before.map(Uuid::from)).bind(limit.min(PAGE_MAX)).fetch_all(pool).await
+    sqlx::query_as(standings!("($1::uuid IS NULL OR id < $1) ORDER BY id DESC LIMIT $2"))
+        .bind(before.map(Uuid::from))
+        .bind(limit.min(PAGE_MAX))
+        .fetch_all(pool)
+        .await
 }
 
-/// Those whose gates matter: not drafts, and over for no longer than `over`.
+/// The campaigns whose gates matter: not drafts, and closed for no longer than `over`.
 pub async fn live(pool: &PgPool, over: time::Duration) -> Result<Vec<Standing>, sqlx::Error> {
-    let query = format!(
-        "{STANDINGS} WHERE state IN ('scheduled', 'open', 'paused') \
-         OR state = 'closed' AND closes_at > now() - make_interval(secs => $1) ORDER BY id"
-    );
-    sqlx::query_as(&query).bind(over.as_seconds_f64()).fetch_all(pool).await
+    sqlx::query_as(standings!(
+        "(state IN ('scheduled', 'open', 'paused') \
+          OR state = 'closed' AND closes_at > now() - make_interval(secs => $1)) ORDER BY id"
+    ))
+    .bind(over.as_seconds_f64())
+    .fetch_all(pool)
+    .await
 }
 
 /// Opens a campaign, at once or when its time comes.
@@ -222,7 +191,7 @@ async fn change(
     let mut transaction = pool.begin().await?;
     let query = columns!("SELECT ", ", now() AS now FROM campaigns WHERE id = $1 FOR UPDATE");
     let Snapshot { campaign, taken_at } = sqlx::query_as(query)
-        .bind(Uuid::from(id.0))
+        .bind(id)
         .fetch_optional(&mut *transaction)
         .await?
         .ok_or(ChangeError::Unknown)?;
@@ -249,8 +218,8 @@ async fn save_state(
         "UPDATE campaigns SET state = $2, version = version + 1 WHERE id = $1 RETURNING ",
         ""
     ))
-    .bind(Uuid::from(id.0))
-    .bind(state.as_str())
+    .bind(id)
+    .bind(state)
     .fetch_one(connection)
     .await
 }

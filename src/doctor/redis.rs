@@ -10,7 +10,7 @@ use time::{Duration, OffsetDateTime};
 use super::{EXAMINATION_TIME_MAX, Finding, clock};
 use crate::config::Config;
 use crate::connections::CONNECT_TIMEOUT;
-use crate::issue::seats;
+use crate::gate::redis as seats;
 
 const REDIS: &str = "redis";
 /// It has `SMISMEMBER` and `ZRANGE … BYSCORE`.

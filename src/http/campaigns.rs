@@ -11,7 +11,8 @@ use super::extract::{Authorized, Id, Json, Paged};
 use super::problem::Problem;
 use super::{Api, json};
 use crate::campaign::draft::DraftBody;
-use crate::campaign::{Campaign, CampaignId, store};
+use crate::campaign::{Campaign, store};
+use crate::ids::CampaignId;
 
 /// `POST /v1/campaigns`
 pub(super) async fn create(

@@ -10,8 +10,8 @@ use serde::Deserialize;
 use super::extract::{Authorized, Id, Json, Traceparent};
 use super::problem::Problem;
 use super::{Api, json};
-use crate::campaign::draft::FieldProblem;
-use crate::campaign::{OutsideId, UserId};
+use crate::ids::FieldProblem;
+use crate::ids::UserId;
 use crate::issue::Outcome;
 
 /// The body of a claim.
@@ -25,7 +25,7 @@ impl ClaimBody {
     /// # Errors
     /// When no user is called so.
     pub fn parse(self) -> Result<UserId, FieldProblem> {
-        OutsideId::parse(self.user_id).map_err(|error| FieldProblem::new("user_id", error.to_string()))
+        UserId::parse(self.user_id).map_err(|error| FieldProblem::new("user_id", error.to_string()))
     }
 }
 

@@ -18,9 +18,9 @@ use ulid::Ulid;
 
 use super::Api;
 use super::problem::Problem;
-use crate::campaign::CampaignId;
-use crate::campaign::draft::FieldProblem;
 use crate::config::Secret;
+use crate::ids::CampaignId;
+use crate::ids::FieldProblem;
 
 /// Bodies are small; the largest is that of a campaign.
 const BODY_BYTES_MAX: usize = 16 * 1024;

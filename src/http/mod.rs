@@ -2,14 +2,14 @@
 
 mod campaigns;
 mod claim;
-mod connection;
+
 mod coupons;
 mod extract;
 mod monitor;
-mod places;
+
 mod problem;
 pub mod server;
-mod threads;
+
 mod users;
 
 use std::sync::Arc;
@@ -26,7 +26,7 @@ use tokio::sync::Semaphore;
 
 pub use self::monitor::Monitor;
 use self::problem::Problem;
-pub use self::threads::Threads;
+pub use self::server::Threads;
 use crate::config::Secret;
 use crate::issue::Issuer;
 

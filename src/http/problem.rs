@@ -8,9 +8,9 @@ use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::campaign::draft::FieldProblem;
 use crate::campaign::store::ChangeError;
 use crate::coupon::Coupon;
+use crate::ids::FieldProblem;
 use crate::issue::{ClaimError, IssueError};
 
 /// Classes of errors of Postgres that pass, as no answer at all does: connection, read-only transaction (a standby),

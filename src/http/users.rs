@@ -10,8 +10,8 @@ use serde_json::json;
 use super::extract::{Authorized, Paged};
 use super::problem::Problem;
 use super::{Api, json};
-use crate::campaign::OutsideId;
-use crate::campaign::draft::FieldProblem;
+use crate::ids::FieldProblem;
+use crate::ids::UserId;
 use crate::wallet;
 
 const STATUSES: [&str; 5] = ["usable", "issued", "redeemed", "cancelled", "expired"];
@@ -26,7 +26,7 @@ pub(super) async fn coupons(
     let invalid = |field: &str, reason: String| Problem::Invalid(vec![FieldProblem::new(field, reason)]);
     // What is no UTF-8 is no visible ASCII either.
     let Path(user) = user.unwrap_or_else(|_| Path(String::new()));
-    let user = OutsideId::parse(user).map_err(|error| invalid("user_id", error.to_string()))?;
+    let user = UserId::parse(user).map_err(|error| invalid("user_id", error.to_string()))?;
     if page.status.as_deref().is_some_and(|status| !STATUSES.contains(&status)) {
         return Err(invalid("status", format!("must be one of {}", STATUSES.join(", "))));
     }

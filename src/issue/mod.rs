@@ -1,13 +1,8 @@
 //! To issue: the one use case that everything here exists for. The gate admits, Postgres decides,
 //! and nobody is told yes before it is committed.
 
-mod batch;
-mod campaigns;
-pub mod gate;
-pub mod loader;
-pub mod seats;
-pub mod sweeper;
-pub mod writer;
+mod cache;
+pub(crate) mod work;
 
 use std::time::{Duration, Instant};
 
@@ -16,14 +11,15 @@ use time::OffsetDateTime;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use self::campaigns::Campaigns;
-use self::gate::Gate;
-use self::loader::Loader;
-use self::seats::Seat;
-use self::writer::Writer;
-use crate::campaign::{Campaign, CampaignId, UserId};
+use self::cache::Campaigns;
+use crate::campaign::Campaign;
 use crate::coupon::{self, Coupon};
 use crate::failpoint;
+use crate::gate::loader::Loader;
+use crate::gate::redis::Seat;
+use crate::gate::worker::Gate;
+use crate::ids::{CampaignId, UserId};
+use crate::writer::Writer;
 
 /// How long after its end a campaign's gate is asked: while it is surely there, whatever the clocks say.
 /// After that nothing changes any more, and Postgres says who holds what.
@@ -59,12 +55,12 @@ impl Claim {
         (Self { campaign, user, traceparent, seat: None, asked_at: Instant::now(), reply }, verdict)
     }
 
-    fn is_overdue(&self) -> bool {
+    pub(crate) fn is_overdue(&self) -> bool {
         self.asked_at.elapsed() > WAIT_MAX
     }
 
     /// Whoever has gone meanwhile can ask again.
-    fn answer(self, verdict: Result<Verdict, ClaimError>) {
+    pub(crate) fn answer(self, verdict: Result<Verdict, ClaimError>) {
         drop(self.reply.send(verdict));
     }
 }
@@ -186,7 +182,7 @@ impl Issuer {
             return Err(ClaimError::Overloaded.into());
         };
         if snapshot.is_over_for(GATE_ASKED_FOR) {
-            let held = coupon::held(&self.pool, campaign.id, &user, campaign.per_user_limit).await?;
+            let held = coupon::store::held(&self.pool, campaign.id, &user, campaign.per_user_limit).await?;
             return Ok(held.map_or(Outcome::Closed, |coupon| Outcome::held(coupon, campaign)));
         }
         let (claim, verdict) = Claim::new(campaign.id, user.clone(), traceparent.clone());
@@ -194,7 +190,7 @@ impl Issuer {
         self.gate.admit(claim, writer.clone());
         let mut verdict = verdict.await.unwrap_or(Err(ClaimError::Unknown));
         if let Ok(said @ (Verdict::Already | Verdict::Taken)) = &verdict {
-            let held = coupon::held(&self.pool, campaign.id, &user, campaign.per_user_limit).await?;
+            let held = coupon::store::held(&self.pool, campaign.id, &user, campaign.per_user_limit).await?;
             if let Some(coupon) = held {
                 verdict = Ok(Verdict::Held(coupon));
             } else if *said == Verdict::Taken {

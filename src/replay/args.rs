@@ -8,8 +8,8 @@ use outbox_relay::replay::{RunId, Selection};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::campaign::CampaignId;
 use crate::event;
+use crate::ids::CampaignId;
 
 /// Fields of the data of events: who holds the coupon, and whose campaign it is.
 const USER_FIELD: &str = "user_id";

@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use coupon_dispatcher::coupon::new_code;
-use coupon_dispatcher::issue::writer::PLANS;
+use coupon_dispatcher::coupon::code::new_code;
+use coupon_dispatcher::writer::PLANS;
 use sqlx::{ConnectOptions as _, Connection as _, PgConnection, Row as _};
 use ulid::Ulid;
 use uuid::Uuid;

@@ -9,8 +9,10 @@ use std::cell::RefCell;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use coupon_dispatcher::campaign::{Campaign, CampaignId, Expiry, MerchantId, SettleOn, State, UserId};
-use coupon_dispatcher::issue::seats::{self, Admission, Seat, Seats};
+use coupon_dispatcher::campaign::{Campaign, Expiry, SettleOn, State};
+use coupon_dispatcher::gate::redis::{Admission, Seat, Seats, client};
+use coupon_dispatcher::ids::{CampaignId, MerchantId, UserId};
+use coupon_dispatcher::money::Money;
 use outbox_relay::Shard;
 use proptest::test_runner::{Config, RngSeed, TestError, TestRunner};
 use proptest_state_machine::ReferenceStateMachine as _;
@@ -92,7 +94,7 @@ async fn the_largest_batches_fit() {
 }
 
 async fn connect(world: &World) -> Seats {
-    let client = seats::client(&world.servers.redis_url()).unwrap();
+    let client = client(&world.servers.redis_url()).unwrap();
     Seats::connect(&client, RESPONSE_TIMEOUT).await.unwrap()
 }
 
@@ -103,8 +105,7 @@ fn campaign() -> Campaign {
         shard: Shard(0),
         name: "Friday".to_owned(),
         merchant_id: MerchantId::parse("merchant-1".to_owned()).unwrap(),
-        face_value: 500,
-        currency: "EUR".to_owned(),
+        face_value: Money { minor: 500, currency: "EUR".parse().unwrap() },
         quantity: 10,
         per_user_limit: 1,
         opens_at: now - time::Duration::HOUR,

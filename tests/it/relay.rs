@@ -5,8 +5,8 @@ use std::fs;
 use std::time::Duration;
 
 use async_nats::jetstream;
-use coupon_dispatcher::campaign::CampaignId;
 use coupon_dispatcher::event::OUTLET;
+use coupon_dispatcher::ids::CampaignId;
 use outbox_relay::{NewEvent, Shard, append};
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};

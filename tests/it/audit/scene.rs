@@ -1,8 +1,8 @@
 //! A balanced world, in which something is about to be changed.
 
 use async_nats::jetstream;
-use coupon_dispatcher::campaign::CampaignId;
 use coupon_dispatcher::event::OUTLET;
+use coupon_dispatcher::ids::CampaignId;
 use serde_json::json;
 use ulid::Ulid;
 use uuid::Uuid;

@@ -1,6 +1,6 @@
 //! Clocks that are wrong. Redis judges when a seat can be had, Postgres whether a coupon can; no other clock counts.
 
-use coupon_dispatcher::campaign::CampaignId;
+use coupon_dispatcher::ids::CampaignId;
 use serde_json::json;
 use time::format_description::well_known::Rfc3339;
 use time::{Duration, OffsetDateTime};

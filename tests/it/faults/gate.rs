@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use coupon_dispatcher::campaign::CampaignId;
+use coupon_dispatcher::ids::CampaignId;
 use futures_util::future::join_all;
 use serde_json::json;
 

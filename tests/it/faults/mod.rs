@@ -17,7 +17,7 @@ mod seats;
 mod storage;
 mod wires;
 
-use coupon_dispatcher::campaign::CampaignId;
+use coupon_dispatcher::ids::CampaignId;
 use serde_json::json;
 use ulid::Ulid;
 

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use coupon_dispatcher::campaign::CampaignId;
+use coupon_dispatcher::ids::CampaignId;
 use serde_json::json;
 use tokio::task::JoinSet;
 use uuid::Uuid;

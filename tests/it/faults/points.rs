@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use coupon_dispatcher::campaign::CampaignId;
 use coupon_dispatcher::failpoint;
+use coupon_dispatcher::ids::CampaignId;
 use outbox_relay::Shard;
 use outbox_relay::failpoint::POINTS;
 use serde_json::{Value, json};

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use coupon_dispatcher::campaign::CampaignId;
+use coupon_dispatcher::ids::CampaignId;
 use coupon_dispatcher::servers::Setup;
 use futures_util::future::join_all;
 use redis::FromRedisValue;

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use coupon_dispatcher::campaign::CampaignId;
+use coupon_dispatcher::ids::CampaignId;
 use serde_json::json;
 use tokio::task::JoinHandle;
 

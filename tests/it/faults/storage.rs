@@ -4,7 +4,7 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use coupon_dispatcher::campaign::CampaignId;
+use coupon_dispatcher::ids::CampaignId;
 use coupon_dispatcher::servers::Setup;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use coupon_dispatcher::campaign::CampaignId;
+use coupon_dispatcher::ids::CampaignId;
 use outbox_relay::Shard;
 use redis::Script;
 use serde_json::json;

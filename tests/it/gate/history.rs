@@ -2,8 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use coupon_dispatcher::campaign::{Campaign, CampaignId, State};
-use coupon_dispatcher::issue::seats::{Admission, LoadStep};
+use coupon_dispatcher::campaign::{Campaign, State};
+use coupon_dispatcher::gate::redis::{Admission, LoadStep};
+use coupon_dispatcher::ids::CampaignId;
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 use proptest_state_machine::ReferenceStateMachine;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use coupon_dispatcher::campaign::{Campaign, State};
-use coupon_dispatcher::issue::seats::{Admission, LoadStep, Seat};
+use coupon_dispatcher::gate::redis::{Admission, LoadStep, Seat};
 use time::OffsetDateTime;
 use ulid::Ulid;
 

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use coupon_dispatcher::campaign::UserId;
-use coupon_dispatcher::issue::seats::{Seat, Seats};
+use coupon_dispatcher::gate::redis::{Seat, Seats};
+use coupon_dispatcher::ids::UserId;
 use proptest::prelude::*;
 use proptest_state_machine::ReferenceStateMachine as _;
 use redis::aio::MultiplexedConnection;

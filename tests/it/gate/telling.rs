@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use coupon_dispatcher::issue::seats::{Admission, LoadStep};
+use coupon_dispatcher::gate::redis::{Admission, LoadStep};
 
 use super::history::{Call, History, Key, Said, Step, token};
 

@@ -5,13 +5,15 @@ use std::fmt::Write as _;
 
 use bytes::Bytes;
 use clap::Parser;
+use coupon_dispatcher::campaign::Expiry;
 use coupon_dispatcher::campaign::draft::{Draft, DraftBody, format_duration, parse_duration};
-use coupon_dispatcher::campaign::{CampaignId, Expiry, OutsideId};
 use coupon_dispatcher::config::{Config, Secret, ServerUrl, login};
-use coupon_dispatcher::coupon::is_code;
+use coupon_dispatcher::coupon::code::is_code;
 use coupon_dispatcher::event::Issued;
+use coupon_dispatcher::gate::redis::{Admission, Seat};
 use coupon_dispatcher::http::parsers::{ClaimBody, Page, Uri, is_authorized, is_traceparent, parse_body};
-use coupon_dispatcher::issue::seats::{Admission, Seat};
+use coupon_dispatcher::ids::{CampaignId, UserId};
+use coupon_dispatcher::money::Money;
 use coupon_dispatcher::replay::ReplayArgs;
 use outbox_relay::Event;
 use outbox_relay::event::{EPOCH_HEADER, POSITION_HEADER, epoch_of, from_object, number};
@@ -76,7 +78,7 @@ fn acknowledgement(bytes: &[u8]) -> bool {
 
 /// A word of the gate to one user.
 fn admission(bytes: &[u8]) -> bool {
-    let alice = OutsideId::parse("alice").unwrap();
+    let alice = UserId::parse("alice").unwrap();
     let Some(said) = Admission::parse(text(bytes), &alice) else { return false };
     let word = match &said {
         Admission::Admitted(seat) => match seat.parts() {
@@ -117,7 +119,7 @@ fn claim(bytes: &[u8]) -> bool {
     let user = said.as_object().filter(|body| body.len() == 1).and_then(|body| body.get("user_id")?.as_str());
     let meant =
         user.filter(|user| (1..=64).contains(&user.len()) && user.bytes().all(|b| b.is_ascii_graphic()));
-    assert!(taken.is_err() || taken.as_ref().ok().map(OutsideId::as_str) == meant, "{said}");
+    assert!(taken.is_err() || taken.as_ref().ok().map(UserId::as_str) == meant, "{said}");
     assert_eq!(read(said.to_string().as_bytes()).is_ok(), meant.is_some(), "{said}");
     taken.is_ok()
 }
@@ -186,10 +188,11 @@ fn draft(bytes: &[u8]) -> bool {
 }
 
 fn keeps_limits(draft: &Draft) {
-    let Draft { name, face_value, currency, quantity, per_user_limit, opens_at, closes_at, .. } = draft;
+    let Draft { name, face_value, quantity, per_user_limit, opens_at, closes_at, .. } = draft;
+    let Money { minor, currency } = face_value;
     assert!((1..=200).contains(&name.len()) && !name.contains(char::is_control));
-    assert!(currency.len() == 3 && currency.bytes().all(|byte| byte.is_ascii_uppercase()));
-    assert!((1..=1_000_000_000_000).contains(face_value));
+    assert!(currency.code().len() == 3 && currency.code().bytes().all(|byte| byte.is_ascii_uppercase()));
+    assert!((1..=1_000_000_000_000).contains(minor));
     assert!((1..=10_000_000).contains(quantity) && (1..=10).contains(per_user_limit));
     // As Postgres keeps times, in microseconds, and compares them.
     assert!(opens_at.unix_timestamp_nanos() / 1_000 < closes_at.unix_timestamp_nanos() / 1_000);
@@ -202,8 +205,8 @@ fn keeps_limits(draft: &Draft) {
 
 fn printed(draft: &Draft) -> Value {
     let mut body = json!({
-        "name": draft.name, "merchant_id": draft.merchant_id, "face_value": draft.face_value,
-        "currency": draft.currency, "quantity": draft.quantity, "per_user_limit": draft.per_user_limit,
+        "name": draft.name, "merchant_id": draft.merchant_id, "face_value": draft.face_value.minor,
+        "currency": draft.face_value.currency, "quantity": draft.quantity, "per_user_limit": draft.per_user_limit,
         "opens_at": draft.opens_at.format(&Rfc3339).unwrap(), "closes_at": draft.closes_at.format(&Rfc3339).unwrap(),
         "settle_on": draft.settle_on,
     });
@@ -248,13 +251,13 @@ fn event(bytes: &[u8]) -> bool {
     assert_eq!(whole["data"], data);
     if let Ok(issued) = from_object::<Issued<'_>>(&event.data) {
         for (field, text) in [
-            ("user_id", &issued.user_id),
-            ("merchant_id", &issued.merchant_id),
-            ("currency", &issued.currency),
+            ("user_id", &*issued.user_id),
+            ("merchant_id", &*issued.merchant_id),
+            ("currency", issued.currency.code()),
         ] {
-            assert_eq!(data[field], **text, "{field}");
+            assert_eq!(data[field], *text, "{field}");
         }
-        for (field, id) in [("coupon_id", issued.coupon_id), ("campaign_id", issued.campaign_id)] {
+        for (field, id) in [("coupon_id", issued.coupon_id.0), ("campaign_id", issued.campaign_id.0)] {
             assert_eq!(data[field].as_str().unwrap().to_uppercase(), id.to_string(), "{field}");
         }
         assert_eq!(
@@ -280,7 +283,7 @@ fn headers(bytes: &[u8]) -> bool {
 }
 
 fn outside_id(bytes: &[u8]) -> bool {
-    let taken = OutsideId::parse(text(bytes));
+    let taken = UserId::parse(text(bytes));
     assert_eq!(taken.is_ok(), (1..=64).contains(&bytes.len()) && bytes.iter().all(u8::is_ascii_graphic));
     taken.is_ok_and(|id| id.as_str().as_bytes() == bytes)
 }
@@ -337,7 +340,7 @@ fn seat(bytes: &[u8]) -> bool {
     assert_eq!(seat.to_string(), name);
     let (user, nth) = seat.parts();
     assert_eq!(Seat::new(user, nth), seat);
-    if OutsideId::parse(user).is_ok() {
+    if UserId::parse(user).is_ok() {
         assert_eq!(name, if nth == 1 { user.to_owned() } else { format!("{user} {nth}") });
     }
     nth > 1

@@ -8,7 +8,7 @@ mod service;
 use std::fs;
 use std::path::PathBuf;
 
-use coupon_dispatcher::campaign::CampaignId;
+use coupon_dispatcher::ids::CampaignId;
 use coupon_dispatcher::servers::Setup;
 use serde_json::json;
 

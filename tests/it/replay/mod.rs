@@ -5,8 +5,8 @@ mod runs;
 mod traces;
 
 use async_nats::jetstream::{self, Message};
-use coupon_dispatcher::campaign::CampaignId;
 use coupon_dispatcher::event::OUTLET;
+use coupon_dispatcher::ids::CampaignId;
 use futures_util::StreamExt as _;
 use outbox_relay::Shard;
 use outbox_relay::event::{EVENT_ID_HEADER, POSITION_HEADER, SHARD_HEADER, StoredEvent};

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use coupon_dispatcher::campaign::CampaignId;
+use coupon_dispatcher::ids::CampaignId;
 use coupon_dispatcher::rush::{Results, Rush};
 use serde_json::{Value, json};
 use time::OffsetDateTime;

@@ -18,13 +18,13 @@ use tokio::task::yield_now;
 use tokio::time::{sleep, timeout};
 use ulid::Generator;
 
-use super::batch::{self, ANSWER_TIMEOUT, Answer};
-use super::gate::Gate;
-use super::loader::Loader;
-use super::seats::Seat;
-use super::{Claim, ClaimError, Verdict};
-use crate::campaign::CampaignId;
 use crate::failpoint;
+use crate::gate::loader::Loader;
+use crate::gate::redis::Seat;
+use crate::gate::worker::Gate;
+use crate::ids::CampaignId;
+use crate::issue::work::{self as batch, ANSWER_TIMEOUT, Answer};
+use crate::issue::{Claim, ClaimError, Verdict};
 
 /// Claims waiting for one shard, at the most; more are refused.
 const QUEUE: usize = 4_096;

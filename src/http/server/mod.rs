@@ -11,8 +11,12 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::connection;
-use super::places::Places;
+mod connection;
+mod places;
+mod threads;
+
+use self::places::Places;
+pub use self::threads::Threads;
 
 /// Open at a time, if the process may have as many files.
 const CONNECTIONS_MAX: usize = 10_000;

@@ -21,7 +21,8 @@ use redis::io::tcp::TcpSettings;
 use redis::{AsyncConnectionConfig, Client, IntoConnectionInfo as _, RedisError, Script};
 use ulid::Ulid;
 
-use crate::campaign::{Campaign, CampaignId, UserId};
+use crate::campaign::Campaign;
+use crate::ids::{CampaignId, UserId};
 
 static ADMIT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../../lua/admit.lua")));
 static CONFIRM: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../../lua/confirm.lua")));
@@ -36,7 +37,7 @@ const LOADER_LEASE: Duration = Duration::from_secs(5);
 /// A key that never exists.
 const PROBE: &str = "gate1:probe";
 /// How long a gate outlives its campaign, for those who ask late.
-pub(super) const GRACE: time::Duration = time::Duration::days(1);
+pub(crate) const GRACE: time::Duration = time::Duration::days(1);
 
 /// The name of one user's n-th seat: `<user>`, then `<user> 2`, `<user> 3`, …
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

@@ -10,13 +10,13 @@ use outbox_relay::zoo;
 use redis::Client;
 use sqlx::PgPool;
 use tokio::time::{MissedTickBehavior, interval};
-use uuid::Uuid;
 
 use super::loader::{self, LoadError};
-use super::seats::{GRACE, Seat, Seats};
+use super::redis::{GRACE, Seat, Seats};
+use crate::campaign::Campaign;
 use crate::campaign::store::{self, ChangeError, Standing};
-use crate::campaign::{Campaign, CampaignId};
-use crate::failpoint;
+use crate::ids::CampaignId;
+use crate::{coupon, failpoint};
 
 const INTERVAL: Duration = Duration::from_millis(500);
 /// A gate that contradicts Postgres is loaded no more often than this: a large one takes its time.
@@ -143,14 +143,7 @@ pub(crate) async fn with_coupon(
     campaign: CampaignId,
     seats: &[Seat],
 ) -> Result<HashSet<Seat>, sqlx::Error> {
-    let rows: Vec<(String, i32)> = sqlx::query_as(
-        "SELECT user_id, nth FROM coupons JOIN unnest($2::text[], $3::int[]) AS s (user_id, nth) USING (user_id, nth) \
-         WHERE campaign_id = $1",
-    )
-    .bind(Uuid::from(campaign.0))
-    .bind(seats.iter().map(|seat| seat.parts().0).collect::<Vec<_>>())
-    .bind(seats.iter().map(|seat| seat.parts().1).collect::<Vec<_>>())
-    .fetch_all(pool)
-    .await?;
-    Ok(rows.iter().map(|(user, nth)| Seat::new(user.as_str(), *nth)).collect())
+    let (users, nths): (Vec<&str>, Vec<i32>) = seats.iter().map(Seat::parts).unzip();
+    let issued = coupon::store::issued_to(pool, campaign, &users, &nths).await?;
+    Ok(issued.iter().map(|(user, nth)| Seat::new(user.as_str(), *nth)).collect())
 }

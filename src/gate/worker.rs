@@ -13,11 +13,11 @@ use redis::{Client, RedisError};
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
-use super::seats::{Admission, Seat, Seats};
-use super::writer::Writer;
-use super::{Claim, ClaimError, Verdict};
-use crate::campaign::CampaignId;
+use super::redis::{Admission, Seat, Seats};
 use crate::failpoint;
+use crate::ids::CampaignId;
+use crate::issue::{Claim, ClaimError, Verdict};
+use crate::writer::Writer;
 
 /// Operations waiting for the gate, at the most; more are refused.
 const QUEUE: usize = 8_192;

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use sqlx::PgPool;
 
-use crate::campaign::CampaignId;
 use crate::campaign::store::{self, Snapshot};
+use crate::ids::CampaignId;
 
 /// How old an entry may be.
 const AGE_MAX: Duration = Duration::from_secs(1);

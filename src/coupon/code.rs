@@ -1,81 +1,11 @@
-//! A coupon: its code, and how it is found.
+//! The code of a coupon: what its holder shows to use it.
 
 use rand::RngExt as _;
-use serde::{Deserialize, Serialize};
-use sqlx::postgres::PgRow;
-use sqlx::{FromRow, PgPool, Row as _};
-use time::OffsetDateTime;
-use ulid::Ulid;
-use uuid::Uuid;
-
-use crate::campaign::{CampaignId, UserId};
 
 /// Crockford's alphabet: no I, L, O or U, so that a code can be read out.
 const ALPHABET: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
 /// Random characters of a code, 5 bits each: 75 bits.
 const CODE_RANDOM_LENGTH: usize = 15;
-
-/// A committed coupon.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Coupon {
-    pub id: Ulid,
-    pub campaign_id: CampaignId,
-    pub user_id: String,
-    /// Serial within the campaign, from 1.
-    pub number: i32,
-    /// Whoever knows it may use the coupon.
-    pub code: String,
-    pub state: String,
-    #[serde(with = "time::serde::rfc3339")]
-    pub issued_at: OffsetDateTime,
-    #[serde(with = "time::serde::rfc3339")]
-    pub expires_at: OffsetDateTime,
-}
-
-impl FromRow<'_, PgRow> for Coupon {
-    fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
-        Ok(Self {
-            id: row.try_get::<Uuid, _>("id")?.into(),
-            campaign_id: CampaignId(row.try_get::<Uuid, _>("campaign_id")?.into()),
-            user_id: row.try_get("user_id")?,
-            number: row.try_get("number")?,
-            code: row.try_get("code")?,
-            state: row.try_get("state")?,
-            issued_at: row.try_get("issued_at")?,
-            expires_at: row.try_get("expires_at")?,
-        })
-    }
-}
-
-/// Coupons, with named columns: a plan that is kept for `*` fails as soon as a migration has added one.
-macro_rules! coupons {
-    ($condition:literal) => {
-        concat!(
-            "SELECT id, campaign_id, user_id, number, code, state, issued_at, expires_at FROM coupons WHERE ",
-            $condition
-        )
-    };
-}
-
-/// One coupon.
-pub async fn get(pool: &PgPool, id: Ulid) -> Result<Option<Coupon>, sqlx::Error> {
-    sqlx::query_as(coupons!("id = $1")).bind(Uuid::from(id)).fetch_optional(pool).await
-}
-
-/// The newest coupon that a user holds of a campaign, if he holds `limit` of them.
-pub async fn held(
-    pool: &PgPool,
-    campaign: CampaignId,
-    user: &UserId,
-    limit: i32,
-) -> Result<Option<Coupon>, sqlx::Error> {
-    sqlx::query_as(coupons!("campaign_id = $1 AND user_id = $2 AND nth >= $3 ORDER BY nth DESC LIMIT 1"))
-        .bind(Uuid::from(campaign.0))
-        .bind(user.as_str())
-        .bind(limit)
-        .fetch_optional(pool)
-        .await
-}
 
 /// A new code: 15 random characters and a check character, in groups of four.
 #[must_use]

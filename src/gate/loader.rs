@@ -8,11 +8,11 @@ use redis::{Client, RedisError};
 use sqlx::PgPool;
 use tokio::sync::mpsc;
 use ulid::Ulid;
-use uuid::Uuid;
 
-use super::seats::{GRACE, LoadStep, Seat, Seats};
-use crate::campaign::{Campaign, CampaignId, store};
-use crate::failpoint;
+use super::redis::{GRACE, LoadStep, Seat, Seats};
+use crate::campaign::{Campaign, store};
+use crate::ids::CampaignId;
+use crate::{coupon, failpoint};
 
 /// Campaigns waiting to be loaded, at the most; whoever finds the queue full asks again.
 const QUEUE: usize = 1_024;
@@ -106,10 +106,10 @@ pub async fn load(client: &Client, pool: &PgPool, campaign: CampaignId) -> Resul
     }
     let mut number = 0;
     loop {
-        let holders = holders(pool, campaign, number).await?;
-        let Some((last, _, _)) = holders.last() else { break };
-        number = *last;
-        let chunk: Vec<Seat> = holders.iter().map(|(_, user, nth)| Seat::new(user.as_str(), *nth)).collect();
+        let holders = coupon::store::holders(pool, campaign, number, CHUNK).await?;
+        let Some(last) = holders.last() else { break };
+        number = last.number;
+        let chunk: Vec<Seat> = holders.iter().map(|holder| Seat::new(&holder.user_id, holder.nth)).collect();
         if seats.add_to_load(campaign, token, &chunk).await? == LoadStep::Superseded {
             return Ok(());
         }
@@ -118,21 +118,6 @@ pub async fn load(client: &Client, pool: &PgPool, campaign: CampaignId) -> Resul
     finish(&mut seats, &found.campaign, token, number).await?;
     failpoint::reached("loader.finished").await;
     Ok(())
-}
-
-async fn holders(
-    pool: &PgPool,
-    campaign: CampaignId,
-    after: i32,
-) -> Result<Vec<(i32, String, i32)>, sqlx::Error> {
-    sqlx::query_as(
-        "SELECT number, user_id, nth FROM coupons WHERE campaign_id = $1 AND number > $2 ORDER BY number LIMIT $3",
-    )
-    .bind(Uuid::from(campaign.0))
-    .bind(after)
-    .bind(CHUNK)
-    .fetch_all(pool)
-    .await
 }
 
 async fn finish(seats: &mut Seats, campaign: &Campaign, token: Ulid, count: i32) -> Result<(), LoadError> {

@@ -12,14 +12,15 @@ use ulid::{Generator, Ulid};
 use uuid::Uuid;
 
 use super::{Claim, ClaimError, Verdict};
-use crate::coupon::{self, Coupon};
+use crate::coupon::{self, Coupon, CouponState};
+use crate::ids::CouponId;
 
 /// When not even that answer comes, it is not known whether the batch is committed.
-pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(4);
+pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// Takes out of `batch` what can be judged together: no user twice in a campaign. Claims of a
 /// campaign are together, and within it in the order in which they came.
-pub(super) fn take_together(batch: &mut Vec<Claim>) -> Vec<Claim> {
+pub(crate) fn take_together(batch: &mut Vec<Claim>) -> Vec<Claim> {
     let mut users = HashSet::with_capacity(batch.len());
     let (mut together, later) =
         batch.drain(..).partition(|claim| users.insert((claim.campaign, claim.user.clone())));
@@ -30,7 +31,7 @@ pub(super) fn take_together(batch: &mut Vec<Claim>) -> Vec<Claim> {
 
 /// One call, one transaction: the rows that it answers are committed. Claims of a campaign are
 /// to be together.
-pub(super) async fn write(
+pub(crate) async fn write(
     connection: &mut PgConnection,
     shard: Shard,
     claims: &[Claim],
@@ -43,18 +44,18 @@ pub(super) async fn write(
         *last += claims.len();
         i32::try_from(*last).ok()
     });
-    let coupon_ids: Vec<Ulid> = claims.iter().map(|_| new_id()).collect();
-    let codes: Vec<String> = claims.iter().map(|_| coupon::new_code()).collect();
+    let coupon_ids: Vec<CouponId> = claims.iter().map(|_| CouponId(new_id())).collect();
+    let codes: Vec<String> = claims.iter().map(|_| coupon::code::new_code()).collect();
     // All rows are read, up to ReadyForQuery: the rows come before the commit, that comes after.
     let call = sqlx::query(
         "SELECT claims, verdict, nths, numbers, issued_at, expires_at, coupon_id, code, state FROM issue_batch($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)")
         .bind(shard.0)
-        .bind(campaigns.iter().map(|claims| Uuid::from(claims[0].campaign.0)).collect::<Vec<_>>())
+        .bind(campaigns.iter().map(|claims| claims[0].campaign).collect::<Vec<_>>())
         .bind(campaigns.iter().map(|claims| claims[0].campaign.to_string()).collect::<Vec<_>>())
         .bind(campaigns.iter().map(|_| new_id().into()).collect::<Vec<Uuid>>())
         .bind(last_claims.collect::<Vec<_>>())
-        .bind(claims.iter().map(|claim| claim.user.as_str()).collect::<Vec<_>>())
-        .bind(coupon_ids.iter().map(|id| Uuid::from(*id)).collect::<Vec<_>>())
+        .bind(claims.iter().map(|claim| &claim.user).collect::<Vec<_>>())
+        .bind(&coupon_ids)
         .bind(coupon_ids.iter().map(ToString::to_string).collect::<Vec<_>>())
         .bind(&codes)
         .bind(claims.iter().map(|_| new_id().into()).collect::<Vec<Uuid>>())
@@ -92,11 +93,11 @@ fn is_rolled_back(error: &sqlx::Error) -> bool {
 }
 
 /// What Postgres says to one claim of a batch.
-pub(super) struct Answer {
-    pub(super) claim: usize,
+pub(crate) struct Answer {
+    pub(crate) claim: usize,
     /// Which of the user's coupons it is about, from 1; 0 if about none.
-    pub(super) nth: i32,
-    pub(super) verdict: Verdict,
+    pub(crate) nth: i32,
+    pub(crate) verdict: Verdict,
 }
 
 impl Answer {
@@ -105,7 +106,7 @@ impl Answer {
     fn read(
         row: &PgRow,
         claims: &[Claim],
-        ids: &[Ulid],
+        ids: &[CouponId],
         codes: &[String],
         answers: &mut Vec<Self>,
     ) -> Result<(), sqlx::Error> {
@@ -117,11 +118,11 @@ impl Answer {
         for ((place, nth), number) in judged.into_iter().zip(nths).zip(numbers) {
             let claim = usize::try_from(place - 1).unwrap_or(usize::MAX);
             let asked = claims.get(claim).ok_or(sqlx::Error::RowNotFound)?;
-            let coupon = |id: Ulid, code: String, state: String| {
+            let coupon = |id: CouponId, code: String, state: CouponState| {
                 Ok::<_, sqlx::Error>(Coupon {
                     id,
                     campaign_id: asked.campaign,
-                    user_id: asked.user.as_str().to_owned(),
+                    user_id: asked.user.clone(),
                     number: number.ok_or(sqlx::Error::RowNotFound)?,
                     code,
                     state,
@@ -130,11 +131,8 @@ impl Answer {
                 })
             };
             let verdict = match word {
-                "issued" => Verdict::Issued(coupon(ids[claim], codes[claim].clone(), "issued".to_owned())?),
-                "held" => {
-                    let id: Uuid = row.try_get(6)?;
-                    Verdict::Held(coupon(id.into(), row.try_get(7)?, row.try_get(8)?)?)
-                }
+                "issued" => Verdict::Issued(coupon(ids[claim], codes[claim].clone(), CouponState::Issued)?),
+                "held" => Verdict::Held(coupon(row.try_get(6)?, row.try_get(7)?, row.try_get(8)?)?),
                 "sold_out" => Verdict::SoldOut,
                 "not_open" => Verdict::NotOpen,
                 "closed" => Verdict::Closed,

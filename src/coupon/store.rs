@@ -1,0 +1,102 @@
+//! Coupons in Postgres: every statement on the table `coupons` but `issue_batch()`, which writes it, and the
+//! audit's, which compares it.
+
+use sqlx::PgPool;
+
+use super::Coupon;
+use crate::ids::{CampaignId, CouponId, UserId};
+
+/// A subquery: how many coupons of the campaign in a column have been issued. Numbers are serial, so it is the
+/// highest number, read from the end of an index.
+macro_rules! issued_of {
+    ($campaign:literal) => {
+        concat!(
+            "coalesce((SELECT number FROM coupons WHERE campaign_id = ",
+            $campaign,
+            " ORDER BY number DESC LIMIT 1), 0)"
+        )
+    };
+}
+
+pub(crate) use issued_of;
+
+/// Coupons, with named columns: a plan that is kept for `*` fails as soon as a migration has added one.
+macro_rules! coupons {
+    ($condition:literal) => {
+        concat!(
+            "SELECT id, campaign_id, user_id, number, code, state, issued_at, expires_at FROM coupons WHERE ",
+            $condition
+        )
+    };
+}
+
+/// The user to whom a coupon was issued.
+#[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
+pub struct Holder {
+    #[sqlx(rename = "id")]
+    pub coupon: CouponId,
+    pub number: i32,
+    pub user_id: UserId,
+    /// Which of the user's coupons in this campaign, from 1.
+    pub nth: i32,
+}
+
+/// One coupon.
+pub async fn get(pool: &PgPool, id: CouponId) -> Result<Option<Coupon>, sqlx::Error> {
+    sqlx::query_as(coupons!("id = $1")).bind(id).fetch_optional(pool).await
+}
+
+/// The newest coupon that a user holds of a campaign, if they hold at least `limit` of them.
+pub async fn held(
+    pool: &PgPool,
+    campaign: CampaignId,
+    user: &UserId,
+    limit: i32,
+) -> Result<Option<Coupon>, sqlx::Error> {
+    sqlx::query_as(coupons!("campaign_id = $1 AND user_id = $2 AND nth >= $3 ORDER BY nth DESC LIMIT 1"))
+        .bind(campaign)
+        .bind(user)
+        .bind(limit)
+        .fetch_optional(pool)
+        .await
+}
+
+/// How many coupons of a campaign have been issued.
+pub async fn issued(pool: &PgPool, campaign: CampaignId) -> Result<i32, sqlx::Error> {
+    sqlx::query_scalar(concat!("SELECT ", issued_of!("$1"))).bind(campaign).fetch_one(pool).await
+}
+
+/// The holders of a campaign's coupons behind number `after`, in the order of numbers; at most `limit`.
+pub async fn holders(
+    pool: &PgPool,
+    campaign: CampaignId,
+    after: i32,
+    limit: i64,
+) -> Result<Vec<Holder>, sqlx::Error> {
+    sqlx::query_as(
+        "SELECT id, number, user_id, nth FROM coupons WHERE campaign_id = $1 AND number > $2 ORDER BY number LIMIT $3",
+    )
+    .bind(campaign)
+    .bind(after)
+    .bind(limit)
+    .fetch_all(pool)
+    .await
+}
+
+/// Which of these users have the n-th of their coupons of a campaign; `nths` has an element for each of `users`.
+pub async fn issued_to(
+    pool: &PgPool,
+    campaign: CampaignId,
+    users: &[&str],
+    nths: &[i32],
+) -> Result<Vec<(String, i32)>, sqlx::Error> {
+    sqlx::query_as(
+        "SELECT user_id, nth FROM coupons JOIN unnest($2::text[], $3::int[]) AS s (user_id, nth) \
+         USING (user_id, nth) WHERE campaign_id = $1",
+    )
+    .bind(campaign)
+    .bind(users)
+    .bind(nths)
+    .fetch_all(pool)
+    .await
+}
