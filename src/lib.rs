@@ -7,6 +7,7 @@
 //! * [`http`]: routes, and everything that is refused.
 //! * [`issue`]: the use case: the gate admits, the writer writes, the sweeper tidies up.
 //! * [`campaign`], [`coupon`]: what it is about: rules, and rows.
+//! * [`cause`], [`identity`]: the request behind what happens, and its principal.
 //! * [`event`]: what is published.
 //! * [`wallet`], [`settlement`]: projections of the events.
 //! * [`audit`]: the balance sheet over all of them, at once, in full, or continuously.
@@ -20,6 +21,7 @@
 pub mod app;
 pub mod audit;
 pub mod campaign;
+pub mod cause;
 pub mod client;
 pub mod config;
 pub mod connections;
@@ -30,6 +32,7 @@ pub mod event;
 pub mod failpoint;
 pub mod gate;
 pub mod http;
+pub mod identity;
 pub mod ids;
 pub mod issue;
 pub mod money;

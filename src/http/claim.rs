@@ -7,11 +7,10 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use serde::Deserialize;
 
-use super::extract::{Authorized, Id, Json, Traceparent};
+use super::extract::{Caused, Id, Json};
 use super::problem::Problem;
 use super::{Api, json};
-use crate::ids::FieldProblem;
-use crate::ids::UserId;
+use crate::ids::{FieldProblem, UserId};
 use crate::issue::Outcome;
 
 /// The body of a claim.
@@ -32,13 +31,12 @@ impl ClaimBody {
 /// `POST /v1/campaigns/{id}/coupons`
 pub(super) async fn claim(
     State(api): State<Arc<Api>>,
-    _: Authorized,
+    Caused(cause): Caused,
     id: Id,
-    Traceparent(traceparent): Traceparent,
     Json(body): Json<ClaimBody>,
 ) -> Result<Response, Problem> {
     let user = body.parse().map_err(|problem| Problem::Invalid(vec![problem]))?;
-    match api.issuer.issue(id.into(), user, traceparent).await? {
+    match api.issuer.issue(id.into(), user, cause).await? {
         Outcome::Issued(coupon) => {
             let location = format!("/v1/coupons/{}", coupon.id);
             Ok((StatusCode::CREATED, [(header::LOCATION, location)], json(&coupon)).into_response())

@@ -1,6 +1,5 @@
 //! What routes take from a request, refused as problems.
 
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,9 +17,10 @@ use ulid::Ulid;
 
 use super::Api;
 use super::problem::Problem;
+use crate::cause::{Cause, IdempotencyKey, Traceparent};
 use crate::config::Secret;
-use crate::ids::CampaignId;
-use crate::ids::FieldProblem;
+use crate::identity::Principal;
+use crate::ids::{CampaignId, FieldProblem};
 
 /// Bodies are small; the largest is that of a campaign.
 const BODY_BYTES_MAX: usize = 16 * 1024;
@@ -28,14 +28,18 @@ const BODY_BYTES_MAX: usize = 16 * 1024;
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The request carries the administrator's token.
-pub(super) struct Authorized;
+pub(super) struct Authorized(Principal);
 
 impl FromRequestParts<Arc<Api>> for Authorized {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, Problem> {
         let given = parts.headers.get(AUTHORIZATION).map(HeaderValue::as_bytes);
-        if is_authorized(given, api.admin_token.as_ref()) { Ok(Self) } else { Err(Problem::Unauthorized) }
+        if is_authorized(given, api.admin_token.as_ref()) {
+            Ok(Self(Principal::Administrator))
+        } else {
+            Err(Problem::Unauthorized)
+        }
     }
 }
 
@@ -66,29 +70,20 @@ impl From<Id> for CampaignId {
     }
 }
 
-/// The W3C trace context of a request, if it has one.
-pub(super) struct Traceparent(pub(super) Option<String>);
+/// The request itself, as the cause of what follows from it. Headers that cannot be read count as absent.
+pub(super) struct Caused(pub(super) Cause);
 
-/// Of version 00: its parts in lower-case hexadecimal digits, neither id only zeros.
-#[must_use]
-pub fn is_traceparent(value: &str) -> bool {
-    let is_hex = |text: &str, length| {
-        text.len() == length
-            && text.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
-    };
-    let is_id = |text: &str, length| is_hex(text, length) && text.bytes().any(|byte| byte != b'0');
-    match value.split('-').collect::<Vec<_>>()[..] {
-        ["00", trace, span, flags] => is_id(trace, 32) && is_id(span, 16) && is_hex(flags, 2),
-        _ => false,
-    }
-}
+impl FromRequestParts<Arc<Api>> for Caused {
+    type Rejection = Problem;
 
-impl FromRequestParts<Arc<Api>> for Traceparent {
-    type Rejection = Infallible;
-
-    async fn from_request_parts(parts: &mut Parts, _: &Arc<Api>) -> Result<Self, Infallible> {
-        let value = parts.headers.get("traceparent").and_then(|value| value.to_str().ok());
-        Ok(Self(value.filter(|value| is_traceparent(value)).map(ToOwned::to_owned)))
+    async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, Problem> {
+        let Authorized(principal) = Authorized::from_request_parts(parts, api).await?;
+        let header = |name| parts.headers.get(name).and_then(|value| value.to_str().ok());
+        Ok(Self(Cause {
+            traceparent: header("traceparent").and_then(Traceparent::parse),
+            principal,
+            key: header("idempotency-key").and_then(IdempotencyKey::parse),
+        }))
     }
 }
 

@@ -36,7 +36,7 @@ pub mod parsers {
     pub use axum::http::Uri;
 
     pub use super::claim::ClaimBody;
-    pub use super::extract::{Page, is_authorized, is_traceparent, parse_body};
+    pub use super::extract::{Page, is_authorized, parse_body};
 }
 
 /// What the routes of the API need.

@@ -13,6 +13,7 @@ use tokio::time::timeout;
 
 use self::cache::Campaigns;
 use crate::campaign::Campaign;
+use crate::cause::Cause;
 use crate::coupon::{self, Coupon};
 use crate::failpoint;
 use crate::gate::loader::Loader;
@@ -39,8 +40,8 @@ const WAIT_MAX: Duration = Duration::from_secs(2);
 pub struct Claim {
     pub campaign: CampaignId,
     pub user: UserId,
-    /// W3C trace context of the request.
-    pub traceparent: Option<String>,
+    /// The request that claims.
+    pub cause: Cause,
     /// The pending seat, once the gate has given one.
     pub seat: Option<Seat>,
     asked_at: Instant,
@@ -50,9 +51,9 @@ pub struct Claim {
 type Reply = oneshot::Receiver<Result<Verdict, ClaimError>>;
 
 impl Claim {
-    fn new(campaign: CampaignId, user: UserId, traceparent: Option<String>) -> (Self, Reply) {
+    fn new(campaign: CampaignId, user: UserId, cause: Cause) -> (Self, Reply) {
         let (reply, verdict) = oneshot::channel();
-        (Self { campaign, user, traceparent, seat: None, asked_at: Instant::now(), reply }, verdict)
+        (Self { campaign, user, cause, seat: None, asked_at: Instant::now(), reply }, verdict)
     }
 
     pub(crate) fn is_overdue(&self) -> bool {
@@ -172,7 +173,7 @@ impl Issuer {
         &self,
         campaign: CampaignId,
         user: UserId,
-        traceparent: Option<String>,
+        cause: Cause,
     ) -> Result<Outcome, IssueError> {
         let Some(snapshot) = self.campaigns.get(campaign).await? else { return Ok(Outcome::NoSuchCampaign) };
         let campaign = &snapshot.campaign;
@@ -185,7 +186,7 @@ impl Issuer {
             let held = coupon::store::held(&self.pool, campaign.id, &user, campaign.per_user_limit).await?;
             return Ok(held.map_or(Outcome::Closed, |coupon| Outcome::held(coupon, campaign)));
         }
-        let (claim, verdict) = Claim::new(campaign.id, user.clone(), traceparent.clone());
+        let (claim, verdict) = Claim::new(campaign.id, user.clone(), cause.clone());
         failpoint::reached("claim.asked").await;
         self.gate.admit(claim, writer.clone());
         let mut verdict = verdict.await.unwrap_or(Err(ClaimError::Unknown));
@@ -196,7 +197,7 @@ impl Issuer {
             } else if *said == Verdict::Taken {
                 verdict = Ok(Verdict::SoldOut);
             } else {
-                let (claim, judged) = Claim::new(campaign.id, user, traceparent);
+                let (claim, judged) = Claim::new(campaign.id, user, cause);
                 if let Err(claim) = writer.write(claim) {
                     claim.answer(Err(ClaimError::Overloaded));
                 }

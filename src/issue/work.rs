@@ -12,6 +12,7 @@ use ulid::{Generator, Ulid};
 use uuid::Uuid;
 
 use super::{Claim, ClaimError, Verdict};
+use crate::cause::Traceparent;
 use crate::coupon::{self, Coupon, CouponState};
 use crate::ids::CouponId;
 
@@ -59,7 +60,7 @@ pub(crate) async fn write(
         .bind(coupon_ids.iter().map(ToString::to_string).collect::<Vec<_>>())
         .bind(&codes)
         .bind(claims.iter().map(|_| new_id().into()).collect::<Vec<Uuid>>())
-        .bind(claims.iter().map(|claim| claim.traceparent.as_deref()).collect::<Vec<_>>())
+        .bind(claims.iter().map(|claim| claim.cause.traceparent.as_ref().map(Traceparent::as_str)).collect::<Vec<_>>())
         .fetch_all(connection);
     match timeout(ANSWER_TIMEOUT, call).await {
         Ok(Ok(rows)) => {

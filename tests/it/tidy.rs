@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// From the top down: a module imports only what stands below it.
-const LAYERS: [&str; 25] = [
+const LAYERS: [&str; 27] = [
     "main",
     "demo",
     "operator",
@@ -24,6 +24,8 @@ const LAYERS: [&str; 25] = [
     "coupon",
     "campaign",
     "event",
+    "cause",
+    "identity",
     "money",
     "ids",
     "storage",

@@ -7,11 +7,12 @@ use bytes::Bytes;
 use clap::Parser;
 use coupon_dispatcher::campaign::Expiry;
 use coupon_dispatcher::campaign::draft::{Draft, DraftBody, format_duration, parse_duration};
+use coupon_dispatcher::cause::{IdempotencyKey, Traceparent};
 use coupon_dispatcher::config::{Config, Secret, ServerUrl, login};
 use coupon_dispatcher::coupon::code::is_code;
 use coupon_dispatcher::event::Issued;
 use coupon_dispatcher::gate::redis::{Admission, Seat};
-use coupon_dispatcher::http::parsers::{ClaimBody, Page, Uri, is_authorized, is_traceparent, parse_body};
+use coupon_dispatcher::http::parsers::{ClaimBody, Page, Uri, is_authorized, parse_body};
 use coupon_dispatcher::ids::{CampaignId, UserId};
 use coupon_dispatcher::money::Money;
 use coupon_dispatcher::replay::ReplayArgs;
@@ -26,7 +27,7 @@ use time::format_description::well_known::Rfc3339;
 type Target = fn(&[u8]) -> bool;
 
 /// All of them: `fuzz/seeds/<name>` has seeds of each, one a line, and `make fuzz` attacks one after the other.
-pub(crate) const TARGETS: [(&str, Target); 17] = [
+pub(crate) const TARGETS: [(&str, Target); 18] = [
     ("acknowledgement", acknowledgement),
     ("admission", admission),
     ("bearer", bearer),
@@ -37,6 +38,7 @@ pub(crate) const TARGETS: [(&str, Target); 17] = [
     ("duration", duration),
     ("event", event),
     ("headers", headers),
+    ("idempotency_key", idempotency_key),
     ("outside_id", outside_id),
     ("page", page),
     ("replay", replay),
@@ -282,6 +284,13 @@ fn headers(bytes: &[u8]) -> bool {
     epoch.is_some()
 }
 
+fn idempotency_key(bytes: &[u8]) -> bool {
+    let taken = IdempotencyKey::parse(text(bytes));
+    let meant = (1..=255).contains(&bytes.len()) && bytes.iter().all(|byte| (b'!'..=b'~').contains(byte));
+    assert_eq!(taken.as_ref().map(IdempotencyKey::as_str), meant.then_some(text(bytes)));
+    meant
+}
+
 fn outside_id(bytes: &[u8]) -> bool {
     let taken = UserId::parse(text(bytes));
     assert_eq!(taken.is_ok(), (1..=64).contains(&bytes.len()) && bytes.iter().all(u8::is_ascii_graphic));
@@ -347,7 +356,7 @@ fn seat(bytes: &[u8]) -> bool {
 }
 
 fn traceparent(bytes: &[u8]) -> bool {
-    let taken = is_traceparent(text(bytes));
+    let taken = Traceparent::parse(text(bytes));
     let parts = || {
         let parts = text(bytes).split('-').collect::<Vec<_>>();
         let &["00", trace, span, flags] = &*parts else { return None };
@@ -356,8 +365,9 @@ fn traceparent(bytes: &[u8]) -> bool {
         let flags = u8::from_str_radix(flags, 16).ok()?;
         Some(format!("00-{trace:032x}-{span:016x}-{flags:02x}"))
     };
-    assert_eq!(taken, parts().is_some_and(|printed| printed.as_bytes() == bytes));
-    taken
+    let meant = parts().is_some_and(|printed| printed.as_bytes() == bytes);
+    assert_eq!(taken.as_ref().map(Traceparent::as_str), meant.then_some(text(bytes)));
+    meant
 }
 
 /// In a path, a cursor or a command.

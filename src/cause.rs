@@ -1,0 +1,64 @@
+//! Why something happens: the request behind it. A cause goes along to the rows and events that follow from it.
+
+use std::sync::Arc;
+
+use crate::identity::Principal;
+
+/// Characters of an [`IdempotencyKey`], at most.
+const KEY_LENGTH_MAX: usize = 255;
+
+/// The request that causes something. Cheap to clone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cause {
+    /// The trace that the request is part of, if it names one.
+    pub traceparent: Option<Traceparent>,
+    pub principal: Principal,
+    /// What makes a retry of the request recognisable, if the caller gave it.
+    pub key: Option<IdempotencyKey>,
+}
+
+/// A W3C trace context, version 00: `00-<trace id>-<span id>-<flags>`. Cheap to clone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Traceparent(Arc<str>);
+
+impl Traceparent {
+    /// Reads the value of a header `traceparent`: parts in lower-case hexadecimal digits, neither id only zeros.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let is_hex = |text: &str, length| {
+            text.len() == length
+                && text.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
+        };
+        let is_id = |text: &str, length| is_hex(text, length) && text.bytes().any(|byte| byte != b'0');
+        let mut parts = text.split('-');
+        let mut part = || parts.next().unwrap_or_default();
+        let fits = part() == "00" && is_id(part(), 32) && is_id(part(), 16) && is_hex(part(), 2);
+        (fits && parts.next().is_none()).then(|| Self(text.into()))
+    }
+
+    /// The text, as it stood in the header.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// The value of a header `Idempotency-Key`: 1 to 255 visible ASCII characters. Cheap to clone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IdempotencyKey(Arc<str>);
+
+impl IdempotencyKey {
+    /// Reads the value of the header.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let fits =
+            (1..=KEY_LENGTH_MAX).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
+        fits.then(|| Self(text.into()))
+    }
+
+    /// The text, as it stood in the header.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
