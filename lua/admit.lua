@@ -1,17 +1,17 @@
 -- Admits users to a campaign's seats, in the order given.
 --
 -- KEYS  1 gate (hash)  2 holders (set of seats, taken and pending)  3 pending (seats by deadline)
--- ARGV  user ids; a user's first seat is named like the user, his n-th `<user> <n>`
+-- ARGV  user ids; the first seat of a user is named `<user>`, the n-th `<user> <n>`
 -- Answers one word a user:
---   admitted     has a new seat, pending until confirmed, released or past its lease; the n-th
---                seat of a user, from the second on, is `admitted <n>`
---   already      has all the seats that the limit allows: tested before everything else, so that
---                a winner is told so for ever
+--   admitted     the user has a new seat, pending until it is confirmed, released or past its lease;
+--                from the second seat of a user on it is `admitted <n>`
+--   already      the user has all the seats that the limit allows: tested before everything else, so
+--                that a winner gets this answer for ever
 --   closed, not_open
---   taken        all seats are taken, and some of them are pending. Whoever has a coupon may have lost
---                his seat to one of those (commits come late, and Redis may be restored): Postgres knows
---   sold_out     all seats are taken and confirmed, so that nobody else has a coupon
---   unloaded     nothing is known of the campaign: it has to be loaded
+--   full         all seats are taken, and some of them are pending. A user who holds a coupon may have lost
+--                the seat to one of those (commits come late, and Redis may be restored): Postgres knows
+--   sold_out     all seats are taken and confirmed, so that nobody else holds a coupon
+--   unloaded     the gate does not know the campaign: it has to be loaded
 -- Atomic because duplicate, stock and seat are one decision; Redis' own clock judges the window.
 
 local gate = redis.call('HMGET', KEYS[1], 'state', 'opens_at', 'closes_at', 'quantity', 'limit', 'lease', 'expires_at')
@@ -58,7 +58,7 @@ for i = 1, #ARGV do
   elseif refusal then
     answers[i] = refusal
   elseif left <= 0 then
-    full = full or (#seats == 0 and redis.call('ZCARD', KEYS[3]) == 0 and 'sold_out' or 'taken')
+    full = full or (#seats == 0 and redis.call('ZCARD', KEYS[3]) == 0 and 'sold_out' or 'full')
     answers[i] = full
   else
     local seat = names[at + n]

@@ -3,11 +3,11 @@
 --
 -- KEYS  1 gate  2 holders  3 pending  4 loading (set)  5 loader (token)
 -- ARGV  step, token, …
---   begin  token ms            before Postgres is read: from now on confirmations are noted too
---   add    token ms seat…      seats of committed coupons; keeps the token for another while
---   finish token expires_at field value…   at least state, opens_at, closes_at, quantity, limit, lease, version
---   set    version field value…            changes fields of a gate that is loaded and not newer
--- Answers one word: begun | busy (somebody else loads) | added | loaded | superseded (the token is
+--   begin  token ms                        before Postgres is read: from now on confirmations are noted too
+--   add    token ms seat…                  adds seats of committed coupons; the token is kept for `ms` from now
+--   finish token expires_at field value…   fields: state, opens_at, closes_at, quantity, limit, lease, version
+--   set    version expires_at field value… replaces the fields of a gate that is loaded and not newer
+-- Answers one word: begun | busy (another loader is at work) | added | loaded | superseded (the token is
 -- no longer this loader's: begin again) | set | unloaded.
 -- Atomic because seats may be taken and confirmed between any two steps. The token fences: a
 -- loader that was frozen can neither add nor finish.
@@ -16,7 +16,8 @@ local step, token = ARGV[1], ARGV[2]
 
 if step == 'begin' then
   if not redis.call('SET', KEYS[5], token, 'NX', 'PX', ARGV[3]) then
-    -- One that has longer than was ever given was there before the clock was set back: it would be for as long.
+    -- A time to live above any that a loader sets means that Redis' clock was set back: without this, nobody
+    -- could load until the token expires.
     if redis.call('PTTL', KEYS[5]) <= tonumber(ARGV[3]) then return 'busy' end
     redis.call('SET', KEYS[5], token, 'PX', ARGV[3])
   end
@@ -28,7 +29,8 @@ if step == 'set' then
   local version = redis.call('HGET', KEYS[1], 'version')
   if not version then return 'unloaded' end
   if tonumber(version) <= tonumber(ARGV[2]) then
-    redis.call('HSET', KEYS[1], 'version', ARGV[2], unpack(ARGV, 3))
+    redis.call('HSET', KEYS[1], 'expires_at', ARGV[3], unpack(ARGV, 4))
+    for key = 1, 3 do redis.call('PEXPIREAT', KEYS[key], ARGV[3]) end
   end
   return 'set'
 end

@@ -3,7 +3,8 @@
 use sqlx::PgPool;
 
 use crate::coupon;
-use crate::gate::redis::{Seat, Seats};
+use crate::gate::redis::Seats;
+use crate::gate::seat::Seat;
 use crate::gate::sweeper;
 use crate::ids::{CampaignId, CouponId};
 

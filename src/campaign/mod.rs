@@ -1,6 +1,7 @@
 //! A campaign: what is given away, how much of it, to whom, and when. Pure rules; rows are the
 //! [`store`]'s.
 
+pub mod change;
 pub mod draft;
 pub mod store;
 

@@ -36,6 +36,17 @@ impl CouponState {
     }
 }
 
+/// Why a campaign gives a user no coupon. The gate and Postgres both answer so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// All coupons are issued.
+    SoldOut,
+    /// Claims are not taken yet, or not at the moment.
+    NotOpen,
+    /// Claims are no longer taken.
+    Closed,
+}
+
 /// A committed coupon.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, FromRow)]
 pub struct Coupon {

@@ -1,5 +1,4 @@
-//! The loader: makes a campaign's gate from what Postgres says, when Redis has lost it, or has
-//! been contradicted.
+//! The loader: fills a campaign's gate from Postgres, when Redis has lost it or was contradicted.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -9,21 +8,22 @@ use sqlx::PgPool;
 use tokio::sync::mpsc;
 use ulid::Ulid;
 
-use super::redis::{GRACE, LoadStep, Seat, Seats};
+use super::redis::{GRACE, LoadStep, Seats};
+use super::seat::Seat;
 use crate::campaign::{Campaign, store};
 use crate::ids::CampaignId;
 use crate::{coupon, failpoint};
 
-/// Campaigns waiting to be loaded, at the most; whoever finds the queue full asks again.
+/// Campaigns that wait to be loaded, at most; the next claim asks again.
 const QUEUE: usize = 1_024;
-/// Seats told to Redis at a time.
+/// Seats in one call to Redis.
 const CHUNK: i64 = 2_000;
-/// Loading is not on the path of a request.
+/// For one call to Redis. Loading is not on the path of a request.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(2);
-/// A campaign is loaded no more often than this, whoever wants it.
+/// The time between two loads of one campaign, at least.
 const LOAD_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Why a gate was not loaded. It is tried again when somebody wants it again.
+/// Why a gate was not loaded. The next claim or round of the sweeper retries.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     #[error("read the coupons")]
@@ -54,12 +54,12 @@ impl Loader {
         let _ = self.queue.try_send(campaign);
     }
 
-    /// Lets the gate know of a change that is committed. When this fails, the sweeper sees to it.
-    pub async fn tell(&self, campaign: &Campaign) -> Result<(), LoadError> {
+    /// Brings the gate up to date with a change that is committed. When this fails, the sweeper does it.
+    pub async fn notify(&self, campaign: &Campaign) -> Result<(), LoadError> {
         let mut seats = Seats::connect(&self.client, RESPONSE_TIMEOUT).await?;
         match seats.version(campaign.id).await? {
-            Some(_) => Ok(seats.set_state(campaign).await?),
-            None => load(&self.client, &self.pool, campaign.id).await,
+            Some(_) => Ok(seats.set(campaign).await?),
+            None => load(&mut seats, &self.pool, campaign.id).await,
         }
     }
 }
@@ -81,7 +81,7 @@ impl LoaderWorker {
             if loaded.contains_key(&campaign) {
                 continue;
             }
-            match load(&self.client, &self.pool, campaign).await {
+            match self.load(campaign).await {
                 Ok(()) => drop(loaded.insert(campaign, Instant::now())),
                 Err(error) => {
                     tracing::warn!(%campaign, error = &error as &dyn std::error::Error, "the gate was not loaded");
@@ -89,20 +89,25 @@ impl LoaderWorker {
             }
         }
     }
+
+    async fn load(&self, campaign: CampaignId) -> Result<(), LoadError> {
+        let mut seats = Seats::connect(&self.client, RESPONSE_TIMEOUT).await?;
+        load(&mut seats, &self.pool, campaign).await
+    }
 }
 
-/// Loads the gate of a campaign. Does nothing when somebody else is at it.
-pub async fn load(client: &Client, pool: &PgPool, campaign: CampaignId) -> Result<(), LoadError> {
-    let mut seats = Seats::connect(client, RESPONSE_TIMEOUT).await?;
+/// Loads the gate of a campaign. Does nothing when another loader is at work.
+pub(super) async fn load(seats: &mut Seats, pool: &PgPool, campaign: CampaignId) -> Result<(), LoadError> {
     let token = Ulid::generate();
     if seats.begin_load(campaign, token).await? == LoadStep::Superseded {
         return Ok(());
     }
     failpoint::reached("loader.began").await;
-    // Read after `begin`: whoever commits later than this is confirmed later than that.
+    // Read after `begin`: a coupon that is committed after this read is confirmed after `begin`, so it lands in
+    // the loading set.
     let Some(found) = store::get(pool, campaign).await? else { return Ok(()) };
     if found.is_over_for(GRACE) {
-        return Ok(()); // it would be gone at once
+        return Ok(()); // its keys would expire at once
     }
     let mut number = 0;
     loop {
@@ -115,7 +120,7 @@ pub async fn load(client: &Client, pool: &PgPool, campaign: CampaignId) -> Resul
         }
     }
     failpoint::reached("loader.filled").await;
-    finish(&mut seats, &found.campaign, token, number).await?;
+    finish(seats, &found.campaign, token, number).await?;
     failpoint::reached("loader.finished").await;
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Seats of campaigns in Redis: the scripts, one method each, and the keys they work on.
+//! The gate in Redis: its connection, its keys, and its scripts, one method each.
 //!
 //! Keys of a campaign, all with the hash tag `{<campaign id>}`:
 //!
@@ -8,12 +8,11 @@
 //! | `gate1:{id}:holders` | set | seats taken: confirmed and pending |
 //! | `gate1:{id}:pending` | sorted set | seats not yet confirmed, by deadline in ms |
 //! | `gate1:{id}:loading` | set | seats of a gate that is being loaded |
-//! | `gate1:{id}:loader` | string | token of whoever loads it |
+//! | `gate1:{id}:loader` | string | token of the loader that is at work |
 //!
 //! What is left is the quantity less the number of seats taken: there is no counter to go wrong.
 
-use std::borrow::Cow;
-use std::sync::{Arc, LazyLock};
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
@@ -24,105 +23,33 @@ use ulid::Ulid;
 use crate::campaign::Campaign;
 use crate::ids::{CampaignId, UserId};
 
+use super::seat::{Admission, Seat};
+
 static ADMIT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../../lua/admit.lua")));
 static CONFIRM: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../../lua/confirm.lua")));
 static RELEASE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../../lua/release.lua")));
+static OVERDUE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../../lua/overdue.lua")));
 static LOAD: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../../lua/load.lua")));
 
 const CONNECTION_TIMEOUT: Duration = Duration::from_millis(500);
-/// How long a seat may be pending; after that the sweeper asks Postgres.
+/// How long a seat may be pending. Then the sweeper asks Postgres whether its coupon is committed.
 const LEASE: Duration = Duration::from_secs(10);
-/// How long a loader may take between two steps.
+/// How long a loader may take between two steps. Then another one may begin.
 const LOADER_LEASE: Duration = Duration::from_secs(5);
-/// A key that never exists.
+/// A key that never exists: writing it with `XX` tests whether Redis takes writes, and writes nothing.
 const PROBE: &str = "gate1:probe";
-/// How long a gate outlives its campaign, for those who ask late.
+/// How long a gate is kept after its campaign has closed, to answer late claims.
 pub(crate) const GRACE: time::Duration = time::Duration::days(1);
-
-/// The name of one user's n-th seat: `<user>`, then `<user> 2`, `<user> 3`, …
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Seat {
-    user: Arc<str>,
-    nth: i32,
-}
-
-impl Seat {
-    /// The `nth` seat of a user, from 1.
-    #[must_use]
-    pub fn new(user: impl Into<Arc<str>>, nth: i32) -> Self {
-        Self { user: user.into(), nth }
-    }
-
-    /// The seat of this name, whatever that is: one that we do not give is the first of a user whom nobody is.
-    #[must_use]
-    pub fn parse(name: &str) -> Self {
-        let later = name.split_once(' ').and_then(|(user, nth)| Some(Self::new(user, nth.parse().ok()?)));
-        later.filter(|seat| seat.name() == name).unwrap_or_else(|| Self::new(name, 1))
-    }
-
-    fn name(&self) -> Cow<'_, str> {
-        if self.nth == 1 { Cow::Borrowed(&*self.user) } else { format!("{} {}", self.user, self.nth).into() }
-    }
-
-    /// The user, and which of his seats it is.
-    #[must_use]
-    pub fn parts(&self) -> (&str, i32) {
-        (&self.user, self.nth)
-    }
-}
-
-impl std::fmt::Display for Seat {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.name())
-    }
-}
-
-/// What the gate says to one user.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Admission {
-    Admitted(Seat),
-    /// He has all the seats that he may have.
-    Already,
-    /// All seats are taken, some of which are pending: he may have a coupon nevertheless.
-    Taken,
-    SoldOut,
-    NotOpen,
-    Closed,
-    /// The gate knows nothing of the campaign.
-    Unloaded,
-}
-
-impl Admission {
-    /// What a word of `admit.lua` says to a user.
-    #[must_use]
-    pub fn parse(word: &str, user: &UserId) -> Option<Self> {
-        match word {
-            "admitted" => Some(Self::Admitted(Seat::new(user, 1))),
-            "already" => Some(Self::Already),
-            "taken" => Some(Self::Taken),
-            "sold_out" => Some(Self::SoldOut),
-            "not_open" => Some(Self::NotOpen),
-            "closed" => Some(Self::Closed),
-            "unloaded" => Some(Self::Unloaded),
-            other => {
-                let nth = other.strip_prefix("admitted ")?;
-                let later =
-                    nth.parse().ok().filter(|number: &i32| *number > 1 && number.to_string() == nth)?;
-                Some(Self::Admitted(Seat::new(user, later)))
-            }
-        }
-    }
-}
 
 /// The state of a load after one of its steps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LoadStep {
     Done,
-    /// Somebody else loads, or has taken over.
+    /// Another loader is at work, or has taken over.
     Superseded,
 }
 
-/// The keys of one campaign.
+/// The keys of one campaign, which share a hash tag.
 struct Keys {
     gate: String,
     holders: String,
@@ -144,7 +71,7 @@ impl Keys {
     }
 }
 
-/// A client of the Redis at `url`, with Nagle's algorithm off, which the crate leaves on.
+/// A client of the Redis at `url`, with Nagle's algorithm off: the crate leaves it on.
 ///
 /// # Errors
 /// When the URL is not one of Redis.
@@ -153,7 +80,7 @@ pub fn client(url: &str) -> Result<Client, RedisError> {
     Client::open(info.set_tcp_settings(TcpSettings::default().set_nodelay(true)))
 }
 
-/// A connection to the seats.
+/// A connection to the gates of all campaigns. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Seats(MultiplexedConnection);
 
@@ -174,7 +101,7 @@ impl Seats {
         redis::cmd("SET").arg(PROBE).arg("").arg("XX").exec_async(&mut self.0).await
     }
 
-    /// Asks for seats, for one user after the other. An answer for each.
+    /// Asks for a seat for each of `users`, in this order. Returns an answer for each.
     pub async fn admit<'a>(
         &mut self,
         campaign: CampaignId,
@@ -194,7 +121,7 @@ impl Seats {
         })
     }
 
-    /// Says that the coupons of these seats are committed.
+    /// Confirms seats: their coupons are committed.
     pub async fn confirm(&mut self, campaign: CampaignId, seats: &[Seat]) -> Result<(), RedisError> {
         let keys = Keys::of(campaign);
         let mut call = CONFIRM.prepare_invoke();
@@ -205,7 +132,7 @@ impl Seats {
         call.invoke_async::<Vec<String>>(&mut self.0).await.map(drop)
     }
 
-    /// Puts pending seats back on sale. Answers how many those were.
+    /// Puts pending seats back on sale. Returns how many of `seats` were pending.
     pub async fn release(&mut self, campaign: CampaignId, seats: &[Seat]) -> Result<usize, RedisError> {
         let keys = Keys::of(campaign);
         let mut call = RELEASE.prepare_invoke();
@@ -236,25 +163,16 @@ impl Seats {
 
     /// Last step: puts the new gate in the place of the old one.
     pub async fn finish_load(&mut self, campaign: &Campaign, token: Ulid) -> Result<LoadStep, RedisError> {
-        let expires_at = unix_millis(campaign.closes_at + GRACE);
-        let mut arguments = vec![token.to_string(), expires_at];
-        let fields = [
-            ("version", campaign.version.to_string()),
-            ("opens_at", unix_millis(campaign.opens_at)),
-            ("closes_at", unix_millis(campaign.closes_at)),
-            ("quantity", campaign.quantity.to_string()),
-            ("limit", campaign.per_user_limit.to_string()),
-            ("lease", millis(LEASE)),
-            ("state", campaign.state.as_str().to_owned()),
-        ];
-        arguments.extend(fields.into_iter().flat_map(|(field, value)| [field.to_owned(), value]));
+        let mut arguments = vec![token.to_string(), expires_at(campaign)];
+        arguments.extend(fields(campaign));
         self.load(campaign.id, "finish", &arguments).await
     }
 
-    /// Tells a gate that is loaded the state of its campaign. Without a gate nothing is done.
-    pub async fn set_state(&mut self, campaign: &Campaign) -> Result<(), RedisError> {
-        let arguments =
-            [campaign.version.to_string(), "state".to_owned(), campaign.state.as_str().to_owned()];
+    /// Brings a gate that is loaded up to date with its campaign: all fields, and when its keys expire. Does
+    /// nothing when the gate is not loaded, or has a newer version.
+    pub async fn set(&mut self, campaign: &Campaign) -> Result<(), RedisError> {
+        let mut arguments = vec![campaign.version.to_string(), expires_at(campaign)];
+        arguments.extend(fields(campaign));
         self.load(campaign.id, "set", &arguments).await.map(drop)
     }
 
@@ -274,31 +192,17 @@ impl Seats {
         Ok(if word == "busy" || word == "superseded" { LoadStep::Superseded } else { LoadStep::Done })
     }
 
-    /// Seats past their deadline by Redis' clock, at most `limit` and the oldest first; then as many whose
-    /// deadline is so far away that the clock has been set back since.
+    /// Pending seats whose deadline is past by Redis' clock, the oldest first, and those whose deadline is so far
+    /// away that the clock was set back since; at most `limit` of each.
     pub async fn overdue(&mut self, campaign: CampaignId, limit: usize) -> Result<Vec<Seat>, RedisError> {
         let keys = Keys::of(campaign);
-        let ((seconds, _micros), lease): ((i64, i64), Option<i64>) =
-            redis::pipe().cmd("TIME").hget(keys.gate, "lease").query_async(&mut self.0).await?;
-        let now = seconds.saturating_mul(1_000);
-        let far = now.saturating_add(lease.unwrap_or(i64::MAX).saturating_mul(2));
-        let mut calls = redis::pipe();
-        for (from, to) in [("-inf", &*now.to_string()), (&*far.to_string(), "+inf")] {
-            calls
-                .cmd("ZRANGE")
-                .arg(&keys.pending)
-                .arg(from)
-                .arg(to)
-                .arg("BYSCORE")
-                .arg("LIMIT")
-                .arg(0)
-                .arg(limit);
-        }
-        let (past, strange): (Vec<String>, Vec<String>) = calls.query_async(&mut self.0).await?;
-        Ok(past.iter().chain(&strange).map(|name| Seat::parse(name)).collect())
+        let mut call = OVERDUE.prepare_invoke();
+        call.key(keys.gate).key(keys.pending).arg(limit);
+        let names: Vec<String> = call.invoke_async(&mut self.0).await?;
+        Ok(names.iter().map(|name| Seat::parse(name)).collect())
     }
 
-    /// The version of the campaign that the gate has, if it is loaded.
+    /// The version of its campaign that a gate has; nothing when it is not loaded.
     pub async fn version(&mut self, campaign: CampaignId) -> Result<Option<i32>, RedisError> {
         redis::cmd("HGET").arg(Keys::of(campaign).gate).arg("version").query_async(&mut self.0).await
     }
@@ -315,7 +219,8 @@ impl Seats {
         Ok(loaded.then_some((taken, pending)))
     }
 
-    /// Some of the seats taken, and where to go on; from 0 to 0.
+    /// Some of the seats taken, and the cursor to go on with. A scan begins with cursor 0 and ends when it
+    /// returns 0.
     pub async fn scan(
         &mut self,
         campaign: CampaignId,
@@ -337,6 +242,26 @@ impl Seats {
         }
         command.query_async(&mut self.0).await
     }
+}
+
+/// What the gate knows of a campaign, as field and value in turn. The one place that decides it: load and set
+/// both write this.
+fn fields(campaign: &Campaign) -> impl Iterator<Item = String> {
+    let fields = [
+        ("version", campaign.version.to_string()),
+        ("opens_at", unix_millis(campaign.opens_at)),
+        ("closes_at", unix_millis(campaign.closes_at)),
+        ("quantity", campaign.quantity.to_string()),
+        ("limit", campaign.per_user_limit.to_string()),
+        ("lease", millis(LEASE)),
+        ("state", campaign.state.as_str().to_owned()),
+    ];
+    fields.into_iter().flat_map(|(field, value)| [field.to_owned(), value])
+}
+
+/// When the keys of a campaign's gate expire, in ms since 1970.
+fn expires_at(campaign: &Campaign) -> String {
+    unix_millis(campaign.closes_at + GRACE)
 }
 
 fn millis(duration: Duration) -> String {

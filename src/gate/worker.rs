@@ -1,108 +1,155 @@
-//! The gate: who is in, decided in Redis, a batch at a time. It is fast and may be wrong; Postgres
-//! decides again.
+//! The worker of the gate: whatever has queued up while the last call was in flight goes to Redis with the next.
+//! It knows nothing of claims: a [`Candidate`] asks for a seat and is told the answer.
 
 use std::collections::HashMap;
 use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use outbox_relay::retry::Retry;
+use prometheus_client::metrics::histogram::Histogram;
 use redis::{Client, RedisError};
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
-use super::redis::{Admission, Seat, Seats};
+use super::redis::Seats;
+use super::seat::{Admission, Seat};
 use crate::failpoint;
-use crate::ids::CampaignId;
-use crate::issue::{Claim, ClaimError, Verdict};
-use crate::writer::Writer;
+use crate::ids::{CampaignId, UserId};
 
-/// Operations waiting for the gate, at the most; more are refused.
+/// Operations that wait for the gate, at most; more are refused.
 const QUEUE: usize = 8_192;
-/// Operations in one round trip. It bounds how long a script keeps Redis busy.
+/// Operations in one round trip, at most. It bounds how long a script keeps Redis busy.
 const BATCH: usize = 512;
-/// Seats to be confirmed when Redis is there again, at the most; the sweeper sees to more.
-const LATE: usize = 8_192;
-/// A healthy Redis answers within a few milliseconds. Whoever comes while a call is in flight waits
-/// for it and for his own, and is to be refused within 300 ms.
+/// Seats whose confirmation is repeated when Redis is back, at most; the sweeper confirms the others.
+const UNCONFIRMED_SEATS_MAX: usize = 8_192;
+/// A healthy Redis answers within a few milliseconds. A claim waits for the call in flight and for its own, and
+/// must be refused within 300 ms.
 const RESPONSE_TIMEOUT: Duration = Duration::from_millis(200);
-/// A connection without work is tried so often.
+/// How often a connection without work is tested.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 
+/// Asks for a seat in a campaign.
+pub trait Candidate: Send + 'static {
+    fn campaign(&self) -> CampaignId;
+    fn user(&self) -> &UserId;
+
+    /// Receives the gate's answer, within 300 ms. Returns the seat when the candidate cannot use it: it goes back
+    /// on sale.
+    fn told(self, answer: Result<Admission, GateError>) -> Option<Seat>;
+}
+
+/// Why the gate gave no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum GateError {
+    #[error("too many operations wait for the gate")]
+    Overloaded,
+    #[error("the gate cannot be reached")]
+    Unreachable,
+}
+
 #[derive(Debug)]
-enum Operation {
-    Admit(Claim, Writer),
+enum Operation<C> {
+    Admit(C),
     Confirm(Vec<Seat>),
     Release(Vec<Seat>),
 }
 
-/// The way to the gate.
+/// What the worker measures.
 #[derive(Clone, Debug)]
-pub struct Gate {
-    queue: mpsc::Sender<(CampaignId, Operation)>,
+pub struct Measures {
+    /// Candidates in one round trip.
+    pub batch: Histogram,
+    /// Seconds of one round trip.
+    pub call: Histogram,
+}
+
+/// The way to the gate. Clones share it.
+#[derive(Debug)]
+pub struct Gate<C> {
+    queue: mpsc::Sender<(CampaignId, Operation<C>)>,
     reachable: Arc<AtomicBool>,
 }
 
-impl Gate {
-    /// A gate, and the worker that has to run for it.
+impl<C> Clone for Gate<C> {
+    fn clone(&self) -> Self {
+        Self { queue: self.queue.clone(), reachable: self.reachable.clone() }
+    }
+}
+
+impl<C: Candidate> Gate<C> {
+    /// A gate, and the worker that must run for it.
     #[must_use]
-    pub fn new(client: Client) -> (Self, GateWorker) {
+    pub fn new(client: Client, measures: Measures) -> (Self, GateWorker<C>) {
         let (queue, operations) = mpsc::channel(QUEUE);
         let reachable = Arc::new(AtomicBool::new(false));
-        let worker = GateWorker { client, operations, reachable: reachable.clone(), late: Vec::new() };
+        let worker = GateWorker {
+            client,
+            operations,
+            reachable: reachable.clone(),
+            unconfirmed: Vec::new(),
+            measures,
+        };
         (Self { queue, reachable }, worker)
     }
 
-    /// Whether Redis gives seats, at the latest attempt.
+    /// Whether Redis gave seats, at the latest attempt.
     #[must_use]
     pub fn is_reachable(&self) -> bool {
         self.reachable.load(Ordering::Relaxed)
     }
 
-    /// Asks for a seat, and passes the claim on to the writer when there is one. Whoever gets none is
-    /// told within 300 ms, with an error if need be.
-    pub fn admit(&self, claim: Claim, writer: Writer) {
+    /// Operations that wait now.
+    #[must_use]
+    pub fn depth(&self) -> usize {
+        self.queue.max_capacity() - self.queue.capacity()
+    }
+
+    /// Asks for a seat. The candidate is told the answer, or an error, within 300 ms.
+    pub fn admit(&self, candidate: C) {
         use mpsc::error::TrySendError::{Closed, Full};
-        match self.queue.try_send((claim.campaign, Operation::Admit(claim, writer))) {
-            Err(Full((_, Operation::Admit(claim, _)))) => claim.answer(Err(ClaimError::Overloaded)),
-            Err(Closed((_, Operation::Admit(claim, _)))) => claim.answer(Err(ClaimError::GateUnreachable)),
+        match self.queue.try_send((candidate.campaign(), Operation::Admit(candidate))) {
+            Err(Full((_, Operation::Admit(candidate)))) => drop(candidate.told(Err(GateError::Overloaded))),
+            Err(Closed((_, Operation::Admit(candidate)))) => {
+                drop(candidate.told(Err(GateError::Unreachable)))
+            }
             Ok(()) | Err(_) => {}
         }
     }
 
-    /// Says that coupons of these seats are committed. Off the path of a request: it is said again when it does
-    /// not come through, and at the latest the sweeper finds the seats past their deadline.
+    /// Confirms seats whose coupons are committed. Off the path of a request: what does not reach Redis is
+    /// repeated, or found by the sweeper after the seats' deadline.
     pub fn confirm(&self, campaign: CampaignId, seats: Vec<Seat>) {
-        self.tell(campaign, Operation::Confirm(seats));
+        self.queue(campaign, Operation::Confirm(seats));
     }
 
     /// Puts seats back on sale whose coupons were surely not committed. Off the path of a request.
     pub fn release(&self, campaign: CampaignId, seats: Vec<Seat>) {
-        self.tell(campaign, Operation::Release(seats));
+        self.queue(campaign, Operation::Release(seats));
     }
 
-    fn tell(&self, campaign: CampaignId, operation: Operation) {
+    fn queue(&self, campaign: CampaignId, operation: Operation<C>) {
         if self.queue.try_send((campaign, operation)).is_err() {
-            tracing::debug!(%campaign, "the gate is busy: the sweeper will see to these seats");
+            tracing::debug!(%campaign, "the gate's queue is full: the sweeper will settle these seats");
         }
     }
 }
 
-/// Carries operations to Redis: whatever has queued up while the last call was in flight goes with
-/// the next. One round trip is in flight at a time; nobody waits on a timer.
+/// Carries operations to Redis. One round trip is in flight at a time; nothing waits on a timer.
 #[derive(Debug)]
-pub struct GateWorker {
+pub struct GateWorker<C> {
     client: Client,
-    operations: mpsc::Receiver<(CampaignId, Operation)>,
+    operations: mpsc::Receiver<(CampaignId, Operation<C>)>,
     reachable: Arc<AtomicBool>,
-    /// Seats whose confirmation did not come through. (A release that did not is not tried again: the user may
-    /// have asked again, and his seat be another claim's.)
-    late: Vec<(CampaignId, Vec<Seat>)>,
+    /// Seats whose confirmation did not reach Redis. (A release that did not is not repeated: the user may have
+    /// asked again, and the seat belong to another claim.)
+    unconfirmed: Vec<(CampaignId, Vec<Seat>)>,
+    measures: Measures,
 }
 
-impl GateWorker {
+impl<C: Candidate> GateWorker<C> {
     /// Works until every [`Gate`] is gone. While Redis is away, or gives no seats, it refuses at once.
     pub async fn run(mut self) {
         let mut retry = Retry::new(Duration::from_millis(20), Duration::from_millis(500));
@@ -114,40 +161,26 @@ impl GateWorker {
         }
     }
 
-    /// Connects, and refuses whoever comes meanwhile. Nothing when every gate is gone.
+    /// Connects, and refuses every candidate meanwhile. Nothing when every gate is gone.
     async fn connected(&mut self, retry: &mut Retry) -> Option<Seats> {
         let client = self.client.clone();
-        let attempts = async {
-            let mut told = false;
-            loop {
-                match connect(&client).await {
-                    Ok(seats) => return seats,
-                    Err(error) if !told => {
-                        let address = client.get_connection_info().addr();
-                        tracing::warn!("Redis at {address} gives no seats, trying again: {error}");
-                    }
-                    Err(error) => tracing::debug!(%error, "connect to Redis"),
-                }
-                told = true;
-                sleep(retry.next_wait()).await;
-            }
-        };
+        let attempts = connect(&client, retry);
         tokio::pin!(attempts);
         loop {
             tokio::select! {
                 seats = &mut attempts => return Some(seats),
                 operation = self.operations.recv() => match operation? {
-                    (_, Operation::Admit(claim, _)) => claim.answer(Err(ClaimError::GateUnreachable)),
-                    (campaign, Operation::Confirm(seats)) => confirm_later(&mut self.late, campaign, seats),
-                    (_, Operation::Release(_)) => {} // the sweeper will see to these
+                    (_, Operation::Admit(candidate)) => drop(candidate.told(Err(GateError::Unreachable))),
+                    (campaign, Operation::Confirm(seats)) => confirm_later(&mut self.unconfirmed, campaign, seats),
+                    (_, Operation::Release(_)) => {} // the sweeper will release these
                 },
             }
         }
     }
 
     async fn serve(&mut self, mut seats: Seats, retry: &mut Retry) -> Result<(), RedisError> {
-        // One that fails is not tried again: it may be what Redis cannot do.
-        while let Some((campaign, confirmed)) = self.late.pop() {
+        // A confirmation that fails here is not repeated: it may be what Redis cannot do.
+        while let Some((campaign, confirmed)) = self.unconfirmed.pop() {
             seats.confirm(campaign, &confirmed).await?;
         }
         let mut operations = Vec::with_capacity(BATCH);
@@ -155,59 +188,94 @@ impl GateWorker {
             match timeout(PROBE_INTERVAL, self.operations.recv_many(&mut operations, BATCH)).await {
                 Ok(0) => return Ok(()),
                 Ok(_) => {}
-                // Nobody is to find out by his claim that Redis was lost in a quiet hour.
+                // A loss of Redis in a quiet hour is noticed before the next claim.
                 Err(_) => {
                     seats.probe().await?;
                     continue;
                 }
             }
-            let mut batches: HashMap<CampaignId, Batch> = HashMap::new();
+            let mut batches: HashMap<CampaignId, Batch<C>> = HashMap::new();
             for (campaign, operation) in operations.drain(..) {
-                batches.entry(campaign).or_default().add(operation);
+                batches.entry(campaign).or_insert_with(Batch::new).add(operation);
             }
-            let calls = batches.iter_mut().map(|(campaign, batch)| batch.call(*campaign, &seats));
-            let result = join_all(calls).await.into_iter().collect::<Result<(), _>>();
-            for (campaign, batch) in batches {
-                confirm_later(&mut self.late, campaign, batch.confirmed);
-            }
-            result?;
+            self.call(batches, &seats).await?;
             retry.reset();
         }
     }
-}
 
-fn confirm_later(late: &mut Vec<(CampaignId, Vec<Seat>)>, campaign: CampaignId, seats: Vec<Seat>) {
-    let known: usize = late.iter().map(|(_, seats)| seats.len()).sum();
-    if !seats.is_empty() && known + seats.len() <= LATE {
-        late.push((campaign, seats));
+    /// One round trip.
+    async fn call(
+        &mut self,
+        mut batches: HashMap<CampaignId, Batch<C>>,
+        seats: &Seats,
+    ) -> Result<(), RedisError> {
+        let candidates: usize = batches.values().map(|batch| batch.candidates.len()).sum();
+        let started = Instant::now();
+        let calls = batches.iter_mut().map(|(campaign, batch)| batch.call(*campaign, seats));
+        let result = join_all(calls).await.into_iter().collect();
+        if candidates > 0 {
+            self.measures.call.observe(started.elapsed().as_secs_f64());
+            #[expect(clippy::cast_precision_loss, reason = "at most BATCH")]
+            self.measures.batch.observe(candidates as f64);
+        }
+        for (campaign, batch) in batches {
+            confirm_later(&mut self.unconfirmed, campaign, batch.confirmed);
+        }
+        result
     }
 }
 
-async fn connect(client: &Client) -> Result<Seats, RedisError> {
-    let mut seats = Seats::connect(client, RESPONSE_TIMEOUT).await?;
-    seats.probe().await?;
-    Ok(seats)
+fn confirm_later(unconfirmed: &mut Vec<(CampaignId, Vec<Seat>)>, campaign: CampaignId, seats: Vec<Seat>) {
+    let known: usize = unconfirmed.iter().map(|(_, seats)| seats.len()).sum();
+    if !seats.is_empty() && known + seats.len() <= UNCONFIRMED_SEATS_MAX {
+        unconfirmed.push((campaign, seats));
+    }
+}
+
+/// Tries until there is a connection that gives seats.
+async fn connect(client: &Client, retry: &mut Retry) -> Seats {
+    let mut warned = false;
+    loop {
+        let connected = async {
+            let mut seats = Seats::connect(client, RESPONSE_TIMEOUT).await?;
+            seats.probe().await?;
+            Ok::<_, RedisError>(seats)
+        };
+        match connected.await {
+            Ok(seats) => return seats,
+            Err(error) if !warned => {
+                let address = client.get_connection_info().addr();
+                tracing::warn!("Redis at {address} gives no seats, retrying: {error}");
+            }
+            Err(error) => tracing::debug!(%error, "connect to Redis"),
+        }
+        warned = true;
+        sleep(retry.next_wait()).await;
+    }
 }
 
 /// What one campaign asks of Redis in one round trip.
-#[derive(Default)]
-struct Batch {
-    claims: Vec<(Claim, Writer)>,
+struct Batch<C> {
+    candidates: Vec<C>,
     confirmed: Vec<Seat>,
     released: Vec<Seat>,
 }
 
-impl Batch {
-    fn add(&mut self, operation: Operation) {
+impl<C: Candidate> Batch<C> {
+    fn new() -> Self {
+        Self { candidates: Vec::new(), confirmed: Vec::new(), released: Vec::new() }
+    }
+
+    fn add(&mut self, operation: Operation<C>) {
         match operation {
-            Operation::Admit(claim, writer) => self.claims.push((claim, writer)),
+            Operation::Admit(candidate) => self.candidates.push(candidate),
             Operation::Confirm(seats) => self.confirmed.extend(seats),
             Operation::Release(seats) => self.released.extend(seats),
         }
     }
 
-    /// The three calls are written one behind the other, and only then awaited. `confirmed` is empty then, unless
-    /// that did not come through.
+    /// Writes the three calls one behind the other, then waits for all. `confirmed` is empty afterwards, unless
+    /// the confirmation did not reach Redis.
     async fn call(&mut self, campaign: CampaignId, seats: &Seats) -> Result<(), RedisError> {
         let (mut first, mut second, mut third) = (seats.clone(), seats.clone(), seats.clone());
         let confirm = async {
@@ -217,8 +285,8 @@ impl Batch {
             if self.released.is_empty() { Ok(0) } else { second.release(campaign, &self.released).await }
         };
         let admit = async {
-            let users = self.claims.iter().map(|(claim, _)| &claim.user);
-            if self.claims.is_empty() { Ok(Vec::new()) } else { third.admit(campaign, users).await }
+            let users = self.candidates.iter().map(Candidate::user);
+            if self.candidates.is_empty() { Ok(Vec::new()) } else { third.admit(campaign, users).await }
         };
         let (confirmed, released, admitted) = futures_util::join!(confirm, release, admit);
         let result =
@@ -229,10 +297,10 @@ impl Batch {
         if confirmed.is_ok() {
             self.confirmed.clear();
         }
-        if !self.claims.is_empty() {
+        if !self.candidates.is_empty() {
             failpoint::reached("gate.admitted").await;
         }
-        let back_on_sale = pass_on(mem::take(&mut self.claims), admitted.unwrap_or_default());
+        let back_on_sale = tell(mem::take(&mut self.candidates), admitted.unwrap_or_default());
         failpoint::reached("gate.passed_on").await;
         if !back_on_sale.is_empty() {
             third.release(campaign, &back_on_sale).await?;
@@ -241,31 +309,8 @@ impl Batch {
     }
 }
 
-/// Passes on whom the gate has admitted, and answers the others. Gives back the seats of those for
-/// whom the writer has no place.
-fn pass_on(claims: Vec<(Claim, Writer)>, admissions: Vec<Admission>) -> Vec<Seat> {
-    let mut back_on_sale = Vec::new();
-    let mut admissions = admissions.into_iter();
-    for (mut claim, writer) in claims {
-        let verdict = match admissions.next() {
-            Some(Admission::Admitted(seat)) => {
-                claim.seat = Some(seat);
-                match writer.write(claim) {
-                    Ok(()) => continue,
-                    Err(refused) => claim = refused,
-                }
-                back_on_sale.extend(claim.seat.take());
-                Err(ClaimError::Overloaded)
-            }
-            Some(Admission::Already) => Ok(Verdict::Already),
-            Some(Admission::Taken) => Ok(Verdict::Taken),
-            Some(Admission::SoldOut) => Ok(Verdict::SoldOut),
-            Some(Admission::NotOpen) => Ok(Verdict::NotOpen),
-            Some(Admission::Closed) => Ok(Verdict::Closed),
-            Some(Admission::Unloaded) => Err(ClaimError::GateUnloaded),
-            None => Err(ClaimError::GateUnreachable),
-        };
-        claim.answer(verdict);
-    }
-    back_on_sale
+/// Tells each candidate its answer. Returns the seats of those that cannot use them.
+fn tell<C: Candidate>(candidates: Vec<C>, admissions: Vec<Admission>) -> Vec<Seat> {
+    let answers = admissions.into_iter().map(Ok).chain(std::iter::repeat(Err(GateError::Unreachable)));
+    candidates.into_iter().zip(answers).filter_map(|(candidate, answer)| candidate.told(answer)).collect()
 }

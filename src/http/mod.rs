@@ -27,6 +27,7 @@ use tokio::sync::Semaphore;
 pub use self::monitor::Monitor;
 use self::problem::Problem;
 pub use self::server::Threads;
+use crate::campaign::change::Campaigns;
 use crate::config::Secret;
 use crate::issue::Issuer;
 
@@ -44,8 +45,8 @@ pub mod parsers {
 pub struct Api {
     pub pool: PgPool,
     pub issuer: Arc<Issuer>,
+    pub campaigns: Campaigns<Arc<Issuer>>,
     pub admin_token: Option<Secret>,
-    pub shards: i16,
 }
 
 /// Requests in progress that ask Postgres themselves, at the most; more are refused at once. They share

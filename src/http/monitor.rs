@@ -50,7 +50,7 @@ pub(super) async fn readyz(State(monitor): State<Arc<Monitor>>) -> Response {
     let issuer = monitor.issuer.as_deref();
     let answers = timeout(DATABASE_TIMEOUT, sqlx::query("SELECT 1").execute(&monitor.pool)).await;
     let postgres = answers.is_ok_and(|result| result.is_ok()) && issuer.is_none_or(Issuer::can_write);
-    let redis = issuer.is_none_or(|issuer| issuer.gate().is_reachable());
+    let redis = issuer.is_none_or(|issuer| issuer.gate_is_reachable());
     let held_up = monitor.relays.iter().any(|(_, relay)| relay.borrow().held_up);
     let nats = monitor.nats.connection_state() == NatsState::Connected && !held_up;
     let halted: Vec<String> = monitor
@@ -79,6 +79,9 @@ pub(super) async fn readyz(State(monitor): State<Arc<Monitor>>) -> Response {
 pub(super) async fn metrics(State(monitor): State<Arc<Monitor>>) -> Response {
     let mut registry = Registry::default();
     monitor.metrics.register(&mut registry);
+    if let Some(issuer) = &monitor.issuer {
+        issuer.metrics().register(&mut registry);
+    }
     if timeout(DATABASE_TIMEOUT, monitor.sample()).await.is_ok_and(|sampled| sampled.is_ok()) {
         let up = Gauge::<i64>::default();
         up.set(1);

@@ -3,19 +3,15 @@
 use axum::body::Body;
 use axum::http::{HeaderValue, Response, StatusCode, header};
 use axum::response::IntoResponse;
-use outbox_relay::AppendError;
 use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::campaign::store::ChangeError;
+use crate::campaign::change::ChangeError;
 use crate::coupon::Coupon;
 use crate::ids::FieldProblem;
 use crate::issue::{ClaimError, IssueError};
-
-/// Classes of errors of Postgres that pass, as no answer at all does: connection, read-only transaction (a standby),
-/// rolled back, resources, not in the state for it (locks), operator intervention, input and output.
-const PASSING: [&str; 7] = ["08", "25", "40", "53", "55", "57", "58"];
+use crate::storage::StorageError;
 
 /// A refusal.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -149,7 +145,7 @@ impl From<IssueError> for Problem {
             }
             IssueError::Claim(ClaimError::Overloaded) => Self::Overloaded,
             IssueError::Claim(ClaimError::NotWritten | ClaimError::Unknown) => Self::StorageUnavailable,
-            IssueError::Database(error) => error.into(),
+            IssueError::Storage(error) => error.into(),
         }
     }
 }
@@ -159,8 +155,8 @@ impl From<ChangeError> for Problem {
         match error {
             ChangeError::Unknown => Self::NotFound("There is no such campaign."),
             ChangeError::NotAllowed { .. } => Self::NotAllowedInState(error.to_string()),
-            ChangeError::Database(error) | ChangeError::Append(AppendError::Database(error)) => error.into(),
-            ChangeError::Append(AppendError::Refused(_)) => {
+            ChangeError::Storage(error) => error.into(),
+            ChangeError::Refused(_) => {
                 tracing::error!(error = &error as &dyn std::error::Error, "an event was refused");
                 Self::Internal
             }
@@ -170,10 +166,16 @@ impl From<ChangeError> for Problem {
 
 impl From<sqlx::Error> for Problem {
     fn from(error: sqlx::Error) -> Self {
+        StorageError::from(error).into()
+    }
+}
+
+impl From<StorageError> for Problem {
+    fn from(error: StorageError) -> Self {
         tracing::warn!(error = &error as &dyn std::error::Error, "the database failed a request");
-        let passes = error.as_database_error().is_none_or(|error| {
-            error.code().is_some_and(|code| PASSING.iter().any(|class| code.starts_with(class)))
-        });
-        if passes { Self::StorageUnavailable } else { Self::Internal }
+        match error {
+            StorageError::Unavailable(_) => Self::StorageUnavailable,
+            StorageError::Refused(_) => Self::Internal,
+        }
     }
 }

@@ -1,109 +1,188 @@
-//! One batch of claims: one call, one transaction, an answer for each.
+//! Claims as the work of a writer: one call of `issue_batch()`, one transaction, an answer for each claim.
 
-use std::collections::HashSet;
-use std::time::Duration;
+use std::collections::{HashMap, HashSet};
+use std::time::Instant;
 
-use outbox_relay::Shard;
+use outbox_relay::{Shard, zoo};
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row as _};
 use time::OffsetDateTime;
-use tokio::time::timeout;
 use ulid::{Generator, Ulid};
 use uuid::Uuid;
 
-use super::{Claim, ClaimError, Verdict};
+use super::claim::{Asking, Claim, ClaimError, Fate, Verdict};
 use crate::cause::Traceparent;
-use crate::coupon::{self, Coupon, CouponState};
-use crate::ids::CouponId;
+use crate::coupon::{self, Coupon, CouponState, Refusal};
+use crate::gate::loader::Loader;
+use crate::gate::seat::Seat;
+use crate::gate::worker::Gate;
+use crate::ids::{CampaignId, CouponId};
+use crate::writer::{Work, WriteError};
 
-/// When not even that answer comes, it is not known whether the batch is committed.
-pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(4);
+/// A user who has had a coupon for longer than a claim takes, and was admitted nevertheless, was forgotten by the
+/// gate. Within this time it is a concurrent claim of the same user.
+const FORGOTTEN_AFTER: time::Duration = time::Duration::seconds(5);
 
-/// Takes out of `batch` what can be judged together: no user twice in a campaign. Claims of a
-/// campaign are together, and within it in the order in which they came.
-pub(crate) fn take_together(batch: &mut Vec<Claim>) -> Vec<Claim> {
-    let mut users = HashSet::with_capacity(batch.len());
-    let (mut together, later) =
-        batch.drain(..).partition(|claim| users.insert((claim.campaign, claim.user.clone())));
-    *batch = later;
-    together.sort_by_key(|claim: &Claim| claim.campaign);
-    together
+/// Writes claims, answers them, and tells the gate what became of their seats.
+#[derive(Debug)]
+pub struct Claims {
+    gate: Gate<Asking>,
+    loader: Loader,
+    /// Ids rise within a writer.
+    ids: Generator,
 }
 
-/// One call, one transaction: the rows that it answers are committed. Claims of a campaign are
-/// to be together.
-pub(crate) async fn write(
-    connection: &mut PgConnection,
-    shard: Shard,
-    claims: &[Claim],
-    ids: &mut Generator,
-) -> Result<Vec<Answer>, ClaimError> {
-    // They rise within a writer.
-    let mut new_id = || ids.generate().unwrap_or_else(|_| Ulid::generate());
-    let campaigns: Vec<&[Claim]> = claims.chunk_by(|a, b| a.campaign == b.campaign).collect();
-    let last_claims = campaigns.iter().scan(0, |last, claims| {
-        *last += claims.len();
-        i32::try_from(*last).ok()
-    });
-    let coupon_ids: Vec<CouponId> = claims.iter().map(|_| CouponId(new_id())).collect();
-    let codes: Vec<String> = claims.iter().map(|_| coupon::code::new_code()).collect();
-    // All rows are read, up to ReadyForQuery: the rows come before the commit, that comes after.
-    let call = sqlx::query(
-        "SELECT claims, verdict, nths, numbers, issued_at, expires_at, coupon_id, code, state FROM issue_batch($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)")
-        .bind(shard.0)
+impl Claims {
+    #[must_use]
+    pub fn new(gate: Gate<Asking>, loader: Loader) -> Self {
+        Self { gate, loader, ids: Generator::new() }
+    }
+}
+
+/// What Postgres says to one claim of a batch.
+#[derive(Debug)]
+pub struct Answer {
+    /// Its place in the batch, from 0.
+    claim: usize,
+    /// Which of the user's coupons it is about, from 1; 0 if about none.
+    nth: i32,
+    verdict: Verdict,
+}
+
+impl Work for Claims {
+    type Item = Claim;
+    type Answer = Answer;
+
+    fn asked_at(claim: &Claim) -> Instant {
+        claim.asked_at
+    }
+
+    /// No user twice in a campaign. Claims of a campaign are together, in the order in which they came.
+    fn take_together(batch: &mut Vec<Claim>) -> Vec<Claim> {
+        let mut users = HashSet::with_capacity(batch.len());
+        let (mut together, later) =
+            batch.drain(..).partition(|claim| users.insert((claim.campaign, claim.user.clone())));
+        *batch = later;
+        together.sort_by_key(|claim: &Claim| claim.campaign);
+        together
+    }
+
+    async fn write(
+        &mut self,
+        connection: &mut PgConnection,
+        shard: Shard,
+        claims: &[Claim],
+    ) -> Result<Vec<Answer>, sqlx::Error> {
+        let mut new_id = || self.ids.generate().unwrap_or_else(|_| Ulid::generate());
+        let campaigns: Vec<&[Claim]> = claims.chunk_by(|a, b| a.campaign == b.campaign).collect();
+        let last_claims = campaigns.iter().scan(0, |last, claims| {
+            *last += claims.len();
+            i32::try_from(*last).ok()
+        });
+        let coupon_ids: Vec<CouponId> = claims.iter().map(|_| CouponId(new_id())).collect();
+        let codes: Vec<String> = claims.iter().map(|_| coupon::code::new_code()).collect();
+        // All rows are read, up to ReadyForQuery: the rows come before the commit, that comes after.
+        let rows = sqlx::query(
+            "SELECT claims, verdict, nths, numbers, issued_at, expires_at, coupon_id, code, state \
+             FROM issue_batch($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
+        )
+        .bind(shard)
         .bind(campaigns.iter().map(|claims| claims[0].campaign).collect::<Vec<_>>())
         .bind(campaigns.iter().map(|claims| claims[0].campaign.to_string()).collect::<Vec<_>>())
         .bind(campaigns.iter().map(|_| new_id().into()).collect::<Vec<Uuid>>())
         .bind(last_claims.collect::<Vec<_>>())
-        .bind(claims.iter().map(|claim| &claim.user).collect::<Vec<_>>())
+        .bind(claims.iter().map(|claim| claim.user.as_str()).collect::<Vec<_>>())
         .bind(&coupon_ids)
         .bind(coupon_ids.iter().map(ToString::to_string).collect::<Vec<_>>())
         .bind(&codes)
         .bind(claims.iter().map(|_| new_id().into()).collect::<Vec<Uuid>>())
-        .bind(claims.iter().map(|claim| claim.cause.traceparent.as_ref().map(Traceparent::as_str)).collect::<Vec<_>>())
-        .fetch_all(connection);
-    match timeout(ANSWER_TIMEOUT, call).await {
-        Ok(Ok(rows)) => {
-            let mut answers = Vec::with_capacity(claims.len());
-            for row in &rows {
-                Answer::read(row, claims, &coupon_ids, &codes, &mut answers).map_err(|error| {
-                    tracing::error!(%error, "issue_batch() answered something else");
-                    ClaimError::Unknown
-                })?;
+        .bind(claims.iter().map(traceparent).collect::<Vec<_>>())
+        .fetch_all(connection)
+        .await?;
+        let mut answers = Vec::with_capacity(claims.len());
+        for row in &rows {
+            Answer::read(row, claims, &coupon_ids, &codes, &mut answers)?;
+        }
+        Ok(answers)
+    }
+
+    fn settle(&mut self, claims: Vec<Claim>, result: Result<Vec<Answer>, WriteError>) {
+        match result {
+            Ok(answers) => self.answer(claims, answers),
+            // It is not known what became of the seats: the sweeper will ask Postgres.
+            Err(error @ WriteError::Unknown) if !zoo::has("unknown-is-taken-for-failed") => {
+                fail(claims, error)
             }
-            Ok(answers)
-        }
-        Ok(Err(error)) => {
-            tracing::warn!(shard = %shard, claims = claims.len(), error = &error as &dyn std::error::Error, "a batch was not written");
-            Err(if is_rolled_back(&error) { ClaimError::NotWritten } else { ClaimError::Unknown })
-        }
-        Err(_) => {
-            tracing::warn!(shard = %shard, claims = claims.len(), "Postgres does not answer");
-            Err(ClaimError::Unknown)
+            // Surely nothing was written: the seats go back on sale.
+            Err(error) => {
+                if !zoo::has("seats-of-the-failed-are-kept") {
+                    self.release(&claims);
+                }
+                fail(claims, error);
+            }
         }
     }
 }
 
-/// An answer of the severity ERROR rolls back; FATAL, or no answer at all, may come after the commit.
-fn is_rolled_back(error: &sqlx::Error) -> bool {
-    use sqlx::postgres::{PgDatabaseError, PgSeverity};
-    error
-        .as_database_error()
-        .and_then(|error| error.try_downcast_ref::<PgDatabaseError>())
-        .is_some_and(|error| error.severity() == PgSeverity::Error)
+impl Claims {
+    fn answer(&self, claims: Vec<Claim>, answers: Vec<Answer>) {
+        let mut claims: Vec<Option<Claim>> = claims.into_iter().map(Some).collect();
+        let mut confirmed: HashMap<CampaignId, Vec<Seat>> = HashMap::new();
+        for Answer { claim, nth, verdict } in answers {
+            let Some(claim) = claims.get_mut(claim).and_then(Option::take) else { continue };
+            let own = Seat::new(&claim.user, nth);
+            match &verdict {
+                Verdict::Issued(_) => confirmed.entry(claim.campaign).or_default().push(own),
+                Verdict::Held(coupon) => {
+                    if let Some(other) = claim.seat.as_ref().filter(|seat| **seat != own) {
+                        self.gate.release(claim.campaign, vec![other.clone()]);
+                    }
+                    let long_ago = OffsetDateTime::now_utc() - coupon.issued_at > FORGOTTEN_AFTER;
+                    if claim.seat.is_some() && long_ago {
+                        self.loader.want(claim.campaign);
+                    }
+                    confirmed.entry(claim.campaign).or_default().push(own);
+                }
+                Verdict::Refused(_) if claim.seat.is_some() => {
+                    self.release(std::slice::from_ref(&claim));
+                    self.loader.want(claim.campaign); // the gate gave a seat that Postgres does not have
+                }
+                Verdict::Refused(_) => {}
+            }
+            claim.answer(Ok(Fate::Judged(verdict)));
+        }
+        for (campaign, seats) in confirmed {
+            self.gate.confirm(campaign, seats);
+        }
+    }
+
+    /// Puts the seats of claims back on sale.
+    fn release(&self, claims: &[Claim]) {
+        let mut seats: HashMap<CampaignId, Vec<Seat>> = HashMap::new();
+        for claim in claims {
+            if let Some(seat) = &claim.seat {
+                seats.entry(claim.campaign).or_default().push(seat.clone());
+            }
+        }
+        for (campaign, seats) in seats {
+            self.gate.release(campaign, seats);
+        }
+    }
 }
 
-/// What Postgres says to one claim of a batch.
-pub(crate) struct Answer {
-    pub(crate) claim: usize,
-    /// Which of the user's coupons it is about, from 1; 0 if about none.
-    pub(crate) nth: i32,
-    pub(crate) verdict: Verdict,
+fn traceparent(claim: &Claim) -> Option<&str> {
+    claim.cause.traceparent.as_ref().map(Traceparent::as_str)
+}
+
+fn fail(claims: Vec<Claim>, error: WriteError) {
+    for claim in claims {
+        claim.answer(Err(ClaimError::from(error)));
+    }
 }
 
 impl Answer {
-    /// Columns by index, as [`write`] selects them. What it has sent itself, to a
-    /// winner, does not come back.
+    /// Reads columns by index, as `write` selects them. What the caller has sent itself does not come back to a
+    /// winner.
     fn read(
         row: &PgRow,
         claims: &[Claim],
@@ -134,10 +213,10 @@ impl Answer {
             let verdict = match word {
                 "issued" => Verdict::Issued(coupon(ids[claim], codes[claim].clone(), CouponState::Issued)?),
                 "held" => Verdict::Held(coupon(row.try_get(6)?, row.try_get(7)?, row.try_get(8)?)?),
-                "sold_out" => Verdict::SoldOut,
-                "not_open" => Verdict::NotOpen,
-                "closed" => Verdict::Closed,
-                other => return Err(sqlx::Error::Protocol(format!("verdict {other}"))),
+                "sold_out" => Verdict::Refused(Refusal::SoldOut),
+                "not_open" => Verdict::Refused(Refusal::NotOpen),
+                "closed" => Verdict::Refused(Refusal::Closed),
+                other => return Err(sqlx::Error::Protocol(format!("issue_batch() answered {other:?}"))),
             };
             answers.push(Self { claim, nth: nth.unwrap_or_default(), verdict });
         }

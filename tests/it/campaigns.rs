@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use coupon_dispatcher::ids::CampaignId;
 use serde_json::{Value, json};
 
 use crate::support::{SOON, World, draft, in_seconds, wait_until};
@@ -124,5 +125,55 @@ async fn a_draft_takes_no_claims() {
     let refused = async || world.claim(campaign, "alice").await.problem() == "not-open";
     wait_until("the claim is refused", SOON, refused).await;
     assert_eq!(world.coupons(campaign).await, 0);
+    world.close().await;
+}
+
+/// The gate's field and the time at which its keys expire, in ms since 1970.
+async fn gate_field(world: &World, campaign: CampaignId, field: &str) -> (String, i64) {
+    let (gate, holders) = (World::gate(campaign, ""), World::gate(campaign, ":holders"));
+    let mut redis = world.redis().await;
+    let (value, expires_at, of_holders): (String, i64, i64) = redis::pipe()
+        .hget(&gate, field)
+        .cmd("PEXPIRETIME")
+        .arg(&gate)
+        .cmd("PEXPIRETIME")
+        .arg(&holders)
+        .query_async(&mut redis)
+        .await
+        .unwrap();
+    assert_eq!(expires_at, of_holders, "the gate's keys expire together");
+    (value, expires_at)
+}
+
+/// The row is changed, and the process that changed it dies before it notifies the gate.
+#[tokio::test]
+async fn a_raised_quantity_and_a_later_end_reach_a_gate_that_was_not_notified() {
+    let world = World::start().await;
+    let campaign = world.open_campaign(json!({ "quantity": 1 })).await;
+    assert_eq!(world.claim(campaign, "alice").await.status, 201);
+    assert_eq!(world.claim(campaign, "bob").await.problem(), "sold-out");
+    let (_, expired_at) = gate_field(&world, campaign, "version").await;
+    let version: i32 = sqlx::query_scalar(
+        "UPDATE campaigns SET quantity = 3, per_user_limit = 2, closes_at = closes_at + interval '1 hour', \
+         version = version + 1 WHERE id = $1 RETURNING version",
+    )
+    .bind(campaign)
+    .fetch_one(&world.pool)
+    .await
+    .unwrap();
+    wait_until("the gate has the new version", SOON, async || {
+        gate_field(&world, campaign, "version").await.0 == version.to_string()
+    })
+    .await;
+    for (field, value) in [("quantity", "3"), ("limit", "2"), ("state", "open")] {
+        assert_eq!(gate_field(&world, campaign, field).await.0, value, "{field}");
+    }
+    let (closes_at, expires_at) = gate_field(&world, campaign, "closes_at").await;
+    assert_eq!(expires_at, expired_at + 3_600_000, "the keys outlive the later end");
+    assert_eq!(closes_at.parse::<i64>().unwrap() + 86_400_000, expires_at, "by a day");
+    for user in ["bob", "alice"] {
+        assert_eq!(world.claim(campaign, user).await.status, 201, "{user}");
+    }
+    assert_eq!(world.claim(campaign, "carol").await.problem(), "sold-out");
     world.close().await;
 }

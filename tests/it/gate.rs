@@ -10,7 +10,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use coupon_dispatcher::campaign::{Campaign, Expiry, SettleOn, State};
-use coupon_dispatcher::gate::redis::{Admission, Seat, Seats, client};
+use coupon_dispatcher::gate::redis::{Seats, client};
+use coupon_dispatcher::gate::seat::{Admission, Denial, Seat};
 use coupon_dispatcher::ids::{CampaignId, MerchantId, UserId};
 use coupon_dispatcher::money::Money;
 use outbox_relay::Shard;
@@ -86,7 +87,10 @@ async fn the_largest_batches_fit() {
         let expected = users.iter().map(|user| Admission::Admitted(Seat::new(user.as_str(), nth)));
         assert_eq!(answers, expected.collect::<Vec<_>>());
     }
-    assert_eq!(seats.admit(campaign.id, users.iter()).await.unwrap(), vec![Admission::Already; 512]);
+    assert_eq!(
+        seats.admit(campaign.id, users.iter()).await.unwrap(),
+        vec![Admission::Denied(Denial::Already); 512]
+    );
     seats.confirm(campaign.id, &all[..4_096]).await.unwrap();
     assert_eq!(seats.release(campaign.id, &all).await.unwrap(), all.len() - 4_096);
     assert_eq!(seats.count(campaign.id).await.unwrap(), Some((4_096, 0)));

@@ -9,13 +9,15 @@ use axum::body::Body;
 use axum::http::response::Parts;
 use axum::http::{HeaderValue, Request};
 use coupon_dispatcher::app::Connections;
+use coupon_dispatcher::campaign::change::Campaigns;
 use coupon_dispatcher::config::Secret;
 use coupon_dispatcher::event::OUTLET;
 use coupon_dispatcher::gate::loader::Loader;
 use coupon_dispatcher::gate::worker::Gate;
 use coupon_dispatcher::http::{Api, Monitor, router};
 use coupon_dispatcher::ids::CampaignId;
-use coupon_dispatcher::issue::Issuer;
+use coupon_dispatcher::issue::work::Claims;
+use coupon_dispatcher::issue::{self, Issuer};
 use coupon_dispatcher::writer::WriterWorker;
 use futures_util::future::join_all;
 use http_body_util::BodyExt as _;
@@ -124,13 +126,15 @@ const QUEUE: usize = 4_096;
 /// The routes of a process whose gate works, and its writer, which does not work yet.
 async fn without_writer(world: &World) -> (Router, WriterWorker) {
     let connections = world.connections().await.unwrap();
-    let (gate, gate_worker) = Gate::new(connections.redis.clone());
+    let metrics = issue::metrics::Metrics::default();
+    let (gate, gate_worker) = Gate::new(connections.redis.clone(), metrics.of_gate());
     let (loader, _) = Loader::new(connections.redis.clone(), world.pool.clone());
-    let (writer, writer_worker) =
-        WriterWorker::new(Shard(0), 100, &connections.database, gate.clone(), loader.clone(), Arc::default());
-    let issuer = Arc::new(Issuer::new(world.pool.clone(), gate, loader, vec![writer]));
+    let mut writer_worker = WriterWorker::new(Shard(0), 100, &connections.database, Arc::default());
+    let claims = Claims::new(gate.clone(), loader.clone());
+    let writers = vec![writer_worker.add(claims, metrics.of_writer(Shard(0)))];
+    let issuer = Arc::new(Issuer::new(world.pool.clone(), gate, loader, writers, metrics));
     tokio::spawn(gate_worker.run());
-    wait_until("the gate is reached", SOON, async || issuer.gate().is_reachable()).await;
+    wait_until("the gate is reached", SOON, async || issuer.gate_is_reachable()).await;
     (routes(connections, issuer), writer_worker)
 }
 
@@ -209,7 +213,8 @@ async fn claims_for_which_the_writer_has_no_place_give_their_seats_back() {
 fn routes(connections: Connections, issuer: Arc<Issuer>) -> Router {
     let Connections { pool, nats, .. } = connections;
     let admin_token = Some(Secret::from(TOKEN.to_owned()));
-    let api = Api { pool: pool.clone(), issuer: issuer.clone(), admin_token, shards: 1 };
+    let campaigns = Campaigns::new(pool.clone(), 1, issuer.clone());
+    let api = Api { pool: pool.clone(), issuer: issuer.clone(), campaigns, admin_token };
     let (relays, metrics) = (Vec::new(), Metrics::default());
     router(Some(api), Monitor { pool, nats, shards: 1, issuer: Some(issuer), relays, verdict: None, metrics })
 }

@@ -37,5 +37,6 @@ mod situations;
 mod startup;
 mod subscriber;
 mod tidy;
+mod writer;
 #[cfg(feature = "zoo")]
 mod zoo;

@@ -80,7 +80,7 @@ impl Scene {
     }
 
     pub(crate) fn holders(&self) -> String {
-        format!("gate1:{{{}}}:holders", self.campaign)
+        World::gate(self.campaign, ":holders")
     }
 
     /// The stream as it was: made again from the outbox.

@@ -99,11 +99,12 @@ async fn seats_are_back_on_sale_though_the_clock_of_redis_is_set_back() {
         // Takes seats with it, with luck; this one surely.
         world.processes[1].kill();
         let nobodys = format!(
-            "ZADD gate1:{{{campaign}}}:pending {}999 nobody",
+            "ZADD {} {}999 nobody",
+            World::gate(campaign, ":pending"),
             OffsetDateTime::now_utc().unix_timestamp()
         );
         ask::<i64>(world, &nobodys).await.unwrap();
-        ask::<i64>(world, &format!("SADD gate1:{{{campaign}}}:holders nobody")).await.unwrap();
+        ask::<i64>(world, &format!("SADD {} nobody", World::gate(campaign, ":holders"))).await.unwrap();
         jumps(world, &clock, Duration::minutes(-30)).await;
         world.processes[1].start().await;
     })
@@ -115,7 +116,7 @@ async fn a_gate_is_loaded_though_its_loader_died_before_the_clock_of_redis_was_s
     let fault = owns("redis-clock-back-loader");
     let (world, clock) = with_a_clock_for_redis().await;
     let campaign = world.open_campaign(json!({})).await;
-    let gate = format!("gate1:{{{campaign}}}");
+    let gate = World::gate(campaign, "");
     jumps(&world, &clock, Duration::minutes(30)).await;
     ask::<redis::Value>(&world, &format!("SET {gate}:loader of-the-dead PX 5000")).await.unwrap();
     ask::<i64>(&world, &format!("DEL {gate}")).await.unwrap();

@@ -45,7 +45,7 @@ async fn no_lie_oversells(lie: impl AsyncFn(&World, CampaignId)) {
 #[tokio::test]
 async fn a_gate_that_forgets_its_holders_oversells_nothing() {
     no_lie_oversells(async |world, campaign| {
-        tell_redis(world, &["DEL", &format!("gate1:{{{campaign}}}:holders")]).await;
+        tell_redis(world, &["DEL", &World::gate(campaign, ":holders")]).await;
     })
     .await;
 }
@@ -57,7 +57,7 @@ async fn a_gate_that_has_forgotten_is_loaded_anew_though_nobody_asks() {
     let campaign = world.open_campaign(json!({})).await;
     assert_eq!(world.claim(campaign, "alice").await.status, 201);
     world.pending(campaign, 0).await;
-    tell_redis(&world, &["DEL", &format!("gate1:{{{campaign}}}:holders")]).await;
+    tell_redis(&world, &["DEL", &World::gate(campaign, ":holders")]).await;
     fault.fired(1);
     world.balanced().await;
     fault.healed();
@@ -72,8 +72,8 @@ async fn seats_with_names_that_nobody_gave_are_swept() {
     let campaign = world.open_campaign(json!({})).await;
     assert_eq!(world.claim(campaign, "alice").await.status, 201);
     for name in ["alice 1", "alice +2", "alice x", "alice 2 3"] {
-        tell_redis(&world, &["SADD", &format!("gate1:{{{campaign}}}:holders"), name]).await;
-        tell_redis(&world, &["ZADD", &format!("gate1:{{{campaign}}}:pending"), "1", name]).await;
+        tell_redis(&world, &["SADD", &World::gate(campaign, ":holders"), name]).await;
+        tell_redis(&world, &["ZADD", &World::gate(campaign, ":pending"), "1", name]).await;
     }
     fault.fired(1);
     world.pending(campaign, 0).await;
@@ -90,7 +90,7 @@ async fn a_redis_that_is_wiped_oversells_nothing() {
 #[tokio::test]
 async fn a_gate_with_too_high_a_quantity_oversells_nothing() {
     no_lie_oversells(async |world, campaign| {
-        tell_redis(world, &["HSET", &format!("gate1:{{{campaign}}}"), "quantity", "1000000"]).await;
+        tell_redis(world, &["HSET", &World::gate(campaign, ""), "quantity", "1000000"]).await;
     })
     .await;
 }
@@ -101,11 +101,11 @@ async fn a_gate_that_forgot_a_winner_gives_him_no_second_coupon() {
     let world = World::start().await;
     let campaign = world.open_campaign(json!({ "quantity": 5 })).await;
     let issued = world.claim(campaign, "alice").await;
-    tell_redis(&world, &["DEL", &format!("gate1:{{{campaign}}}:holders")]).await;
+    tell_redis(&world, &["DEL", &World::gate(campaign, ":holders")]).await;
     fault.fired(1);
     let again = world.claim(campaign, "alice").await;
     assert_eq!((again.status, &again.body["coupon"]), (409, &issued.body));
-    tell_redis(&world, &["HSET", &format!("gate1:{{{campaign}}}"), "limit", "5"]).await;
+    tell_redis(&world, &["HSET", &World::gate(campaign, ""), "limit", "5"]).await;
     let again = world.claim(campaign, "alice").await;
     assert_eq!((again.status, &again.body["coupon"]), (409, &issued.body));
     assert_eq!(world.coupons(campaign).await, 1);
@@ -120,7 +120,7 @@ async fn a_winner_whose_seat_is_pending_for_another_is_shown_his_coupon() {
     let campaign = world.open_campaign(json!({ "quantity": 1 })).await;
     let issued = world.claim(campaign, "alice").await;
     world.pending(campaign, 0).await;
-    let gate = format!("gate1:{{{campaign}}}");
+    let gate = World::gate(campaign, "");
     let (holders, pending) = (format!("{gate}:holders"), format!("{gate}:pending"));
     // In this order the gate contradicts Postgres at no time, so that nobody loads it anew.
     tell_redis(&world, &["ZADD", &pending, "9999999999999", "bob"]).await;
@@ -141,7 +141,7 @@ async fn a_gate_that_says_open_or_closed_wrongly_is_put_right() {
     let world = World::start().await;
     let campaign = world.open_campaign(json!({ "quantity": 5 })).await;
     world.api().post(&format!("/v1/campaigns/{campaign}/close"), &json!(null)).await;
-    tell_redis(&world, &["HSET", &format!("gate1:{{{campaign}}}"), "state", "open"]).await;
+    tell_redis(&world, &["HSET", &World::gate(campaign, ""), "state", "open"]).await;
     fault.fired(1);
     let refused = world.claim(campaign, "alice").await;
     assert_eq!((refused.status, refused.problem()), (410, "closed"));

@@ -24,7 +24,7 @@ async fn a_redis_that_goes_back_in_time_in_a_rush_oversells_nothing() {
     let world = World::with_processes(&["", "api"]).await;
     oversells_nothing(world, &owns("redis-rewound"), async |world: &mut World, campaign| {
         let copy = world.copy_of_redis();
-        let holders: i64 = ask(world, &format!("SCARD gate1:{{{campaign}}}:holders")).await.unwrap();
+        let holders: i64 = ask(world, &format!("SCARD {}", World::gate(campaign, ":holders"))).await.unwrap();
         assert!(holders < QUANTITY * 3 / 4, "nothing will be forgotten");
         world.issued(campaign, QUANTITY * 3 / 4).await;
         world.rewind_redis(&copy).await;

@@ -32,10 +32,10 @@ async fn prepare(world: &World, campaign: CampaignId, point: &str) {
     match point.split_once('.').unwrap() {
         ("loader", _) => tell_redis(world, &["FLUSHALL"]).await,
         ("sweeper", _) => {
-            let key = |part| format!("gate1:{{{campaign}}}:{part}");
             // Nobody has heard of the first; the second has his coupon.
-            tell_redis(world, &["SADD", &key("holders"), "nobody"]).await;
-            tell_redis(world, &["ZADD", &key("pending"), "1", "nobody", "1", "alice"]).await;
+            tell_redis(world, &["SADD", &World::gate(campaign, ":holders"), "nobody"]).await;
+            tell_redis(world, &["ZADD", &World::gate(campaign, ":pending"), "1", "nobody", "1", "alice"])
+                .await;
         }
         ("projector", "wrote_letter" | "parked") => {
             world

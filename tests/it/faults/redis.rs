@@ -107,7 +107,8 @@ pub(super) async fn oversells_nothing(
     })
     .await;
     let started = Instant::now();
-    let (campaign, key) = (rushed_for.unwrap(), format!("gate1:{{{}}}", rushed_for.unwrap()));
+    let campaign = rushed_for.unwrap();
+    let key = World::gate(campaign, "");
     assert_eq!(world.coupons(campaign).await, QUANTITY);
     let equal = async || {
         let taken: i64 = ask(&world, &format!("SCARD {key}:holders")).await.unwrap();
@@ -183,7 +184,7 @@ async fn committed_meanwhile(world: &World, begin: &str) -> String {
     world.servers.postgres.thaw();
     let answer = claim.await.unwrap();
     assert_eq!(answer.status, 201, "{answer:?}");
-    format!("gate1:{{{campaign}}}:pending")
+    World::gate(campaign, ":pending")
 }
 
 async fn is_confirmed(world: &World, pending: &str) {

@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 
 use coupon_dispatcher::campaign::{Campaign, State};
-use coupon_dispatcher::gate::redis::{Admission, LoadStep};
+use coupon_dispatcher::gate::redis::LoadStep;
+use coupon_dispatcher::gate::seat::Admission;
 use coupon_dispatcher::ids::CampaignId;
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
@@ -36,8 +37,8 @@ pub(super) enum Call {
     Begin,
     Add(usize, Vec<Place>),
     Finish(usize, Settings),
-    /// The state of a version so much newer than the gate's last, or older.
-    SetState(i32, State),
+    /// A notice of a change: settings whose version is this much newer than the gate's last, or older.
+    Set(i32, Settings),
     /// The leases of these seats run out.
     Expire(Vec<Place>),
     /// The sweeper sees to all overdue seats, of which these have a coupon.
@@ -129,8 +130,9 @@ impl Subject {
         }
     }
 
-    pub(super) fn with_state(&self, newer: i32, state: State) -> Campaign {
-        Campaign { version: (self.campaign.version + newer).max(1), state, ..self.campaign.clone() }
+    /// The campaign with these settings, in a version this much newer than its last.
+    pub(super) fn notice(&self, newer: i32, settings: Settings) -> Campaign {
+        Campaign { version: (self.campaign.version + newer).max(1), ..self.changed(settings) }
     }
 
     fn take(&mut self, call: &Call, next_token: usize) -> Said {
@@ -145,9 +147,9 @@ impl Subject {
                 self.campaign = self.changed(*settings);
                 return Said::Loaded(self.model.finish(token(*number), &self.campaign));
             }
-            Call::SetState(newer, state) => {
-                let told = self.with_state(*newer, *state);
-                self.model.set_state(&told);
+            Call::Set(newer, settings) => {
+                let told = self.notice(*newer, *settings);
+                self.model.set(&told);
             }
             Call::Expire(places) => model.expire(places),
             Call::Sweep(coupons) => {
@@ -196,7 +198,7 @@ impl Subject {
             6 * loads => (number(), settings()).prop_map(|(token, settings)| Call::Finish(token, settings)),
         ];
         let rest = prop_oneof![
-            5 => (-3..=1, state()).prop_map(|(newer, state)| Call::SetState(newer, state)),
+            5 => (-3..=1, settings()).prop_map(|(newer, settings)| Call::Set(newer, settings)),
             expires => some_pending.prop_map(Call::Expire),
             sweeps => some_overdue.prop_map(Call::Sweep),
             2 => Just(Call::LoaderExpires),

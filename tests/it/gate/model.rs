@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use coupon_dispatcher::campaign::{Campaign, State};
-use coupon_dispatcher::gate::redis::{Admission, LoadStep, Seat};
+use coupon_dispatcher::coupon::Refusal;
+use coupon_dispatcher::gate::redis::LoadStep;
+use coupon_dispatcher::gate::seat::{Admission, Denial, Seat};
 use time::OffsetDateTime;
 use ulid::Ulid;
 
@@ -27,7 +29,7 @@ pub(super) fn place(admission: &Admission) -> Option<Place> {
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct Model {
-    /// What the gate was loaded with, and its state as it was told since. Nothing: unloaded.
+    /// The campaign that the gate was loaded with, or was notified of since. Nothing: unloaded.
     pub(super) gate: Option<Campaign>,
     pub(super) taken: BTreeSet<Place>,
     /// Of the seats taken, those not confirmed; whether their deadline has passed.
@@ -42,14 +44,16 @@ impl Model {
     }
 
     fn admit_one(&mut self, user: usize) -> Admission {
-        let Some(gate) = &self.gate else { return Admission::Unloaded };
+        let Some(gate) = &self.gate else { return Admission::Denied(Denial::Unloaded) };
         let free = (1..=gate.per_user_limit).find(|nth| !self.taken.contains(&(user, *nth)));
         let left = self.taken.len() < usize::try_from(gate.quantity).unwrap();
         match (free, refusal(gate)) {
-            (None, _) => Admission::Already,
+            (None, _) => Admission::Denied(Denial::Already),
             (Some(_), Some(refusal)) => refusal,
-            (Some(_), None) if !left && self.pending.is_empty() => Admission::SoldOut,
-            (Some(_), None) if !left => Admission::Taken,
+            (Some(_), None) if !left && self.pending.is_empty() => {
+                Admission::Denied(Denial::Refused(Refusal::SoldOut))
+            }
+            (Some(_), None) if !left => Admission::Denied(Denial::Full),
             (Some(nth), None) => {
                 self.taken.insert((user, nth));
                 self.pending.insert((user, nth), false);
@@ -102,11 +106,11 @@ impl Model {
         LoadStep::Done
     }
 
-    pub(super) fn set_state(&mut self, told: &Campaign) {
+    pub(super) fn set(&mut self, told: &Campaign) {
         if let Some(gate) = &mut self.gate
             && gate.version <= told.version
         {
-            (gate.version, gate.state) = (told.version, told.state);
+            *gate = told.clone();
         }
     }
 
@@ -131,10 +135,10 @@ impl Model {
 fn refusal(gate: &Campaign) -> Option<Admission> {
     let now = OffsetDateTime::now_utc();
     match gate.state {
-        State::Closed => Some(Admission::Closed),
-        _ if gate.closes_at <= now => Some(Admission::Closed),
-        State::Draft | State::Paused => Some(Admission::NotOpen),
-        _ if gate.opens_at > now => Some(Admission::NotOpen),
+        State::Closed => Some(Admission::Denied(Denial::Refused(Refusal::Closed))),
+        _ if gate.closes_at <= now => Some(Admission::Denied(Denial::Refused(Refusal::Closed))),
+        State::Draft | State::Paused => Some(Admission::Denied(Denial::Refused(Refusal::NotOpen))),
+        _ if gate.opens_at > now => Some(Admission::Denied(Denial::Refused(Refusal::NotOpen))),
         State::Scheduled | State::Open => None,
     }
 }

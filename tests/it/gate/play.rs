@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use coupon_dispatcher::gate::redis::{Seat, Seats};
+use coupon_dispatcher::gate::redis::Seats;
+use coupon_dispatcher::gate::seat::Seat;
 use coupon_dispatcher::ids::UserId;
 use proptest::prelude::*;
 use proptest_state_machine::ReferenceStateMachine as _;
@@ -59,8 +60,9 @@ impl Stage {
                 return Said::Released(self.seats.release(id, &seats(places)).await.unwrap());
             }
             Call::Begin | Call::Add(..) | Call::Finish(..) => return self.load(before, step).await,
-            Call::SetState(newer, state) => {
-                self.seats.set_state(&subject.with_state(*newer, *state)).await.unwrap();
+            Call::Set(newer, settings) => {
+                self.seats.set(&subject.notice(*newer, *settings)).await.unwrap();
+                self.keep_leases(subject).await;
             }
             Call::Expire(places) => {
                 for place in places {
@@ -97,10 +99,15 @@ impl Stage {
             _ => self.seats.begin_load(id, token(before.tokens)).await,
         };
         self.redis(&["PERSIST", &key(subject, ":loader")]).await;
-        if self.seats.version(id).await.unwrap().is_some() {
+        self.keep_leases(subject).await;
+        Said::Loaded(said.unwrap())
+    }
+
+    /// Seats that are given from now on run out only when a step says so.
+    async fn keep_leases(&mut self, subject: &Subject) {
+        if self.seats.version(subject.campaign.id).await.unwrap().is_some() {
             self.redis(&["HSET", &key(subject, ""), "lease", "3600000"]).await;
         }
-        Said::Loaded(said.unwrap())
     }
 
     async fn sweep(&mut self, subject: &Subject, coupons: &[Place]) -> Said {
@@ -147,7 +154,7 @@ impl Stage {
 }
 
 fn key(subject: &Subject, name: &str) -> String {
-    format!("gate1:{{{}}}{name}", subject.campaign.id)
+    World::gate(subject.campaign.id, name)
 }
 
 fn seats(places: &[Place]) -> Vec<Seat> {

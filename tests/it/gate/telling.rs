@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use coupon_dispatcher::gate::redis::{Admission, LoadStep};
+use coupon_dispatcher::coupon::Refusal;
+use coupon_dispatcher::gate::redis::LoadStep;
+use coupon_dispatcher::gate::seat::{Admission, Denial};
 
 use super::history::{Call, History, Key, Said, Step, token};
 
@@ -68,12 +70,12 @@ impl Telling {
                 self.count(match word {
                     Admission::Admitted(seat) if seat.parts().1 > 1 => "a further seat was given",
                     Admission::Admitted(_) => "a first seat was given",
-                    Admission::Already => "all was given already",
-                    Admission::Taken => "the last seats were pending",
-                    Admission::SoldOut => "nothing was left",
-                    Admission::NotOpen => "it was not open",
-                    Admission::Closed => "it was closed",
-                    Admission::Unloaded => "nothing was known",
+                    Admission::Denied(Denial::Already) => "all was given already",
+                    Admission::Denied(Denial::Full) => "the last seats were pending",
+                    Admission::Denied(Denial::Refused(Refusal::SoldOut)) => "nothing was left",
+                    Admission::Denied(Denial::Refused(Refusal::NotOpen)) => "it was not open",
+                    Admission::Denied(Denial::Refused(Refusal::Closed)) => "it was closed",
+                    Admission::Denied(Denial::Unloaded) => "nothing was known",
                 });
             }),
             Said::Swept(overdue, released) => {
@@ -111,7 +113,7 @@ impl Telling {
             } else {
                 "a loader died after it added"
             }),
-            Call::SetState(newer, _) => {
+            Call::Set(newer, _) => {
                 self.count_if(model.gate.is_some() && *newer < 0, "a state was too old");
             }
             Call::Sweep(_) => {

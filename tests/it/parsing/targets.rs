@@ -9,9 +9,10 @@ use coupon_dispatcher::campaign::Expiry;
 use coupon_dispatcher::campaign::draft::{Draft, DraftBody, format_duration, parse_duration};
 use coupon_dispatcher::cause::{IdempotencyKey, Traceparent};
 use coupon_dispatcher::config::{Config, Secret, ServerUrl, login};
+use coupon_dispatcher::coupon::Refusal;
 use coupon_dispatcher::coupon::code::is_code;
 use coupon_dispatcher::event::Issued;
-use coupon_dispatcher::gate::redis::{Admission, Seat};
+use coupon_dispatcher::gate::seat::{Admission, Denial, Seat};
 use coupon_dispatcher::http::parsers::{ClaimBody, Page, Uri, is_authorized, parse_body};
 use coupon_dispatcher::ids::{CampaignId, UserId};
 use coupon_dispatcher::money::Money;
@@ -88,12 +89,12 @@ fn admission(bytes: &[u8]) -> bool {
             ("alice", nth @ 2..) => format!("admitted {nth}"),
             other => panic!("{other:?}"),
         },
-        Admission::Already => "already".to_owned(),
-        Admission::Taken => "taken".to_owned(),
-        Admission::SoldOut => "sold_out".to_owned(),
-        Admission::NotOpen => "not_open".to_owned(),
-        Admission::Closed => "closed".to_owned(),
-        Admission::Unloaded => "unloaded".to_owned(),
+        Admission::Denied(Denial::Already) => "already".to_owned(),
+        Admission::Denied(Denial::Full) => "full".to_owned(),
+        Admission::Denied(Denial::Refused(Refusal::SoldOut)) => "sold_out".to_owned(),
+        Admission::Denied(Denial::Refused(Refusal::NotOpen)) => "not_open".to_owned(),
+        Admission::Denied(Denial::Refused(Refusal::Closed)) => "closed".to_owned(),
+        Admission::Denied(Denial::Unloaded) => "unloaded".to_owned(),
     };
     assert_eq!(word.as_bytes(), bytes);
     true

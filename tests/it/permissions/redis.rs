@@ -57,7 +57,7 @@ async fn the_gate_is_all_that_redis_shows() {
         refused(user, script, run(&mut connection, &format!("EVALSHA {sha} 0")).await);
     }
     let mut auditor = connect(&url_of("auditor", &url)).await;
-    let gate = format!("gate1:{{{campaign}}}");
+    let gate = crate::support::World::gate(campaign, "");
     run(&mut auditor, &format!("SCARD {gate}:holders")).await.unwrap();
     refused("auditor", "DEL", run(&mut auditor, &format!("DEL {gate}")).await);
     let nameless = Client::open(format!("redis://127.0.0.1:{}", world.servers.redis.port())).unwrap();

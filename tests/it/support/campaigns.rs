@@ -108,10 +108,15 @@ impl World {
         wait_until("coupons are issued", limit, async || self.coupons(campaign).await >= count).await;
     }
 
+    /// A key of a campaign's gate: the hash itself, or what `part` names, such as `:holders`.
+    pub(crate) fn gate(campaign: CampaignId, part: &str) -> String {
+        format!("gate1:{{{campaign}}}{part}")
+    }
+
     /// Waits until so many seats of a campaign are pending, by the gate's word.
     pub(crate) async fn pending(&self, campaign: CampaignId, count: usize) {
         let mut redis = self.redis().await;
-        let key = format!("gate1:{{{campaign}}}:pending");
+        let key = Self::gate(campaign, ":pending");
         let pending = async || {
             let pending: usize = redis::cmd("ZCARD").arg(&key).query_async(&mut redis).await.unwrap();
             pending == count

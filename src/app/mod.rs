@@ -1,8 +1,9 @@
-//! Runs the roles that a process is to play.
+//! Runs the roles of a process.
+
+mod issuing;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::Context as _;
 use outbox_relay::retention::Retention;
@@ -10,25 +11,19 @@ use outbox_relay::{Metrics, Projection, Projector, Relay, Shard};
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use self::issuing::Issuing;
 use crate::audit::Auditor;
+use crate::campaign::change::Campaigns;
 use crate::config::{Config, Role};
 use crate::connections::pool;
 pub use crate::connections::{Connections, Patience, nats_options};
 use crate::event::OUTLET;
-use crate::gate::loader::Loader;
 use crate::gate::sweeper;
-use crate::gate::worker::Gate;
 use crate::http::{Api, Monitor, Threads, router, server};
-use crate::issue::Issuer;
 use crate::settlement::Settlement;
 use crate::wallet::Wallet;
-use crate::writer::WriterWorker;
-
-/// For the writers to finish what they were given.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// For readiness and for metrics, apart from the others: who has no connection left is busy, but not unready.
 const MONITOR_CONNECTIONS: u32 = 2;
@@ -125,32 +120,19 @@ async fn serve_api(
     wakes: Vec<Arc<Notify>>,
     Http { listener, monitor, threads, stop }: Http<'_>,
 ) {
-    let Connections { database, pool, redis, .. } = connections.clone();
-    let mut workers = JoinSet::new();
-    let (gate, gate_worker) = Gate::new(redis.clone());
-    let (loader, loader_worker) = Loader::new(redis.clone(), pool.clone());
-    workers.spawn(gate_worker.run());
-    workers.spawn(loader_worker.run());
-    let mut writers = Vec::new();
-    for (shard, wake) in (0..config.shards).map(Shard).zip(wakes) {
-        let (writer, worker) =
-            WriterWorker::new(shard, config.batch_rows, &database, gate.clone(), loader.clone(), wake);
-        writers.push(writer);
-        workers.spawn(worker.run());
-    }
-    let issuer = Arc::new(Issuer::new(pool.clone(), gate, loader, writers));
+    let Connections { pool, redis, .. } = connections.clone();
+    let (issuer, issuing) = Issuing::start(config, connections, wakes);
     let admin_token = config.admin_token.clone();
     if admin_token.is_none() {
         tracing::warn!("there is no ADMIN_TOKEN: all of /v1 answers 401");
     }
     let monitor = Monitor { issuer: Some(issuer.clone()), ..monitor };
-    let api = Api { pool: pool.clone(), issuer, admin_token, shards: config.shards };
+    let campaigns = Campaigns::new(pool.clone(), config.shards, issuer.clone());
+    let api = Api { pool: pool.clone(), issuer, campaigns, admin_token };
     tokio::select! {
         () = threads.run(server::serve(listener, router(Some(api), monitor), stop)) => {}
         never = sweeper::run(redis, pool) => match never {},
     }
-    // The routes are gone, and with them the last who could ask: the workers finish and end.
-    if timeout(DRAIN_TIMEOUT, async { while workers.join_next().await.is_some() {} }).await.is_err() {
-        tracing::warn!("claims in progress are cut off: their seats will be seen to after their lease");
-    }
+    // The routes are gone, and with them the last who could ask.
+    issuing.drain().await;
 }

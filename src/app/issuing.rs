@@ -1,0 +1,61 @@
+//! What a process runs to issue coupons: the gate's worker, the loader, and a writer for each shard.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use outbox_relay::Shard;
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use crate::config::Config;
+use crate::connections::Connections;
+use crate::gate::loader::Loader;
+use crate::gate::worker::Gate;
+use crate::issue::Issuer;
+use crate::issue::metrics::Metrics;
+use crate::issue::work::Claims;
+use crate::writer::WriterWorker;
+
+/// For the workers to finish what they were given, when the last who could ask is gone.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The workers behind an [`Issuer`].
+#[derive(Debug)]
+pub(super) struct Issuing {
+    workers: JoinSet<()>,
+}
+
+impl Issuing {
+    /// Starts the workers. `wakes` are notified after each commit in shard 0, 1, ….
+    pub(super) fn start(
+        config: &Config,
+        connections: &Connections,
+        wakes: Vec<Arc<Notify>>,
+    ) -> (Arc<Issuer>, Self) {
+        let Connections { database, pool, redis, .. } = connections.clone();
+        let metrics = Metrics::default();
+        let mut workers = JoinSet::new();
+        let (gate, gate_worker) = Gate::new(redis.clone(), metrics.of_gate());
+        let (loader, loader_worker) = Loader::new(redis, pool.clone());
+        workers.spawn(gate_worker.run());
+        workers.spawn(loader_worker.run());
+        let mut writers = Vec::new();
+        for (shard, wake) in (0..config.shards).map(Shard).zip(wakes) {
+            let mut worker = WriterWorker::new(shard, config.batch_rows, &database, wake);
+            writers.push(worker.add(Claims::new(gate.clone(), loader.clone()), metrics.of_writer(shard)));
+            workers.spawn(worker.run());
+        }
+        (Arc::new(Issuer::new(pool, gate, loader, writers, metrics)), Self { workers })
+    }
+
+    /// Waits until the workers have finished and ended, which they do when the [`Issuer`] is gone.
+    pub(super) async fn drain(mut self) {
+        let drained = async { while self.workers.join_next().await.is_some() {} };
+        if timeout(DRAIN_TIMEOUT, drained).await.is_err() {
+            tracing::warn!(
+                "claims in progress are cut off: the sweeper settles their seats after their lease"
+            );
+        }
+    }
+}

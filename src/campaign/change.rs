@@ -1,0 +1,163 @@
+//! To change a campaign: its row and the event about it in one transaction, then a notice to the gate. The one
+//! place that does it, for operators and for the clock.
+
+use std::fmt::Debug;
+
+use futures_util::future::BoxFuture;
+use outbox_relay::{AppendError, NewEvent};
+use sqlx::PgPool;
+use time::OffsetDateTime;
+use ulid::Ulid;
+
+use super::draft::Draft;
+use super::store::{self, Snapshot, Standing};
+use super::{Campaign, State};
+use crate::event::{self, CampaignChanged};
+use crate::ids::CampaignId;
+use crate::storage::StorageError;
+
+/// Is told of a change of a campaign after its commit. A notice can be lost, when the process ends: whoever needs
+/// the change finds it later by the campaign's version.
+pub trait Listener: Debug + Send + Sync {
+    /// Returns when the change has taken effect, or could not be told.
+    fn changed<'a>(&'a self, campaign: &'a Campaign) -> BoxFuture<'a, ()>;
+}
+
+/// Why a campaign was not changed.
+#[derive(Debug, thiserror::Error)]
+pub enum ChangeError {
+    #[error("no campaign has this id")]
+    Unknown,
+    #[error("a campaign that is {} cannot be {asked}", state.as_str())]
+    NotAllowed { state: State, asked: &'static str },
+    #[error("change a campaign")]
+    Storage(#[from] StorageError),
+    /// The outbox refused the event: a fault of this program.
+    #[error("append the event of a change: {0}")]
+    Refused(String),
+}
+
+impl From<sqlx::Error> for ChangeError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Storage(error.into())
+    }
+}
+
+impl From<AppendError> for ChangeError {
+    fn from(error: AppendError) -> Self {
+        match error {
+            AppendError::Database(error) => error.into(),
+            AppendError::Refused(constraint) => Self::Refused(constraint),
+        }
+    }
+}
+
+/// Campaigns, to be created, changed and shown. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Campaigns<L> {
+    pool: PgPool,
+    shards: i16,
+    listener: L,
+}
+
+impl<L: Listener> Campaigns<L> {
+    /// `listener` is told of every change.
+    #[must_use]
+    pub fn new(pool: PgPool, shards: i16, listener: L) -> Self {
+        Self { pool, shards, listener }
+    }
+
+    /// Creates a draft.
+    pub async fn create(&self, draft: &Draft) -> Result<Standing, StorageError> {
+        let campaign = store::insert(&self.pool, draft, self.shards).await?;
+        Ok(Standing { left: campaign.quantity, issued: 0, campaign })
+    }
+
+    /// One campaign with its counts.
+    pub async fn show(&self, id: CampaignId) -> Result<Option<Standing>, StorageError> {
+        Ok(store::standing(&self.pool, id).await?)
+    }
+
+    /// Campaigns from the newest on, behind `before`; at most `limit`.
+    pub async fn page(&self, before: Option<CampaignId>, limit: i64) -> Result<Vec<Standing>, StorageError> {
+        Ok(store::page(&self.pool, before, limit).await?)
+    }
+
+    /// Opens a campaign, at once or when its time comes. Opening an open one changes nothing.
+    pub async fn open(&self, id: CampaignId) -> Result<Standing, ChangeError> {
+        self.change(id, "opened", |campaign, now| {
+            campaign.state.opened(campaign.opens_at, campaign.closes_at, now)
+        })
+        .await
+    }
+
+    /// Closes a campaign for good.
+    pub async fn close(&self, id: CampaignId) -> Result<Standing, ChangeError> {
+        self.change(id, "closed", |_, _| Some(State::Closed)).await
+    }
+
+    async fn change(
+        &self,
+        id: CampaignId,
+        asked: &'static str,
+        rule: impl FnOnce(&Campaign, OffsetDateTime) -> Option<State>,
+    ) -> Result<Standing, ChangeError> {
+        let campaign = commit(&self.pool, id, asked, rule).await?;
+        self.listener.changed(&campaign).await;
+        self.show(id).await?.ok_or(ChangeError::Unknown)
+    }
+}
+
+/// Opens and closes the campaigns whose time has come, by the clock of the database. Returns those that changed.
+pub async fn bring_up_to_date(pool: &PgPool) -> Result<Vec<Campaign>, ChangeError> {
+    let mut changed = Vec::new();
+    for id in store::due(pool).await? {
+        let due =
+            |campaign: &Campaign, now| Some(campaign.state.due(campaign.opens_at, campaign.closes_at, now));
+        changed.push(commit(pool, id, "brought up to date", due).await?);
+    }
+    Ok(changed)
+}
+
+/// Brings a campaign into the state that `rule` returns, and appends the event in the same transaction.
+async fn commit(
+    pool: &PgPool,
+    id: CampaignId,
+    asked: &'static str,
+    rule: impl FnOnce(&Campaign, OffsetDateTime) -> Option<State>,
+) -> Result<Campaign, ChangeError> {
+    let mut transaction = pool.begin().await?;
+    let locked = store::lock(&mut transaction, id).await?;
+    let Snapshot { campaign, taken_at } = locked.ok_or(ChangeError::Unknown)?;
+    let state = rule(&campaign, taken_at).ok_or(ChangeError::NotAllowed { state: campaign.state, asked })?;
+    if state == campaign.state {
+        return Ok(campaign);
+    }
+    let changed = store::save_state(&mut transaction, id, state).await?;
+    // Last, because the shard stays locked from here to the commit: every coupon that was issued before comes
+    // before this event, and every batch after it sees the new state.
+    if let Some(event) = event_of(&changed) {
+        outbox_relay::append(&mut transaction, changed.shard, &[event]).await?;
+    }
+    transaction.commit().await?;
+    Ok(changed)
+}
+
+/// The event about the state that a campaign is in now; nothing for states that are not published.
+fn event_of(campaign: &Campaign) -> Option<NewEvent> {
+    let kind = match campaign.state {
+        State::Open => event::CAMPAIGN_OPENED,
+        State::Closed => event::CAMPAIGN_CLOSED,
+        State::Draft | State::Scheduled | State::Paused => return None,
+    };
+    let id = campaign.id.to_string();
+    let data = CampaignChanged {
+        campaign_id: &id,
+        merchant_id: campaign.merchant_id.as_str(),
+        name: &campaign.name,
+        quantity: campaign.quantity,
+        version: campaign.version,
+    };
+    let data = serde_json::json!(data).to_string();
+    Some(NewEvent { id: Ulid::generate(), kind, key: id.clone(), subject: id, data, traceparent: None })
+}

@@ -1,0 +1,177 @@
+//! A claim: one user asks for one coupon; and what can become of it.
+
+use std::time::Instant;
+
+use time::OffsetDateTime;
+use tokio::sync::oneshot;
+
+use crate::campaign::Campaign;
+use crate::cause::Cause;
+use crate::coupon::{Coupon, Refusal};
+use crate::gate::seat::{Admission, Denial, Seat};
+use crate::gate::worker::{Candidate, GateError};
+use crate::ids::{CampaignId, UserId};
+use crate::storage::StorageError;
+use crate::writer::{WriteError, Writer};
+
+/// A claim on its way through the gate and a writer. One of them answers it.
+#[derive(Debug)]
+pub struct Claim {
+    pub campaign: CampaignId,
+    pub user: UserId,
+    /// The request that claims.
+    pub cause: Cause,
+    /// The pending seat, once the gate has given one.
+    pub seat: Option<Seat>,
+    pub(super) asked_at: Instant,
+    reply: oneshot::Sender<Result<Fate, ClaimError>>,
+}
+
+/// What becomes of a claim.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// The gate gave no seat.
+    Denied(Denial),
+    /// Postgres decided.
+    Judged(Verdict),
+}
+
+/// What Postgres decides about a claim. Coupons are committed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The user has this new coupon.
+    Issued(Coupon),
+    /// The user holds as many coupons as the campaign allows; this is the newest.
+    Held(Coupon),
+    Refused(Refusal),
+}
+
+/// Why nothing is known of a claim's fate. A retry is safe, and finds out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ClaimError {
+    #[error("too many claims wait")]
+    Overloaded,
+    #[error("the gate cannot be reached")]
+    GateUnreachable,
+    #[error("the gate is being loaded")]
+    GateUnloaded,
+    #[error("nothing was written")]
+    NotWritten,
+    #[error("it is not known whether the coupon was written")]
+    Unknown,
+}
+
+/// The answer to a claim.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Issued(Coupon),
+    /// The user holds a coupon of the campaign, which gives one to each.
+    AlreadyIssued(Coupon),
+    /// The user holds as many coupons as the campaign gives to one user; this is the newest.
+    LimitReached(Coupon),
+    SoldOut,
+    NotOpen {
+        opens_at: OffsetDateTime,
+    },
+    Closed,
+    NoSuchCampaign,
+}
+
+/// Why a claim has no answer. A retry is safe, and finds out.
+#[derive(Debug, thiserror::Error)]
+pub enum IssueError {
+    #[error(transparent)]
+    Claim(#[from] ClaimError),
+    #[error("read campaigns and coupons")]
+    Storage(#[from] StorageError),
+}
+
+impl From<sqlx::Error> for IssueError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Storage(error.into())
+    }
+}
+
+impl Claim {
+    /// A claim, and where its fate arrives.
+    pub(super) fn new(
+        campaign: CampaignId,
+        user: UserId,
+        cause: Cause,
+    ) -> (Self, oneshot::Receiver<Result<Fate, ClaimError>>) {
+        let (reply, fate) = oneshot::channel();
+        (Self { campaign, user, cause, seat: None, asked_at: Instant::now(), reply }, fate)
+    }
+
+    /// A caller that has gone meanwhile can retry.
+    pub(super) fn answer(self, fate: Result<Fate, ClaimError>) {
+        drop(self.reply.send(fate));
+    }
+}
+
+impl From<WriteError> for ClaimError {
+    fn from(error: WriteError) -> Self {
+        match error {
+            WriteError::Overloaded => Self::Overloaded,
+            WriteError::NotWritten => Self::NotWritten,
+            WriteError::Unknown => Self::Unknown,
+        }
+    }
+}
+
+impl From<GateError> for ClaimError {
+    fn from(error: GateError) -> Self {
+        match error {
+            GateError::Overloaded => Self::Overloaded,
+            GateError::Unreachable => Self::GateUnreachable,
+        }
+    }
+}
+
+impl Outcome {
+    pub(super) fn new(verdict: Verdict, campaign: &Campaign) -> Self {
+        match verdict {
+            Verdict::Issued(coupon) => Self::Issued(coupon),
+            Verdict::Held(coupon) if campaign.per_user_limit == 1 => Self::AlreadyIssued(coupon),
+            Verdict::Held(coupon) => Self::LimitReached(coupon),
+            Verdict::Refused(Refusal::SoldOut) => Self::SoldOut,
+            Verdict::Refused(Refusal::NotOpen) => Self::NotOpen { opens_at: campaign.opens_at },
+            Verdict::Refused(Refusal::Closed) => Self::Closed,
+        }
+    }
+}
+
+/// A claim that asks the gate for a seat, and goes on to the writer with it.
+#[derive(Debug)]
+pub struct Asking {
+    pub(super) claim: Claim,
+    pub(super) writer: Writer<Claim>,
+}
+
+impl Candidate for Asking {
+    fn campaign(&self) -> CampaignId {
+        self.claim.campaign
+    }
+
+    fn user(&self) -> &UserId {
+        &self.claim.user
+    }
+
+    /// The claim goes to the writer from here, not back to its caller first: that saves a wake-up per claim.
+    fn told(self, answer: Result<Admission, GateError>) -> Option<Seat> {
+        let Self { mut claim, writer } = self;
+        let fate = match answer {
+            Ok(Admission::Admitted(seat)) => {
+                claim.seat = Some(seat);
+                let Err(mut refused) = writer.write(claim) else { return None };
+                let back_on_sale = refused.seat.take();
+                refused.answer(Err(ClaimError::Overloaded));
+                return back_on_sale;
+            }
+            Ok(Admission::Denied(denial)) => Ok(Fate::Denied(denial)),
+            Err(error) => Err(error.into()),
+        };
+        claim.answer(fate);
+        None
+    }
+}

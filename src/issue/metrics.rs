@@ -1,0 +1,128 @@
+//! What the claim path measures, by the names and in the units of Prometheus. Labels are bounded: shard, outcome and
+//! queue, never a campaign or a user.
+
+use outbox_relay::Shard;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+
+use super::claim::{Asking, Claim, ClaimError, IssueError, Outcome};
+use crate::gate::worker::{self as gate, Gate};
+use crate::writer::{self, Writer};
+
+/// Seconds of a call: from what Redis takes on a quiet machine to the limit of a batch.
+const SECONDS: [f64; 13] = [0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 4.0];
+/// Items of a batch, up to the largest that there can be.
+const ITEMS: [f64; 10] = [1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 350.0, 512.0];
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfShard {
+    shard: i64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfOutcome {
+    shard: i64,
+    outcome: &'static str,
+}
+
+impl From<Shard> for OfShard {
+    fn from(shard: Shard) -> Self {
+        Self { shard: shard.0.into() }
+    }
+}
+
+type Histograms = Family<OfShard, Histogram, fn() -> Histogram>;
+
+/// Handles, to be cloned; all clones count together. Counters and histograms count since the process started.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    answers: Family<OfOutcome, Counter>,
+    gate_batch: Histogram,
+    gate_call: Histogram,
+    gate_depth: Gauge,
+    writer_batch: Histograms,
+    writer_commit: Histograms,
+    writer_depth: Family<OfShard, Gauge>,
+    places: Family<OfShard, Gauge>,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self {
+            answers: Family::default(),
+            gate_batch: Histogram::new(ITEMS),
+            gate_call: Histogram::new(SECONDS),
+            gate_depth: Gauge::default(),
+            writer_batch: Histograms::new_with_constructor(|| Histogram::new(ITEMS)),
+            writer_commit: Histograms::new_with_constructor(|| Histogram::new(SECONDS)),
+            writer_depth: Family::default(),
+            places: Family::default(),
+        }
+    }
+}
+
+impl Metrics {
+    /// Gives the metrics their names.
+    #[rustfmt::skip]
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register("claims_answered", "Claims that were answered, by outcome", self.answers.clone());
+        registry.register("claims_gate_batch_size", "Claims that one round trip to the gate carried", self.gate_batch.clone());
+        registry.register_with_unit("claims_gate_call", "From the call of the gate to its answer, for a whole batch", Unit::Seconds, self.gate_call.clone());
+        registry.register("claims_gate_queue_depth", "Operations that wait for the gate now", self.gate_depth.clone());
+        registry.register("claims_writer_batch_size", "Claims that one transaction wrote", self.writer_batch.clone());
+        registry.register_with_unit("claims_writer_commit", "From the call of issue_batch() to the end of its commit, for a whole batch", Unit::Seconds, self.writer_commit.clone());
+        registry.register("claims_writer_queue_depth", "Claims that wait for the writer now", self.writer_depth.clone());
+        registry.register("claims_places_taken", "Claims in progress now, from before the gate to their answer", self.places.clone());
+    }
+
+    /// What the worker of the gate measures.
+    #[must_use]
+    pub fn of_gate(&self) -> gate::Measures {
+        gate::Measures { batch: self.gate_batch.clone(), call: self.gate_call.clone() }
+    }
+
+    /// What the lane of claims in a shard's writer measures.
+    #[must_use]
+    pub fn of_writer(&self, shard: Shard) -> writer::Measures {
+        let label = OfShard::from(shard);
+        writer::Measures {
+            batch: self.writer_batch.get_or_create(&label).clone(),
+            commit: self.writer_commit.get_or_create(&label).clone(),
+        }
+    }
+
+    pub(super) fn answered(&self, shard: Shard, result: &Result<Outcome, IssueError>) {
+        let outcome = match result {
+            Ok(Outcome::Issued(_)) => "issued",
+            Ok(Outcome::AlreadyIssued(_)) => "already-issued",
+            Ok(Outcome::LimitReached(_)) => "user-limit-reached",
+            Ok(Outcome::SoldOut) => "sold-out",
+            Ok(Outcome::NotOpen { .. }) => "not-open",
+            Ok(Outcome::Closed) => "closed",
+            Ok(Outcome::NoSuchCampaign) => "not-found",
+            Err(IssueError::Claim(ClaimError::Overloaded)) => "overloaded",
+            Err(IssueError::Claim(ClaimError::GateUnreachable | ClaimError::GateUnloaded)) => {
+                "gate-unavailable"
+            }
+            Err(IssueError::Claim(ClaimError::NotWritten)) => "not-written",
+            Err(IssueError::Claim(ClaimError::Unknown)) => "unknown",
+            Err(IssueError::Storage(_)) => "storage-unavailable",
+        };
+        self.answers.get_or_create(&OfOutcome { shard: shard.0.into(), outcome }).inc();
+    }
+
+    /// Takes the depths of the queues, of this moment.
+    pub(super) fn sample(&self, gate: &Gate<Asking>, writers: &[Writer<Claim>]) {
+        let count = |items: usize| i64::try_from(items).unwrap_or(i64::MAX);
+        self.gate_depth.set(count(gate.depth()));
+        for (shard, writer) in (0..).zip(writers) {
+            let label = OfShard { shard };
+            self.writer_depth.get_or_create(&label).set(count(writer.depth()));
+            self.places.get_or_create(&label).set(count(writer.places_taken()));
+        }
+    }
+}

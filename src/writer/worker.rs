@@ -1,0 +1,155 @@
+//! The worker of a shard: one connection, and the lanes that it serves in turn.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use outbox_relay::Shard;
+use outbox_relay::retry::Retry;
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{ConnectOptions as _, PgConnection};
+use tokio::sync::Notify;
+use tokio::task::yield_now;
+use tokio::time::{sleep, timeout};
+
+use super::lane::{ANSWER_TIMEOUT, Disconnected, Filled, Lane, Queued, fill};
+use super::{Measures, Work, WriteError, Writer};
+
+/// Postgres cancels a batch that takes longer, lock waits included; then surely nothing is committed. Shorter than
+/// [`ANSWER_TIMEOUT`].
+const STATEMENT_TIMEOUT: &str = "3s";
+/// How often a connection without work is tested.
+const PING_INTERVAL: Duration = Duration::from_secs(1);
+/// How the session plans: the same from the first row to the millionth. A plan that is best while a table is empty
+/// (scan all of it, hash all of it) is kept with the connection, and would be ruinous when the table is full. Set
+/// for the session, because `SET` at the function costs at every call.
+///
+/// What is off is counted as expensive, not forbidden: the smallest table without an index would make a plan look
+/// so expensive that it is compiled, at every call (7 ms a batch).
+pub const PLANS: [(&str, &str); 6] = [
+    ("jit", "off"),
+    ("plan_cache_mode", "force_generic_plan"),
+    ("enable_seqscan", "off"),
+    ("enable_bitmapscan", "off"),
+    ("enable_hashjoin", "off"),
+    ("enable_mergejoin", "off"),
+];
+
+/// Writes what the lanes of one shard hold.
+#[derive(Debug)]
+pub struct WriterWorker {
+    shard: Shard,
+    batch_rows: usize,
+    database: PgConnectOptions,
+    connected: Arc<AtomicBool>,
+    /// Wakes the relay of this shard, if it runs in this process.
+    appended: Arc<Notify>,
+    lanes: Vec<Box<dyn Lane>>,
+}
+
+impl WriterWorker {
+    /// A worker without lanes. `batch_rows` is how many items a call has at most; `appended` is notified after
+    /// each commit.
+    #[must_use]
+    pub fn new(shard: Shard, batch_rows: usize, database: &PgConnectOptions, appended: Arc<Notify>) -> Self {
+        let database = database.clone().options([("statement_timeout", STATEMENT_TIMEOUT)]).options(PLANS);
+        Self { shard, batch_rows, database, connected: Arc::default(), appended, lanes: Vec::new() }
+    }
+
+    /// Adds a lane. Returns the way into it.
+    pub fn add<W: Work>(&mut self, work: W, measures: Measures) -> Writer<W::Item> {
+        let (writer, items) = Writer::new(self.connected.clone());
+        self.lanes.push(Box::new(Queued::new(work, items, measures)));
+        writer
+    }
+
+    /// Works until every [`Writer`] is gone.
+    pub async fn run(mut self) {
+        let mut retry = Retry::new(Duration::from_millis(20), Duration::from_secs(1));
+        while let Some(connection) = self.connect(&mut retry).await {
+            self.connected.store(true, Ordering::Relaxed);
+            if self.serve(connection, &mut retry).await == Ended::AllDone {
+                return;
+            }
+            self.connected.store(false, Ordering::Relaxed);
+        }
+    }
+
+    async fn serve(&mut self, mut connection: PgConnection, retry: &mut Retry) -> Ended {
+        loop {
+            // Tasks that are ready to run go first, so that their items come along.
+            yield_now().await;
+            match timeout(PING_INTERVAL, fill(&mut self.lanes, self.batch_rows)).await {
+                Ok(Filled::Closed) => return Ended::AllDone,
+                Ok(Filled::Waiting) => {}
+                // A restart of Postgres in a quiet hour is noticed before the next item.
+                Err(_) => match timeout(ANSWER_TIMEOUT, takes_writes(&mut connection)).await {
+                    Ok(Ok(())) => continue,
+                    lost => {
+                        tracing::warn!(shard = %self.shard, "the writer has lost Postgres: {lost:?}");
+                        return Ended::Disconnected;
+                    }
+                },
+            }
+            for lane in 0..self.lanes.len() {
+                if let Err(Disconnected) =
+                    self.lanes[lane].write(&mut connection, self.shard, &self.appended).await
+                {
+                    self.lanes.iter_mut().for_each(|lane| lane.refuse(WriteError::NotWritten));
+                    return Ended::Disconnected;
+                }
+            }
+            retry.reset();
+        }
+    }
+
+    /// Connects, and refuses every item meanwhile. Nothing when every writer is gone.
+    async fn connect(&mut self, retry: &mut Retry) -> Option<PgConnection> {
+        let database = self.database.clone();
+        let attempts = connect(&database, retry);
+        tokio::pin!(attempts);
+        loop {
+            tokio::select! {
+                connection = &mut attempts => return Some(connection),
+                filled = fill(&mut self.lanes, self.batch_rows) => match filled {
+                    Filled::Closed => return None,
+                    Filled::Waiting => self.lanes.iter_mut().for_each(|lane| lane.refuse(WriteError::NotWritten)),
+                },
+            }
+        }
+    }
+}
+
+/// Why a worker stopped serving on a connection.
+#[derive(PartialEq, Eq)]
+enum Ended {
+    AllDone,
+    Disconnected,
+}
+
+/// Tries until there is a connection to a Postgres that takes writes.
+async fn connect(database: &PgConnectOptions, retry: &mut Retry) -> PgConnection {
+    loop {
+        let connected = async {
+            let mut connection = database.connect().await?;
+            takes_writes(&mut connection).await?;
+            Ok::<_, sqlx::Error>(connection)
+        };
+        match timeout(ANSWER_TIMEOUT, connected).await {
+            Ok(Ok(connection)) => return connection,
+            Ok(Err(error)) => tracing::warn!(%error, "connect to Postgres"),
+            Err(_) => tracing::warn!("Postgres does not answer"),
+        }
+        sleep(retry.next_wait()).await;
+    }
+}
+
+/// A standby answers too, and would fail every batch.
+async fn takes_writes(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    let read_only = sqlx::query_scalar("SELECT current_setting('transaction_read_only')::boolean");
+    if read_only.fetch_one(connection).await? {
+        let why = "Postgres takes no writes: a standby, or default_transaction_read_only is on";
+        return Err(sqlx::Error::Configuration(why.into()));
+    }
+    Ok(())
+}
