@@ -30,8 +30,10 @@ fuzz: ## Attacks each parser of what comes from outside for SECONDS
 bench: ## Measures the release build under load
 	.ci/servers bench && cargo bench --locked --bench issues && cargo bench --locked --bench overload && cargo bench --locked --bench relay
 
+# The fuzzer itself, in C++, is not built to lint its targets: nothing is linked.
 check: ## Format, lints and documentation, without warnings
 	cargo fmt --all --check
-	cargo fmt --manifest-path fuzz/Cargo.toml --check
+	cargo fmt --manifest-path tests/fuzz/Cargo.toml --check
 	cargo clippy --workspace --all-targets --all-features --locked -- -D warnings
+	CUSTOM_LIBFUZZER_PATH=/dev/null cargo clippy --manifest-path tests/fuzz/Cargo.toml --target-dir target --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --all-features --locked

@@ -49,7 +49,7 @@ const TRACEPARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-
 
 /// The seeds of a target.
 fn seeds(target: &str) -> Vec<Vec<u8>> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds").join(target);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz/seeds").join(target);
     let seeds = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     seeds.lines().map(|seed| seed.as_bytes().to_vec()).collect()
 }
@@ -81,7 +81,7 @@ fn what_is_not_meant_is_not_taken() {
 /// `make fuzz` attacks the same ones.
 #[test]
 fn every_parser_is_fuzzed() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz");
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz");
     let manifest: toml::Table = fs::read_to_string(folder.join("Cargo.toml")).unwrap().parse().unwrap();
     let programs =
         manifest["bin"].as_array().unwrap().iter().map(|program| program["name"].as_str().unwrap());

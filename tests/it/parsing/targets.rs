@@ -27,7 +27,7 @@ use time::format_description::well_known::Rfc3339;
 /// A parser under attack. Answers whether the bytes were taken.
 type Target = fn(&[u8]) -> bool;
 
-/// All of them: `fuzz/seeds/<name>` has seeds of each, one a line, and `make fuzz` attacks one after the other.
+/// All of them: `tests/fuzz/seeds/<name>` has seeds of each, one a line, and `make fuzz` attacks one after the other.
 pub(crate) const TARGETS: [(&str, Target); 18] = [
     ("acknowledgement", acknowledgement),
     ("admission", admission),

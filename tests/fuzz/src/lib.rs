@@ -1,6 +1,6 @@
 //! The targets are those of the tests; a program for each is in `targets/`.
 
-#[path = "../../tests/it/parsing/targets.rs"]
+#[path = "../../it/parsing/targets.rs"]
 mod targets;
 
 /// # Panics
