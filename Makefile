@@ -27,8 +27,13 @@ drill: ## Breaks what takes minutes; VERSION names the version that this one rep
 fuzz: ## Attacks each parser of what comes from outside for SECONDS
 	@.ci/fuzz $(or $(SECONDS),60)
 
-bench: ## Measures the release build under load
+bench: ## Measures the release build; BENCH=quick BASE=<another release binary> compares
+ifeq ($(BENCH),quick)
+	@[ -x "$(BASE)" ] || { echo "BASE must be the path of the release binary to compare with" >&2; exit 2; }
+	.ci/servers bench && cargo bench --locked --bench quick
+else
 	.ci/servers bench && cargo bench --locked --bench issues && cargo bench --locked --bench overload && cargo bench --locked --bench relay
+endif
 
 # The fuzzer itself, in C++, is not built to lint its targets: nothing is linked.
 check: ## Format, lints and documentation, without warnings

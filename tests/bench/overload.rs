@@ -6,10 +6,12 @@
 //! (9,000; each takes two of the files that may be open on this machine, one in each process).
 
 mod crowd;
+mod report;
 mod service;
 mod support;
 
 use std::fs;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
@@ -19,8 +21,8 @@ use sqlx::{Connection as _, PgConnection};
 use tokio::time::sleep;
 
 use crate::crowd::{Crowd, Fates};
-use crate::service::{Service, TOKEN};
-use crate::support::{line, number};
+use crate::report::{line, number};
+use crate::service::{PROGRAM, Service, TOKEN};
 
 const CALM: Duration = Duration::from_secs(8);
 const CALM_CONNECTIONS: usize = 256;
@@ -30,7 +32,7 @@ const TIMES: f64 = 10.0;
 async fn main() -> Result<()> {
     let lasts = Duration::from_secs(number("BENCH_SECONDS", 30));
     let connections = usize::try_from(number("BENCH_CONNECTIONS", 9_000))?;
-    let service = Service::start(None).await?;
+    let service = Service::start(Path::new(PROGRAM), None).await?;
     let crowd = |name, connections, rate, lasts| Crowd {
         address: service.address,
         campaign: service.campaign.clone(),
@@ -59,7 +61,7 @@ async fn main() -> Result<()> {
     ensure!(coupons == issued as i64, "{issued} were told that they have one of {coupons} coupons");
 
     let most = f64::midpoint(before.goodput(), after.goodput());
-    support::heading();
+    report::heading();
     line("offered to what can be served", rush.per_second(rush.offered()) / most, "~ 10");
     line("issued to what can be served", rush.goodput() / most, ">= 0.7");
     line("the same afterwards", after.goodput() / before.goodput(), "~ 1");

@@ -17,14 +17,15 @@ mod bloat;
 mod cost;
 mod pace;
 mod partitions;
+mod report;
 mod running;
 mod support;
 
 use anyhow::Result;
 use outbox_relay::Shard;
 
+use crate::report::{heading, line, number};
 use crate::running::Site;
-use crate::support::{heading, line, number};
 
 const SHARD: Shard = Shard(0);
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use anyhow::{Result, ensure};
 use coupon_dispatcher::event::OUTLET;
+use coupon_dispatcher::schema;
 use coupon_dispatcher::servers::Servers;
 use outbox_relay::{Relay, RelayStatus};
 use sqlx::ConnectOptions as _;
@@ -12,7 +13,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
 use crate::SHARD;
-use crate::support;
+use crate::support::make_wal_files;
 
 #[derive(Debug)]
 pub(crate) struct Site {
@@ -22,8 +23,10 @@ pub(crate) struct Site {
 
 impl Site {
     pub(crate) async fn start() -> Result<Self> {
-        let servers = support::servers().await?;
+        let servers = Servers::start().await?;
         let database = servers.database_url().parse::<PgConnectOptions>()?.disable_statement_logging();
+        schema::migrate(&mut database.connect().await?, 1).await?;
+        make_wal_files(&servers).await?;
         Ok(Self { servers, database })
     }
 

@@ -1,9 +1,10 @@
 //! Private servers, and one process of the service with one open campaign.
 
 use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use coupon_dispatcher::client::Client;
 use coupon_dispatcher::config::Secret;
 use coupon_dispatcher::servers::Servers;
@@ -12,14 +13,16 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio::process::{Child, Command};
 
-use crate::support::{self, wait_until};
+use crate::support::{make_wal_files, wait_until};
 
+/// The release build of this tree.
+pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_coupon");
 pub(crate) const TOKEN: &str = "a-token-for-the-bench";
 
 #[derive(Debug)]
 pub(crate) struct Service {
-    /// Ended before its servers.
-    #[allow(dead_code, reason = "one bench looks at its memory, another only keeps it")]
+    /// Dropped, and so ended, before its servers.
+    #[allow(dead_code, reason = "one benchmark only keeps the process, the others also observe it")]
     pub(crate) process: Child,
     pub(crate) servers: Servers,
     pub(crate) address: SocketAddr,
@@ -27,20 +30,29 @@ pub(crate) struct Service {
 }
 
 impl Service {
-    pub(crate) async fn start(batch_rows: Option<&str>) -> Result<Self> {
-        let servers = support::servers().await?;
+    /// Starts servers without data, migrates the database with `program`, and starts `program` on them.
+    /// `batch_rows` is the value of `BATCH_ROWS`, if any.
+    pub(crate) async fn start(program: &Path, batch_rows: Option<&str>) -> Result<Self> {
+        let servers = Servers::start().await?;
         let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
-        let process = Command::new(env!("CARGO_BIN_EXE_coupon"))
-            .arg("serve")
-            .env("DATABASE_URL", servers.database_url())
-            .env("REDIS_URL", servers.redis_url())
-            .env("NATS_URL", servers.nats_url())
-            .env("HTTP_ADDR", address.to_string())
-            .env("ADMIN_TOKEN", TOKEN)
-            .env("RUST_LOG", "error")
-            .envs(batch_rows.map(|rows| ("BATCH_ROWS", rows)))
-            .kill_on_drop(true)
-            .spawn()?;
+        let command = |name| {
+            let mut command = Command::new(program);
+            command
+                .arg(name)
+                .env("DATABASE_URL", servers.database_url())
+                .env("REDIS_URL", servers.redis_url())
+                .env("NATS_URL", servers.nats_url())
+                .env("HTTP_ADDR", address.to_string())
+                .env("ADMIN_TOKEN", TOKEN)
+                .env("RUST_LOG", "error")
+                .envs(batch_rows.map(|rows| ("BATCH_ROWS", rows)))
+                .kill_on_drop(true);
+            command
+        };
+        let migrated = command("migrate").status().await.context("run `coupon migrate`")?;
+        ensure!(migrated.success(), "`coupon migrate` failed: {migrated}");
+        make_wal_files(&servers).await?;
+        let process = command("serve").spawn()?;
         let campaign = open_campaign(address).await?;
         Ok(Self { process, servers, address, campaign })
     }

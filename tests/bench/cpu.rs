@@ -1,0 +1,37 @@
+//! CPU time, as Linux reports it in `/proc/<pid>/stat`.
+
+use std::fs;
+
+use anyhow::{Context as _, Result};
+
+/// Linux reports to programs in hundredths of a second (`USER_HZ`), on every machine.
+const TICK_US: f64 = 10_000.0;
+/// Where user and system time stand behind the name of the program, and behind them those of children that
+/// have ended.
+const OWN: usize = 11;
+const ENDED_CHILDREN: usize = 13;
+const END: usize = 15;
+
+/// User and system time of a process and its children, living and ended, in microseconds.
+pub(crate) fn family_us(pid: u32) -> Result<f64> {
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))?;
+    let mut sum = times_us(&pid.to_string(), OWN)?;
+    for child in children.split_whitespace() {
+        // A child that has ended since has left its time to its parent: it is counted next time.
+        sum += times_us(child, OWN).unwrap_or_default();
+    }
+    Ok(sum)
+}
+
+/// User and system time of those children of this process that have ended, in microseconds.
+pub(crate) fn ended_children_us() -> Result<f64> {
+    times_us("self", ENDED_CHILDREN)
+}
+
+/// The sum of the times from the field `first` on.
+fn times_us(pid: &str, first: usize) -> Result<f64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let (_, fields) = stat.rsplit_once(") ").context("/proc/<pid>/stat has no program name")?;
+    let ticks = fields.split(' ').take(END).skip(first).map(str::parse::<f64>);
+    Ok(ticks.sum::<Result<f64, _>>()? * TICK_US)
+}
