@@ -22,7 +22,8 @@ GRANT CONNECT ON DATABASE coupon TO coupon_api, coupon_relay, coupon_projector, 
 GRANT USAGE ON SCHEMA public TO coupon_api, coupon_relay, coupon_projector, coupon_replay, coupon_reader;
 
 -- Every process looks at its start whether the schema is the one that it knows.
-GRANT SELECT ON _sqlx_migrations, deployment TO coupon_api, coupon_relay, coupon_projector, coupon_replay, coupon_reader;
+GRANT SELECT ON _sqlx_migrations, schema_functions, deployment
+    TO coupon_api, coupon_relay, coupon_projector, coupon_replay, coupon_reader;
 
 -- The API: campaigns and their states; coupons and events by the functions alone, which act as the owner.
 GRANT SELECT, INSERT, UPDATE (state, version) ON campaigns TO coupon_api;

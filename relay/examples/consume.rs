@@ -61,7 +61,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let database: PgConnectOptions = std::env::var("DATABASE_URL")?.parse()?;
     let nats = async_nats::connect(std::env::var("NATS_URL")?).await?;
     let mut connection = database.connect().await?;
-    outbox_relay::migrator().run(&mut connection).await?;
+    outbox_relay::schema::migrate(&mut connection).await?;
     let table = "CREATE TABLE IF NOT EXISTS turnover (customer text, orders bigint, cents bigint)";
     sqlx::raw_sql(table).execute(&mut connection).await?;
     let head: i64 = sqlx::query_scalar("SELECT outbox_head(0::smallint)").fetch_one(&mut connection).await?;

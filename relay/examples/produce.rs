@@ -25,7 +25,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let database: PgConnectOptions = std::env::var("DATABASE_URL")?.parse()?;
     let nats = async_nats::connect(std::env::var("NATS_URL")?).await?;
     let mut connection = database.connect().await?;
-    outbox_relay::migrator().run(&mut connection).await?;
+    outbox_relay::schema::migrate(&mut connection).await?;
     let table = "CREATE TABLE IF NOT EXISTS orders (number bigint PRIMARY KEY, customer text, cents bigint)";
     sqlx::raw_sql(table).execute(&mut connection).await?;
     let appended = Arc::new(Notify::new());

@@ -17,6 +17,7 @@
 //! * [`audit`]: proves that a shard's outbox and its stream hold the same.
 //! * [`metrics`]: what all this measures.
 //! * [`stream`]: the streams themselves.
+//! * [`schema`]: the tables and functions in Postgres.
 //! * [`retry`]: the waits between attempts.
 //! * [`failpoint`] and [`zoo`]: where tests break in, and what they have to find.
 
@@ -41,6 +42,7 @@ pub mod relay;
 pub mod replay;
 pub mod retention;
 pub mod retry;
+pub mod schema;
 pub mod status;
 pub mod stream;
 pub mod zoo;
@@ -58,13 +60,4 @@ pub use status::{Halt, RelayStatus};
 #[doc(hidden)]
 pub mod parsers {
     pub use crate::acknowledgement::stored;
-}
-
-/// The tables and functions of the outbox. Its migrations share the table of migrations with those
-/// of the service, which therefore ignores the ones it does not know, as this one does.
-#[must_use]
-pub fn migrator() -> sqlx::migrate::Migrator {
-    let mut migrator = sqlx::migrate!("./migrations");
-    migrator.set_ignore_missing(true);
-    migrator
 }

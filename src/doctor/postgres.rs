@@ -125,6 +125,11 @@ async fn schema(connection: &mut PgConnection, shards: i16) -> Finding {
         Err(SchemaError::Database(error)) => {
             Finding::unknown(POSTGRES, CHECK, error.to_string(), "Ask with a login that may read the tables.")
         }
+        Err(error @ SchemaError::Dropped { .. }) => Finding::of(POSTGRES, CHECK, error.to_string())
+            .bad_unless(
+                false,
+                "No process of this version starts on it. Use the version that migrated it, or a later one.",
+            ),
         Err(error) => Finding::of(POSTGRES, CHECK, error.to_string()).bad_unless(
             false,
             "No process starts on it. `coupon migrate`, with the SHARDS of the first time.",

@@ -33,6 +33,7 @@ mod rebuild;
 mod relay;
 mod replay;
 mod retention;
+mod schema;
 mod situations;
 mod startup;
 mod subscriber;

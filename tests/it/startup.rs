@@ -46,6 +46,14 @@ async fn an_old_schema_is_refused() {
     applied(false).await;
     refused(&world).await;
     applied(true).await;
+    let function = async |statement: &'static str| {
+        sqlx::query(statement).execute(&world.pool).await.unwrap();
+    };
+    function("DELETE FROM schema_functions WHERE name = 'issue_batch'").await;
+    refused(&world).await;
+    world.migrate().await;
+    // A later version's.
+    function("UPDATE schema_functions SET revision = revision + 1, hash = 'later'").await;
     world.add_process("").await;
     world.close().await;
 }

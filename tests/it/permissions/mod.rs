@@ -58,15 +58,19 @@ async fn configure_postgres(world: &mut World) {
     world.servers.postgres.start().await.unwrap();
     let owner = "CREATE ROLE owner LOGIN; ALTER DATABASE coupon OWNER TO owner";
     sqlx::raw_sql(owner).execute(&world.pool).await.unwrap();
-    let mut environment = world.environment();
-    environment.push(("DATABASE_URL", world.servers.database_url().replace("coupon@", "owner@")));
-    let migrated = coupon(&["migrate"], &environment).await;
-    assert_eq!(migrated.code, Some(0), "{migrated:?}");
+    migrate_as_owner(world).await;
     // Twice, as after a later migration.
     for _ in 0..2 {
         let grants = include_str!("../../../examples/permissions/postgres.sql");
         sqlx::raw_sql(grants).execute(&world.pool).await.unwrap();
     }
+}
+
+async fn migrate_as_owner(world: &World) {
+    let mut environment = world.environment();
+    environment.push(("DATABASE_URL", world.servers.database_url().replace("coupon@", "owner@")));
+    let migrated = coupon(&["migrate"], &environment).await;
+    assert_eq!(migrated.code, Some(0), "{migrated:?}");
 }
 
 fn password(user: &str) -> String {
