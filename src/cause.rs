@@ -41,6 +41,12 @@ impl Traceparent {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// The id of the trace: 32 hexadecimal digits.
+    #[must_use]
+    pub fn trace_id(&self) -> &str {
+        self.0.split('-').nth(1).unwrap_or_default()
+    }
 }
 
 /// The value of a header `Idempotency-Key`: 1 to 255 visible ASCII characters. Cheap to clone.

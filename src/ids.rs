@@ -28,6 +28,14 @@ pub struct UlidError;
 #[error("must be 1 to 64 visible ASCII characters")]
 pub struct ExternalIdError;
 
+/// Reads a ULID as this service writes it, in capital or small letters.
+///
+/// # Errors
+/// When the text is anything else.
+pub fn ulid(text: &str) -> Result<Ulid, UlidError> {
+    id_of(text).ok_or(UlidError)
+}
+
 /// An id that this service gives: a ULID, `uuid` in Postgres, 26 characters in JSON.
 macro_rules! ulid_id {
     ($(#[$doc:meta])* $name:ident) => {
@@ -46,7 +54,7 @@ macro_rules! ulid_id {
             type Err = UlidError;
 
             fn from_str(text: &str) -> Result<Self, UlidError> {
-                id_of(text).map(Self).ok_or(UlidError)
+                ulid(text).map(Self)
             }
         }
 

@@ -8,6 +8,8 @@
 //! * [`issue`]: the use case: the gate admits, the writer writes, the sweeper tidies up.
 //! * [`campaign`], [`coupon`]: what it is about: rules, and rows.
 //! * [`cause`], [`identity`]: the request behind what happens, and its principal.
+//! * [`page`], [`json`], [`ids`]: what requests are made of: pages of lists, bodies, identities.
+//! * [`health`]: whether a process can do its work, and what it measures.
 //! * [`event`]: what is published.
 //! * [`wallet`], [`settlement`]: projections of the events.
 //! * [`audit`]: the balance sheet over all of them, at once, in full, or continuously.
@@ -31,12 +33,15 @@ pub mod doctor;
 pub mod event;
 pub mod failpoint;
 pub mod gate;
+pub mod health;
 pub mod http;
 pub mod identity;
 pub mod ids;
 pub mod issue;
+pub mod json;
 pub mod money;
 pub mod operator;
+pub mod page;
 pub mod progress;
 pub mod replay;
 pub mod rush;

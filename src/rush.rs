@@ -105,6 +105,13 @@ struct Answer {
     coupon: Option<Promised>,
 }
 
+impl Answer {
+    /// The slug of a problem: the last part of its type. (Earlier versions of the API had no more than the slug.)
+    fn slug(&self) -> Option<&str> {
+        self.problem.as_deref()?.rsplit('/').next()
+    }
+}
+
 #[derive(Deserialize)]
 struct Promised {
     id: Ulid,
@@ -195,7 +202,7 @@ async fn ask(
             None => None,
         };
         if let Some((status, answer)) = answer {
-            match (status, answer.problem.as_deref()) {
+            match (status, answer.slug()) {
                 (StatusCode::CREATED, _) => {
                     results.issued += 1;
                     results.promised.extend(answer.id.map(|coupon| (coupon, user)));

@@ -1,20 +1,20 @@
 //! The wallet: what a user holds, projected from the events.
 
+use std::str::FromStr;
+
 use outbox_relay::event::Event;
 use outbox_relay::projection::{ApplyError, Applying, Projection};
 use serde::Serialize;
 use sqlx::{FromRow, PgConnection, PgPool};
 use time::OffsetDateTime;
-use ulid::Ulid;
 use uuid::Uuid;
 
 use crate::coupon::CouponState;
 use crate::event;
 use crate::ids::{CampaignId, CouponId, UserId};
 use crate::money::Money;
-
-/// Coupons on one page of a list, at the most.
-pub const PAGE_MAX: i64 = 200;
+use crate::page::{Page, PageRequest};
+use crate::storage::StorageError;
 
 /// The projection into table `wallet`.
 #[derive(Clone, Copy, Debug)]
@@ -74,26 +74,74 @@ pub struct WalletCoupon {
     pub usable: bool,
 }
 
-/// What a user holds, from the newest on, behind `before`; at most [`PAGE_MAX`]. Status `usable`
-/// or the word of a state, or everything.
-pub async fn page(
-    pool: &PgPool,
-    user: &UserId,
-    status: Option<&str>,
-    before: Option<Ulid>,
-    limit: i64,
-) -> Result<Vec<WalletCoupon>, sqlx::Error> {
-    sqlx::query_as(
-        "SELECT coupon_id, campaign_id, number, face_value, currency, state, issued_at, expires_at, usable \
-         FROM (SELECT *, state = 'issued' AND expires_at > now() AS usable FROM wallet) AS held \
-         WHERE user_id = $1 AND ($2::uuid IS NULL OR coupon_id < $2) \
-           AND ($3::text IS NULL OR CASE WHEN $3 = 'usable' THEN usable ELSE state = $3 END) \
-         ORDER BY coupon_id DESC LIMIT $4",
-    )
-    .bind(user)
-    .bind(before.map(Uuid::from))
-    .bind(status)
-    .bind(limit.min(PAGE_MAX))
-    .fetch_all(pool)
-    .await
+/// Which coupons of a wallet are shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shown {
+    All,
+    /// Those that are issued and have not expired.
+    Usable,
+    In(CouponState),
+}
+
+/// The text names no [`Shown`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("must be one of usable, {}", CouponState::ALL.map(CouponState::as_str).join(", "))]
+pub struct ShownError;
+
+impl FromStr for Shown {
+    type Err = ShownError;
+
+    fn from_str(word: &str) -> Result<Self, ShownError> {
+        let state = CouponState::ALL.into_iter().find(|state| state.as_str() == word);
+        match (word, state) {
+            ("usable", _) => Ok(Self::Usable),
+            (_, Some(state)) => Ok(Self::In(state)),
+            (_, None) => Err(ShownError),
+        }
+    }
+}
+
+impl Shown {
+    /// The word for it, as a query parameter and in [`page`]; nothing for all.
+    fn word(self) -> Option<&'static str> {
+        match self {
+            Self::All => None,
+            Self::Usable => Some("usable"),
+            Self::In(state) => Some(state.as_str()),
+        }
+    }
+}
+
+/// Wallets, to be shown. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Wallets(PgPool);
+
+impl Wallets {
+    #[must_use]
+    pub fn new(pool: PgPool) -> Self {
+        Self(pool)
+    }
+
+    /// What a user holds, the newest coupon first.
+    pub async fn page(
+        &self,
+        user: &UserId,
+        shown: Shown,
+        request: PageRequest,
+    ) -> Result<Page<WalletCoupon, CouponId>, StorageError> {
+        let coupons: Vec<WalletCoupon> = sqlx::query_as(
+            "SELECT coupon_id, campaign_id, number, face_value, currency, state, issued_at, expires_at, usable \
+             FROM (SELECT *, state = 'issued' AND expires_at > now() AS usable FROM wallet) AS held \
+             WHERE user_id = $1 AND ($2::uuid IS NULL OR coupon_id < $2) \
+               AND ($3::text IS NULL OR CASE WHEN $3 = 'usable' THEN usable ELSE state = $3 END) \
+             ORDER BY coupon_id DESC LIMIT $4",
+        )
+        .bind(user)
+        .bind(request.before.map(Uuid::from))
+        .bind(shown.word())
+        .bind(request.limit.get())
+        .fetch_all(&self.0)
+        .await?;
+        Ok(Page::new(coupons, request.limit, |coupon| coupon.id))
+    }
 }

@@ -19,11 +19,14 @@ use crate::campaign::change::Campaigns;
 use crate::config::{Config, Role};
 use crate::connections::pool;
 pub use crate::connections::{Connections, Patience, nats_options};
+use crate::coupon::store::Coupons;
 use crate::event::OUTLET;
 use crate::gate::sweeper;
-use crate::http::{Api, Monitor, Threads, router, server};
+use crate::health::Health;
+use crate::http::server::{self, Threads};
+use crate::http::{Api, router};
 use crate::settlement::Settlement;
-use crate::wallet::Wallet;
+use crate::wallet::{Wallet, Wallets};
 
 /// For readiness and for metrics, apart from the others: who has no connection left is busy, but not unready.
 const MONITOR_CONNECTIONS: u32 = 2;
@@ -84,14 +87,14 @@ pub async fn serve(
         verdict
     });
     let pool = pool(&database, MONITOR_CONNECTIONS);
-    let monitor = Monitor { pool, nats, shards: config.shards, issuer: None, relays, verdict, metrics };
+    let health = Health { pool, nats, shards: config.shards, issuer: None, relays, verdict, metrics };
     let api = async {
         match listener {
             Some(listener) if roles.contains(&Role::Api) => {
-                let http = Http { listener, monitor, threads: &threads, stop: stop.clone() };
+                let http = Http { listener, health, threads: &threads, stop: stop.clone() };
                 serve_api(config, &connections, wakes, http).await;
             }
-            Some(listener) => threads.run(server::serve(listener, router(None, monitor), stop.clone())).await,
+            Some(listener) => threads.run(server::serve(listener, router(None, health), stop.clone())).await,
             None => stop.cancelled().await,
         }
     };
@@ -108,7 +111,7 @@ pub async fn serve(
 /// What HTTP is served with.
 struct Http<'a> {
     listener: TcpListener,
-    monitor: Monitor,
+    health: Health,
     threads: &'a Threads,
     stop: CancellationToken,
 }
@@ -118,7 +121,7 @@ async fn serve_api(
     config: &Config,
     connections: &Connections,
     wakes: Vec<Arc<Notify>>,
-    Http { listener, monitor, threads, stop }: Http<'_>,
+    Http { listener, health, threads, stop }: Http<'_>,
 ) {
     let Connections { pool, redis, .. } = connections.clone();
     let (issuer, issuing) = Issuing::start(config, connections, wakes);
@@ -126,11 +129,16 @@ async fn serve_api(
     if admin_token.is_none() {
         tracing::warn!("there is no ADMIN_TOKEN: all of /v1 answers 401");
     }
-    let monitor = Monitor { issuer: Some(issuer.clone()), ..monitor };
-    let campaigns = Campaigns::new(pool.clone(), config.shards, issuer.clone());
-    let api = Api { pool: pool.clone(), issuer, campaigns, admin_token };
+    let health = Health { issuer: Some(issuer.clone()), ..health };
+    let api = Api {
+        campaigns: Campaigns::new(pool.clone(), config.shards, issuer.clone()),
+        coupons: Coupons::new(pool.clone()),
+        wallets: Wallets::new(pool.clone()),
+        issuer,
+        admin_token,
+    };
     tokio::select! {
-        () = threads.run(server::serve(listener, router(Some(api), monitor), stop)) => {}
+        () = threads.run(server::serve(listener, router(Some(api), health), stop)) => {}
         never = sweeper::run(redis, pool) => match never {},
     }
     // The routes are gone, and with them the last who could ask.

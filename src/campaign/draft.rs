@@ -123,7 +123,8 @@ impl DraftBody {
                 duration.map(Expiry::After)
             }
             (Some(_), Some(_)) | (None, None) => {
-                refuse("coupon_expires_at", "is needed, or coupon_valid_for, and not both".to_owned());
+                let reason = "give exactly one of coupon_expires_at and coupon_valid_for";
+                refuse("coupon_expires_at", reason.to_owned());
                 None
             }
         };

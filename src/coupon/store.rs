@@ -5,6 +5,7 @@ use sqlx::PgPool;
 
 use super::Coupon;
 use crate::ids::{CampaignId, CouponId, UserId};
+use crate::storage::StorageError;
 
 /// A subquery: how many coupons of the campaign in a column have been issued. Numbers are serial, so it is the
 /// highest number, read from the end of an index.
@@ -41,9 +42,20 @@ pub struct Holder {
     pub nth: i32,
 }
 
-/// One coupon.
-pub async fn get(pool: &PgPool, id: CouponId) -> Result<Option<Coupon>, sqlx::Error> {
-    sqlx::query_as(coupons!("id = $1")).bind(id).fetch_optional(pool).await
+/// Coupons, to be shown. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Coupons(PgPool);
+
+impl Coupons {
+    #[must_use]
+    pub fn new(pool: PgPool) -> Self {
+        Self(pool)
+    }
+
+    /// One coupon.
+    pub async fn get(&self, id: CouponId) -> Result<Option<Coupon>, StorageError> {
+        Ok(sqlx::query_as(coupons!("id = $1")).bind(id).fetch_optional(&self.0).await?)
+    }
 }
 
 /// The newest coupon that a user holds of a campaign, if they hold at least `limit` of them.

@@ -3,51 +3,68 @@
 use std::sync::Arc;
 
 use axum::extract::State;
-use axum::http::{StatusCode, header};
-use axum::response::{IntoResponse as _, Response};
 
-use super::extract::{Authorized, Id, Json, Paged};
-use super::problem::Problem;
-use super::{Api, json};
+use super::answer::{Answer, Listed};
+use super::api::Api;
+use super::extract::{Id, Json, ListQuery, Paged};
+use super::problem::{NOTHING_CHANGED, Problem};
+use crate::campaign::change::ChangeError;
 use crate::campaign::draft::DraftBody;
+use crate::campaign::store::Standing;
 use crate::ids::CampaignId;
+use crate::page::Page;
+
+/// What a retry does when Postgres failed a request to create a campaign.
+const CREATE_UNKNOWN: &str = "The outcome is unknown: look for the campaign in the list before a retry, \
+                              which may create a second one.";
+/// What a retry does when Postgres failed a request to change a campaign.
+const CHANGE_UNKNOWN: &str =
+    "Retry: the outcome is unknown; if the change has taken effect, a retry changes nothing more.";
+
+type OneCampaign = Result<Answer<Standing>, Problem>;
 
 /// `POST /v1/campaigns`
-pub(super) async fn create(
-    State(api): State<Arc<Api>>,
-    _: Authorized,
-    Json(body): Json<DraftBody>,
-) -> Result<Response, Problem> {
-    let draft = body.parse().map_err(Problem::Invalid)?;
-    let standing = api.campaigns.create(&draft).await?;
-    let location = format!("/v1/campaigns/{}", standing.campaign.id);
-    Ok((StatusCode::CREATED, [(header::LOCATION, location)], json(&standing)).into_response())
+pub(super) async fn create(State(api): State<Arc<Api>>, Json(body): Json<DraftBody>) -> OneCampaign {
+    let draft = body.parse().map_err(|errors| Problem::invalid(&errors))?;
+    let created = api.campaigns.create(&draft).await;
+    let body = created.map_err(|error| Problem::storage(error, CREATE_UNKNOWN))?;
+    Ok(Answer::Created { location: format!("/v1/campaigns/{}", body.campaign.id), body })
 }
 
 /// `GET /v1/campaigns`
 pub(super) async fn list(
     State(api): State<Arc<Api>>,
-    _: Authorized,
-    Paged(page): Paged,
-) -> Result<Response, Problem> {
-    let campaigns = api.campaigns.page(page.before.map(CampaignId), page.limit).await?;
-    let full = campaigns.len() as i64 == page.limit;
-    let next = campaigns.last().filter(|_| full).map(|standing| standing.campaign.id);
-    Ok(json(&serde_json::json!({ "campaigns": campaigns, "next": next })))
+    Paged(ListQuery { page, .. }): Paged,
+) -> Result<Answer<Listed<Standing, CampaignId>>, Problem> {
+    let items = api.campaigns.page(page.before.map(CampaignId), page.limit.get()).await;
+    let items = items.map_err(|error| Problem::storage(error, NOTHING_CHANGED))?;
+    let page = Page::new(items, page.limit, |standing| standing.campaign.id);
+    Ok(Answer::Ok(Listed { name: "campaigns", page }))
 }
 
 /// `GET /v1/campaigns/{id}`
-pub(super) async fn show(State(api): State<Arc<Api>>, _: Authorized, id: Id) -> Result<Response, Problem> {
-    let standing = api.campaigns.show(id.into()).await?;
-    standing.map(|standing| json(&standing)).ok_or(Problem::NotFound("There is no such campaign."))
+pub(super) async fn show(State(api): State<Arc<Api>>, Id(id): Id<CampaignId>) -> OneCampaign {
+    let found = api.campaigns.show(id).await.map_err(|error| Problem::storage(error, NOTHING_CHANGED))?;
+    found.map(Answer::Ok).ok_or_else(Problem::no_campaign)
 }
 
 /// `POST /v1/campaigns/{id}/open`
-pub(super) async fn open(State(api): State<Arc<Api>>, _: Authorized, id: Id) -> Result<Response, Problem> {
-    Ok(json(&api.campaigns.open(id.into()).await?))
+pub(super) async fn open(State(api): State<Arc<Api>>, Id(id): Id<CampaignId>) -> OneCampaign {
+    Ok(Answer::Ok(api.campaigns.open(id).await?))
 }
 
 /// `POST /v1/campaigns/{id}/close`
-pub(super) async fn close(State(api): State<Arc<Api>>, _: Authorized, id: Id) -> Result<Response, Problem> {
-    Ok(json(&api.campaigns.close(id.into()).await?))
+pub(super) async fn close(State(api): State<Arc<Api>>, Id(id): Id<CampaignId>) -> OneCampaign {
+    Ok(Answer::Ok(api.campaigns.close(id).await?))
+}
+
+impl From<ChangeError> for Problem {
+    fn from(error: ChangeError) -> Self {
+        match error {
+            ChangeError::Unknown => Self::no_campaign(),
+            ChangeError::NotAllowed { .. } => Self::not_allowed_in_state(&error.to_string()),
+            ChangeError::Storage(error) => Self::storage(error, CHANGE_UNKNOWN),
+            ChangeError::Refused(_) => Self::internal("a change of a campaign failed", error),
+        }
+    }
 }

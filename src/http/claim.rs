@@ -3,15 +3,20 @@
 use std::sync::Arc;
 
 use axum::extract::State;
-use axum::http::{StatusCode, header};
-use axum::response::{IntoResponse as _, Response};
 use serde::Deserialize;
 
-use super::extract::{Caused, Id, Json};
+use super::answer::Answer;
+use super::api::Api;
+use super::caller::Caller;
+use super::extract::{Id, Json};
 use super::problem::Problem;
-use super::{Api, json};
-use crate::ids::{FieldProblem, UserId};
-use crate::issue::Outcome;
+use crate::coupon::Coupon;
+use crate::ids::{CampaignId, FieldProblem, UserId};
+use crate::issue::{ClaimError, IssueError, Outcome};
+
+/// What a retry does when the outcome of a claim is unknown.
+const CLAIM_UNKNOWN: &str =
+    "Retry: the outcome is unknown; a retry returns the coupon or the reason there is none.";
 
 /// The body of a claim.
 #[derive(Debug, Deserialize)]
@@ -22,7 +27,7 @@ pub struct ClaimBody {
 
 impl ClaimBody {
     /// # Errors
-    /// When no user is called so.
+    /// When this cannot be the name of a user.
     pub fn parse(self) -> Result<UserId, FieldProblem> {
         UserId::parse(self.user_id).map_err(|error| FieldProblem::new("user_id", error.to_string()))
     }
@@ -31,21 +36,33 @@ impl ClaimBody {
 /// `POST /v1/campaigns/{id}/coupons`
 pub(super) async fn claim(
     State(api): State<Arc<Api>>,
-    Caused(cause): Caused,
-    id: Id,
+    Caller { cause, .. }: Caller,
+    Id(campaign): Id<CampaignId>,
     Json(body): Json<ClaimBody>,
-) -> Result<Response, Problem> {
-    let user = body.parse().map_err(|problem| Problem::Invalid(vec![problem]))?;
-    match api.issuer.issue(id.into(), user, cause).await? {
-        Outcome::Issued(coupon) => {
-            let location = format!("/v1/coupons/{}", coupon.id);
-            Ok((StatusCode::CREATED, [(header::LOCATION, location)], json(&coupon)).into_response())
+) -> Result<Answer<Coupon>, Problem> {
+    let user = body.parse().map_err(|error| Problem::invalid(&[error]))?;
+    match api.issuer.issue(campaign, user, cause).await? {
+        Outcome::Issued(body) => Ok(Answer::Created { location: format!("/v1/coupons/{}", body.id), body }),
+        Outcome::AlreadyIssued(coupon) => Err(Problem::already_issued(&coupon)),
+        Outcome::LimitReached(coupon) => Err(Problem::user_limit_reached(&coupon)),
+        Outcome::SoldOut => Err(Problem::sold_out()),
+        Outcome::NotOpen { opens_at } => Err(Problem::not_open(opens_at)),
+        Outcome::Closed => Err(Problem::closed()),
+        Outcome::NoSuchCampaign => Err(Problem::no_campaign()),
+    }
+}
+
+impl From<IssueError> for Problem {
+    fn from(error: IssueError) -> Self {
+        match error {
+            IssueError::Claim(ClaimError::GateUnreachable | ClaimError::GateUnloaded) => {
+                Self::gate_unavailable()
+            }
+            IssueError::Claim(ClaimError::Overloaded) => Self::overloaded(),
+            IssueError::Claim(ClaimError::NotWritten | ClaimError::Unknown) => {
+                Self::storage_unavailable(CLAIM_UNKNOWN)
+            }
+            IssueError::Storage(error) => Self::storage(error, CLAIM_UNKNOWN),
         }
-        Outcome::AlreadyIssued(coupon) => Err(Problem::AlreadyIssued(Box::new(coupon))),
-        Outcome::LimitReached(coupon) => Err(Problem::UserLimitReached(Box::new(coupon))),
-        Outcome::SoldOut => Err(Problem::SoldOut),
-        Outcome::NotOpen { opens_at } => Err(Problem::NotOpen { opens_at }),
-        Outcome::Closed => Err(Problem::Closed),
-        Outcome::NoSuchCampaign => Err(Problem::NotFound("There is no such campaign.")),
     }
 }

@@ -3,16 +3,19 @@
 use std::sync::Arc;
 
 use axum::extract::State;
-use axum::response::Response;
 
-use super::extract::{Authorized, Id};
-use super::problem::Problem;
-use super::{Api, json};
-use crate::coupon;
+use super::answer::Answer;
+use super::api::Api;
+use super::extract::Id;
+use super::problem::{NOTHING_CHANGED, Problem};
+use crate::coupon::Coupon;
 use crate::ids::CouponId;
 
 /// `GET /v1/coupons/{id}`
-pub(super) async fn show(State(api): State<Arc<Api>>, _: Authorized, id: Id) -> Result<Response, Problem> {
-    let coupon = coupon::store::get(&api.pool, CouponId(id.0)).await?;
-    coupon.map(|coupon| json(&coupon)).ok_or(Problem::NotFound("There is no such coupon."))
+pub(super) async fn show(
+    State(api): State<Arc<Api>>,
+    Id(id): Id<CouponId>,
+) -> Result<Answer<Coupon>, Problem> {
+    let found = api.coupons.get(id).await.map_err(|error| Problem::storage(error, NOTHING_CHANGED))?;
+    found.map(Answer::Ok).ok_or_else(|| Problem::not_found("No coupon has this id."))
 }

@@ -1,181 +1,179 @@
-//! Everything that is refused, as RFC 9457 problem details: the only place with status codes.
+//! Refusals, as RFC 9457 problem details.
+
+use std::error::Error;
+use std::sync::Arc;
 
 use axum::body::Body;
-use axum::http::{HeaderValue, Response, StatusCode, header};
+use axum::http::{HeaderValue, Response, header};
 use axum::response::IntoResponse;
 use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::campaign::change::ChangeError;
+use super::problem_kind::ProblemKind;
 use crate::coupon::Coupon;
 use crate::ids::FieldProblem;
-use crate::issue::{ClaimError, IssueError};
 use crate::storage::StorageError;
 
-/// A refusal.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Problem {
-    NotFound(&'static str),
-    MethodNotAllowed,
-    Unauthorized,
-    TooLarge { limit: usize },
-    TooSlow,
-    Malformed(FieldProblem),
-    Invalid(Vec<FieldProblem>),
-    NotAllowedInState(String),
-    AlreadyIssued(Box<Coupon>),
-    UserLimitReached(Box<Coupon>),
-    SoldOut,
-    NotOpen { opens_at: OffsetDateTime },
-    Closed,
-    GateUnavailable,
-    Overloaded,
-    StorageUnavailable,
-    Internal,
+/// What a retry does when Postgres failed a request that only reads.
+pub(super) const NOTHING_CHANGED: &str = "Retry: the request only reads.";
+
+/// A refusal: its kind, and what there is to say about this one.
+#[derive(Clone, Debug)]
+pub(super) struct Problem {
+    kind: ProblemKind,
+    members: Vec<(&'static str, Value)>,
+    failure: Option<Failure>,
 }
 
 impl Problem {
-    /// The status, the slug that never changes, and a title for people.
-    fn kind(&self) -> (StatusCode, &'static str, &'static str) {
-        match self {
-            Self::NotFound(_) => (StatusCode::NOT_FOUND, "not-found", "There is no such thing."),
-            Self::MethodNotAllowed => {
-                (StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "This cannot be done here.")
-            }
-            Self::Unauthorized => {
-                (StatusCode::UNAUTHORIZED, "unauthorized", "A valid bearer token is needed.")
-            }
-            Self::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "too-large", "The body is too large."),
-            Self::TooSlow => (StatusCode::REQUEST_TIMEOUT, "too-slow", "The body did not come in time."),
-            Self::Malformed(_) => {
-                (StatusCode::UNPROCESSABLE_ENTITY, "malformed-body", "The body cannot be read.")
-            }
-            Self::Invalid(_) => {
-                (StatusCode::UNPROCESSABLE_ENTITY, "invalid", "Some fields cannot be as they are.")
-            }
-            Self::NotAllowedInState(_) => {
-                (StatusCode::CONFLICT, "not-allowed-in-state", "The campaign's state does not allow this.")
-            }
-            Self::AlreadyIssued(_) => (StatusCode::CONFLICT, "already-issued", "The user has his coupon."),
-            Self::UserLimitReached(_) => {
-                (StatusCode::CONFLICT, "user-limit-reached", "The user has as many coupons as one may have.")
-            }
-            Self::SoldOut => (StatusCode::GONE, "sold-out", "All coupons are issued."),
-            Self::NotOpen { .. } => (StatusCode::FORBIDDEN, "not-open", "The campaign is not open."),
-            Self::Closed => (StatusCode::GONE, "closed", "The campaign is closed."),
-            Self::GateUnavailable => (
-                StatusCode::SERVICE_UNAVAILABLE,
-                "gate-unavailable",
-                "Claims cannot be taken at this moment.",
-            ),
-            Self::Overloaded => (StatusCode::SERVICE_UNAVAILABLE, "overloaded", "Too many ask at once."),
-            Self::StorageUnavailable => {
-                (StatusCode::SERVICE_UNAVAILABLE, "storage-unavailable", "The database cannot be reached.")
-            }
-            Self::Internal => {
-                (StatusCode::INTERNAL_SERVER_ERROR, "internal", "Something is wrong with the service.")
-            }
+    /// `what` is a sentence, such as "No campaign has this id."
+    pub(super) fn not_found(what: &'static str) -> Self {
+        Self::new(ProblemKind::NotFound).with("detail", json!(what))
+    }
+
+    pub(super) fn no_campaign() -> Self {
+        Self::not_found("No campaign has this id.")
+    }
+
+    pub(super) fn method_not_allowed() -> Self {
+        Self::new(ProblemKind::MethodNotAllowed)
+    }
+
+    pub(super) fn unauthorized() -> Self {
+        Self::new(ProblemKind::Unauthorized)
+    }
+
+    pub(super) fn forbidden() -> Self {
+        Self::new(ProblemKind::Forbidden)
+    }
+
+    /// The body has more than `limit` bytes.
+    pub(super) fn too_large(limit: usize) -> Self {
+        let error = FieldProblem::new("body", format!("must be at most {limit} bytes"));
+        Self::new(ProblemKind::TooLarge)
+            .with("detail", json!(format!("at most {limit} bytes")))
+            .with("errors", json!([error]))
+    }
+
+    pub(super) fn too_slow() -> Self {
+        Self::new(ProblemKind::TooSlow)
+    }
+
+    pub(super) fn malformed(error: &FieldProblem) -> Self {
+        Self::new(ProblemKind::MalformedBody).with("errors", json!([error]))
+    }
+
+    pub(super) fn invalid(errors: &[FieldProblem]) -> Self {
+        Self::new(ProblemKind::Invalid).with("errors", json!(errors))
+    }
+
+    pub(super) fn not_allowed_in_state(detail: &str) -> Self {
+        Self::new(ProblemKind::NotAllowedInState).with("detail", json!(detail))
+    }
+
+    pub(super) fn already_issued(coupon: &Coupon) -> Self {
+        Self::new(ProblemKind::AlreadyIssued).with("coupon", json!(coupon))
+    }
+
+    pub(super) fn user_limit_reached(coupon: &Coupon) -> Self {
+        Self::new(ProblemKind::UserLimitReached).with("coupon", json!(coupon))
+    }
+
+    pub(super) fn sold_out() -> Self {
+        Self::new(ProblemKind::SoldOut)
+    }
+
+    pub(super) fn not_open(opens_at: OffsetDateTime) -> Self {
+        Self::new(ProblemKind::NotOpen).with("opens_at", json!(opens_at.format(&Rfc3339).unwrap_or_default()))
+    }
+
+    pub(super) fn closed() -> Self {
+        Self::new(ProblemKind::Closed)
+    }
+
+    pub(super) fn gate_unavailable() -> Self {
+        Self::new(ProblemKind::GateUnavailable)
+    }
+
+    pub(super) fn overloaded() -> Self {
+        Self::new(ProblemKind::Overloaded)
+    }
+
+    /// `detail` says what a retry does.
+    pub(super) fn storage_unavailable(detail: &'static str) -> Self {
+        Self::new(ProblemKind::StorageUnavailable).with("detail", json!(detail))
+    }
+
+    /// A request that Postgres failed. `detail` says what a retry does.
+    pub(super) fn storage(error: StorageError, detail: &'static str) -> Self {
+        let what = "the database failed a request";
+        match &error {
+            StorageError::Unavailable(_) => Self::storage_unavailable(detail).because(what, error),
+            StorageError::Refused(_) => Self::internal(what, error),
         }
     }
 
-    /// What this one has to say beyond its kind.
-    fn members(self) -> Vec<(&'static str, Value)> {
-        match self {
-            Self::NotFound(what) => vec![("detail", json!(what))],
-            Self::TooLarge { limit } => {
-                vec![
-                    ("detail", json!(format!("at most {limit} bytes"))),
-                    ("errors", json!([FieldProblem::new("body", format!("must be at most {limit} bytes"))])),
-                ]
-            }
-            Self::Malformed(problem) => vec![("errors", json!([problem]))],
-            Self::Invalid(problems) => vec![("errors", json!(problems))],
-            Self::NotAllowedInState(detail) => vec![("detail", json!(detail))],
-            Self::AlreadyIssued(coupon) | Self::UserLimitReached(coupon) => vec![("coupon", json!(coupon))],
-            Self::NotOpen { opens_at } => {
-                vec![("opens_at", json!(opens_at.format(&Rfc3339).unwrap_or_default()))]
-            }
-            Self::StorageUnavailable => {
-                vec![("detail", json!("Ask again: the answer will be the coupon, or why there is none."))]
-            }
-            Self::MethodNotAllowed
-            | Self::Unauthorized
-            | Self::TooSlow
-            | Self::SoldOut
-            | Self::Closed
-            | Self::GateUnavailable
-            | Self::Overloaded
-            | Self::Internal => Vec::new(),
-        }
+    /// A fault of this program. `what` says in the log what it could not do.
+    pub(super) fn internal(what: &'static str, error: impl Error + Send + Sync + 'static) -> Self {
+        Self::new(ProblemKind::Internal).because(what, error)
     }
 
-    /// For those that pass by themselves: when to ask again, in seconds.
-    fn retry_after(&self) -> Option<HeaderValue> {
-        let passes = self.kind().0 == StatusCode::SERVICE_UNAVAILABLE;
-        passes.then_some(HeaderValue::from_static("1"))
+    fn because(mut self, what: &'static str, error: impl Error + Send + Sync + 'static) -> Self {
+        self.failure = Some(Failure { kind: self.kind, what, error: Arc::new(error) });
+        self
+    }
+
+    #[cfg(test)]
+    pub(super) fn kind(&self) -> ProblemKind {
+        self.kind
+    }
+
+    fn new(kind: ProblemKind) -> Self {
+        Self { kind, members: Vec::new(), failure: None }
+    }
+
+    fn with(mut self, name: &'static str, value: Value) -> Self {
+        self.members.push((name, value));
+        self
     }
 }
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response<Body> {
-        let (status, slug, title) = self.kind();
-        let retry_after = self.retry_after();
-        let challenge = (status == StatusCode::UNAUTHORIZED).then_some(HeaderValue::from_static("Bearer"));
+        let about = self.kind.about();
         let mut body = Map::new();
-        body.insert("type".to_owned(), json!(slug));
-        body.insert("title".to_owned(), json!(title));
-        body.insert("status".to_owned(), json!(status.as_u16()));
-        body.extend(self.members().into_iter().map(|(name, value)| (name.to_owned(), value)));
+        body.insert("type".to_owned(), json!(about.path));
+        body.insert("title".to_owned(), json!(about.title));
+        body.insert("status".to_owned(), json!(about.status.as_u16()));
+        body.extend(self.members.into_iter().map(|(name, value)| (name.to_owned(), value)));
         let mut response = Response::new(Body::from(Value::Object(body).to_string()));
-        *response.status_mut() = status;
+        *response.status_mut() = about.status;
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        headers.extend(retry_after.map(|value| (header::RETRY_AFTER, value)));
-        headers.extend(challenge.map(|value| (header::WWW_AUTHENTICATE, value)));
+        headers.extend(about.header());
+        if let Some(failure) = self.failure {
+            response.extensions_mut().insert(failure);
+        }
         response
     }
 }
 
-impl From<IssueError> for Problem {
-    fn from(error: IssueError) -> Self {
-        match error {
-            IssueError::Claim(ClaimError::GateUnreachable | ClaimError::GateUnloaded) => {
-                Self::GateUnavailable
-            }
-            IssueError::Claim(ClaimError::Overloaded) => Self::Overloaded,
-            IssueError::Claim(ClaimError::NotWritten | ClaimError::Unknown) => Self::StorageUnavailable,
-            IssueError::Storage(error) => error.into(),
-        }
-    }
+/// What made a request fail, for the log and for nobody else. It travels in the extensions of the answer.
+#[derive(Clone, Debug)]
+pub(super) struct Failure {
+    kind: ProblemKind,
+    what: &'static str,
+    error: Arc<dyn Error + Send + Sync>,
 }
 
-impl From<ChangeError> for Problem {
-    fn from(error: ChangeError) -> Self {
-        match error {
-            ChangeError::Unknown => Self::NotFound("There is no such campaign."),
-            ChangeError::NotAllowed { .. } => Self::NotAllowedInState(error.to_string()),
-            ChangeError::Storage(error) => error.into(),
-            ChangeError::Refused(_) => {
-                tracing::error!(error = &error as &dyn std::error::Error, "an event was refused");
-                Self::Internal
-            }
-        }
-    }
-}
-
-impl From<sqlx::Error> for Problem {
-    fn from(error: sqlx::Error) -> Self {
-        StorageError::from(error).into()
-    }
-}
-
-impl From<StorageError> for Problem {
-    fn from(error: StorageError) -> Self {
-        tracing::warn!(error = &error as &dyn std::error::Error, "the database failed a request");
-        match error {
-            StorageError::Unavailable(_) => Self::StorageUnavailable,
-            StorageError::Refused(_) => Self::Internal,
+impl Failure {
+    /// As an error, if it is a fault of this program or of the schema; else as a warning.
+    pub(super) fn log(&self) {
+        let error = &*self.error as &dyn Error;
+        match self.kind {
+            ProblemKind::Internal => tracing::error!(error, "{}", self.what),
+            _ => tracing::warn!(error, "{}", self.what),
         }
     }
 }

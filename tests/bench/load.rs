@@ -13,8 +13,7 @@ use crate::support::wait_until;
 
 const CONNECTIONS: &str = "-c256";
 const LIVEZ_SECONDS: u64 = 2;
-const PROJECTED: &str =
-    "SELECT least(projection_position('wallet', 0::smallint), projection_position('settlement', 0::smallint))";
+const PROJECTED: &str = "SELECT least(projection_position('wallet', 0::smallint), projection_position('settlement', 0::smallint))";
 
 /// The result of one run of claims.
 #[derive(Clone, Copy, Debug)]

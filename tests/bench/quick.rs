@@ -107,7 +107,8 @@ fn report(rounds: &[Vec<Pair>]) -> Value {
     println!("\n{:<24} {:>9} {:>9} {:>9}  {:<13} better", "", "base", "new", "new/base", "min - max");
     let names = SEGMENTS.iter().flat_map(|(_, names)| names.iter());
     let rows = names.enumerate().map(|(index, (name, better))| {
-        let of = |figure: fn(Pair) -> f64| rounds.iter().map(|round| figure(round[index])).collect::<Vec<_>>();
+        let of =
+            |figure: fn(Pair) -> f64| rounds.iter().map(|round| figure(round[index])).collect::<Vec<_>>();
         let (base, new) = (median(of(|[base, _]| base)), median(of(|[_, new]| new)));
         let mut ratios = of(|[base, new]| new / base);
         ratios.sort_by(f64::total_cmp);

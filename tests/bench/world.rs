@@ -79,7 +79,8 @@ impl World {
     /// CPU time of the service, Postgres, Redis and NATS since they were started, in microseconds.
     pub(crate) fn cpu_us(&self) -> Result<[f64; 4]> {
         let servers = &self.service.servers;
-        let pids = [self.service.process.id(), servers.postgres.pid(), servers.redis.pid(), servers.nats.pid()];
+        let pids =
+            [self.service.process.id(), servers.postgres.pid(), servers.redis.pid(), servers.nats.pid()];
         let mut times = [0.0; 4];
         for (time, pid) in times.iter_mut().zip(pids) {
             *time = cpu::family_us(pid.context("a process has ended")?)?;
@@ -112,7 +113,8 @@ impl World {
         kill_process(pid, Signal::CONT)?;
         appended?;
         let head = head(database).await?;
-        let first = wait_for(async || Ok(Some(stream::end(nats, &stream).await?).filter(|end| *end > before)));
+        let first =
+            wait_for(async || Ok(Some(stream::end(nats, &stream).await?).filter(|end| *end > before)));
         let (first, started) = (first.await?, Instant::now());
         wait_until(async || Ok(stream::end(nats, &stream).await? >= head.cast_unsigned())).await?;
         let drained = (head.cast_unsigned() - first) as f64 / started.elapsed().as_secs_f64();

@@ -11,13 +11,16 @@ use axum::http::{HeaderValue, Request};
 use coupon_dispatcher::app::Connections;
 use coupon_dispatcher::campaign::change::Campaigns;
 use coupon_dispatcher::config::Secret;
+use coupon_dispatcher::coupon::store::Coupons;
 use coupon_dispatcher::event::OUTLET;
 use coupon_dispatcher::gate::loader::Loader;
 use coupon_dispatcher::gate::worker::Gate;
-use coupon_dispatcher::http::{Api, Monitor, router};
+use coupon_dispatcher::health::Health;
+use coupon_dispatcher::http::{Api, router};
 use coupon_dispatcher::ids::CampaignId;
 use coupon_dispatcher::issue::work::Claims;
 use coupon_dispatcher::issue::{self, Issuer};
+use coupon_dispatcher::wallet::Wallets;
 use coupon_dispatcher::writer::WriterWorker;
 use futures_util::future::join_all;
 use http_body_util::BodyExt as _;
@@ -155,7 +158,8 @@ fn claims(routes: &Router, campaign: CampaignId, users: Range<usize>) -> JoinSet
 }
 
 fn is_refused((parts, problem): &(Parts, Value)) {
-    let expected = json!({ "status": 503, "title": "Too many ask at once.", "type": "overloaded" });
+    let expected =
+        json!({ "status": 503, "title": "Too many concurrent requests", "type": "/problems/overloaded" });
     assert_eq!(
         (parts.status.as_u16(), &parts.headers["retry-after"], problem),
         (503, &HeaderValue::from_static("1"), &expected)
@@ -178,7 +182,10 @@ async fn claims_beyond_those_in_progress_are_refused_and_get_no_seat() {
     for (parts, answer) in claims.join_all().await {
         match parts.status.as_u16() {
             201 => world.promised([serde_json::from_value(answer["id"].clone()).unwrap()]),
-            503 => assert!(["storage-unavailable", "overloaded"].contains(&answer["type"].as_str().unwrap())),
+            503 => {
+                let expected = ["/problems/storage-unavailable", "/problems/overloaded"];
+                assert!(expected.contains(&answer["type"].as_str().unwrap()), "{answer}");
+            }
             _ => panic!("{parts:?} {answer}"),
         }
     }
@@ -213,10 +220,15 @@ async fn claims_for_which_the_writer_has_no_place_give_their_seats_back() {
 fn routes(connections: Connections, issuer: Arc<Issuer>) -> Router {
     let Connections { pool, nats, .. } = connections;
     let admin_token = Some(Secret::from(TOKEN.to_owned()));
-    let campaigns = Campaigns::new(pool.clone(), 1, issuer.clone());
-    let api = Api { pool: pool.clone(), issuer: issuer.clone(), campaigns, admin_token };
+    let api = Api {
+        campaigns: Campaigns::new(pool.clone(), 1, issuer.clone()),
+        coupons: Coupons::new(pool.clone()),
+        wallets: Wallets::new(pool.clone()),
+        issuer: issuer.clone(),
+        admin_token,
+    };
     let (relays, metrics) = (Vec::new(), Metrics::default());
-    router(Some(api), Monitor { pool, nats, shards: 1, issuer: Some(issuer), relays, verdict: None, metrics })
+    router(Some(api), Health { pool, nats, shards: 1, issuer: Some(issuer), relays, verdict: None, metrics })
 }
 
 #[tokio::test]

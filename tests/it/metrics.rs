@@ -34,6 +34,53 @@ impl World {
     }
 }
 
+/// Every answer is counted under its outcome; what one batch carried adds up to the claims.
+#[tokio::test]
+async fn the_claim_path_is_measured() {
+    let world = World::start().await;
+    let campaign = world.open_campaign(json!({ "quantity": 2 })).await;
+    let (other, draft) = (world.open_campaign(json!({})).await, world.create_campaign(json!({})).await);
+    let answers = async |outcome: &str| {
+        let metric = format!("claims_answered_total{{shard=\"0\",outcome=\"{outcome}\"}}");
+        world.measured(0, &metric).await
+    };
+    assert_eq!(answers("issued").await, None, "nothing happened yet");
+    assert_eq!(world.claim(other, "erin's friend").await.status, 422, "not counted: it is no claim");
+    assert_eq!(world.claim(other, "frank").await.status, 201);
+    for (user, status) in [("alice", 201), ("alice", 409), ("bob", 201), ("carol", 410), ("dave", 410)] {
+        assert_eq!(world.claim(campaign, user).await.status, status, "{user}");
+    }
+    wait_until("the gate of the draft is loaded", SOON, async || {
+        world.claim(draft, "alice").await.status == 403
+    })
+    .await;
+    for (outcome, count) in [("issued", 3.0), ("already-issued", 1.0), ("sold-out", 2.0), ("not-open", 1.0)] {
+        assert_eq!(answers(outcome).await, Some(count), "{outcome}");
+    }
+    let measured = async |metric: &str| world.measured(0, metric).await.unwrap();
+    assert_eq!(measured("claims_writer_batch_size_sum{shard=\"0\"}").await, 3.0, "three coupons");
+    assert_eq!(measured("claims_writer_commit_seconds_count{shard=\"0\"}").await, 3.0, "one at a time");
+    let (asked, calls) =
+        (measured("claims_gate_batch_size_sum").await, measured("claims_gate_call_seconds_count").await);
+    assert!(asked >= 7.0 && calls >= 7.0, "{asked} claims in {calls} calls");
+    assert!(measured("claims_gate_call_seconds_sum").await > 0.0);
+    for depth in [
+        "claims_gate_queue_depth",
+        "claims_writer_queue_depth{shard=\"0\"}",
+        "claims_places_taken{shard=\"0\"}",
+    ] {
+        world.measures(0, depth, 0.0).await;
+    }
+    // A claim that waits for Postgres holds its place.
+    world.servers.postgres.freeze();
+    let (waiting, ()) = tokio::join!(world.claim(other, "erin"), async {
+        world.measures(0, "claims_places_taken{shard=\"0\"}", 1.0).await;
+        world.servers.postgres.thaw();
+    });
+    assert_eq!(waiting.status, 201, "{waiting:?}");
+    world.close().await;
+}
+
 #[tokio::test]
 async fn relays_and_projections_are_measured() {
     let mut world = World::with_processes(&["api", "relay", "relay", "project"]).await;

@@ -1,6 +1,9 @@
-//! Every refusal, as a caller sees it. A caller branches on these: they never change.
+//! Every refusal, as a caller sees it: a file in `snapshots/` for each. A caller branches on these: they never change.
+//!
+//! To accept what changed: `INSTA_UPDATE=always cargo test --features failpoints --test it -- problems::`.
 
 use hyper::Method;
+use insta::{assert_snapshot, with_settings};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -8,23 +11,24 @@ use tokio::time::timeout;
 
 use crate::support::{Answer, SOON, TOKEN, World, draft, in_seconds, wait_for, wait_until};
 
-/// Status, content type, `Retry-After`, body.
-fn seen(answer: Answer) -> (u16, String, Option<String>, Value) {
-    let header = |name| answer.header(name).map(str::to_owned);
-    (answer.status, header("content-type").unwrap_or_default(), header("retry-after"), answer.body)
+/// An answer is as the snapshot says: status, headers that matter, body.
+fn is_as_ever(name: &str, answer: &Answer) {
+    let headers = ["content-type", "retry-after", "www-authenticate", "allow", "vary"];
+    let headers = headers.map(|name| Some(format!("{name}: {}\n", answer.header(name)?)));
+    let headers = headers.into_iter().flatten().collect::<String>();
+    let body = if answer.body.is_null() { answer.text.clone() } else { format!("{:#}", answer.body) };
+    let seen = format!("{}\n{headers}\n{body}", answer.status);
+    with_settings!({ omit_expression => true, prepend_module_to_snapshot => false }, {
+        assert_snapshot!(name, seen);
+    });
 }
 
-fn problem(
-    status: u16,
-    retry_after: Option<&str>,
-    slug: &str,
-    title: &str,
-    members: Value,
-) -> (u16, String, Option<String>, Value) {
-    let mut body = json!({ "type": slug, "title": title, "status": status });
-    let Value::Object(members) = members else { panic!("members are an object") };
-    body.as_object_mut().unwrap().extend(members);
-    (status, "application/problem+json".to_owned(), retry_after.map(str::to_owned), body)
+/// The same with a member whose value is another in each run.
+fn is_as_ever_with(name: &str, answer: Answer, member: &str, value: &Value) {
+    assert_eq!(&answer.body[member], value, "{name}");
+    let mut answer = answer;
+    answer.body[member] = json!("…");
+    is_as_ever(name, &answer);
 }
 
 #[tokio::test]
@@ -34,79 +38,24 @@ async fn every_refusal_of_a_request_that_cannot_be() {
     let campaign = world.create_campaign(json!({})).await;
     let claims = format!("/v1/campaigns/{campaign}/coupons");
     let unknown = "01ARZ3NDEKTSV4RRFFQ69G5FAV";
-    let not_found = |detail: &str| {
-        problem(404, None, "not-found", "There is no such thing.", json!({ "detail": detail }))
-    };
-    for (answer, expected) in [
-        (api.get("/v1").await, not_found("There is no such route.")),
-        (api.get("/v1/campaigns/1").await, not_found("The id is not a ULID.")),
-        (api.get(&format!("/v1/campaigns/{unknown}")).await, not_found("There is no such campaign.")),
-        (api.get(&format!("/v1/coupons/{unknown}")).await, not_found("There is no such coupon.")),
-        (
-            api.send(Method::PUT, "/v1/campaigns", "").await,
-            problem(405, None, "method-not-allowed", "This cannot be done here.", json!({})),
-        ),
-        (
-            nobody.get("/v1/campaigns").await,
-            problem(401, None, "unauthorized", "A valid bearer token is needed.", json!({})),
-        ),
-        (
-            api.send(Method::POST, &claims, vec![b' '; 16 * 1024 + 1]).await,
-            problem(
-                413,
-                None,
-                "too-large",
-                "The body is too large.",
-                json!({
-                    "detail": "at most 16384 bytes",
-                    "errors": [{ "field": "body", "reason": "must be at most 16384 bytes" }],
-                }),
-            ),
-        ),
-        (
-            api.send(Method::POST, &claims, r#"{"user_id":7}"#).await,
-            problem(
-                422,
-                None,
-                "malformed-body",
-                "The body cannot be read.",
-                json!({
-                    "errors": [{
-                        "field": "user_id",
-                        "reason": "invalid type: integer `7`, expected a string at line 1 column 12",
-                    }],
-                }),
-            ),
-        ),
-        (
-            api.post(&claims, &json!({ "user_id": "" })).await,
-            problem(
-                422,
-                None,
-                "invalid",
-                "Some fields cannot be as they are.",
-                json!({
-                    "errors": [{ "field": "user_id", "reason": "must be 1 to 64 visible ASCII characters" }],
-                }),
-            ),
-        ),
-        (
-            api.post("/v1/campaigns", &draft(json!({ "quantity": 0, "currency": "?" }))).await,
-            problem(
-                422,
-                None,
-                "invalid",
-                "Some fields cannot be as they are.",
-                json!({
-                    "errors": [
-                        { "field": "currency", "reason": "must be a code of ISO 4217, such as EUR" },
-                        { "field": "quantity", "reason": "must be 1 to 10000000" },
-                    ],
-                }),
-            ),
-        ),
+    let wrong = draft(json!({ "quantity": 0, "currency": "?" }));
+    let neither = draft(json!({ "coupon_valid_for": null }));
+    for (name, answer) in [
+        ("not-found-route", api.get("/v1").await),
+        ("not-found-ulid", api.get("/v1/campaigns/1").await),
+        ("not-found-campaign", api.get(&format!("/v1/campaigns/{unknown}")).await),
+        ("not-found-coupon", api.get(&format!("/v1/coupons/{unknown}")).await),
+        ("not-found-problem", api.get("/problems/none").await),
+        ("method-not-allowed", api.send(Method::PUT, "/v1/campaigns", "").await),
+        ("unauthorized", nobody.get("/v1/campaigns").await),
+        ("too-large", api.send(Method::POST, &claims, vec![b' '; 16 * 1024 + 1]).await),
+        ("malformed-body", api.send(Method::POST, &claims, r#"{"user_id":7}"#).await),
+        ("invalid-claim", api.post(&claims, &json!({ "user_id": "" })).await),
+        ("invalid-campaign", api.post("/v1/campaigns", &wrong).await),
+        ("invalid-expiry", api.post("/v1/campaigns", &neither).await),
+        ("invalid-status", api.get("/v1/users/alice/coupons?status=lost").await),
     ] {
-        assert_eq!(seen(answer), expected);
+        is_as_ever(name, &answer);
     }
     world.close().await;
 }
@@ -122,56 +71,14 @@ async fn every_refusal_of_a_claim() {
     let coupon = world.claim(single, "alice").await.body;
     world.claim(limited, "alice").await;
     let newest = world.claim(limited, "alice").await.body;
-    for (answer, expected) in [
-        (
-            world.claim(single, "alice").await,
-            problem(409, None, "already-issued", "The user has his coupon.", json!({ "coupon": coupon })),
-        ),
-        (
-            world.claim(limited, "alice").await,
-            problem(
-                409,
-                None,
-                "user-limit-reached",
-                "The user has as many coupons as one may have.",
-                json!({
-                    "coupon": newest,
-                }),
-            ),
-        ),
-        (
-            world.claim(single, "bob").await,
-            problem(410, None, "sold-out", "All coupons are issued.", json!({})),
-        ),
-        (
-            world.claim(later, "bob").await,
-            problem(
-                403,
-                None,
-                "not-open",
-                "The campaign is not open.",
-                json!({
-                    "opens_at": opened.body["opens_at"],
-                }),
-            ),
-        ),
-    ] {
-        assert_eq!(seen(answer), expected);
-    }
+    is_as_ever_with("already-issued", world.claim(single, "alice").await, "coupon", &coupon);
+    is_as_ever_with("user-limit-reached", world.claim(limited, "alice").await, "coupon", &newest);
+    is_as_ever("sold-out", &world.claim(single, "bob").await);
+    is_as_ever_with("not-open", world.claim(later, "bob").await, "opens_at", &opened.body["opens_at"]);
     world.api().post(&format!("/v1/campaigns/{single}/close"), &Value::Null).await;
-    let closed = problem(410, None, "closed", "The campaign is closed.", json!({}));
-    assert_eq!(seen(world.claim(single, "bob").await), closed);
+    is_as_ever("closed", &world.claim(single, "bob").await);
     let reopened = world.api().post(&format!("/v1/campaigns/{single}/open"), &Value::Null).await;
-    let expected = problem(
-        409,
-        None,
-        "not-allowed-in-state",
-        "The campaign's state does not allow this.",
-        json!({
-            "detail": "a campaign that is closed cannot be opened",
-        }),
-    );
-    assert_eq!(seen(reopened), expected);
+    is_as_ever("not-allowed-in-state", &reopened);
     world.close().await;
 }
 
@@ -185,17 +92,17 @@ async fn every_refusal_that_passes_by_itself() {
     let refused = wait_for("a claim is refused", SOON, async || {
         Some(world.claim(campaign, "bob").await).filter(|answer| answer.status != 201)
     });
-    let title = "Claims cannot be taken at this moment.";
-    assert_eq!(seen(refused.await), problem(503, Some("1"), "gate-unavailable", title, json!({})));
+    is_as_ever("gate-unavailable", &refused.await);
     world.servers.redis.start().await.unwrap();
     wait_until("claims are taken", SOON, async || world.claim(campaign, "bob").await.status != 503).await;
 
     world.servers.postgres.kill().await;
-    let title = "The database cannot be reached.";
-    let detail = json!({ "detail": "Ask again: the answer will be the coupon, or why there is none." });
-    let expected = problem(503, Some("1"), "storage-unavailable", title, detail);
-    assert_eq!(seen(world.claim(campaign, "carol").await), expected);
-    assert_eq!(seen(world.api().get("/v1/campaigns").await).0, 503);
+    is_as_ever("storage-unavailable-claim", &world.claim(campaign, "carol").await);
+    is_as_ever("storage-unavailable-read", &world.api().get("/v1/campaigns").await);
+    let created = world.api().post("/v1/campaigns", &draft(json!({}))).await;
+    is_as_ever("storage-unavailable-create", &created);
+    let closed = world.api().post(&format!("/v1/campaigns/{campaign}/close"), &Value::Null).await;
+    is_as_ever("storage-unavailable-change", &closed);
     world.servers.postgres.start().await.unwrap();
     wait_until("claims are taken", SOON, async || world.claim(campaign, "carol").await.status != 503).await;
     world.close().await;
@@ -209,11 +116,7 @@ async fn a_fault_of_the_service_is_not_told_in_detail() {
         sqlx::query(&statement).execute(&world.pool).await.unwrap();
     };
     rename("wallet", "purse").await;
-    let answer = world.api().get("/v1/users/alice/coupons").await;
-    assert_eq!(
-        seen(answer),
-        problem(500, None, "internal", "Something is wrong with the service.", json!({}))
-    );
+    is_as_ever("internal", &world.api().get("/v1/users/alice/coupons").await);
     rename("purse", "wallet").await;
     world.close().await;
 }
@@ -231,7 +134,41 @@ async fn a_body_that_does_not_come_is_not_waited_for() {
     timeout(SOON, connection.read_to_string(&mut answer)).await.expect("no answer").unwrap();
     assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
     let (_, body) = answer.split_once("\r\n\r\n").unwrap();
-    let (_, _, _, expected) = problem(408, None, "too-slow", "The body did not come in time.", json!({}));
+    let expected =
+        json!({ "type": "/problems/too-slow", "title": "The body did not arrive in time", "status": 408 });
     assert_eq!(serde_json::from_str::<Value>(body).unwrap(), expected);
+    world.close().await;
+}
+
+/// Every kind, by the list, as people and as browsers read it.
+#[tokio::test]
+async fn every_type_of_a_problem_has_a_page() {
+    let world = World::start().await;
+    let (people, browser) =
+        (world.api(), world.api().with("accept", "text/html,application/xhtml+xml,*/*;q=0.8"));
+    let list = people.get("/problems").await;
+    is_as_ever("pages", &list);
+    is_as_ever("pages-html", &browser.get("/problems").await);
+    let slugs: Vec<&str> = list.text.lines().map(|line| line.split([' ', ':']).nth(1).unwrap()).collect();
+    assert!(slugs.contains(&"not-found") && slugs.contains(&"overloaded"), "{slugs:?}");
+    let mut pages = Vec::new();
+    for slug in &slugs {
+        let path = format!("/problems/{slug}");
+        let (text, html) = (people.get(&path).await, browser.get(&path).await);
+        assert_eq!(text.header("content-type"), Some("text/plain; charset=utf-8"));
+        assert_eq!(html.header("content-type"), Some("text/html; charset=utf-8"));
+        for page in [&text, &html] {
+            assert_eq!((page.status, page.header("vary")), (200, Some("Accept")), "{page:?}");
+            for part in ["Cause", "What to do", "Is a retry safe?"] {
+                assert!(page.text.contains(part), "{}", page.text);
+            }
+        }
+        pages.push(text.text);
+    }
+    with_settings!({ omit_expression => true, prepend_module_to_snapshot => false }, {
+        assert_snapshot!("pages-text", pages.join("\n\n"));
+    });
+    is_as_ever("pages-html-one", &browser.get("/problems/not-open").await);
+    assert!(browser.get("/problems/none").await.problem() == "not-found");
     world.close().await;
 }

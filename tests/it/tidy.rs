@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// From the top down: a module imports only what stands below it.
-const LAYERS: [&str; 27] = [
+const LAYERS: [&str; 30] = [
     "main",
     "demo",
     "operator",
@@ -13,6 +13,7 @@ const LAYERS: [&str; 27] = [
     "replay",
     "app",
     "http",
+    "health",
     "audit",
     "connections",
     "issue",
@@ -27,6 +28,8 @@ const LAYERS: [&str; 27] = [
     "cause",
     "identity",
     "money",
+    "json",
+    "page",
     "ids",
     "storage",
     "schema",
@@ -87,7 +90,7 @@ fn imports_point_downwards() {
 fn drivers_stay_in_their_rooms() {
     for (driver, rooms) in [
         ("redis::", &["gate", "connections", "doctor"][..]),
-        ("async_nats::", &["connections", "http", "doctor"]),
+        ("async_nats::", &["connections", "health", "doctor"]),
         ("axum::", &["http"]),
         ("hyper::", &["http", "client", "rush"]),
     ] {
@@ -111,6 +114,17 @@ fn drivers_stay_in_their_rooms() {
             "{}: only retry.rs knows the crate backoff",
             path.display()
         );
+    }
+}
+
+#[test]
+fn status_codes_and_drivers_have_their_rooms_in_http() {
+    for (path, text) in sources("src/http") {
+        let room = ["problem_kind.rs", "answer.rs"].iter().any(|file| path.ends_with(format!("http/{file}")));
+        assert!(room || !text.contains("StatusCode"), "{} knows status codes", path.display());
+        for driver in ["sqlx", "redis::", "async_nats", "outbox_relay"] {
+            assert!(!text.contains(driver), "{} names {driver}", path.display());
+        }
     }
 }
 

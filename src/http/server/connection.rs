@@ -17,39 +17,40 @@ use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
-use super::places::{Phase, Place};
+use super::slots::{Phase, Slot};
 
-/// The header of a request, at the most. (Of its lines there are 100 at the most, hyper's default.)
+/// Bytes of a request's header, at most. (It has at most 100 lines, hyper's default.)
 const HEADER_BYTES_MAX: usize = 16 * 1024;
 
-/// Serves it until the client hangs up, is told to leave, or the request in progress at `stop` is answered.
-pub(super) async fn serve(stream: TcpStream, place: Arc<Place>, router: Router, stop: CancellationToken) {
+/// Serves a connection until the client closes it, its slot is evicted, or, after `stop`, the request in progress is
+/// answered.
+pub(super) async fn serve(stream: TcpStream, slot: Arc<Slot>, router: Router, stop: CancellationToken) {
     let _ = stream.set_nodelay(true);
-    let io = TokioIo::new(Watched { stream, place: place.clone() });
+    let io = TokioIo::new(Watched { stream, slot: slot.clone() });
     let service = service_fn(|request: Request<Incoming>| {
-        place.begin(Phase::Work);
-        let request = request.map(|body| WatchedBody { body, place: place.clone() });
+        slot.begin(Phase::Work);
+        let request = request.map(|body| WatchedBody { body, slot: slot.clone() });
         let answer = router.clone().oneshot(request);
-        let place = place.clone();
+        let slot = slot.clone();
         async move {
             let answer = answer.await;
-            place.begin(Phase::Answer);
+            slot.begin(Phase::Answer);
             answer
         }
     });
     let connection = http1::Builder::new()
-        .header_read_timeout(None) // its place is watched
+        .header_read_timeout(None) // its slot has one
         .max_buf_size(HEADER_BYTES_MAX)
         .serve_connection(io, service);
     tokio::pin!(connection);
     let ended = tokio::select! {
         ended = &mut connection => ended,
-        () = place.told_to_leave() => Ok(()),
+        () = slot.evicted() => Ok(()),
         () = stop.cancelled() => {
             connection.as_mut().graceful_shutdown();
             tokio::select! {
                 ended = connection => ended,
-                () = place.told_to_leave() => Ok(()),
+                () = slot.evicted() => Ok(()),
             }
         }
     };
@@ -58,10 +59,10 @@ pub(super) async fn serve(stream: TcpStream, place: Arc<Place>, router: Router, 
     }
 }
 
-/// Its bytes, which tell what the connection is at.
+/// The bytes of a connection. They move its slot from phase to phase.
 struct Watched {
     stream: TcpStream,
-    place: Arc<Place>,
+    slot: Arc<Slot>,
 }
 
 impl AsyncRead for Watched {
@@ -73,7 +74,7 @@ impl AsyncRead for Watched {
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(cx, buffer);
         if buffer.filled().len() > before {
-            self.place.turn(Phase::Idle, Phase::Header);
+            self.slot.turn(Phase::Idle, Phase::Header);
         }
         read
     }
@@ -96,11 +97,11 @@ impl AsyncWrite for Watched {
         self.stream.is_write_vectored()
     }
 
-    /// hyper flushes when all that there is to say is written.
+    /// hyper flushes when it has written all of an answer.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let flushed = Pin::new(&mut self.stream).poll_flush(cx);
         if flushed.is_ready() {
-            self.place.turn(Phase::Answer, Phase::Idle);
+            self.slot.turn(Phase::Answer, Phase::Idle);
         }
         flushed
     }
@@ -110,10 +111,10 @@ impl AsyncWrite for Watched {
     }
 }
 
-/// A body, which tells when it is waited for.
+/// A body. It moves the slot into the phase in which the service waits for the client.
 struct WatchedBody {
     body: Incoming,
-    place: Arc<Place>,
+    slot: Arc<Slot>,
 }
 
 impl HttpBody for WatchedBody {
@@ -126,8 +127,8 @@ impl HttpBody for WatchedBody {
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let frame = Pin::new(&mut self.body).poll_frame(cx);
         match frame {
-            Poll::Pending => self.place.turn(Phase::Work, Phase::Body),
-            Poll::Ready(_) => self.place.turn(Phase::Body, Phase::Work),
+            Poll::Pending => self.slot.turn(Phase::Work, Phase::Body),
+            Poll::Ready(_) => self.slot.turn(Phase::Body, Phase::Work),
         }
         frame
     }

@@ -13,8 +13,9 @@ use coupon_dispatcher::coupon::Refusal;
 use coupon_dispatcher::coupon::code::is_code;
 use coupon_dispatcher::event::Issued;
 use coupon_dispatcher::gate::seat::{Admission, Denial, Seat};
-use coupon_dispatcher::http::parsers::{ClaimBody, Page, Uri, is_authorized, parse_body};
+use coupon_dispatcher::http::parsers::{ClaimBody, ListQuery, Uri, is_authorized};
 use coupon_dispatcher::ids::{CampaignId, UserId};
+use coupon_dispatcher::json::read_object;
 use coupon_dispatcher::money::Money;
 use coupon_dispatcher::replay::ReplayArgs;
 use outbox_relay::Event;
@@ -110,7 +111,7 @@ fn bearer(bytes: &[u8]) -> bool {
 
 /// The body of a claim.
 fn claim(bytes: &[u8]) -> bool {
-    let read = |bytes: &[u8]| parse_body(bytes).and_then(ClaimBody::parse);
+    let read = |bytes: &[u8]| read_object(bytes).and_then(ClaimBody::parse);
     let taken = read(bytes);
     if let Err(problem) = &taken {
         assert!(!problem.field.is_empty() && !problem.reason.is_empty());
@@ -174,11 +175,11 @@ fn shows_no_login(url: &ServerUrl) {
 
 /// The body of a new campaign.
 fn draft(bytes: &[u8]) -> bool {
-    let Ok(body) = parse_body::<DraftBody>(bytes) else { return false };
+    let Ok(body) = read_object::<DraftBody>(bytes) else { return false };
     let Ok(draft) = body.parse() else { return false };
     keeps_limits(&draft);
     let printed = printed(&draft);
-    let again = parse_body::<DraftBody>(printed.to_string().as_bytes()).map(DraftBody::parse);
+    let again = read_object::<DraftBody>(printed.to_string().as_bytes()).map(DraftBody::parse);
     assert_eq!(again, Ok(Ok(draft)), "{printed}");
     let said = value(bytes).expect("it is JSON");
     for field in ["name", "merchant_id", "face_value", "currency", "quantity", "per_user_limit", "settle_on"]
@@ -300,17 +301,18 @@ fn outside_id(bytes: &[u8]) -> bool {
 
 /// The query of a list.
 fn page(bytes: &[u8]) -> bool {
-    let read = |query: &str| Page::parse(&format!("/v1/campaigns?{query}").parse::<Uri>().ok()?).ok();
-    let Some(page) = read(text(bytes)) else { return false };
-    assert!((1..=200).contains(&page.limit));
-    let mut query = format!("limit={}", page.limit);
-    if let Some(id) = page.before {
+    let read = |query: &str| ListQuery::parse(&format!("/v1/campaigns?{query}").parse::<Uri>().ok()?).ok();
+    let Some(list) = read(text(bytes)) else { return false };
+    let limit = list.page.limit.get();
+    assert!((1..=200).contains(&limit));
+    let mut query = format!("limit={limit}");
+    if let Some(id) = list.page.before {
         let _ = write!(query, "&cursor={id}");
     }
-    if let Some(status) = &page.status {
+    if let Some(status) = &list.status {
         let _ = write!(query, "&status={}", encoded(status));
     }
-    assert_eq!(read(&query), Some(page), "{query}");
+    assert_eq!(read(&query), Some(list), "{query}");
     true
 }
 

@@ -22,6 +22,7 @@ const LIMIT: Duration = Duration::from_secs(30);
 pub(crate) struct Http {
     address: SocketAddr,
     token: Option<String>,
+    headers: Vec<(&'static str, &'static str)>,
 }
 
 #[derive(Clone, Debug)]
@@ -36,12 +37,18 @@ pub(crate) struct Answer {
 
 impl Http {
     pub(crate) fn new(address: SocketAddr) -> Self {
-        Self { address, token: Some(TOKEN.to_owned()) }
+        Self { address, token: Some(TOKEN.to_owned()), headers: Vec::new() }
     }
 
     /// The same API, asked with another token or with none.
     pub(crate) fn with_token(&self, token: Option<&str>) -> Self {
         Self { token: token.map(str::to_owned), ..self.clone() }
+    }
+
+    /// The same API, asked with a further header.
+    pub(crate) fn with(&self, header: &'static str, value: &'static str) -> Self {
+        let headers = [&*self.headers, &[(header, value)]].concat();
+        Self { headers, ..self.clone() }
     }
 
     pub(crate) async fn get(&self, path: &str) -> Answer {
@@ -76,6 +83,9 @@ impl Http {
         if let Some(token) = &self.token {
             request = request.header(AUTHORIZATION, format!("Bearer {token}"));
         }
+        for (name, value) in &self.headers {
+            request = request.header(*name, *value);
+        }
         let request = request.body(Full::new(body.into())).unwrap();
         timeout(LIMIT, self.exchange(request)).await.ok()?.ok()
     }
@@ -105,6 +115,6 @@ impl Answer {
 
     /// The slug of a problem.
     pub(crate) fn problem(&self) -> &str {
-        self.body["type"].as_str().unwrap_or_default()
+        self.body["type"].as_str().and_then(|path| path.strip_prefix("/problems/")).unwrap_or_default()
     }
 }

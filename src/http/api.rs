@@ -1,0 +1,20 @@
+//! What the routes under `/v1` work with.
+
+use std::sync::Arc;
+
+use crate::campaign::change::Campaigns;
+use crate::config::Secret;
+use crate::coupon::store::Coupons;
+use crate::issue::Issuer;
+use crate::wallet::Wallets;
+
+/// The state of the API in a process.
+#[derive(Debug)]
+pub struct Api {
+    pub campaigns: Campaigns<Arc<Issuer>>,
+    pub coupons: Coupons,
+    pub wallets: Wallets,
+    pub issuer: Arc<Issuer>,
+    /// Without one, every request under `/v1` is refused.
+    pub admin_token: Option<Secret>,
+}

@@ -1,0 +1,147 @@
+//! What stands before every handler: rights, the bound on requests in progress, and the trace in the log.
+
+use std::future::{Ready, ready};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use axum::extract::Request;
+use axum::handler::Handler;
+use axum::response::{IntoResponse as _, Response};
+use futures_util::future::Either;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tracing::instrument::{Instrument as _, Instrumented};
+use tracing::{Level, Span};
+
+use super::caller;
+use super::problem::{Failure, Problem};
+use super::route::{Load, Route};
+use crate::cause::Traceparent;
+use crate::config::Secret;
+
+/// Requests in progress that ask Postgres through the pool, at most; more are refused at once. They share the few
+/// connections of the pool, and a request behind this many still waits far less than the pool's `ACQUIRE_TIMEOUT`.
+pub const ADMIN_REQUESTS_MAX: usize = 512;
+
+/// What all guards of a process share.
+#[derive(Debug)]
+pub(super) struct Guards {
+    admin_token: Option<Secret>,
+    /// A permit for each request in progress of the routes with [`Load::Admin`].
+    admin_requests: Arc<Semaphore>,
+}
+
+impl Guards {
+    pub(super) fn new(admin_token: Option<Secret>) -> Self {
+        Self { admin_token, admin_requests: Arc::new(Semaphore::new(ADMIN_REQUESTS_MAX)) }
+    }
+}
+
+/// The guard of a route. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(super) struct Guard {
+    route: &'static Route,
+    guards: Arc<Guards>,
+}
+
+impl Guard {
+    pub(super) fn new(route: &'static Route, guards: Arc<Guards>) -> Self {
+        Self { route, guards }
+    }
+
+    /// Stands before a handler.
+    pub(super) fn before<H>(self, handler: H) -> Guarded<H> {
+        Guarded { guard: self, handler }
+    }
+
+    /// Lets a request through, which then holds a permit until it is answered.
+    fn admit(&self, request: &mut Request) -> Result<Passage, Problem> {
+        let Self { route, guards } = self;
+        let caller = caller::check(route.access, request.headers(), guards.admin_token.as_ref())?;
+        let permit = match route.load {
+            Load::Light | Load::Claims => None,
+            Load::Admin => {
+                let permit = guards.admin_requests.clone().try_acquire_owned();
+                Some(permit.map_err(|_| Problem::overloaded())?)
+            }
+        };
+        let traceparent = caller.as_ref().and_then(|caller| caller.cause.traceparent.clone());
+        if let Some(caller) = caller {
+            request.extensions_mut().insert(caller);
+        }
+        Ok(Passage { route, traceparent, _permit: permit })
+    }
+}
+
+/// A handler behind a guard.
+#[derive(Clone, Debug)]
+pub(super) struct Guarded<H> {
+    guard: Guard,
+    handler: H,
+}
+
+/// Boxes nothing: a claim costs no allocation more than the handler's own.
+impl<H, T, S> Handler<T, S> for Guarded<H>
+where
+    H: Handler<T, S, Future: Unpin>,
+{
+    type Future = Either<Ready<Response>, Answering<H::Future>>;
+
+    fn call(self, mut request: Request, state: S) -> Self::Future {
+        match self.guard.admit(&mut request) {
+            Ok(passage) => {
+                let span = passage.span();
+                let answer = self.handler.call(request, state).instrument(span);
+                Either::Right(Answering { answer, passage })
+            }
+            Err(problem) => Either::Left(ready(problem.into_response())),
+        }
+    }
+}
+
+/// A request in progress.
+#[derive(Debug)]
+struct Passage {
+    route: &'static Route,
+    traceparent: Option<Traceparent>,
+    _permit: Option<OwnedSemaphorePermit>,
+}
+
+impl Passage {
+    /// The span in which the handler runs. A claim has one only where the log is as detailed as DEBUG: a span costs
+    /// about a microsecond, and what fails on the way of one claim is logged by [`Answering`].
+    fn span(&self) -> Span {
+        if self.route.load == Load::Claims && !tracing::enabled!(Level::DEBUG) {
+            return Span::none();
+        }
+        self.log_span()
+    }
+
+    /// Method, template of the path, and trace id, if there is one. As severe as can be, so that it is there in any log.
+    fn log_span(&self) -> Span {
+        let trace_id = self.traceparent.as_ref().map(Traceparent::trace_id);
+        tracing::error_span!("request", method = %self.route.method, route = self.route.path, trace_id)
+    }
+}
+
+/// The answer of a handler, while it is awaited.
+#[derive(Debug)]
+pub(super) struct Answering<F> {
+    answer: Instrumented<F>,
+    passage: Passage,
+}
+
+impl<F: Future<Output = Response> + Unpin> Future for Answering<F> {
+    type Output = Response;
+
+    /// Logs what made the handler fail, which happens here alone.
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Response> {
+        let answer = Pin::new(&mut self.answer).poll(context);
+        answer.map(|mut response| {
+            if let Some(failure) = response.extensions_mut().remove::<Failure>() {
+                self.passage.log_span().in_scope(|| failure.log());
+            }
+            response
+        })
+    }
+}

@@ -1,0 +1,186 @@
+//! Everything that can be refused, one entry a kind: the room of the status codes of refusals.
+
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+
+/// Declares the kinds, their list, and what is said about each.
+macro_rules! kinds {
+    ($($name:ident: $status:ident $slug:literal $title:literal {
+        cause: $cause:literal,
+        advice: $advice:literal,
+        retry: $retry:ident $(,)?
+    })*) => {
+        /// A kind of refusal.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub(super) enum ProblemKind {
+            $($name,)*
+        }
+
+        impl ProblemKind {
+            /// Every kind.
+            pub(super) const ALL: &[Self] = &[$(Self::$name,)*];
+
+            /// What is said about this kind.
+            pub(super) const fn about(self) -> About {
+                match self {
+                    $(Self::$name => About {
+                        status: StatusCode::$status,
+                        slug: $slug,
+                        path: concat!("/problems/", $slug),
+                        title: $title,
+                        cause: $cause,
+                        advice: $advice,
+                        retry: Retry::$retry,
+                    },)*
+                }
+            }
+        }
+    };
+}
+
+/// What is said about a kind, to programs and to people.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct About {
+    pub(super) status: StatusCode,
+    /// Callers branch on it: it never changes.
+    pub(super) slug: &'static str,
+    /// The path of the page about this kind, which is the type of a problem.
+    pub(super) path: &'static str,
+    pub(super) title: &'static str,
+    pub(super) cause: &'static str,
+    /// What a caller can do about it.
+    pub(super) advice: &'static str,
+    pub(super) retry: Retry,
+}
+
+impl About {
+    /// The header that the status calls for.
+    pub(super) fn header(self) -> Option<(HeaderName, HeaderValue)> {
+        match self.status {
+            StatusCode::SERVICE_UNAVAILABLE => Some((header::RETRY_AFTER, HeaderValue::from_static("1"))), // second
+            StatusCode::UNAUTHORIZED => Some((header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))),
+            _ => None,
+        }
+    }
+}
+
+/// Whether a retry of the same request is safe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Retry {
+    Useless,
+    Useful,
+    /// The outcome of the request is not known.
+    Unknown,
+}
+
+impl Retry {
+    /// A sentence for people.
+    pub(super) const fn sentence(self) -> &'static str {
+        match self {
+            Self::Useless => {
+                "A retry is safe, but returns the same answer until the request or the state of the service changes."
+            }
+            Self::Useful => "A retry is safe: the request changed nothing.",
+            Self::Unknown => {
+                "The request may have taken effect before it failed. A retry is safe, except that POST /v1/campaigns may \
+                 create a second campaign, and that a claim may get a user another coupon of a campaign that gives \
+                 each user several."
+            }
+        }
+    }
+}
+
+kinds! {
+    NotFound: NOT_FOUND "not-found" "Not found" {
+        cause: "No route has this path, or nothing has the id in the path.",
+        advice: "Correct the path or the id; the member detail says which. An id has 26 characters, as the \
+                 service returned it.",
+        retry: Useless,
+    }
+    MethodNotAllowed: METHOD_NOT_ALLOWED "method-not-allowed" "Method not allowed" {
+        cause: "A route has this path, but not with this method.",
+        advice: "Use a method that the header Allow names.",
+        retry: Useless,
+    }
+    Unauthorized: UNAUTHORIZED "unauthorized" "A valid bearer token is required" {
+        cause: "The request has no bearer token, or one that is not valid. A service that runs without ADMIN_TOKEN \
+                accepts none.",
+        advice: "Send a valid token in the header Authorization, after the word Bearer and a space.",
+        retry: Useless,
+    }
+    Forbidden: FORBIDDEN "forbidden" "The token does not give this right" {
+        cause: "The token is valid, but does not give the right that this route requires.",
+        advice: "Use a token that gives the right.",
+        retry: Useless,
+    }
+    TooLarge: PAYLOAD_TOO_LARGE "too-large" "The body is too large" {
+        cause: "The body has more bytes than the service reads.",
+        advice: "Send fewer bytes; the member detail names the limit.",
+        retry: Useless,
+    }
+    TooSlow: REQUEST_TIMEOUT "too-slow" "The body did not arrive in time" {
+        cause: "The service waited for the rest of the body until its time limit.",
+        advice: "Send the whole body without a pause.",
+        retry: Useful,
+    }
+    MalformedBody: UNPROCESSABLE_ENTITY "malformed-body" "The body cannot be read" {
+        cause: "The body is not a JSON object, or one of its fields is missing, unknown or of another type.",
+        advice: "Correct the field that the member errors names.",
+        retry: Useless,
+    }
+    Invalid: UNPROCESSABLE_ENTITY "invalid" "Some fields are invalid" {
+        cause: "Fields of the body, the path or the query have values that the service does not accept.",
+        advice: "Correct the fields that the member errors names; it names all of them.",
+        retry: Useless,
+    }
+    NotAllowedInState: CONFLICT "not-allowed-in-state" "The campaign's state does not allow this" {
+        cause: "The campaign is in a state in which this change does not exist: a closed campaign cannot be opened.",
+        advice: "Read the campaign to see its state.",
+        retry: Useless,
+    }
+    AlreadyIssued: CONFLICT "already-issued" "The user already has a coupon of this campaign" {
+        cause: "The campaign gives each user one coupon, and this user has theirs.",
+        advice: "Show the user the coupon in the member coupon.",
+        retry: Useless,
+    }
+    UserLimitReached: CONFLICT "user-limit-reached"
+        "The user has as many coupons of this campaign as one user may have" {
+        cause: "The user has per_user_limit coupons of this campaign.",
+        advice: "Show the user their coupons; the member coupon has the newest one.",
+        retry: Useless,
+    }
+    SoldOut: GONE "sold-out" "All coupons are issued" {
+        cause: "The campaign has issued as many coupons as its quantity.",
+        advice: "Tell the user that no coupon is left.",
+        retry: Useless,
+    }
+    NotOpen: FORBIDDEN "not-open" "The campaign is not open" {
+        cause: "The campaign is a draft or paused, or its time has not come: the member opens_at says when it opens.",
+        advice: "Claim again when the campaign is open.",
+        retry: Useless,
+    }
+    Closed: GONE "closed" "The campaign is closed" {
+        cause: "An operator closed the campaign, or closes_at has passed.",
+        advice: "Tell the user that the campaign is over.",
+        retry: Useless,
+    }
+    GateUnavailable: SERVICE_UNAVAILABLE "gate-unavailable" "Claims cannot be taken right now" {
+        cause: "Redis cannot be reached, or the service is loading the campaign into it.",
+        advice: "Retry after the seconds that the header Retry-After says.",
+        retry: Useful,
+    }
+    Overloaded: SERVICE_UNAVAILABLE "overloaded" "Too many concurrent requests" {
+        cause: "More requests are in progress than the service accepts at a time.",
+        advice: "Retry after the seconds that the header Retry-After says, and wait longer after each refusal.",
+        retry: Useful,
+    }
+    StorageUnavailable: SERVICE_UNAVAILABLE "storage-unavailable" "The database cannot be reached" {
+        cause: "Postgres cannot be reached, or does not answer in time.",
+        advice: "Retry after the seconds that the header Retry-After says; the member detail says what a retry does.",
+        retry: Unknown,
+    }
+    Internal: INTERNAL_SERVER_ERROR "internal" "Internal error" {
+        cause: "The service or its database has a fault. The log of the service has the details.",
+        advice: "Tell the operator of the service. The trace id of the request finds its lines in the log.",
+        retry: Unknown,
+    }
+}

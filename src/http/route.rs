@@ -1,0 +1,37 @@
+//! What a row of the table of routes says about its route.
+
+use axum::http::Method;
+
+use crate::identity::Scope;
+
+/// A route of the API.
+#[derive(Debug)]
+pub struct Route {
+    pub method: Method,
+    /// The template of the path, with parameters in braces.
+    pub path: &'static str,
+    pub access: Access,
+    pub load: Load,
+    /// The id of the operation. It never changes and no other route has it.
+    pub operation: &'static str,
+}
+
+/// Who may use a route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Everybody, without a token.
+    Public,
+    /// A caller with this right.
+    Needs(Scope),
+}
+
+/// What bounds how many requests of a route are in progress in a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Load {
+    /// Nothing: it takes no connection of the pool.
+    Light,
+    /// [`ADMIN_REQUESTS_MAX`](super::guard::ADMIN_REQUESTS_MAX), together with all other routes of this kind.
+    Admin,
+    /// The issuer, shard by shard.
+    Claims,
+}

@@ -1,0 +1,91 @@
+//! The table of routes. The router is made of it and of nothing else: a handler without a row does not answer.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::http::Method;
+use axum::routing::{MethodFilter, MethodRouter, on};
+
+use super::api::Api;
+use super::guard::{Guard, Guards};
+use super::problem::Problem;
+use super::route::{Access, Load, Route};
+use super::{campaigns, claim, coupons, probes, problem_pages, users};
+use crate::health::Health;
+use crate::identity::Scope;
+
+/// A row of the table.
+struct Row {
+    route: Route,
+    handler: Mount,
+}
+
+/// Puts a handler behind its guard. Its state tells which processes have the route.
+enum Mount {
+    /// All of them.
+    Everywhere(fn(Guard) -> MethodRouter<Arc<Health>>),
+    /// Those with the API.
+    Api(fn(Guard) -> MethodRouter<Arc<Api>>),
+}
+
+macro_rules! table {
+    ($($processes:ident {$(
+        $method:ident $path:literal $access:ident $(($scope:ident))? $load:ident $operation:ident $handler:path;
+    )*})*) => {
+        static TABLE: &[Row] = &[$($(Row {
+            route: Route {
+                method: Method::$method,
+                path: $path,
+                access: Access::$access $((Scope::$scope))?,
+                load: Load::$load,
+                operation: stringify!($operation),
+            },
+            handler: Mount::$processes(|guard| on(MethodFilter::$method, guard.before($handler))),
+        },)*)*];
+    };
+}
+
+// Method, path, rights, load, id of the operation, handler.
+table! {
+    Everywhere {
+        GET  "/livez"                      Public                 Light  live              probes::live;
+        GET  "/readyz"                     Public                 Light  ready             probes::ready;
+        GET  "/metrics"                    Public                 Light  metrics           probes::metrics;
+        GET  "/problems"                   Public                 Light  listProblems      problem_pages::list;
+        GET  "/problems/{slug}"            Public                 Light  showProblem       problem_pages::show;
+    }
+    Api {
+        POST "/v1/campaigns"               Needs(ChangeCampaigns) Admin  createCampaign    campaigns::create;
+        GET  "/v1/campaigns"               Needs(ReadCampaigns)   Admin  listCampaigns     campaigns::list;
+        GET  "/v1/campaigns/{id}"          Needs(ReadCampaigns)   Admin  showCampaign      campaigns::show;
+        POST "/v1/campaigns/{id}/open"     Needs(ChangeCampaigns) Admin  openCampaign      campaigns::open;
+        POST "/v1/campaigns/{id}/close"    Needs(ChangeCampaigns) Admin  closeCampaign     campaigns::close;
+        POST "/v1/campaigns/{id}/coupons"  Needs(ClaimCoupons)    Claims claimCoupon       claim::claim;
+        GET  "/v1/coupons/{id}"            Needs(ReadCoupons)     Admin  showCoupon        coupons::show;
+        GET  "/v1/users/{user_id}/coupons" Needs(ReadCoupons)     Admin  listCouponsOfUser users::coupons;
+    }
+}
+
+/// Every route, in the order of the table.
+pub fn routes() -> impl Iterator<Item = &'static Route> {
+    TABLE.iter().map(|row| &row.route)
+}
+
+/// The routes of a process: all of them where it has the API, else those that every process has.
+pub fn router(api: Option<Api>, health: Health) -> Router {
+    let guards = Arc::new(Guards::new(api.as_ref().and_then(|api| api.admin_token.clone())));
+    let (api, health) = (api.map(Arc::new), Arc::new(health));
+    let mut router = Router::new();
+    for Row { route, handler } in TABLE {
+        let guard = Guard::new(route, guards.clone());
+        let methods = match (handler, &api) {
+            (Mount::Everywhere(mount), _) => mount(guard).with_state(health.clone()),
+            (Mount::Api(mount), Some(api)) => mount(guard).with_state(api.clone()),
+            (Mount::Api(_), None) => continue,
+        };
+        router = router.route(route.path, methods);
+    }
+    router
+        .fallback(async || Problem::not_found("No route has this path."))
+        .method_not_allowed_fallback(async || Problem::method_not_allowed())
+}

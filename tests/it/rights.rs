@@ -1,0 +1,76 @@
+//! The table of routes: who may use which, called one by one. A new row is covered by itself.
+
+use std::collections::HashSet;
+
+use coupon_dispatcher::http::{Access, Route, routes};
+use hyper::Method;
+use serde_json::json;
+
+use crate::support::{Answer, Http, TOKEN, World};
+
+/// Calls a route, with something that exists for each parameter of its path.
+async fn call(api: &Http, method: &Method, route: &Route, id: &str) -> Answer {
+    let parts = route.path.split('/').map(|part| match part {
+        "{id}" => id,
+        "{user_id}" => "alice",
+        "{slug}" => "not-found",
+        part => {
+            assert!(!part.contains('{'), "say here what to put into {part} of {}", route.path);
+            part
+        }
+    });
+    api.send(method.clone(), &parts.collect::<Vec<_>>().join("/"), r#"{"user_id":"alice"}"#).await
+}
+
+#[tokio::test]
+async fn every_route_is_open_to_those_who_have_the_right_and_to_nobody_else() {
+    let world = World::start().await;
+    let tokens =
+        [None, Some(""), Some("a-token-for-tests-onlY"), Some("a-token-for-tests-only2"), Some(TOKEN)];
+    for route in routes() {
+        let id = world.open_campaign(json!({})).await.to_string(); // one that no other route has closed
+        for token in tokens {
+            let api = world.api().with_token(token);
+            let answer = call(&api, &route.method, route, &id).await;
+            let what = format!("{} {} with {token:?}: {answer:?}", route.method, route.path);
+            match route.access {
+                Access::Public => assert_eq!(answer.status, 200, "{what}"),
+                Access::Needs(_) if token == Some(TOKEN) => {
+                    // It has passed the guard: what the handler says of this id or body is another matter.
+                    assert!([200, 201, 404, 409, 422].contains(&answer.status), "{what}");
+                    assert_ne!(answer.body["detail"], "No route has this path.", "{what}");
+                }
+                Access::Needs(_) => {
+                    assert_eq!((answer.status, answer.problem()), (401, "unauthorized"), "{what}");
+                    assert_eq!(answer.header("www-authenticate"), Some("Bearer"), "{what}");
+                    // A route that can be read can be read by its header alone.
+                    if route.method == Method::GET {
+                        assert_eq!(call(&api, &Method::HEAD, route, &id).await.status, 401, "{what}");
+                    }
+                }
+            }
+        }
+    }
+    let coupons: i64 =
+        sqlx::query_scalar("SELECT count(*) FROM coupons").fetch_one(&world.pool).await.unwrap();
+    assert_eq!(coupons, 1, "that of the one claim with the token");
+    world.close().await;
+}
+
+#[test]
+fn every_route_has_an_operation_of_its_own_and_rights_where_they_are_due() {
+    let mut operations = HashSet::new();
+    let mut routes_seen = HashSet::new();
+    for route in routes() {
+        assert!(operations.insert(route.operation), "{} names two routes", route.operation);
+        assert!(
+            routes_seen.insert((&route.method, route.path)),
+            "{} {} is there twice",
+            route.method,
+            route.path
+        );
+        let is_public = route.access == Access::Public;
+        assert_eq!(is_public, !route.path.starts_with("/v1/"), "{}", route.path);
+    }
+    assert!(operations.len() >= 13, "{operations:?}");
+}
