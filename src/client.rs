@@ -1,46 +1,64 @@
-//! The admin API from a shell or a program.
+//! The admin API from a shell or a program, over HTTP or HTTPS.
+//!
+//! It is the program's one HTTP client. The load generators do without it on purpose: [`crate::rush`] and the benches
+//! decide themselves on which connection a request goes, and count what becomes of it.
 
+use std::error::Error;
+use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail, ensure};
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE};
-use hyper::{Method, Request};
-use hyper_util::client::legacy::Client as HttpClient;
+use hyper::{Method, Request, StatusCode};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::{Client as HttpClient, Error as HttpError};
 use hyper_util::rt::TokioExecutor;
+use rustls::crypto::ring;
+use rustls::{CertificateError, ClientConfig, Error as TlsError, RootCertStore};
 use serde_json::Value;
+use tokio::sync::OnceCell;
 use tokio::time::timeout;
 
 use crate::config::Secret;
 
+/// For one request, from the connection to the last byte of the answer: longer than the API takes for any.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// A client of one API, over plain HTTP.
+type Http = HttpClient<HttpsConnector<HttpConnector>, Full<Bytes>>;
+
+/// A client of one API.
 #[derive(Debug)]
 pub struct Client {
-    http: HttpClient<HttpConnector, Full<Bytes>>,
+    /// Made by the first request, which reads the certificate authorities.
+    http: OnceCell<Http>,
     url: String,
     token: Secret,
 }
 
 impl Client {
-    /// `url` is like `http://127.0.0.1:8080`.
+    /// `url` is like `http://127.0.0.1:8080` or `https://coupons.example.com`. Over HTTPS the server's certificate has
+    /// to come from a certificate authority of the system or, if it is set, of `SSL_CERT_FILE`.
     #[must_use]
     pub fn new(url: &str, token: Secret) -> Self {
-        let http = HttpClient::builder(TokioExecutor::new()).build_http();
-        Self { http, url: url.trim_end_matches('/').to_owned(), token }
+        Self { http: OnceCell::new(), url: url.trim_end_matches('/').to_owned(), token }
     }
 
+    /// Returns the body of the answer: JSON, or a text if it is none.
+    ///
     /// # Errors
-    /// With the title and the fields of the problem, when the API refuses.
+    /// With the title and the fields of the problem if the API refuses; with the URL if it does not answer.
     pub async fn get(&self, path: &str) -> anyhow::Result<Value> {
         self.call(Method::GET, path, None).await
     }
 
+    /// Returns the body of the answer, as [`Client::get`] does.
+    ///
     /// # Errors
-    /// With the title and the fields of the problem, when the API refuses.
+    /// As those of [`Client::get`].
     pub async fn post(&self, path: &str, body: Option<&Value>) -> anyhow::Result<Value> {
         self.call(Method::POST, path, body).await
     }
@@ -53,27 +71,91 @@ impl Client {
             .header(CONTENT_TYPE, "application/json")
             .body(Full::from(body.map(Value::to_string).unwrap_or_default()))
             .with_context(|| format!("{} is not a URL of the API", self.url))?;
-        let exchange = async {
-            let response = self.http.request(request).await.with_context(|| format!("ask {}", self.url))?;
-            let status = response.status();
-            let body = response.into_body().collect().await.context("read the answer")?.to_bytes();
-            anyhow::Ok((status, body))
-        };
-        let (status, body) =
-            timeout(REQUEST_TIMEOUT, exchange).await.context("the API does not answer")??;
+        let exchange = timeout(REQUEST_TIMEOUT, self.exchange(request)).await;
+        let (status, body) = exchange
+            .unwrap_or_else(|_| Err(anyhow!("no answer within {} s", REQUEST_TIMEOUT.as_secs())))
+            .with_context(|| format!("ask the API at {}", self.url))?;
         let answer: Value =
             serde_json::from_slice(&body).unwrap_or_else(|_| String::from_utf8_lossy(&body).into());
-        if status.is_success() {
-            return Ok(answer);
-        }
-        let title = answer["title"].as_str().unwrap_or("the API refuses");
-        let detail = answer["detail"].as_str().map(|detail| format!(" ({detail})")).unwrap_or_default();
-        let fields = answer["errors"].as_array().map(|errors| {
-            let lines = errors.iter().map(|e| {
-                format!("\n  {} {}", e["field"].as_str().unwrap_or(""), e["reason"].as_str().unwrap_or(""))
-            });
-            lines.collect::<String>()
-        });
-        bail!("{}: {title}{detail}{}", status.as_u16(), fields.unwrap_or_default())
+        if status.is_success() { Ok(answer) } else { bail!("{}: {}", status.as_u16(), refusal(&answer)) }
     }
+
+    async fn exchange(&self, request: Request<Full<Bytes>>) -> anyhow::Result<(StatusCode, Bytes)> {
+        let http = self.http.get_or_try_init(async || http(&self.url)).await?;
+        let response = http.request(request).await.map_err(|error| explained(&error))?;
+        let status = response.status();
+        let body = response.into_body().collect().await.context("read the answer")?.to_bytes();
+        Ok((status, body))
+    }
+}
+
+/// An HTTP client for `url`. Certificate authorities are read only for HTTPS.
+fn http(url: &str) -> anyhow::Result<Http> {
+    let roots = match url.split_once("://").map(|(scheme, _)| scheme) {
+        Some("http") => RootCertStore::empty(),
+        Some("https") => certificate_authorities()?,
+        _ => bail!("it is not a URL that starts with http:// or https://"),
+    };
+    let tls = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let connector = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().build();
+    Ok(HttpClient::builder(TokioExecutor::new()).build(connector))
+}
+
+/// The certificate authorities of `SSL_CERT_FILE` and `SSL_CERT_DIR` or, if neither is set, of the system.
+fn certificate_authorities() -> anyhow::Result<RootCertStore> {
+    let read = rustls_native_certs::load_native_certs();
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(read.certs);
+    let problems: Vec<String> = read.errors.iter().map(ToString::to_string).collect();
+    ensure!(
+        !roots.is_empty(),
+        "no certificate authority can be read, so no server is trusted ({}): install ca-certificates, or name a PEM \
+         file in SSL_CERT_FILE",
+        if problems.is_empty() { "there is none".to_owned() } else { problems.join("; ") }
+    );
+    for problem in problems {
+        tracing::warn!("a certificate authority is left out: {problem}");
+    }
+    Ok(roots)
+}
+
+/// Says why a request failed: what to do about TLS, or else each cause once.
+fn explained(error: &HttpError) -> anyhow::Error {
+    match anyhow::Chain::new(error).find_map(tls_error) {
+        Some(TlsError::InvalidCertificate(CertificateError::UnknownIssuer)) => anyhow!(
+            "its certificate comes from an authority that is not trusted here: install that authority on this machine, \
+             or name the PEM file of its certificate in SSL_CERT_FILE"
+        ),
+        Some(TlsError::InvalidCertificate(problem)) => anyhow!("its certificate is refused: {problem}"),
+        Some(TlsError::InvalidMessage(_)) => anyhow!("it does not speak TLS: its URL may start with http://"),
+        _ => {
+            // The first, such as `client error (Connect)`, says less than the one behind it.
+            let causes = anyhow::Chain::new(error).skip(usize::from(error.source().is_some()));
+            let mut told: Vec<String> = causes.map(ToString::to_string).collect();
+            told.dedup();
+            anyhow!(told.join(": "))
+        }
+    }
+}
+
+/// The error of TLS in an error of input and output, which may be in another such error.
+fn tls_error<'a>(cause: &'a (dyn Error + 'static)) -> Option<&'a TlsError> {
+    match cause.downcast_ref::<io::Error>() {
+        Some(wrapper) => tls_error(wrapper.get_ref()?),
+        None => cause.downcast_ref(),
+    }
+}
+
+/// What an RFC 9457 problem says: its title, its detail, and a line for each field.
+fn refusal(problem: &Value) -> String {
+    let title = problem["title"].as_str().unwrap_or("the API refuses");
+    let detail = problem["detail"].as_str().map(|detail| format!(" ({detail})")).unwrap_or_default();
+    let fields = problem["errors"].as_array().into_iter().flatten().map(|error| {
+        let [field, reason] = ["field", "reason"].map(|name| error[name].as_str().unwrap_or(""));
+        format!("\n  {field} {reason}")
+    });
+    format!("{title}{detail}{}", fields.collect::<String>())
 }
