@@ -13,22 +13,21 @@
 //! * [`event`]: what is published.
 //! * [`wallet`], [`settlement`]: projections of the events.
 //! * [`audit`]: the balance sheet over all of them, at once, in full, or continuously.
-//! * [`mod@replay`]: events again.
 //! * [`doctor`]: whether the servers are as all of this needs them.
 //!
-//! What holds it together: [`config`], [`schema`], [`connections`], [`app`] (plays the roles of a
-//! process), [`client`] (the API from a shell), and for the demo and the tests [`servers`] (private
-//! Postgres, Redis and NATS), [`rush`] (many users at once), [`demo`] and [`failpoint`].
+//! What holds it together: [`cli`] (the commands), [`config`], [`schema`], [`connections`], [`app`] (plays the
+//! roles of a process), [`client`] (the API from a shell), [`progress`] (a bar), and for the demo and the tests
+//! [`servers`] (private Postgres, Redis and NATS), [`rush`] (many users at once) and [`failpoint`].
 
 pub mod app;
 pub mod audit;
 pub mod campaign;
 pub mod cause;
+pub mod cli;
 pub mod client;
 pub mod config;
 pub mod connections;
 pub mod coupon;
-pub mod demo;
 pub mod doctor;
 pub mod event;
 pub mod failpoint;
@@ -40,10 +39,8 @@ pub mod ids;
 pub mod issue;
 pub mod json;
 pub mod money;
-pub mod operator;
 pub mod page;
 pub mod progress;
-pub mod replay;
 pub mod rush;
 pub mod schema;
 pub mod servers;

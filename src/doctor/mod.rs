@@ -7,12 +7,10 @@ mod nats;
 mod postgres;
 mod redis;
 
-use std::io::{self, Write as _};
 use std::time::Duration;
 
-use anyhow::{anyhow, bail};
+use anyhow::anyhow;
 use futures_util::join;
-use serde_json::json;
 use tokio::time::timeout;
 
 pub use self::finding::{Finding, Health};
@@ -30,29 +28,6 @@ pub async fn examine(config: &Config, open_max: Duration) -> Vec<Finding> {
         of_server("nats", &config.nats, nats::examine(config)),
     );
     [redis, postgres, nats].concat()
-}
-
-/// Prints what [`examine`] finds, and answers whether nothing is bad.
-///
-/// # Errors
-/// When nothing is bad, and something could not be told.
-pub async fn report(config: &Config, open_max: Duration, json: bool) -> anyhow::Result<bool> {
-    let findings = examine(config, open_max).await;
-    let number = |health| findings.iter().filter(|finding| finding.health == health).count();
-    let (bad, unknown, warned) = (number(Health::Bad), number(Health::Unknown), number(Health::Warn));
-    // Not println!, which panics when nobody reads on (`coupon doctor | head`).
-    let mut out = io::stdout().lock();
-    if json {
-        writeln!(out, "{}", json!({ "healthy": bad + unknown == 0, "findings": findings }))?;
-    } else {
-        findings.iter().try_for_each(|finding| writeln!(out, "{finding}"))?;
-        let well = number(Health::Ok);
-        writeln!(out, "{bad} bad, {unknown} unknown, {warned} to know of, {well} well")?;
-    }
-    if bad == 0 && unknown > 0 {
-        bail!("{unknown} of {} checks could not tell", findings.len());
-    }
-    Ok(bad == 0)
 }
 
 async fn of_server(

@@ -46,7 +46,7 @@ async fn all_is_well_in_a_new_world() {
     let finished = world.coupon(&["doctor"]).await;
     assert_eq!(finished.code, Some(0), "{finished:?}");
     let lines: Vec<&str> = finished.out.lines().collect();
-    assert_eq!(*lines.last().unwrap(), format!("0 bad, 0 unknown, 0 to know of, {} well", lines.len() - 1));
+    assert_eq!(*lines.last().unwrap(), format!("0 bad, 0 unknown, 0 warnings, {} ok", lines.len() - 1));
     assert!(lines[..lines.len() - 1].iter().all(|line| line.starts_with("ok ")), "{lines:#?}");
     assert!(lines.iter().any(|line| line.contains("COUPONS-0: as the relay needs it")), "{lines:#?}");
     world.close().await;

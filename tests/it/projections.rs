@@ -1,6 +1,6 @@
 //! From the stream into tables: the effect of each event once, and never without its position.
 
-use coupon_dispatcher::app::Connections;
+use coupon_dispatcher::connections::Connections;
 use coupon_dispatcher::event::OUTLET;
 use coupon_dispatcher::settlement::Settlement;
 use coupon_dispatcher::wallet::Wallet;

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use coupon_dispatcher::app::{Connections, projections};
+use coupon_dispatcher::app::projections;
+use coupon_dispatcher::connections::Connections;
 use coupon_dispatcher::event::OUTLET;
 use outbox_relay::projection::{ApplyError, Applying};
 use outbox_relay::rebuild::{Rebuild, RebuildError};

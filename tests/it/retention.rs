@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use async_nats::jetstream;
 use async_nats::jetstream::message::PublishMessage;
-use coupon_dispatcher::app::Connections;
+use coupon_dispatcher::connections::Connections;
 use coupon_dispatcher::event::OUTLET;
 use outbox_relay::Shard;
 use outbox_relay::retention::Retention;

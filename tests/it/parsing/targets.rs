@@ -8,6 +8,7 @@ use clap::Parser;
 use coupon_dispatcher::campaign::Expiry;
 use coupon_dispatcher::campaign::draft::{Draft, DraftBody, format_duration, parse_duration};
 use coupon_dispatcher::cause::{IdempotencyKey, Traceparent};
+use coupon_dispatcher::cli::replay::ReplayArgs;
 use coupon_dispatcher::config::{Config, Secret, ServerUrl, login};
 use coupon_dispatcher::coupon::Refusal;
 use coupon_dispatcher::coupon::code::is_code;
@@ -17,7 +18,6 @@ use coupon_dispatcher::http::parsers::{ClaimBody, ListQuery, Uri, is_authorized}
 use coupon_dispatcher::ids::{CampaignId, UserId};
 use coupon_dispatcher::json::read_object;
 use coupon_dispatcher::money::Money;
-use coupon_dispatcher::replay::ReplayArgs;
 use outbox_relay::Event;
 use outbox_relay::event::{EPOCH_HEADER, POSITION_HEADER, epoch_of, from_object, number};
 use outbox_relay::parsers::stored;

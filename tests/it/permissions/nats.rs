@@ -1,7 +1,7 @@
 //! What NATS refuses: to write a stream, to take from it, to read what was not given.
 
 use async_nats::{Client, Event, StatusCode, Subscriber};
-use coupon_dispatcher::app::nats_options;
+use coupon_dispatcher::connections::nats_options;
 use futures_util::{FutureExt as _, StreamExt as _};
 use outbox_relay::Shard;
 use serde_json::{Value, json};

@@ -194,7 +194,7 @@ async fn a_plan_says_where_the_outbox_begins() {
     let later = events.last().unwrap().time.format(&Rfc3339).unwrap();
     assert_eq!(begins("later", &["--since", &later, "--dry-run"]).await, (json!(null), json!(null)));
     let finished = world.coupon(&["replay", "--dry-run"]).await;
-    assert!(finished.out.contains("events can be had from position 41 on"), "{finished:?}");
+    assert!(finished.out.contains("the outbox begins at position 41"), "{finished:?}");
     let there: Vec<_> = events.iter().filter(|event| event.shard.0 == 0 || event.position > 40).collect();
     assert_replayed("all", &world.replayed("all").await, &there);
     change("INSERT INTO outbox SELECT * FROM kept; DROP TABLE kept").await;

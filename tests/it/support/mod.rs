@@ -22,9 +22,9 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use coupon_dispatcher::app::{Connections, Patience, nats_options};
 use coupon_dispatcher::audit::{Scope, Sheet, audit};
 use coupon_dispatcher::config::Config;
+use coupon_dispatcher::connections::{Connections, Patience, nats_options};
 use coupon_dispatcher::schema;
 use coupon_dispatcher::servers::Servers;
 use redis::AsyncConnectionConfig;

@@ -1,10 +1,11 @@
-//! The demo: private servers, a real rush over HTTP, and the balance sheet.
+//! `coupon demo`: private servers, a rush of users over HTTP, and the balance sheet.
 
-use std::io;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, bail, ensure};
+use clap::Args;
+use outbox_relay::{Shard, stream};
 use serde_json::json;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -13,47 +14,59 @@ use tokio_util::sync::CancellationToken;
 use ulid::Ulid;
 use uuid::Uuid;
 
-use crate::app::{self, Connections, Patience};
+use super::ended::Ended;
+use super::print::say;
+use super::{migrate, stop};
+use crate::app;
 use crate::audit::{Scope, Sheet, audit};
 use crate::client::Client;
 use crate::config::{Config, Role, Secret};
+use crate::connections::{Connections, Patience};
+use crate::coupon;
+use crate::event::OUTLET;
 use crate::http::server;
 use crate::ids::CampaignId;
-use crate::progress::{progress_bar, say};
+use crate::progress::progress_bar;
 use crate::rush::{Results, Rush};
-use crate::schema;
 use crate::servers::Servers;
 
 /// For everything to be published and projected after the rush.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(60);
+/// Between two looks at the counts: a bar that is redrawn five times a second seems to move.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
+/// How many times each user asks: the second answer must be the coupon of the first.
+const ASKS_PER_USER: usize = 2;
 
-/// How much of a rush.
-#[derive(Clone, Debug)]
-pub struct Options {
-    pub coupons: u32,
-    pub users: usize,
-    pub rate: u32,
-    /// Leave it serving afterwards.
-    pub keep: bool,
+#[derive(Clone, Debug, Args)]
+pub(super) struct Arguments {
+    /// Quantity of the campaign.
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    coupons: u32,
+    /// Users, each of whom asks twice.
+    #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    users: u32,
+    /// Requests a second; 0 is as fast as they are answered.
+    #[arg(long, default_value_t = 0)]
+    rate: u32,
+    /// Keep serving afterwards, until Ctrl-C.
+    #[arg(long)]
+    keep: bool,
 }
 
-/// Runs the demo. Answers whether everything agreed at the end.
-///
-/// # Errors
-/// When it cannot be run.
-pub async fn run(options: Options, stop: CancellationToken) -> anyhow::Result<bool> {
+/// Runs the demo. It is not balanced either if a promised coupon is missing, or a user got an error.
+pub(super) async fn run(arguments: Arguments) -> anyhow::Result<Ended> {
+    let stop = stop::on_signal()?;
     eprintln!("starting private Postgres, Redis and NATS");
     let servers = Servers::start().await?;
     let listener = server::listen(SocketAddr::from(([127, 0, 0, 1], 0)))?;
     let address = listener.local_addr()?;
     let config = config(&servers, address)?;
-    migrate(&config).await?;
+    migrate::apply(&config).await?;
     let ended = CancellationToken::new();
     let roles = Role::ALL.into();
     let serving = app::serve(&config, &roles, Some(listener), ended.clone());
     let demonstration = async {
-        let result = demonstrate(&config, address, &options, &stop).await;
+        let result = demonstrate(&config, address, &arguments, &stop).await;
         ended.cancel();
         result
     };
@@ -73,55 +86,49 @@ fn config(servers: &Servers, address: SocketAddr) -> anyhow::Result<Config> {
     })?)
 }
 
-async fn migrate(config: &Config) -> anyhow::Result<()> {
-    use sqlx::Connection as _;
-    let mut connection = sqlx::PgConnection::connect(config.database.reveal()).await?;
-    Ok(schema::migrate(&mut connection, config.shards).await?)
-}
-
+/// Opens a campaign, lets the users rush, and prints what became of them.
 async fn demonstrate(
     config: &Config,
     address: SocketAddr,
-    options: &Options,
+    arguments: &Arguments,
     stop: &CancellationToken,
-) -> anyhow::Result<bool> {
-    let token = config.admin_token.clone().unwrap_or_else(|| Secret::from(String::new()));
+) -> anyhow::Result<Ended> {
+    let &Arguments { coupons, users, rate, keep } = arguments;
+    let users = usize::try_from(users)?;
+    let token = config.admin_token.clone().context("the demo has a token")?;
     let client = Client::new(&format!("http://{address}"), token.clone());
     let connections = Connections::open(config, Patience::None).await?;
-    let campaign = open_campaign(&client, options.coupons).await?;
-    eprintln!(
-        "{} users, each asking twice, for {} coupons, at http://{address}",
-        options.users, options.coupons
-    );
+    let campaign = open_campaign(&client, coupons).await?;
+    eprintln!("{users} users, each asking twice, for {coupons} coupons, at http://{address}");
 
     let rush = Rush {
         addresses: vec![address],
         token: token.reveal().to_owned(),
         campaign,
-        users: options.users,
-        asks: 2,
-        rate: options.rate,
+        users,
+        asks: ASKS_PER_USER,
+        rate,
     };
     let results = tokio::select! {
         results = rush.run() => results,
-        never = show_progress(&connections, campaign, options.coupons) => never?,
-        () = stop.cancelled() => anyhow::bail!("interrupted"),
+        never = show_progress(&connections, campaign, coupons) => never?,
+        () = stop.cancelled() => bail!("interrupted"),
     };
     let sheet = drained(&connections, config.shards).await?;
     let missing = missing(&connections, &results).await?;
     report(&results, missing)?;
     say(format_args!("\n{sheet}"))?;
 
-    let expected = (options.coupons as usize).min(options.users);
+    let expected = usize::try_from(coupons)?.min(users);
     let kept = missing == 0 && results.errors == 0 && results.promised.len() == expected;
     if !kept {
-        say(format_args!("expected {expected} coupons promised, none missing and no errors"))?;
+        say(format_args!("expected {expected} promised coupons, none of them missing, and no errors"))?;
     }
-    if options.keep {
-        keep(config, address, campaign, &token, stop).await?;
+    if keep {
+        keep_serving(config, &token, campaign, stop).await?;
     }
     connections.close().await;
-    Ok(sheet.is_balanced() && kept)
+    Ok(if sheet.is_balanced() && kept { Ended::Done } else { Ended::NotBalanced })
 }
 
 async fn open_campaign(client: &Client, coupons: u32) -> anyhow::Result<CampaignId> {
@@ -139,7 +146,7 @@ async fn open_campaign(client: &Client, coupons: u32) -> anyhow::Result<Campaign
     Ok(id)
 }
 
-/// Live counts on a terminal.
+/// Draws live counts on a terminal, for ever.
 async fn show_progress(
     connections: &Connections,
     campaign: CampaignId,
@@ -148,24 +155,17 @@ async fn show_progress(
     let bar = progress_bar(i64::from(coupons));
     loop {
         sleep(PROGRESS_INTERVAL).await;
-        let (issued, projected): (i32, i64) = sqlx::query_as(
-            "SELECT coalesce((SELECT number FROM coupons WHERE campaign_id = $1 ORDER BY number DESC LIMIT 1), 0), \
-                    projection_position('wallet', 0::smallint)",
-        )
-        .bind(Uuid::from(campaign.0))
-        .fetch_one(&connections.pool)
-        .await?;
-        let stream = outbox_relay::stream::end(
-            &connections.nats,
-            &crate::event::OUTLET.stream_of(outbox_relay::Shard(0)),
-        )
-        .await?;
+        let issued = coupon::store::issued(&connections.pool, campaign).await?;
+        let projected: i64 = sqlx::query_scalar("SELECT projection_position('wallet', 0::smallint)")
+            .fetch_one(&connections.pool)
+            .await?;
+        let published = stream::end(&connections.nats, &OUTLET.stream_of(Shard(0))).await?;
         bar.set_position(u64::from(issued.unsigned_abs()));
-        bar.set_message(format!("issued {issued}, published {stream}, projected {projected}"));
+        bar.set_message(format!("issued {issued}, published {published}, projected {projected}"));
     }
 }
 
-/// The sheet once everything is published and projected, or the last one that differs.
+/// Audits until everything is published and projected. Returns the last sheet, which differs if that takes too long.
 async fn drained(connections: &Connections, shards: i16) -> anyhow::Result<Sheet> {
     let deadline = Instant::now() + DRAIN_TIMEOUT;
     loop {
@@ -177,7 +177,7 @@ async fn drained(connections: &Connections, shards: i16) -> anyhow::Result<Sheet
     }
 }
 
-/// Coupons that were promised and are not there.
+/// How many coupons were promised and do not exist.
 async fn missing(connections: &Connections, results: &Results) -> anyhow::Result<usize> {
     let promised: Vec<Uuid> = results.promised.keys().map(|id| Uuid::from(*id)).collect();
     let there: i64 = sqlx::query_scalar("SELECT count(*) FROM coupons WHERE id = ANY ($1)")
@@ -188,7 +188,7 @@ async fn missing(connections: &Connections, results: &Results) -> anyhow::Result
     Ok(promised.len() - usize::try_from(there)?)
 }
 
-fn report(results: &Results, missing: usize) -> io::Result<()> {
+fn report(results: &Results, missing: usize) -> std::io::Result<()> {
     let ms = |share| results.latency(share).as_secs_f64() * 1_000.0;
     say(format_args!("offered    {:>8} requests", results.offered))?;
     say(format_args!(
@@ -211,22 +211,22 @@ fn report(results: &Results, missing: usize) -> io::Result<()> {
     ))
 }
 
-async fn keep(
+/// Prints how to reach the servers and the API, and waits until the demo is stopped.
+async fn keep_serving(
     config: &Config,
-    address: SocketAddr,
-    campaign: CampaignId,
     token: &Secret,
+    campaign: CampaignId,
     stop: &CancellationToken,
-) -> io::Result<()> {
+) -> std::io::Result<()> {
+    let (address, token) = (config.http, token.reveal());
     say("\nserving until Ctrl-C:")?;
     say(format_args!("  DATABASE_URL={}", config.database.reveal()))?;
     say(format_args!("  REDIS_URL={}", config.redis.reveal()))?;
     say(format_args!("  NATS_URL={}", config.nats.reveal()))?;
     say(format_args!("  HTTP_ADDR={address}"))?;
-    say(format_args!("  ADMIN_TOKEN={}", token.reveal()))?;
+    say(format_args!("  ADMIN_TOKEN={token}"))?;
     say(format_args!(
-        "  curl -s -H 'Authorization: Bearer {}' http://{address}/v1/campaigns/{campaign}",
-        token.reveal()
+        "  curl -s -H 'Authorization: Bearer {token}' http://{address}/v1/campaigns/{campaign}"
     ))?;
     stop.cancelled().await;
     Ok(())

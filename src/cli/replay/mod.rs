@@ -1,5 +1,5 @@
-//! The replay command: selected events of all shards again, to `replay.<run>.…`; and what has
-//! become of earlier runs.
+//! `coupon replay`: selected events of all shards, published again to `replay.<run>.…`; and what became of earlier
+//! runs.
 
 mod args;
 mod report;
@@ -8,60 +8,53 @@ use anyhow::Context as _;
 use outbox_relay::Shard;
 use outbox_relay::replay::{Outcome, ReplayError, Replayer, Run, RunId, at_work, cancel, stored};
 use serde_json::json;
+use sqlx::ConnectOptions as _;
 use tokio_util::sync::CancellationToken;
 
-use crate::app::{Connections, Patience};
+use super::ended::Ended;
+use super::{print, stop};
 use crate::config::Config;
+use crate::connections::{Connections, Patience};
 use crate::event::OUTLET;
-use crate::progress::{progress_bar, say};
+use crate::progress::progress_bar;
 
 pub use args::ReplayArgs;
 use report::{LIST_HEADER, ListedRun, Plan, Report};
 
-/// Why a run is not done, though nothing failed.
-#[derive(Debug, thiserror::Error)]
-pub enum Unfinished {
-    #[error("run {0} was stopped, `coupon replay --resume {0}` goes on")]
-    Stopped(RunId),
-    #[error("run {0} was cancelled")]
-    Cancelled(RunId),
-    #[error("stopped before anything was published")]
-    NotBegun,
+/// What comes before anything is published.
+enum Begun {
+    /// The command published nothing, and need not.
+    Ended(Ended),
+    Run(Connections, Replayer),
 }
 
-/// The exit code of an error: 3 stopped or cancelled, 4 another replay is at work; nothing for
-/// all others.
-#[must_use]
-pub fn exit_code(error: &anyhow::Error) -> Option<u8> {
-    match error.downcast_ref() {
-        Some(ReplayError::Busy { .. }) => Some(4),
-        _ => error.is::<Unfinished>().then_some(3),
-    }
-}
-
-/// Does what it is told, until it is done or `stop`.
+/// Does what the arguments say, until it is done or a signal stops it. What was published stays.
 ///
 /// # Errors
-/// When it cannot be done, or is [`Unfinished`]. What was published stays.
-pub async fn run(args: ReplayArgs, config: &Config, stop: &CancellationToken) -> anyhow::Result<()> {
+/// When a server cannot be asked, or the run cannot begin or continue.
+pub(super) async fn run(args: ReplayArgs, config: &Config) -> anyhow::Result<Ended> {
+    let stop = stop::on_signal()?;
     let begun = tokio::select! {
         begun = begin(&args, config) => begun?,
-        () = stop.cancelled() => return Err(Unfinished::NotBegun.into()),
+        () = stop.cancelled() => return Ok(Ended::Stopped(None)),
     };
-    let Some((connections, replayer)) = begun else { return Ok(()) };
+    let (connections, replayer) = match begun {
+        Begun::Run(connections, replayer) => (connections, replayer),
+        Begun::Ended(ended) => return Ok(ended),
+    };
     let run = replayer.run().id.clone();
-    let published = publish(&args, &connections, replayer, stop).await;
-    match published
-        .with_context(|| format!("run {run} ended early, `coupon replay --resume {run}` goes on"))?
-    {
-        Outcome::Done => Ok(()),
-        Outcome::Stopped => Err(Unfinished::Stopped(run).into()),
-        Outcome::Cancelled => Err(Unfinished::Cancelled(run).into()),
-    }
+    let published = publish(&args, &connections, replayer, &stop).await;
+    let outcome = published
+        .with_context(|| format!("run {run} ended early: `coupon replay --resume {run}` continues it"))?;
+    Ok(match outcome {
+        Outcome::Done => Ended::Done,
+        Outcome::Stopped => Ended::Stopped(Some(run)),
+        Outcome::Cancelled => Ended::Cancelled(run),
+    })
 }
 
-/// All that is done before something is published; nothing when nothing is to be.
-async fn begin(args: &ReplayArgs, config: &Config) -> anyhow::Result<Option<(Connections, Replayer)>> {
+/// Lists, cancels, plans, or takes the place of the one replay that runs.
+async fn begin(args: &ReplayArgs, config: &Config) -> anyhow::Result<Begun> {
     let connections = Connections::open(config, Patience::None).await?;
     if args.list {
         list(args, &connections).await?;
@@ -70,14 +63,21 @@ async fn begin(args: &ReplayArgs, config: &Config) -> anyhow::Result<Option<(Con
     } else if args.dry_run {
         dry_run(args, &connections, config.shards).await?;
     } else {
-        let replayer = replayer(args, &connections, config.shards).await?;
-        return Ok(Some((connections, replayer)));
+        return match replayer(args, &connections, config.shards).await {
+            Ok(replayer) => Ok(Begun::Run(connections, replayer)),
+            Err(busy @ ReplayError::Busy { .. }) => Ok(Begun::Ended(Ended::Busy(busy))),
+            Err(error) => Err(error.into()),
+        };
     }
-    Ok(None)
+    Ok(Begun::Ended(Ended::Done))
 }
 
-/// Of a run that goes on, or of a new one.
-async fn replayer(args: &ReplayArgs, connections: &Connections, shards: i16) -> anyhow::Result<Replayer> {
+/// A replayer of the run to resume, or of a new one.
+async fn replayer(
+    args: &ReplayArgs,
+    connections: &Connections,
+    shards: i16,
+) -> Result<Replayer, ReplayError> {
     let Connections { database, nats, .. } = connections.clone();
     if let Some(run) = &args.resume {
         let mut replayer = Replayer::resume(&database, nats, OUTLET, run).await?;
@@ -87,10 +87,10 @@ async fn replayer(args: &ReplayArgs, connections: &Connections, shards: i16) -> 
         return Ok(replayer);
     }
     let run = args.run.clone().unwrap_or_else(RunId::generate);
-    Ok(Replayer::start(&database, nats, OUTLET, shards, &run, &args.selection(), args.rate()).await?)
+    Replayer::start(&database, nats, OUTLET, shards, &run, &args.selection(), args.rate()).await
 }
 
-/// Prints the plan, publishes, and says what has become of it.
+/// Prints the plan, publishes, and prints the outcome.
 async fn publish(
     args: &ReplayArgs,
     connections: &Connections,
@@ -99,11 +99,11 @@ async fn publish(
 ) -> anyhow::Result<Outcome> {
     let run = replayer.run().clone();
     let plan = Plan::new(run.id.clone(), run.rate, replayer.plans().to_vec());
-    // The only JSON on standard output is the result.
+    // With --json, standard output holds the result alone.
     if args.json {
         eprintln!("{plan}");
     } else {
-        say(&plan)?;
+        print::say(&plan)?;
     }
     let bar = progress_bar(plan.events);
     let outcome = replayer.publish(stop, || bar.inc(1)).await;
@@ -114,10 +114,10 @@ async fn publish(
     Ok(outcome)
 }
 
-/// Prints the plan, and touches nothing.
+/// Prints the plan, and changes nothing.
 async fn dry_run(args: &ReplayArgs, connections: &Connections, shards: i16) -> anyhow::Result<()> {
-    use sqlx::ConnectOptions as _;
-    let mut connection = connections.database.connect().await?; // the pool's statements are cut off
+    // Not from the pool, whose statements are cancelled after seconds: counting may take longer.
+    let mut connection = connections.database.connect().await?;
     let (selection, mut plans) = (args.selection(), Vec::new());
     for shard in (0..shards).map(Shard) {
         plans.push(selection.plan(&mut connection, shard).await?);
@@ -125,7 +125,7 @@ async fn dry_run(args: &ReplayArgs, connections: &Connections, shards: i16) -> a
     let run = args.run.clone().unwrap_or_else(RunId::generate);
     let plan = Plan::new(run, args.rate(), plans);
     if !args.json {
-        say(&plan)?;
+        print::say(&plan)?;
     }
     report(args, plan, None, 0)
 }
@@ -133,11 +133,11 @@ async fn dry_run(args: &ReplayArgs, connections: &Connections, shards: i16) -> a
 fn report(args: &ReplayArgs, plan: Plan, outcome: Option<Outcome>, stored: u64) -> anyhow::Result<()> {
     let report = Report::new(plan, outcome, stored);
     if args.json {
-        say(serde_json::to_string(&report)?)?;
+        print::json(&report)?;
     } else if outcome.is_none() {
-        say("dry run: nothing is published")?;
+        print::say("dry run: nothing is published")?;
     } else {
-        say(&report)?;
+        print::say(&report)?;
     }
     Ok(())
 }
@@ -146,14 +146,10 @@ async fn cancel_run(args: &ReplayArgs, connections: &Connections, run: &RunId) -
     let mut connection = connections.pool.acquire().await?;
     let removed = cancel(&mut connection, &connections.nats, &OUTLET, run).await?;
     if args.json {
-        say(json!({ "run": run, "state": "cancelled", "removed": removed }))?;
-    } else {
-        say(format_args!(
-            "run {run} is cancelled, {removed} messages are removed from {}",
-            OUTLET.replay_stream()
-        ))?;
+        return print::json(&json!({ "run": run, "state": "cancelled", "removed": removed }));
     }
-    Ok(())
+    let stream = OUTLET.replay_stream();
+    Ok(print::say(format_args!("run {run} is cancelled, {removed} messages are removed from {stream}"))?)
 }
 
 async fn list(args: &ReplayArgs, connections: &Connections) -> anyhow::Result<()> {
@@ -165,12 +161,8 @@ async fn list(args: &ReplayArgs, connections: &Connections) -> anyhow::Result<()
         listed.push(ListedRun::new(run, at_work.as_ref(), stored));
     }
     if args.json {
-        say(json!({ "runs": listed }))?;
-        return Ok(());
+        return print::json(&json!({ "runs": listed }));
     }
-    say(LIST_HEADER)?;
-    for run in listed {
-        say(&run)?;
-    }
-    Ok(())
+    print::say(LIST_HEADER)?;
+    Ok(print::lines(&listed)?)
 }

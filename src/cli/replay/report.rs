@@ -1,4 +1,4 @@
-//! What the replay command says, in words and in JSON.
+//! What `coupon replay` prints, in words and as JSON.
 
 use std::fmt;
 use std::num::NonZeroU32;
@@ -12,30 +12,30 @@ use time::format_description::well_known::Rfc3339;
 
 use crate::event::OUTLET;
 
-/// What is to be published, before anything is.
+/// What a run will publish.
 #[derive(Debug, Serialize)]
 pub(super) struct Plan {
     run: RunId,
-    /// Where a subscriber finds the events.
+    /// The subject to which a reader of the run subscribes.
     pub(super) subject: String,
     pub(super) stream: String,
     pub(super) events: i64,
-    /// Of the events' data; envelope and headers come to it.
+    /// Bytes of the events' data, without envelope and headers.
     pub(super) data_bytes: i64,
-    /// Events a second; as fast as it goes if there is none.
+    /// Events a second; without a limit if `None`.
     pub(super) rate: Option<NonZeroU32>,
-    /// What it takes at this rate.
+    /// Seconds that the run takes at this rate.
     pub(super) duration_s: Option<u64>,
     pub(super) shards: Vec<ShardPlan>,
 }
 
-/// What has become of it.
+/// What a run has published.
 #[derive(Debug, Serialize)]
 pub(super) struct Report {
     #[serde(flatten)]
     pub(super) plan: Plan,
     pub(super) outcome: &'static str,
-    /// Messages of the run that are in the stream.
+    /// Messages of the run in the stream.
     pub(super) stored: u64,
 }
 
@@ -77,7 +77,7 @@ impl fmt::Display for Plan {
                 write!(f, ", positions {first} to {last}, {data_bytes} bytes of data")?;
             }
             if let Some(position) = plan.available_from {
-                write!(f, "; events can be had from position {position} on, what was before is gone")?;
+                write!(f, "; the outbox begins at position {position}: earlier events are gone")?;
             }
             writeln!(f)?;
         }
@@ -87,7 +87,7 @@ impl fmt::Display for Plan {
                 let duration = FormattedDuration(Duration::from_secs(seconds));
                 write!(f, "{duration} at {rate} events/s")
             }
-            _ => write!(f, "as fast as it goes"),
+            _ => write!(f, "as fast as NATS confirms them"),
         }
     }
 }
@@ -98,14 +98,14 @@ impl fmt::Display for Report {
     }
 }
 
-/// A run in the list.
+/// One line of the list of runs.
 #[derive(Debug, Serialize)]
 pub(super) struct ListedRun {
     run: RunId,
-    /// `running` is at work now, `interrupted` can be resumed.
+    /// `running` now, `interrupted` (can be resumed), `done` or `cancelled`.
     pub(super) state: &'static str,
     pub(super) events: i64,
-    /// Messages that are in the stream; they leave it with age.
+    /// Messages of the run in the stream, which drops them with age.
     pub(super) stored: u64,
     pub(super) rate: Option<NonZeroU32>,
     #[serde(with = "time::serde::rfc3339")]
@@ -128,7 +128,7 @@ impl ListedRun {
     }
 }
 
-/// Of the columns of the list.
+/// The names of the columns of [`ListedRun`].
 pub(super) const LIST_HEADER: &str = "run                        state           stored     events started";
 
 impl fmt::Display for ListedRun {

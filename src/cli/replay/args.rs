@@ -1,4 +1,4 @@
-//! What the replay command can be told.
+//! The arguments of `coupon replay`.
 
 use std::num::NonZeroU32;
 
@@ -11,62 +11,63 @@ use time::format_description::well_known::Rfc3339;
 use crate::event;
 use crate::ids::CampaignId;
 
-/// Fields of the data of events: who holds the coupon, and whose campaign it is.
+/// Fields of an event's data: the user who holds the coupon, and the merchant whose campaign it is.
 const USER_FIELD: &str = "user_id";
 const MERCHANT_FIELD: &str = "merchant_id";
 
-/// Of a replay that is to be started, or of runs that are there.
+/// A replay to start, or earlier runs to resume, cancel or list.
 #[derive(Debug, Args)]
 pub struct ReplayArgs {
     #[command(flatten)]
     selected: SelectionArgs,
-    /// Name of the run, 1 to 48 letters, digits and hyphens; a new one if not given.
+    /// Name of the run, 1 to 48 letters, digits and hyphens; a new ULID if not given.
     #[arg(long)]
     pub(super) run: Option<RunId>,
-    /// Events a second; 0, or not given, is as fast as it goes. With --resume: another than before.
+    /// Events a second; 0, or none given, is as fast as NATS confirms them. With --resume it replaces the rate of the run.
     #[arg(long, value_parser = clap::value_parser!(u32).range(..=1_000_000))]
     pub(super) rate: Option<u32>,
-    /// Only print the plan.
+    /// Print the plan, and publish nothing.
     #[arg(long)]
     pub(super) dry_run: bool,
-    /// Go on with a run that was cut off or stopped.
+    /// Continue a run that was stopped or killed.
     #[arg(long, value_name = "RUN", conflicts_with_all = ["SelectionArgs", "run", "dry_run"])]
     pub(super) resume: Option<RunId>,
-    /// End a run for ever and remove its messages from the stream.
+    /// End a run for good, and remove its messages from the stream.
     #[arg(long, value_name = "RUN", conflicts_with_all = ["SelectionArgs", "run", "rate", "dry_run", "resume"])]
     pub(super) cancel: Option<RunId>,
-    /// List the runs, the newest first.
+    /// List all runs, the newest first.
     #[arg(long, conflicts_with_all = ["SelectionArgs", "run", "rate", "dry_run", "resume", "cancel"])]
     pub(super) list: bool,
+    /// Print the result as one line of JSON.
     #[arg(long)]
     pub(super) json: bool,
 }
 
-/// Which events; all that is given holds at once.
+/// Which events: an event has to match every filter that is given.
 #[derive(Debug, Args)]
 struct SelectionArgs {
-    /// Only of this campaign; may be given again.
+    /// Events of this campaign; repeat it for more.
     #[arg(long, value_name = "ID")]
     campaign: Vec<CampaignId>,
-    /// Only of this type; may be given again.
+    /// Events of this type; repeat it for more.
     #[arg(long = "type", value_parser = PossibleValuesParser::new(event::KINDS))]
     kind: Vec<String>,
-    /// Only of this user, so only coupons.
+    /// Events of this user's coupons.
     #[arg(long, value_name = "ID")]
     user: Option<String>,
-    /// Only of this merchant.
+    /// Events of this merchant's campaigns.
     #[arg(long, value_name = "ID")]
     merchant: Option<String>,
-    /// First position.
+    /// First position, in the outbox of each shard.
     #[arg(long, value_name = "POSITION")]
     from: Option<i64>,
-    /// Last position.
+    /// Last position, itself included.
     #[arg(long, value_name = "POSITION")]
     to: Option<i64>,
-    /// Committed at or after, such as 2026-11-20T18:00:00Z.
+    /// Events committed at or after this time, such as 2026-11-20T18:00:00Z.
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
     since: Option<OffsetDateTime>,
-    /// Committed before.
+    /// Events committed before this time.
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
     until: Option<OffsetDateTime>,
 }
@@ -76,12 +77,12 @@ fn parse_time(text: &str) -> Result<OffsetDateTime, time::error::Parse> {
 }
 
 impl ReplayArgs {
-    /// Nothing is as fast as it goes.
+    /// Events a second; without a limit if `None`.
     pub(super) fn rate(&self) -> Option<NonZeroU32> {
         self.rate.and_then(NonZeroU32::new)
     }
 
-    /// Which events are asked for.
+    /// The filters, as the run keeps them.
     #[must_use]
     pub fn selection(&self) -> Selection {
         let SelectionArgs { campaign, kind, user, merchant, from, to, since, until } = &self.selected;

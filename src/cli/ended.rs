@@ -1,0 +1,91 @@
+//! How a command ended, and the exit code for it.
+
+use outbox_relay::replay::{ReplayError, RunId};
+
+use crate::config::ConfigError;
+
+/// The exit codes, and when `coupon` ends with each.
+pub(super) const CODES: [(u8, &str); 5] = [
+    (0, "done; audit, rebuild and demo: balanced; doctor: nothing is bad"),
+    (1, "failed; audit, rebuild and demo: not balanced; doctor: something is bad"),
+    (2, "wrong usage or configuration; audit and doctor: could not tell"),
+    (3, "replay: stopped or cancelled"),
+    (4, "replay: another replay is running"),
+];
+
+/// How a command ended.
+#[derive(Debug)]
+pub enum Ended {
+    /// What was asked for is done, and nothing is wrong.
+    Done,
+    /// Something is missing, too much or different; standard output says what.
+    NotBalanced,
+    /// A check of the doctor is bad; standard output says which.
+    Unhealthy,
+    Failed(anyhow::Error),
+    /// Nothing was tried.
+    Misconfigured(ConfigError),
+    /// The audit or the doctor could not read all that its judgement needs.
+    CouldNotTell(anyhow::Error),
+    /// A replay was told to stop, before or after its run began.
+    Stopped(Option<RunId>),
+    /// Somebody cancelled the replay's run.
+    Cancelled(RunId),
+    /// One replay runs at a time, and another one does.
+    Busy(ReplayError),
+}
+
+impl Ended {
+    /// The exit code: see [`crate::cli`].
+    #[must_use]
+    pub fn code(&self) -> u8 {
+        match self {
+            Self::Done => 0,
+            Self::NotBalanced | Self::Unhealthy | Self::Failed(_) => 1,
+            Self::Misconfigured(_) | Self::CouldNotTell(_) => 2,
+            Self::Stopped(_) | Self::Cancelled(_) => 3,
+            Self::Busy(_) => 4,
+        }
+    }
+
+    /// What standard error says about it, if standard output has not said it.
+    #[must_use]
+    pub fn message(&self) -> Option<String> {
+        match self {
+            Self::Done | Self::NotBalanced | Self::Unhealthy => None,
+            Self::Failed(error) | Self::CouldNotTell(error) => Some(format!("{error:#}")),
+            Self::Misconfigured(error) => Some(error.to_string()),
+            Self::Stopped(Some(run)) => {
+                Some(format!("run {run} was stopped: `coupon replay --resume {run}` continues it"))
+            }
+            Self::Stopped(None) => Some("stopped before anything was published".to_owned()),
+            Self::Cancelled(run) => Some(format!("run {run} was cancelled")),
+            Self::Busy(error) => Some(error.to_string()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_code_is_one_of_the_table() {
+        let run: RunId = "run".parse().unwrap_or_else(|_| RunId::generate());
+        let all = [
+            Ended::Done,
+            Ended::NotBalanced,
+            Ended::Unhealthy,
+            Ended::Failed(anyhow::anyhow!("it failed")),
+            Ended::CouldNotTell(anyhow::anyhow!("no answer")),
+            Ended::Stopped(None),
+            Ended::Cancelled(run),
+            Ended::Busy(ReplayError::Busy { run: None }),
+        ];
+        let codes = all.each_ref().map(Ended::code);
+        assert_eq!(codes, [0, 1, 1, 1, 2, 3, 3, 4]);
+        for ended in all {
+            assert!(CODES.iter().any(|(code, _)| *code == ended.code()), "{ended:?}");
+        }
+    }
+}

@@ -1,0 +1,25 @@
+//! `coupon migrate`: the schema, and the number of shards.
+
+use anyhow::Context as _;
+use sqlx::{Connection as _, PgConnection};
+
+use super::ended::Ended;
+use crate::config::Config;
+use crate::schema;
+
+pub(super) async fn run(config: &Config) -> anyhow::Result<Ended> {
+    apply(config).await?;
+    tracing::info!(shards = config.shards, "the schema is up to date");
+    Ok(Ended::Done)
+}
+
+/// Applies the migrations that the database lacks. The first call fixes the number of shards.
+///
+/// # Errors
+/// When Postgres cannot be reached, refuses a migration, or has another number of shards.
+pub(super) async fn apply(config: &Config) -> anyhow::Result<()> {
+    let mut connection = PgConnection::connect(config.database.reveal())
+        .await
+        .with_context(|| format!("Postgres at {} cannot be reached", config.database))?;
+    Ok(schema::migrate(&mut connection, config.shards).await?)
+}

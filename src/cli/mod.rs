@@ -1,0 +1,140 @@
+//! The commands of `coupon`: a file each, called by `main` alone.
+//!
+//! A command prints its result on standard output (with `--json` as one line of JSON), its progress and its errors on
+//! standard error, and returns [`Ended`], which decides the exit code:
+//!
+//! | code | `audit` | `doctor` | `rebuild`, `demo` | `replay` | `serve` and all others |
+//! |---|---|---|---|---|---|
+//! | 0 | balanced | nothing is bad | done, and balanced | done | done |
+//! | 1 | not balanced | something is bad | failed, or not balanced | failed | failed |
+//! | 2 | could not tell | could not tell | wrong usage or configuration | as left | as left |
+//! | 3 | | | | stopped or cancelled | |
+//! | 4 | | | | another replay is running | |
+//!
+//! Wrong usage and a wrong configuration are 2 for every command.
+
+mod audit;
+mod campaign;
+mod dead;
+mod demo;
+mod doctor;
+mod ended;
+mod logs;
+mod migrate;
+mod print;
+mod rebuild;
+mod relay;
+pub mod replay;
+mod serve;
+mod stop;
+
+use std::env;
+
+use clap::{Parser, Subcommand};
+
+use self::ended::CODES;
+pub use self::ended::Ended;
+use crate::config::{Config, VARIABLES};
+
+/// Limited coupons, first come, first served.
+#[derive(Debug, Parser)]
+#[command(name = "coupon", version, after_long_help = help())]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve until SIGTERM or Ctrl-C. Example: coupon serve --roles api,relay
+    Serve(serve::Arguments),
+    /// Apply the migrations. Example: SHARDS=4 coupon migrate
+    Migrate,
+    /// Run everything on private servers. Example: coupon demo --coupons 1000 --users 5000
+    ///
+    /// Starts Postgres, Redis and NATS on free ports, lets users claim coupons over HTTP, and audits. Everything is gone
+    /// afterwards. The programs are those on the PATH, or those that POSTGRES, REDIS_SERVER and NATS_SERVER name.
+    Demo(demo::Arguments),
+    /// Create, list, show, open and close campaigns through the API. Example: coupon campaign list
+    Campaign(campaign::Arguments),
+    /// Publish events again, to subjects of their own. Example: coupon replay --type issued --dry-run
+    ///
+    /// Ctrl-C stops a run, and --resume continues it. Exit codes: 0 done, 1 failed, 2 wrong usage, 3 stopped or
+    /// cancelled, 4 another replay is running.
+    Replay(replay::ReplayArgs),
+    /// Rebuild a projection from its events, and audit. Readers keep the old one until the new one has caught up.
+    /// Example: coupon rebuild wallet
+    Rebuild(rebuild::Arguments),
+    /// Decide for a relay what it cannot decide itself. Example: coupon relay epoch new --shard 0
+    Relay(relay::Arguments),
+    /// List, show, redrive and drop events that a projection could not apply. Example: coupon dead list
+    Dead(dead::Arguments),
+    /// Prove that gate, coupons, outbox, stream and projections agree. Example: coupon audit --full
+    ///
+    /// The quick audit reads ends and counts that the servers keep. It checks that no campaign has numbered more coupons
+    /// than its quantity, that gate and stream have as many, that the stream ends where the outbox ends and lacks no
+    /// position, and that the projections have reached the end. It misses a row that was changed, exchanged or deleted
+    /// from the middle of a table, and counts no rows: those columns of the sheet show `-`. The full audit compares every
+    /// event, seat and row, and counts them. Exit codes: 0 balanced, 1 not balanced, 2 could not tell.
+    Audit(audit::Arguments),
+    /// Check whether Redis, Postgres and NATS are set up as the guarantees need them. Example: coupon doctor --json
+    ///
+    /// It only reads. Each check prints a line: its health (ok; warn: the guarantees hold, something else is weaker; bad:
+    /// a guarantee is at risk; unknown: the check failed), what it found, why that matters and what to do. Use a login
+    /// that may read every setting. Exit codes: 0 nothing is bad, 1 something is bad, 2 could not tell.
+    Doctor(doctor::Arguments),
+}
+
+impl Cli {
+    /// Starts the logs, and runs the command to its end.
+    pub async fn run(self) -> Ended {
+        let serves = matches!(self.command, Command::Serve(_) | Command::Migrate);
+        logs::start(if serves { "info" } else { "warn" });
+        self.command.run().await.unwrap_or_else(Ended::Failed)
+    }
+}
+
+impl Command {
+    async fn run(self) -> anyhow::Result<Ended> {
+        match self {
+            Self::Serve(arguments) => configured(async |config| serve::run(arguments, &config).await).await,
+            Self::Migrate => configured(async |config| migrate::run(&config).await).await,
+            Self::Demo(arguments) => demo::run(arguments).await,
+            Self::Campaign(arguments) => campaign::run(arguments, variable).await,
+            Self::Replay(arguments) => configured(async |config| replay::run(arguments, &config).await).await,
+            Self::Rebuild(arguments) => {
+                configured(async |config| rebuild::run(arguments, &config).await).await
+            }
+            Self::Relay(arguments) => configured(async |config| relay::run(arguments, &config).await).await,
+            Self::Dead(arguments) => configured(async |config| dead::run(arguments, &config).await).await,
+            Self::Audit(arguments) => {
+                configured(async |config| Ok(audit::run(&arguments, &config).await)).await
+            }
+            Self::Doctor(arguments) => {
+                configured(async |config| Ok(doctor::run(&arguments, &config).await)).await
+            }
+        }
+    }
+}
+
+/// Runs a command that needs the whole configuration.
+async fn configured(command: impl AsyncFnOnce(Config) -> anyhow::Result<Ended>) -> anyhow::Result<Ended> {
+    match Config::read(variable) {
+        Ok(config) => command(config).await,
+        Err(error) => Ok(Ended::Misconfigured(error)),
+    }
+}
+
+fn variable(name: &str) -> Option<String> {
+    env::var(name).ok()
+}
+
+/// The end of `coupon --help`: variables and exit codes, from their tables.
+fn help() -> String {
+    let variables = VARIABLES.iter().map(|variable| {
+        let default = variable.default.map(|default| format!(" [default: {default}]")).unwrap_or_default();
+        format!("\n  {:<23}{}{default}", variable.name, variable.about)
+    });
+    let codes = CODES.iter().map(|(code, when)| format!("\n  {code}  {when}"));
+    format!("Environment:{}\n\nExit codes:{}", variables.collect::<String>(), codes.collect::<String>())
+}

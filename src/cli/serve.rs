@@ -1,0 +1,31 @@
+//! `coupon serve`: a process that plays roles until it is stopped.
+
+use std::collections::BTreeSet;
+
+use anyhow::Context as _;
+use clap::Args;
+
+use super::ended::Ended;
+use super::stop;
+use crate::app;
+use crate::config::{Config, Role};
+use crate::http::server;
+
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// What this process does: some of api, relay, project, separated by commas; all if not given.
+    #[arg(long, value_delimiter = ',')]
+    roles: Vec<Role>,
+}
+
+pub(super) async fn run(Arguments { roles }: Arguments, config: &Config) -> anyhow::Result<Ended> {
+    let roles: BTreeSet<Role> = if roles.is_empty() { Role::ALL.into() } else { roles.into_iter().collect() };
+    let listener = if roles.contains(&Role::Api) || config.listens_without_api {
+        let listener = server::listen(config.http);
+        Some(listener.with_context(|| format!("listen on HTTP_ADDR {}", config.http))?)
+    } else {
+        None
+    };
+    app::serve(config, &roles, listener, stop::on_signal()?).await?;
+    Ok(Ended::Done)
+}

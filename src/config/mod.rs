@@ -1,0 +1,268 @@
+//! Configuration, parsed from an injected lookup: all problems at once, before anything connects.
+
+mod url;
+mod variable;
+
+use std::fmt::Display;
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::str::FromStr;
+use std::time::Duration;
+
+use redis::IntoConnectionInfo as _;
+use sqlx::postgres::PgConnectOptions;
+
+pub use self::url::{Secret, ServerUrl, login};
+pub use self::variable::{
+    ADMIN_TOKEN, BATCH_ROWS, DATABASE_URL, HTTP_ADDR, NATS_REPLICAS, NATS_URL, OUTBOX_RETENTION_DAYS,
+    REDIS_URL, SHARDS, VARIABLES, Variable,
+};
+
+/// Claims in one transaction: with more, a batch holds the shard's lock for longer than a client should wait.
+const BATCH_ROWS_MAX: usize = 500;
+/// Each shard takes a writer, a relay, a stream and a consumer for each projection.
+const SHARDS_MAX: i16 = 64;
+/// 100 years, in days: far enough, and no duration overflows.
+const RETENTION_DAYS_MAX: u64 = 36_500;
+/// Characters of an admin token: too many to guess.
+const TOKEN_LENGTH_MIN: usize = 16;
+const SECONDS_PER_DAY: u64 = 86_400;
+
+/// What a process can do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Role {
+    /// Serves HTTP, writes coupons, and settles seats that nobody confirmed.
+    Api,
+    /// Publishes the outbox.
+    Relay,
+    /// Applies events to the projections, and audits.
+    Project,
+}
+
+impl Role {
+    /// Every role.
+    pub const ALL: [Self; 3] = [Self::Api, Self::Relay, Self::Project];
+}
+
+impl FromStr for Role {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Self, String> {
+        match word {
+            "api" => Ok(Self::Api),
+            "relay" => Ok(Self::Relay),
+            "project" => Ok(Self::Project),
+            other => Err(format!("{other:?} is not one of api, relay, project")),
+        }
+    }
+}
+
+/// The configuration of a process.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub database: ServerUrl,
+    pub redis: ServerUrl,
+    pub nats: ServerUrl,
+    pub http: SocketAddr,
+    /// `HTTP_ADDR` is set: a process without the API listens there too, for monitoring.
+    pub listens_without_api: bool,
+    /// Without it every request to `/v1` is answered 401.
+    pub admin_token: Option<Secret>,
+    /// Fixed by the first migration.
+    pub shards: i16,
+    /// Copies of each stream: 1, or 3 or 5 in a cluster.
+    pub replicas: usize,
+    /// The largest number of claims in one transaction.
+    pub batch_rows: usize,
+    /// How long the outbox keeps what is published and applied; for ever if `None`.
+    pub outbox_retention: Option<Duration>,
+}
+
+/// Every problem of a configuration, each with the name of its variable.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the configuration is wrong:\n  {}", .0.join("\n  "))]
+pub struct ConfigError(Vec<String>);
+
+impl Config {
+    /// Reads the variables that `lookup` knows.
+    ///
+    /// # Errors
+    /// Names every variable that is missing or wrong.
+    pub fn read(lookup: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
+        let mut reader = Reader { lookup, problems: Vec::new() };
+        Self::parsed(&mut reader).ok_or(ConfigError(reader.problems))
+    }
+
+    /// `None` if there is a problem. Every variable is read before the first `?`, so that all problems are noted.
+    fn parsed(reader: &mut Reader<impl Fn(&str) -> Option<String>>) -> Option<Self> {
+        // A driver's own parser has the last word on its URL.
+        let database = reader.url(DATABASE_URL, &["postgres", "postgresql"], "Postgres", |url| {
+            url.parse::<PgConnectOptions>().is_ok()
+        });
+        let redis = reader.url(REDIS_URL, &["redis", "rediss", "redis+unix", "unix"], "Redis", |url| {
+            url.into_connection_info().is_ok()
+        });
+        let nats = reader.url(NATS_URL, &["nats", "tls"], "NATS", |_| true);
+        let shards = reader.number(SHARDS, &[1..=SHARDS_MAX]);
+        let replicas = reader.number(NATS_REPLICAS, &[1..=1, 3..=3, 5..=5]);
+        let batch_rows = reader.number(BATCH_ROWS, &[1..=BATCH_ROWS_MAX]);
+        let retention_days = reader.number(OUTBOX_RETENTION_DAYS, &[0..=RETENTION_DAYS_MAX]);
+        let http = reader.address(HTTP_ADDR);
+        let admin_token = reader.token(ADMIN_TOKEN);
+        let retention_days = retention_days?;
+        Some(Self {
+            database: database?,
+            redis: redis?,
+            nats: nats?,
+            http: http?,
+            listens_without_api: (reader.lookup)(HTTP_ADDR.name).is_some(),
+            admin_token: admin_token?,
+            shards: shards?,
+            replicas: replicas?,
+            batch_rows: batch_rows?,
+            outbox_retention: (retention_days > 0)
+                .then(|| Duration::from_secs(retention_days * SECONDS_PER_DAY)),
+        })
+    }
+}
+
+/// Reads one variable after the other. Each method returns `None` exactly if it has noted a problem.
+struct Reader<L> {
+    lookup: L,
+    problems: Vec<String>,
+}
+
+impl<L: Fn(&str) -> Option<String>> Reader<L> {
+    fn url(
+        &mut self,
+        variable: Variable,
+        schemes: &[&str],
+        server: &str,
+        is_read: impl Fn(&str) -> bool,
+    ) -> Option<ServerUrl> {
+        let parsed = match variable.value(&self.lookup).filter(|text| !text.is_empty()) {
+            None => Err(format!("is needed, a URL that starts with {}://", schemes.join(":// or "))),
+            Some(text) => ServerUrl::parse(&text, schemes).and_then(|url| {
+                if is_read(url.reveal()) {
+                    Ok(url)
+                } else {
+                    Err(format!("cannot be read as a URL of {server}"))
+                }
+            }),
+        };
+        self.noted(variable, parsed)
+    }
+
+    fn number<T>(&mut self, variable: Variable, allowed: &[RangeInclusive<T>]) -> Option<T>
+    where
+        T: FromStr + PartialOrd + Display,
+    {
+        let text = variable.value(&self.lookup).unwrap_or_default();
+        let number = text.parse().ok().filter(|number| allowed.iter().any(|range| range.contains(number)));
+        let parsed = number.ok_or_else(|| {
+            let ranges: Vec<_> =
+                allowed.iter().map(|range| format!("{} to {}", range.start(), range.end())).collect();
+            format!("must be a number, {}", ranges.join(" or "))
+        });
+        self.noted(variable, parsed)
+    }
+
+    fn address(&mut self, variable: Variable) -> Option<SocketAddr> {
+        let text = variable.value(&self.lookup).unwrap_or_default();
+        let parsed =
+            text.parse().map_err(|_| "must be an address and a port, such as 127.0.0.1:8080".to_owned());
+        self.noted(variable, parsed)
+    }
+
+    /// `Some(None)` if there is no token.
+    #[expect(clippy::option_option, reason = "the outer one says whether there is a problem")]
+    fn token(&mut self, variable: Variable) -> Option<Option<Secret>> {
+        let token = variable.value(&self.lookup).filter(|token| !token.is_empty());
+        let fits = |token: &String| {
+            token.len() >= TOKEN_LENGTH_MIN && token.bytes().all(|byte| byte.is_ascii_graphic())
+        };
+        let parsed = if token.as_ref().is_none_or(fits) {
+            Ok(token.map(Secret::from))
+        } else {
+            Err(format!("must be at least {TOKEN_LENGTH_MIN} visible ASCII characters"))
+        };
+        self.noted(variable, parsed)
+    }
+
+    fn noted<T>(&mut self, variable: Variable, parsed: Result<T, String>) -> Option<T> {
+        parsed.map_err(|problem| self.problems.push(format!("{} {problem}", variable.name))).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SERVERS: [(&str, &str); 3] = [
+        ("DATABASE_URL", "postgres://user:hunter2@db:5432/coupon?password=hunter2"),
+        ("REDIS_URL", "redis://:hunter2@cache/0"),
+        ("NATS_URL", "nats://user:hunter2@bus:4222"),
+    ];
+
+    fn read(variables: &[(&str, &str)]) -> Result<Config, ConfigError> {
+        Config::read(|name| {
+            variables.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned())
+        })
+    }
+
+    #[test]
+    fn all_problems_are_told_at_once() {
+        let Err(ConfigError(problems)) = read(&[
+            ("DATABASE_URL", "mysql://x"),
+            ("NATS_URL", ""),
+            ("HTTP_ADDR", "8080"),
+            ("SHARDS", "0"),
+            ("NATS_REPLICAS", "2"),
+            ("ADMIN_TOKEN", "short"),
+        ]) else {
+            panic!("accepted")
+        };
+        let variables: Vec<_> =
+            problems.iter().map(|line| line.split(' ').next().unwrap_or_default()).collect();
+        assert_eq!(
+            variables,
+            ["DATABASE_URL", "REDIS_URL", "NATS_URL", "SHARDS", "NATS_REPLICAS", "HTTP_ADDR", "ADMIN_TOKEN"]
+        );
+    }
+
+    #[test]
+    fn a_url_that_its_driver_cannot_read_is_a_problem() {
+        let Err(ConfigError(problems)) =
+            read(&[("DATABASE_URL", "postgres://db:port"), ("REDIS_URL", "redis://cache:port"), SERVERS[2]])
+        else {
+            panic!("accepted")
+        };
+        assert_eq!(
+            problems,
+            [
+                "DATABASE_URL cannot be read as a URL of Postgres",
+                "REDIS_URL cannot be read as a URL of Redis"
+            ]
+        );
+    }
+
+    #[test]
+    fn what_is_not_set_has_the_default_of_the_table() -> Result<(), ConfigError> {
+        let config = read(&SERVERS)?;
+        let Config { http, shards, replicas, batch_rows, outbox_retention, .. } = config;
+        assert_eq!((http, shards, replicas), (SocketAddr::from(([127, 0, 0, 1], 8080)), 1, 1));
+        assert_eq!(batch_rows, 500);
+        assert_eq!(outbox_retention, Some(Duration::from_secs(30 * 24 * 3_600)));
+        assert!(!config.listens_without_api && config.admin_token.is_none());
+        Ok(())
+    }
+
+    #[test]
+    fn secrets_are_not_shown() -> Result<(), ConfigError> {
+        let config = read(&[&SERVERS[..], &[("ADMIN_TOKEN", "hunter2-hunter2-hunter2")]].concat())?;
+        let shown = format!("{config:?} {} {} {}", config.database, config.redis, config.nats);
+        assert!(!shown.contains("hunter2"), "{shown}");
+        assert!(shown.contains("postgres://db:5432/coupon"), "{shown}");
+        Ok(())
+    }
+}

@@ -1,0 +1,84 @@
+//! The variables of the environment: one table, from which the configuration takes its defaults and `coupon --help`
+//! its list.
+
+/// One variable of the environment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Variable {
+    pub name: &'static str,
+    /// Its value where it is not set.
+    pub default: Option<&'static str>,
+    /// What it says, on one line.
+    pub about: &'static str,
+}
+
+impl Variable {
+    /// Its value in `lookup`, or its default.
+    pub fn value(&self, lookup: impl Fn(&str) -> Option<String>) -> Option<String> {
+        lookup(self.name).or_else(|| self.default.map(str::to_owned))
+    }
+}
+
+pub const DATABASE_URL: Variable = Variable {
+    name: "DATABASE_URL",
+    default: None,
+    about: "Postgres, such as postgres://coupon:password@db:5432/coupon",
+};
+pub const REDIS_URL: Variable =
+    Variable { name: "REDIS_URL", default: None, about: "Redis, such as redis://cache:6379" };
+pub const NATS_URL: Variable =
+    Variable { name: "NATS_URL", default: None, about: "NATS with JetStream, such as nats://bus:4222" };
+pub const HTTP_ADDR: Variable = Variable {
+    name: "HTTP_ADDR",
+    default: Some("127.0.0.1:8080"),
+    about: "address and port of the API; if set, a process without the API serves /livez, /readyz and /metrics there",
+};
+pub const ADMIN_TOKEN: Variable = Variable {
+    name: "ADMIN_TOKEN",
+    default: None,
+    about: "bearer token of /v1, at least 16 visible ASCII characters; without it /v1 answers 401",
+};
+pub const SHARDS: Variable = Variable {
+    name: "SHARDS",
+    default: Some("1"),
+    about: "number of shards, 1 to 64; fixed by the first `coupon migrate`",
+};
+pub const NATS_REPLICAS: Variable = Variable {
+    name: "NATS_REPLICAS",
+    default: Some("1"),
+    about: "copies of each stream: 1, or 3 or 5 in a cluster of NATS",
+};
+pub const BATCH_ROWS: Variable = Variable {
+    name: "BATCH_ROWS",
+    default: Some("500"),
+    about: "largest number of claims in one transaction",
+};
+pub const OUTBOX_RETENTION_DAYS: Variable = Variable {
+    name: "OUTBOX_RETENTION_DAYS",
+    default: Some("30"),
+    about: "days for which the outbox keeps an event that is published and applied; 0 keeps all",
+};
+const RUST_LOG: Variable = Variable {
+    name: "RUST_LOG",
+    default: None,
+    about: "what is logged, such as debug; by default info for serve and migrate, warn for every other command",
+};
+const SSL_CERT_FILE: Variable = Variable {
+    name: "SSL_CERT_FILE",
+    default: None,
+    about: "PEM file of the certificate authorities to trust in place of the system's",
+};
+
+/// Every variable that a command reads, in the order of `coupon --help`.
+pub const VARIABLES: [Variable; 11] = [
+    DATABASE_URL,
+    REDIS_URL,
+    NATS_URL,
+    HTTP_ADDR,
+    ADMIN_TOKEN,
+    SHARDS,
+    NATS_REPLICAS,
+    BATCH_ROWS,
+    OUTBOX_RETENTION_DAYS,
+    RUST_LOG,
+    SSL_CERT_FILE,
+];
