@@ -1,7 +1,7 @@
 //! Settlement: what a merchant is owed, projected from the events. One accrual for each coupon
 //! that counts.
 
-use outbox_relay::event::Event;
+use outbox_relay::event::{Event, NewEvent};
 use outbox_relay::projection::{ApplyError, Applying, Projection};
 use outbox_relay::zoo;
 use sqlx::PgConnection;
@@ -28,11 +28,11 @@ impl Projection for Settlement {
     }
 }
 
-async fn insert(transaction: &mut PgConnection, events: &[Event]) -> Result<(), ApplyError> {
+async fn insert(transaction: &mut PgConnection, events: &[Event]) -> Result<Vec<NewEvent>, ApplyError> {
     let mut entries = event::issues(events)?;
     entries.retain(|(_, issued)| issued.settle_on == SettleOn::Issue); // others when they are redeemed
     if entries.is_empty() {
-        return Ok(());
+        return Ok(Vec::new());
     }
     // unnest() in FROM would first put every element into a store.
     sqlx::query(
@@ -49,5 +49,5 @@ async fn insert(transaction: &mut PgConnection, events: &[Event]) -> Result<(), 
         .bind(entries.iter().map(|(_, e)| e.issued_at).collect::<Vec<_>>())
         .execute(transaction)
         .await?;
-    Ok(())
+    Ok(Vec::new())
 }

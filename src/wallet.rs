@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use outbox_relay::event::Event;
+use outbox_relay::event::{Event, NewEvent};
 use outbox_relay::projection::{ApplyError, Applying, Projection};
 use serde::Serialize;
 use sqlx::{FromRow, PgConnection, PgPool};
@@ -34,7 +34,7 @@ impl Projection for Wallet {
     }
 }
 
-async fn insert(transaction: &mut PgConnection, events: &[Event]) -> Result<(), ApplyError> {
+async fn insert(transaction: &mut PgConnection, events: &[Event]) -> Result<Vec<NewEvent>, ApplyError> {
     let issues = event::issues(events)?;
     // unnest() in FROM would first put every element into a store.
     sqlx::query(
@@ -52,7 +52,7 @@ async fn insert(transaction: &mut PgConnection, events: &[Event]) -> Result<(), 
         .bind(issues.iter().map(|(_, e)| e.expires_at).collect::<Vec<_>>())
         .execute(transaction)
         .await?;
-    Ok(())
+    Ok(Vec::new())
 }
 
 /// A coupon in a user's wallet.

@@ -6,7 +6,7 @@
 use std::error::Error;
 
 use outbox_relay::projection::{ApplyError, Applying};
-use outbox_relay::{Event, Outlet, Projection, Projector, Shard};
+use outbox_relay::{Event, NewEvent, Outlet, Projection, Projector, Shard};
 use serde::Deserialize;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions as _, PgConnection};
@@ -37,7 +37,7 @@ struct Placed {
     cents: i64,
 }
 
-async fn add(transaction: &mut PgConnection, events: &[Event]) -> Result<(), ApplyError> {
+async fn add(transaction: &mut PgConnection, events: &[Event]) -> Result<Vec<NewEvent>, ApplyError> {
     let (mut customers, mut cents) = (Vec::new(), Vec::new());
     for event in events.iter().filter(|event| event.kind == "order.placed.v1") {
         let placed: Placed = serde_json::from_slice(&event.data)
@@ -53,7 +53,7 @@ async fn add(transaction: &mut PgConnection, events: &[Event]) -> Result<(), App
     .bind(cents)
     .execute(transaction)
     .await?;
-    Ok(())
+    Ok(Vec::new())
 }
 
 #[tokio::main]

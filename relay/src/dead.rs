@@ -17,6 +17,7 @@ use uuid::Uuid;
 
 use crate::event::{EVENT_ID_HEADER, Event, POSITION_HEADER, SHARD_HEADER, StoredEvent};
 use crate::failpoint;
+use crate::follow_up::append_last;
 use crate::outlet::{Outlet, Shard};
 use crate::projection::{ApplyError, Projection};
 use crate::stream::{self, StreamError};
@@ -27,6 +28,8 @@ pub const PROJECTION_HEADER: &str = "Dead-Projection";
 pub const REASON_HEADER: &str = "Dead-Reason";
 /// Header with the number of attempts.
 pub const ATTEMPTS_HEADER: &str = "Dead-Attempts";
+/// A redrive may hold a shard's lock while it is frozen; no longer than a frozen projector.
+const IDLE_TIMEOUT: &str = "SET LOCAL idle_in_transaction_session_timeout = '10s'";
 /// Characters of a reason.
 const REASON_MAX: usize = 1_000;
 
@@ -208,8 +211,10 @@ impl Letters<'_> {
         let applied = async {
             let (_, event) = self.show(connection, name, position).await?;
             let mut transaction = connection.begin().await?;
+            sqlx::query(IDLE_TIMEOUT).execute(&mut *transaction).await?;
             self.forget(&mut transaction, name, position).await?;
-            projection.apply(&mut transaction, &[event]).await?;
+            let follow_ups = projection.apply(&mut transaction, &[event]).await?;
+            append_last(&mut transaction, self.shard, &follow_ups).await?;
             Ok(transaction.commit().await?)
         };
         let applied = applied.await;

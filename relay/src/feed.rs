@@ -13,7 +13,9 @@ use uuid::Uuid;
 use crate::dead;
 use crate::event::{Event, StoredEvent};
 use crate::failpoint;
+use crate::follow_up::FollowUps;
 use crate::outlet::{Outlet, Shard};
+use crate::positions;
 use crate::projection::{Projection, ProjectorError};
 use crate::retry::Retry;
 use crate::zoo;
@@ -39,11 +41,13 @@ pub struct Feed<'a> {
     /// The least of these, for whoever wants to know.
     position: &'a watch::Sender<i64>,
     batches: u32,
+    pub(crate) follow_ups: FollowUps,
 }
 
 impl<'a> Feed<'a> {
     /// Goes on from where these projections are. `connection` is to hold the lock that lets only one do
     /// this at a time.
+    #[expect(clippy::too_many_arguments, reason = "most of them are where a shard is")]
     pub(crate) async fn open(
         projections: &'a [Box<dyn Projection>],
         outlet: &'a Outlet,
@@ -51,17 +55,23 @@ impl<'a> Feed<'a> {
         nats: &'a Client,
         mut connection: PgConnection,
         position: &'a watch::Sender<i64>,
+        follow_ups: FollowUps,
     ) -> Result<Self, sqlx::Error> {
-        let mut positions = Vec::with_capacity(projections.len());
+        let mut applied = Vec::with_capacity(projections.len());
         for projection in projections {
-            let position = sqlx::query_scalar("SELECT projection_position($1, $2)")
-                .bind(projection.name())
-                .bind(shard.0)
-                .fetch_one(&mut connection)
-                .await?;
-            positions.push(position);
+            applied.push(positions::read(&mut connection, projection.name(), shard).await?);
         }
-        let feed = Self { projections, outlet, shard, nats, connection, positions, position, batches: 0 };
+        let feed = Self {
+            projections,
+            outlet,
+            shard,
+            nats,
+            connection,
+            positions: applied,
+            position,
+            batches: 0,
+            follow_ups,
+        };
         position.send_replace(feed.position());
         Ok(feed)
     }
@@ -162,16 +172,18 @@ impl<'a> Feed<'a> {
         }
     }
 
-    /// Effects and positions in one transaction.
+    /// Effects, positions and the events that follow, in one transaction. The append comes last: it takes the
+    /// shard's lock, for which every other append waits.
     async fn apply_together(&mut self, events: &[Event]) -> Result<(), ProjectorError> {
         let Some(last) = events.last().map(|event| event.position) else { return Ok(()) };
         let mut transaction = self.connection.begin().await?;
         let mut moved = Vec::with_capacity(self.projections.len());
+        let mut follow_ups = Vec::new();
         for (projection, position) in self.projections.iter().zip(&self.positions) {
             let position = if zoo::has("applied-however-often") { 0 } else { *position };
             let new = &events[events.partition_point(|event| event.position <= position)..];
             if !new.is_empty() {
-                projection.apply(&mut transaction, new).await?;
+                follow_ups.extend(projection.apply(&mut transaction, new).await?);
                 moved.push(projection.name());
             }
         }
@@ -179,12 +191,13 @@ impl<'a> Feed<'a> {
             transaction.commit().await?;
             transaction = self.connection.begin().await?;
         }
-        save_positions(&mut transaction, &moved, self.shard, last).await?;
+        positions::save(&mut transaction, &moved, self.shard, last).await?;
         failpoint::reached("projector.applied").await;
         self.batches += 1;
         if self.batches.is_multiple_of(PRUNE_INTERVAL) {
-            prune_positions(&mut transaction, &moved, self.shard, last).await?;
+            positions::prune(&mut transaction, &moved, self.shard, last).await?;
         }
+        self.follow_ups.finish(&mut transaction, self.shard, &follow_ups).await?;
         transaction.commit().await?;
         for position in &mut self.positions {
             *position = last.max(*position);
@@ -222,8 +235,9 @@ impl<'a> Feed<'a> {
 
     async fn apply_one(&mut self, projection: &dyn Projection, event: &Event) -> Result<(), ProjectorError> {
         let mut transaction = self.connection.begin().await?;
-        projection.apply(&mut transaction, std::slice::from_ref(event)).await?;
-        save_positions(&mut transaction, &[projection.name()], self.shard, event.position).await?;
+        let follow_ups = projection.apply(&mut transaction, std::slice::from_ref(event)).await?;
+        positions::save(&mut transaction, &[projection.name()], self.shard, event.position).await?;
+        self.follow_ups.finish(&mut transaction, self.shard, &follow_ups).await?;
         Ok(transaction.commit().await?)
     }
 
@@ -243,7 +257,7 @@ impl<'a> Feed<'a> {
         if !zoo::has("poison-is-dropped") {
             parked.note(&mut transaction).await?;
         }
-        save_positions(&mut transaction, &[projection], self.shard, event.position).await?;
+        positions::save(&mut transaction, &[projection], self.shard, event.position).await?;
         transaction.commit().await?;
         failpoint::reached("projector.parked").await;
         tracing::error!(
@@ -261,38 +275,4 @@ fn reason_of(error: &dyn std::error::Error) -> String {
         // Some errors tell their cause themselves.
         if text.ends_with(&cause) { text } else { format!("{text}: {cause}") }
     })
-}
-
-async fn save_positions(
-    transaction: &mut PgConnection,
-    projections: &[&str],
-    shard: Shard,
-    position: i64,
-) -> Result<(), sqlx::Error> {
-    sqlx::query(
-        "INSERT INTO projection_positions (projection, shard, position) SELECT unnest($1::text[]), $2, $3",
-    )
-    .bind(projections)
-    .bind(shard.0)
-    .bind(position)
-    .execute(transaction)
-    .await
-    .map(drop)
-}
-
-async fn prune_positions(
-    transaction: &mut PgConnection,
-    projections: &[&str],
-    shard: Shard,
-    position: i64,
-) -> Result<(), sqlx::Error> {
-    sqlx::query(
-        "DELETE FROM projection_positions WHERE projection = ANY ($1) AND shard = $2 AND position < $3",
-    )
-    .bind(projections)
-    .bind(shard.0)
-    .bind(position)
-    .execute(transaction)
-    .await
-    .map(drop)
 }

@@ -10,6 +10,7 @@
 //! * [`epoch`]: how positions and sequences are tied together.
 //! * [`status`] and [`recovery`]: what a relay says of itself, and what an operator can decide when it stops.
 //! * [`projector`], [`mod@feed`] and [`projection`]: from the stream into tables, each event once.
+//! * [`follow_up`]: the events that follow from those.
 //! * [`dead`]: events that could not be applied.
 //! * [`rebuild`]: a projection made again, beside the old one.
 //! * [`retention`]: what of the outbox may go.
@@ -30,10 +31,12 @@ pub mod epoch;
 pub mod event;
 pub mod failpoint;
 pub mod feed;
+pub mod follow_up;
 mod leadership;
 pub mod metrics;
 pub mod outlet;
 mod pipeline;
+mod positions;
 pub mod projection;
 pub mod projector;
 pub mod rebuild;

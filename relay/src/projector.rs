@@ -17,6 +17,7 @@ use crate::epoch::Epochs;
 use crate::event::{Event, epoch_of};
 use crate::failpoint;
 use crate::feed::{BATCH_EVENTS, Feed};
+use crate::follow_up::FollowUps;
 use crate::leadership;
 use crate::metrics::{Metrics, seconds_since};
 use crate::outlet::{Outlet, Shard};
@@ -167,7 +168,8 @@ impl Projector {
         let class = format!("projector_{}", self.consumer);
         let connection = leadership::take(&self.database, &class, self.shard.0).await?;
         let Self { projections, outlet, shard, nats, position, .. } = self;
-        Ok(Feed::open(projections, outlet, *shard, nats, connection, position).await?)
+        let follow_ups = FollowUps::Append;
+        Ok(Feed::open(projections, outlet, *shard, nats, connection, position, follow_ups).await?)
     }
 
     fn measure(&self, before: i64, after: i64, appended: &[(i64, OffsetDateTime)]) {

@@ -13,10 +13,12 @@ use crate::dead::Letters;
 use crate::epoch::Epochs;
 use crate::failpoint;
 use crate::feed::{BATCH_EVENTS, Feed};
+use crate::follow_up::FollowUps;
 use crate::outlet::{Outlet, Shard};
 use crate::projection::{Projection, ProjectorError};
 use crate::projector::event_of;
 use crate::stream::{self, StreamError};
+use crate::zoo;
 
 /// Applied between two looks at how far there is to go.
 const STRETCH: i64 = 10 * BATCH_EVENTS as i64;
@@ -35,6 +37,11 @@ pub enum RebuildError {
     AtWork(&'static str),
     #[error("the tables of {0} are in use all the time: try again in a quieter moment")]
     InUse(&'static str),
+    #[error(
+        "{count} events are parked for {projection}, and the events that follow from them were never appended, \
+         which a rebuild does not do: redrive or drop them first"
+    )]
+    Parked { projection: &'static str, count: i64 },
     #[error(transparent)]
     Apply(#[from] ProjectorError),
     #[error(transparent)]
@@ -91,8 +98,10 @@ impl Rebuild<'_> {
             let mut connection = self.database.connect().await?;
             let path = format!("SET search_path = \"{schema}\", {home_schema}");
             sqlx::raw_sql(&path).execute(&mut connection).await?;
+            let follow_ups = if zoo::has("rebuild-appends") { FollowUps::Append } else { FollowUps::REBUILD };
             let feed =
-                Feed::open(&self.projection, self.outlet, shard, self.nats, connection, position).await?;
+                Feed::open(&self.projection, self.outlet, shard, self.nats, connection, position, follow_ups)
+                    .await?;
             feeds.push(feed);
         }
         for _ in 0..SWAP_ATTEMPTS {
@@ -189,6 +198,22 @@ impl Rebuild<'_> {
         Ok(())
     }
 
+    /// Makes sure that no event is parked at home that the rebuild has applied: it has dropped the events that
+    /// follow, and only a redrive appends them.
+    async fn refuse_parked(&self, home: &mut PgConnection, schema: &str) -> Result<(), RebuildError> {
+        let projection = self.projection[0].name();
+        let applied = format!(
+            "SELECT count(*) FROM parked_events AS home WHERE projection = $1 AND NOT EXISTS (\
+                 SELECT FROM \"{schema}\".parked_events AS rebuilt \
+                 WHERE (rebuilt.projection, rebuilt.shard, rebuilt.position) \
+                     = (home.projection, home.shard, home.position))"
+        );
+        match sqlx::query_scalar(&applied).bind(projection).fetch_one(home).await? {
+            0 => Ok(()),
+            count => Err(RebuildError::Parked { projection, count }),
+        }
+    }
+
     /// Catches up while nothing is applied or parked at home, and lets the tables change places. False when
     /// they are in use.
     async fn swap(
@@ -219,6 +244,9 @@ impl Rebuild<'_> {
         for feed in &mut *feeds {
             let end = self.applied_at_home(home, feed.shard).await?;
             feed.take_from_outbox(end).await?;
+        }
+        if feeds.iter().any(|feed| feed.follow_ups.dropped_any()) {
+            self.refuse_parked(home, schema).await?;
         }
         for table in tables {
             sqlx::query("SELECT outbox_swap_table($1, $2)")

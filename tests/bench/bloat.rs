@@ -53,7 +53,7 @@ impl Projection for Nothing {
     }
 
     fn apply<'a>(&'a self, _: &'a mut PgConnection, _: &'a [Event]) -> Applying<'a> {
-        Box::pin(async { Ok(()) })
+        Box::pin(async { Ok(Vec::new()) })
     }
 }
 

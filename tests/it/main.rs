@@ -30,6 +30,7 @@ mod permissions;
 mod problems;
 mod projections;
 mod python;
+mod reactions;
 mod rebuild;
 mod relay;
 mod replay;

@@ -169,7 +169,7 @@ impl Projection for Picky {
                 let applied = sqlx::query("INSERT INTO picky VALUES ($1)").bind(position);
                 applied.execute(&mut *transaction).await?;
             }
-            Ok(())
+            Ok(Vec::new())
         })
     }
 }

@@ -9,7 +9,7 @@ use tokio::process::Command;
 use tokio::time::timeout;
 
 /// A bug, and the test that finds it.
-const ZOO: [(&str, &str); 24] = [
+const ZOO: [(&str, &str); 25] = [
     // Gate and writer.
     ("postgres-does-not-cap", "faults::gate::a_gate_with_too_high_a_quantity_oversells_nothing"),
     ("postgres-forgets-the-limit", "faults::gate::a_gate_that_forgot_a_winner_gives_him_no_second_coupon"),
@@ -43,6 +43,7 @@ const ZOO: [(&str, &str); 24] = [
     ("gaps-are-skipped", "projections::a_gap_is_filled_from_the_outbox_or_stops_the_projection"),
     ("poison-is-dropped", "dead::a_poison_event_is_parked_and_can_be_redriven"),
     ("poison-blocks", "dead::a_poison_event_is_parked_and_can_be_redriven"),
+    ("rebuild-appends", "reactions::a_rebuild_appends_nothing"),
     (
         "settlement-is-a-cent-off",
         "projections::each_event_is_applied_once_however_often_and_in_whatever_order_it_comes",

@@ -1,0 +1,54 @@
+//! How far each projection has applied each shard, as table `projection_positions` holds it.
+
+use sqlx::PgConnection;
+
+use crate::outlet::Shard;
+
+/// The last position that a projection has applied, 0 at first.
+pub(crate) async fn read(
+    connection: &mut PgConnection,
+    projection: &str,
+    shard: Shard,
+) -> Result<i64, sqlx::Error> {
+    sqlx::query_scalar("SELECT projection_position($1, $2)")
+        .bind(projection)
+        .bind(shard.0)
+        .fetch_one(connection)
+        .await
+}
+
+/// Adds a row for each of these projections.
+pub(crate) async fn save(
+    transaction: &mut PgConnection,
+    projections: &[&str],
+    shard: Shard,
+    position: i64,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "INSERT INTO projection_positions (projection, shard, position) SELECT unnest($1::text[]), $2, $3",
+    )
+    .bind(projections)
+    .bind(shard.0)
+    .bind(position)
+    .execute(transaction)
+    .await
+    .map(drop)
+}
+
+/// Removes the rows below `position`.
+pub(crate) async fn prune(
+    transaction: &mut PgConnection,
+    projections: &[&str],
+    shard: Shard,
+    position: i64,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "DELETE FROM projection_positions WHERE projection = ANY ($1) AND shard = $2 AND position < $3",
+    )
+    .bind(projections)
+    .bind(shard.0)
+    .bind(position)
+    .execute(transaction)
+    .await
+    .map(drop)
+}
