@@ -6,7 +6,7 @@
 use std::error::Error;
 
 use outbox_relay::projection::{ApplyError, Applying};
-use outbox_relay::{Event, NewEvent, Outlet, Projection, Projector, Shard};
+use outbox_relay::{Event, NewEvent, Outlet, Projection, Projector, Shard, Site};
 use serde::Deserialize;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions as _, PgConnection};
@@ -65,7 +65,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let table = "CREATE TABLE IF NOT EXISTS turnover (customer text, orders bigint, cents bigint)";
     sqlx::raw_sql(table).execute(&mut connection).await?;
     let head: i64 = sqlx::query_scalar("SELECT outbox_head(0::smallint)").fetch_one(&mut connection).await?;
-    let projector = Projector::new("turnover", vec![Box::new(Turnover)], OUTLET, Shard(0), database, nats);
+    let site = Site::new(OUTLET, Shard(0), database, nats);
+    let projector = Projector::new(site, "turnover", vec![Box::new(Turnover)]);
     let mut position = projector.position();
     tokio::select! {
         reached = position.wait_for(|position| *position >= head) => drop(reached?),

@@ -4,13 +4,11 @@
 //! `DATABASE_URL=postgres://… NATS_URL=nats://… cargo run -p outbox-relay --example produce`
 
 use std::error::Error;
-use std::sync::Arc;
 
-use outbox_relay::{NewEvent, Outlet, Relay, Shard, append};
+use outbox_relay::{NewEvent, Outlet, Relay, Shard, Site, append};
 use serde_json::json;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions as _, Connection as _, PgConnection};
-use tokio::sync::Notify;
 use ulid::Ulid;
 
 /// Streams `ORDERS-<shard>`, subjects `orders.<type>.<customer>.<shard>`, types `order.<type>.v1`.
@@ -28,18 +26,18 @@ async fn main() -> Result<(), Box<dyn Error>> {
     outbox_relay::schema::migrate(&mut connection).await?;
     let table = "CREATE TABLE IF NOT EXISTS orders (number bigint PRIMARY KEY, customer text, cents bigint)";
     sqlx::raw_sql(table).execute(&mut connection).await?;
-    let appended = Arc::new(Notify::new());
-    let relay = Relay::new(OUTLET, SHARD, 1, database, nats, appended.clone());
+    let site = Site::new(OUTLET, SHARD, database, nats);
+    let relay = Relay::new(site.clone(), 1);
     let mut status = relay.status();
     let place_all = async {
         for number in 1..=ORDERS {
             place(&mut connection, number).await?;
-            appended.notify_one();
+            site.appended.notify_one();
         }
         let head = sqlx::query_scalar("SELECT outbox_head($1)").bind(SHARD.0);
         let head: i64 = head.fetch_one(&mut connection).await?;
-        let status = status.wait_for(|status| status.stored >= head || status.halted.is_some()).await?;
-        status.halted.clone().map_or(Ok(status.stored), |halt| Err(halt.into()))
+        let status = status.wait_for(|status| status.published >= head || status.halted.is_some()).await?;
+        status.halted.clone().map_or(Ok(status.published), |halt| Err(halt.into()))
     };
     let published: Result<i64, Box<dyn Error>> = tokio::select! {
         published = place_all => published,

@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use crate::event::from_object;
+use crate::strict::from_object;
 use crate::zoo;
 
 #[derive(Deserialize)]
@@ -10,11 +10,11 @@ struct Acknowledgement {
     seq: Option<i64>,
     #[serde(default)]
     duplicate: bool,
-    error: Option<Refusal>,
+    error: Option<ServerError>,
 }
 
 #[derive(Deserialize)]
-struct Refusal {
+struct ServerError {
     #[serde(default)]
     err_code: u64,
     #[serde(default)]
@@ -27,7 +27,7 @@ struct Refusal {
 /// With what it says instead.
 pub fn stored(answer: &[u8], expected: i64) -> Result<(), String> {
     let answer: Acknowledgement = from_object(answer).map_err(|error| error.to_string())?;
-    if let Some(Refusal { err_code, description }) = answer.error {
+    if let Some(ServerError { err_code, description }) = answer.error {
         return Err(format!("{description} ({err_code})"));
     }
     // They come in the order of the messages, unless one is lost at a change of leaders.

@@ -31,7 +31,7 @@ pub async fn append(
 ) -> Result<i64, AppendError> {
     let column = |part: fn(&NewEvent) -> &str| events.iter().map(part).collect::<Vec<_>>();
     sqlx::query_scalar("SELECT outbox_append($1, $2, $3, $4, $5, $6, $7)")
-        .bind(shard.0)
+        .bind(shard)
         .bind(events.iter().map(|event| Uuid::from(event.id)).collect::<Vec<_>>())
         .bind(column(|event| event.kind))
         .bind(column(|event| &event.key))

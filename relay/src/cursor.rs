@@ -14,6 +14,7 @@ use uuid::Uuid;
 
 use crate::epoch::{Epoch, Epochs};
 use crate::event::epoch_of;
+use crate::outbox;
 use crate::outlet::{Outlet, Shard};
 use crate::pipeline::IN_FLIGHT_MAX;
 use crate::status::{Halt, RelayError};
@@ -45,18 +46,18 @@ pub(crate) struct MessageName {
 
 impl Cursor<'_> {
     /// The position at which the stream ends. Makes the stream where there is none, and makes sure that its
-    /// last messages are ours: all behind position `confirmed`, and of more than could be on their way the
+    /// last messages are ours: all behind position `published`, and of more than could be on their way the
     /// last. Each goes behind its predecessor's place, whoever has taken that.
     pub(crate) async fn find(
         &self,
         connection: &mut PgConnection,
-        confirmed: i64,
+        published: i64,
     ) -> Result<(i64, Epochs), RelayError> {
         let stream = self.stream(connection).await?;
         let last = stream.cached_info().state.last_sequence.cast_signed();
         let epochs = Epochs::read(connection, self.shard).await?;
         let current = epochs.current();
-        let (oldest, head) = self.bounds(connection).await?;
+        let (oldest, head) = outbox::bounds(connection, self.shard).await?;
         let name = || self.outlet.stream_of(self.shard);
         let begins = last + 1 == current.first_sequence;
         let position = match epochs.place_of(last) {
@@ -78,8 +79,8 @@ impl Cursor<'_> {
         let looked_at = if zoo::has("only-the-last-message-is-compared") { 1 } else { IN_FLIGHT_MAX };
         let known = (oldest - 1).max(current.first_position - 1).max(position - looked_at);
         // If the stream has lost its tail, what is behind may be another's.
-        let after = if confirmed <= position { known.max(confirmed) } else { known };
-        self.check_tail(connection, &stream, current, after, position).await?;
+        let after = if published <= position { known.max(published) } else { known };
+        self.check_tail(connection, &stream, current, (after, position)).await?;
         Ok((position, epochs))
     }
 
@@ -89,14 +90,13 @@ impl Cursor<'_> {
         connection: &mut PgConnection,
         stream: &Stream,
         epoch: Epoch,
-        after: i64,
-        last: i64,
+        (after, last): (i64, i64),
     ) -> Result<(), RelayError> {
         let events: Vec<(i64, Uuid)> = sqlx::query_as(
             "SELECT position, event_id FROM outbox WHERE shard = $1 AND position > $2 AND position <= $3 \
              ORDER BY position",
         )
-        .bind(self.shard.0)
+        .bind(self.shard)
         .bind(after)
         .bind(last)
         .fetch_all(connection)
@@ -127,7 +127,7 @@ impl Cursor<'_> {
         if let Some(stream) = stream::existing(self.nats, &name).await? {
             return Ok(stream);
         }
-        let (_, head) = self.bounds(connection).await?;
+        let (_, head) = outbox::bounds(connection, self.shard).await?;
         if head > 0 {
             tracing::warn!(
                 stream = name,
@@ -136,17 +136,6 @@ impl Cursor<'_> {
             sleep(MISSING_FOR).await;
         }
         Ok(stream::of_shard(self.nats, self.outlet, self.shard, self.replicas).await?)
-    }
-
-    /// The oldest position of the outbox, or the one that will be, and the highest.
-    pub(crate) async fn bounds(&self, connection: &mut PgConnection) -> Result<(i64, i64), sqlx::Error> {
-        sqlx::query_as(
-            "SELECT coalesce((SELECT position FROM outbox WHERE shard = $1 ORDER BY position LIMIT 1), 1), \
-                    outbox_head($1)",
-        )
-        .bind(self.shard.0)
-        .fetch_one(connection)
-        .await
     }
 
     /// What names the message at `sequence`; nothing when it is not there (any more).
@@ -186,7 +175,7 @@ impl Cursor<'_> {
     ) -> Result<Option<Ulid>, sqlx::Error> {
         let id: Option<Uuid> =
             sqlx::query_scalar("SELECT event_id FROM outbox WHERE shard = $1 AND position = $2")
-                .bind(self.shard.0)
+                .bind(self.shard)
                 .bind(position)
                 .fetch_optional(connection)
                 .await?;

@@ -14,7 +14,7 @@ use crate::outlet::Shard;
 
 /// From `first_position` on, until the next epoch, the event at a position is the message at sequence
 /// `first_sequence + position - first_position`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, sqlx::FromRow)]
 pub struct Epoch {
     pub epoch: i32,
     pub first_position: i64,
@@ -55,18 +55,13 @@ impl Epochs {
     /// # Errors
     /// When the database cannot be asked.
     pub async fn read(connection: &mut PgConnection, shard: Shard) -> Result<Self, sqlx::Error> {
-        let rows: Vec<(i32, i64, i64)> = sqlx::query_as(
+        let later: Vec<Epoch> = sqlx::query_as(
             "SELECT epoch, first_position, first_sequence FROM outbox_epochs WHERE shard = $1 ORDER BY epoch",
         )
-        .bind(shard.0)
+        .bind(shard)
         .fetch_all(connection)
         .await?;
-        let later = rows.into_iter().map(|(epoch, first_position, first_sequence)| Epoch {
-            epoch,
-            first_position,
-            first_sequence,
-        });
-        Ok(Self(std::iter::once(Epoch::FIRST).chain(later).collect()))
+        Ok(Self([vec![Epoch::FIRST], later].concat()))
     }
 
     /// The newest.

@@ -2,7 +2,6 @@
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
-use std::str::FromStr;
 
 use async_nats::HeaderMap;
 use bytes::Bytes;
@@ -17,6 +16,7 @@ use ulid::Ulid;
 use uuid::Uuid;
 
 use crate::outlet::{Outlet, Shard};
+pub use crate::strict::{from_object, id_of, is_array, number};
 
 /// Header with the shard of an event.
 pub const SHARD_HEADER: &str = "Outbox-Shard";
@@ -93,7 +93,7 @@ impl StoredEvent {
             "SELECT shard, position, event_id, type, key, subject, data::text AS data, traceparent, time \
              FROM outbox WHERE shard = $1 AND position > $2 AND position <= $3 ORDER BY position",
         )
-        .bind(shard.0)
+        .bind(shard)
         .bind(after)
         .bind(until)
         .fetch_all(connection)
@@ -187,30 +187,6 @@ impl Event {
     }
 }
 
-/// Whether JSON is an array: of its fields' values, what is derived for a struct would take it for an object.
-#[must_use]
-pub fn is_array(text: &[u8]) -> bool {
-    text.trim_ascii_start().starts_with(b"[")
-}
-
-/// Reads a JSON object.
-///
-/// # Errors
-/// When it is not a JSON object of this shape.
-pub fn from_object<'a, T: Deserialize<'a>>(text: &'a [u8]) -> Result<T, serde_json::Error> {
-    if is_array(text) {
-        return Err(serde_json::Error::custom("it is an array, and no object"));
-    }
-    serde_json::from_slice(text)
-}
-
-/// The number in a header, written as this crate writes it: without a plus, or zeros before it.
-#[must_use]
-pub fn number<T: FromStr + ToString>(headers: &HeaderMap, header: &str) -> Option<T> {
-    let text = headers.get(header)?.as_str();
-    text.parse().ok().filter(|number: &T| number.to_string() == text)
-}
-
 /// The epoch that a message tells: 0 when it tells none, and nothing when what it tells is no epoch.
 #[must_use]
 pub fn epoch_of(headers: Option<&HeaderMap>) -> Option<i32> {
@@ -220,13 +196,6 @@ pub fn epoch_of(headers: Option<&HeaderMap>) -> Option<i32> {
         }
         _ => Some(0),
     }
-}
-
-/// A ULID from its text. The first of its characters has only three bits to give: `Ulid::from_string` drops what it
-/// has more, so that several texts would be one id.
-#[must_use]
-pub fn id_of(text: &str) -> Option<Ulid> {
-    text.bytes().next().filter(|first| *first <= b'7').and_then(|_| Ulid::from_string(text).ok())
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ pub const POINTS: [&str; 22] = [
     "projector.parked",
     "replay.begun",
     "replay.sent",
-    "replay.confirmed",
+    "replay.acknowledged",
     "replay.published",
     "rebuild.made_tables",
     "rebuild.caught_up",

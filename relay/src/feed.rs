@@ -3,7 +3,6 @@
 
 use std::time::Duration;
 
-use async_nats::Client;
 use sqlx::{Connection as _, PgConnection};
 use tokio::sync::watch;
 use tokio::time::sleep;
@@ -14,10 +13,11 @@ use crate::dead;
 use crate::event::{Event, StoredEvent};
 use crate::failpoint;
 use crate::follow_up::FollowUps;
-use crate::outlet::{Outlet, Shard};
+use crate::outbox;
 use crate::positions;
 use crate::projection::{Projection, ProjectorError};
 use crate::retry::Retry;
+use crate::site::Site;
 use crate::zoo;
 
 /// Events in one transaction, at the most.
@@ -31,10 +31,8 @@ const ATTEMPTS: i32 = 5;
 /// The right to apply a shard's events to projections, and how far they have been applied.
 #[derive(Debug)]
 pub struct Feed<'a> {
-    pub(crate) projections: &'a [Box<dyn Projection>],
-    pub(crate) outlet: &'a Outlet,
-    pub(crate) shard: Shard,
-    pub(crate) nats: &'a Client,
+    projections: &'a [Box<dyn Projection>],
+    pub(crate) site: &'a Site,
     pub(crate) connection: PgConnection,
     /// Of each projection.
     positions: Vec<i64>,
@@ -47,31 +45,18 @@ pub struct Feed<'a> {
 impl<'a> Feed<'a> {
     /// Goes on from where these projections are. `connection` is to hold the lock that lets only one do
     /// this at a time.
-    #[expect(clippy::too_many_arguments, reason = "most of them are where a shard is")]
     pub(crate) async fn open(
+        site: &'a Site,
         projections: &'a [Box<dyn Projection>],
-        outlet: &'a Outlet,
-        shard: Shard,
-        nats: &'a Client,
         mut connection: PgConnection,
         position: &'a watch::Sender<i64>,
         follow_ups: FollowUps,
     ) -> Result<Self, sqlx::Error> {
-        let mut applied = Vec::with_capacity(projections.len());
+        let mut positions = Vec::with_capacity(projections.len());
         for projection in projections {
-            applied.push(positions::read(&mut connection, projection.name(), shard).await?);
+            positions.push(positions::read(&mut connection, projection.name(), site.shard).await?);
         }
-        let feed = Self {
-            projections,
-            outlet,
-            shard,
-            nats,
-            connection,
-            positions: applied,
-            position,
-            batches: 0,
-            follow_ups,
-        };
+        let feed = Self { projections, site, connection, positions, position, batches: 0, follow_ups };
         position.send_replace(feed.position());
         Ok(feed)
     }
@@ -101,7 +86,7 @@ impl<'a> Feed<'a> {
         let new = if complete { &events[..] } else { &events[events.len() - 1..] };
         if !(zoo::has("gaps-are-skipped") || self.are_ours(new).await? && complete) {
             tracing::warn!(
-                shard = %self.shard, applied = position, given = last,
+                shard = %self.site.shard, applied = position, given = last,
                 "what the stream gave has gaps, or is another's: events are taken from the outbox"
             );
             return self.take_from_outbox(last).await;
@@ -124,7 +109,7 @@ impl<'a> Feed<'a> {
                  SELECT event_id FROM outbox WHERE shard = $1 AND position BETWEEN $2 AND $3 ORDER BY position\
              ) AS ours",
         )
-        .bind(self.shard.0)
+        .bind(self.site.shard)
         .bind(first.position)
         .bind(last.position)
         .fetch_one(&mut self.connection)
@@ -141,19 +126,15 @@ impl<'a> Feed<'a> {
 
     /// Applies the events up to `last` from the outbox, or as far as it goes.
     pub(crate) async fn take_from_outbox(&mut self, last: i64) -> Result<(), ProjectorError> {
-        let head: i64 = sqlx::query_scalar("SELECT outbox_head($1)")
-            .bind(self.shard.0)
-            .fetch_one(&mut self.connection)
-            .await?;
-        let last = last.min(head);
+        let last = last.min(outbox::head(&mut self.connection, self.site.shard).await?);
         while self.position() < last {
             let after = self.position();
             let until = last.min(after + BATCH_EVENTS as i64);
-            let stored = StoredEvent::between(&mut self.connection, self.shard, after, until).await?;
+            let stored = StoredEvent::between(&mut self.connection, self.site.shard, after, until).await?;
             if stored.len() as i64 != until - after {
                 return Err(ProjectorError::Gap { after, until });
             }
-            let events: Vec<Event> = stored.iter().map(|event| event.to_event(self.outlet)).collect();
+            let events: Vec<Event> = stored.iter().map(|event| event.to_event(&self.site.outlet)).collect();
             self.apply(&events).await?;
         }
         Ok(())
@@ -162,7 +143,7 @@ impl<'a> Feed<'a> {
     async fn apply(&mut self, events: &[Event]) -> Result<(), ProjectorError> {
         match self.apply_together(events).await {
             Err(ProjectorError::Apply(error)) if error.is_poison() => {
-                tracing::warn!(shard = %self.shard, error = &error as &dyn std::error::Error, "an event is poison");
+                tracing::warn!(shard = %self.site.shard, error = &error as &dyn std::error::Error, "an event is poison");
                 for event in events {
                     self.apply_or_park(event).await?;
                 }
@@ -191,14 +172,17 @@ impl<'a> Feed<'a> {
             transaction.commit().await?;
             transaction = self.connection.begin().await?;
         }
-        positions::save(&mut transaction, &moved, self.shard, last).await?;
+        positions::save(&mut transaction, &moved, self.site.shard, last).await?;
         failpoint::reached("projector.applied").await;
         self.batches += 1;
         if self.batches.is_multiple_of(PRUNE_INTERVAL) {
-            positions::prune(&mut transaction, &moved, self.shard, last).await?;
+            positions::prune(&mut transaction, &moved, self.site.shard, last).await?;
         }
-        self.follow_ups.finish(&mut transaction, self.shard, &follow_ups).await?;
+        self.follow_ups.finish(&mut transaction, self.site.shard, &follow_ups).await?;
         transaction.commit().await?;
+        if !follow_ups.is_empty() {
+            self.site.appended.notify_one();
+        }
         for position in &mut self.positions {
             *position = last.max(*position);
         }
@@ -236,9 +220,13 @@ impl<'a> Feed<'a> {
     async fn apply_one(&mut self, projection: &dyn Projection, event: &Event) -> Result<(), ProjectorError> {
         let mut transaction = self.connection.begin().await?;
         let follow_ups = projection.apply(&mut transaction, std::slice::from_ref(event)).await?;
-        positions::save(&mut transaction, &[projection.name()], self.shard, event.position).await?;
-        self.follow_ups.finish(&mut transaction, self.shard, &follow_ups).await?;
-        Ok(transaction.commit().await?)
+        positions::save(&mut transaction, &[projection.name()], self.site.shard, event.position).await?;
+        self.follow_ups.finish(&mut transaction, self.site.shard, &follow_ups).await?;
+        transaction.commit().await?;
+        if !follow_ups.is_empty() {
+            self.site.appended.notify_one();
+        }
+        Ok(())
     }
 
     /// Into the stream of dead letters, then noted together with the position: a crash in between leaves
@@ -250,18 +238,18 @@ impl<'a> Feed<'a> {
         error: &ProjectorError,
         attempts: i32,
     ) -> Result<(), ProjectorError> {
-        let parked = dead::Parked::new(projection, self.shard, event, &reason_of(error), attempts);
-        dead::publish(self.nats, self.outlet, &parked, event).await?;
+        let parked = dead::Parked::new(projection, self.site.shard, event, &reason_of(error), attempts);
+        dead::publish(&self.site.nats, &self.site.outlet, &parked, event).await?;
         failpoint::reached("projector.wrote_letter").await;
         let mut transaction = self.connection.begin().await?;
         if !zoo::has("poison-is-dropped") {
             parked.note(&mut transaction).await?;
         }
-        positions::save(&mut transaction, &[projection], self.shard, event.position).await?;
+        positions::save(&mut transaction, &[projection], self.site.shard, event.position).await?;
         transaction.commit().await?;
         failpoint::reached("projector.parked").await;
         tracing::error!(
-            projection, shard = %self.shard, position = event.position, event = %event.id, reason = parked.reason,
+            projection, shard = %self.site.shard, position = event.position, event = %event.id, reason = parked.reason,
             "an event is parked: it can be redriven"
         );
         Ok(())

@@ -6,11 +6,7 @@ use ulid::Ulid;
 use crate::append::append;
 use crate::event::{Event, NewEvent};
 use crate::outlet::Shard;
-use crate::projection::ApplyError;
-
-/// Events that may follow from what is applied in one transaction, ten for each event of a full batch. They are
-/// held in memory and appended by one statement, while appends to the shard wait.
-pub const FOLLOW_UPS_MAX: usize = 10_000;
+use crate::projection::{ApplyError, FOLLOW_UPS_MAX};
 
 /// What a feed does with the events that follow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,10 +8,12 @@ use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions as _, Connection as _, PgConnection};
 use tokio::time::{Instant, sleep, timeout};
 
+/// The class of the advisory lock that the active relay of a shard holds.
+pub(crate) const RELAY_LOCK: &str = "outbox_relay";
 /// How often a process that stands by asks for the lock.
 const STAND_BY_INTERVAL: Duration = Duration::from_millis(250);
 /// How often a leader that waits for others asks.
-const ASKED_EVERY: Duration = Duration::from_secs(3);
+const PING_INTERVAL: Duration = Duration::from_secs(3);
 
 /// Of the session that holds the lock, kept by the server. A leader asks at least every 5 s; one that
 /// is frozen loses its session, and with it the lock, to those that stand by. One whose machine is gone
@@ -67,7 +69,7 @@ pub(crate) async fn keep<T>(
 ) -> Result<T, sqlx::Error> {
     let mut wait = pin!(wait);
     loop {
-        match timeout(ASKED_EVERY, &mut wait).await {
+        match timeout(PING_INTERVAL, &mut wait).await {
             Ok(done) => return Ok(done),
             Err(_) => connection.ping().await?,
         }

@@ -34,6 +34,7 @@ pub mod feed;
 pub mod follow_up;
 mod leadership;
 pub mod metrics;
+mod outbox;
 pub mod outlet;
 mod pipeline;
 mod positions;
@@ -46,8 +47,10 @@ pub mod replay;
 pub mod retention;
 pub mod retry;
 pub mod schema;
+pub mod site;
 pub mod status;
 pub mod stream;
+pub mod strict;
 pub mod zoo;
 
 pub use append::{AppendError, append};
@@ -57,6 +60,7 @@ pub use outlet::{Outlet, Shard};
 pub use projection::Projection;
 pub use projector::Projector;
 pub use relay::Relay;
+pub use site::Site;
 pub use status::{Halt, RelayStatus};
 
 /// For those who attack them: parsers that nobody else calls from outside.

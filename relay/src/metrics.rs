@@ -116,8 +116,8 @@ impl Metrics {
                     "SELECT outbox_head($1) - $2, \
                      (SELECT extract(epoch FROM clock_timestamp() - time)::float8 FROM outbox WHERE shard = $1 AND position = $2 + 1)",
                 )
-                .bind(shard.0)
-                .bind(status.stored)
+                .bind(shard)
+                .bind(status.published)
                 .fetch_one(&mut *connection)
                 .await?;
                 self.backlog.get_or_create(&label).set(backlog.max(0));

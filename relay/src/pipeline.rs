@@ -9,16 +9,15 @@
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::mem;
-use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::client::PublishErrorKind;
 use async_nats::connection::State;
-use async_nats::{Client, Message, StatusCode, Subscriber};
+use async_nats::{Message, StatusCode, Subscriber};
 use futures_util::{FutureExt as _, StreamExt as _};
 use sqlx::PgConnection;
 use time::OffsetDateTime;
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tokio::task::coop::unconstrained;
 use tokio::time::{Instant, sleep_until, timeout};
 
@@ -27,7 +26,7 @@ use crate::epoch::Epoch;
 use crate::event::{EPOCH_HEADER, StoredEvent};
 use crate::failpoint;
 use crate::metrics::{Metrics, seconds_since};
-use crate::outlet::{Outlet, Shard};
+use crate::site::Site;
 use crate::status::{Halt, RelayError, RelayStatus};
 use crate::stream::{self, CONNECTION_CHECK_INTERVAL, StreamError};
 use crate::zoo;
@@ -51,18 +50,14 @@ const IDLE_LONGEST: Duration = Duration::from_millis(50);
 /// From where to where, and who is told.
 #[derive(Debug)]
 pub(crate) struct Route {
-    pub outlet: Outlet,
-    pub shard: Shard,
-    pub nats: Client,
-    /// Notified by whoever appends in this process.
-    pub wake: Arc<Notify>,
+    pub site: Site,
     pub status: watch::Sender<RelayStatus>,
     pub metrics: Metrics,
 }
 
 impl Route {
     fn error(&self, error: &dyn std::error::Error) -> RelayError {
-        StreamError::new(&self.outlet.stream_of(self.shard), error).into()
+        StreamError::new(&self.site.stream(), error).into()
     }
 }
 
@@ -77,19 +72,19 @@ pub(crate) struct Pipeline<'a> {
     acknowledgements: Subscriber,
     /// Positions.
     sent: i64,
-    stored: i64,
+    published: i64,
     /// When the events between these were appended.
     times: VecDeque<OffsetDateTime>,
 }
 
 impl<'a> Pipeline<'a> {
-    /// Goes on behind position `stored`, where the stream ends.
-    pub(crate) async fn new(route: &'a Route, epoch: Epoch, stored: i64) -> Result<Self, RelayError> {
-        let inbox = route.nats.new_inbox();
-        let acknowledgements =
-            route.nats.subscribe(inbox.clone()).await.map_err(|error| route.error(&error))?;
-        let (sent, times, connects) = (stored, VecDeque::new(), stream::connects(&route.nats));
-        Ok(Self { route, epoch, inbox, connects, acknowledgements, sent, stored, times })
+    /// Goes on behind position `published`, where the stream ends.
+    pub(crate) async fn new(route: &'a Route, epoch: Epoch, published: i64) -> Result<Self, RelayError> {
+        let nats = &route.site.nats;
+        let inbox = nats.new_inbox();
+        let acknowledgements = nats.subscribe(inbox.clone()).await.map_err(|error| route.error(&error))?;
+        let (sent, times, connects) = (published, VecDeque::new(), stream::connects(nats));
+        Ok(Self { route, epoch, inbox, connects, acknowledgements, sent, published, times })
     }
 
     pub(crate) async fn run(mut self, connection: &mut PgConnection) -> Result<Infallible, RelayError> {
@@ -97,30 +92,30 @@ impl<'a> Pipeline<'a> {
         let mut checked = Instant::now();
         loop {
             let next_batch_at = Instant::now() + PACE;
-            let has_room = self.sent - self.stored <= IN_FLIGHT_MAX - BATCH_ROWS;
-            let published = if has_room { self.publish_batch(connection).await? } else { 0 };
-            if self.sent > self.stored {
+            let has_room = self.sent - self.published <= IN_FLIGHT_MAX - BATCH_ROWS;
+            let read = if has_room { self.publish_batch(connection).await? } else { 0 };
+            if self.sent > self.published {
                 self.take_acknowledgements().await?;
                 idle = IDLE_FIRST;
                 checked = Instant::now();
-                if published < BATCH_ROWS {
+                if read < BATCH_ROWS {
                     sleep_until(next_batch_at).await;
                 }
-            } else if published == 0 {
+            } else if read == 0 {
                 self.route.status.send_if_modified(|status| mem::take(&mut status.held_up));
                 if checked.elapsed() >= STREAM_CHECK_INTERVAL {
                     self.check_end().await?;
                     checked = Instant::now();
                 }
                 // A wake-up that came since the outbox was read is kept.
-                let _ = timeout(idle, self.route.wake.notified()).await;
+                let _ = timeout(idle, self.route.site.appended.notified()).await;
                 idle = (idle * 2).min(IDLE_LONGEST);
             }
         }
     }
 
     async fn publish_batch(&mut self, connection: &mut PgConnection) -> Result<i64, RelayError> {
-        let (shard, until) = (self.route.shard, self.sent + BATCH_ROWS);
+        let (shard, until) = (self.route.site.shard, self.sent + BATCH_ROWS);
         let events = StoredEvent::between(connection, shard, self.sent, until).await?;
         let count = events.len() as i64;
         if count > 0 {
@@ -135,14 +130,14 @@ impl<'a> Pipeline<'a> {
             self.publish(event).await?;
             failpoint::reached("relay.sent").await;
             if zoo::has("stored-when-sent") {
-                self.stored = self.sent;
+                self.published = self.sent;
             }
         }
         Ok(count)
     }
 
     async fn publish(&self, event: StoredEvent) -> Result<(), RelayError> {
-        let Route { outlet, shard, nats, .. } = self.route;
+        let Site { outlet, shard, nats, .. } = &self.route.site;
         let sequence = self.epoch.sequence_of(event.position);
         let mut headers = event.headers(&self.epoch.message_id(event.id));
         if !zoo::has("no-expected-sequence") {
@@ -167,9 +162,9 @@ impl<'a> Pipeline<'a> {
 
     /// The stream still ends where it did.
     async fn check_end(&self) -> Result<(), RelayError> {
-        let Route { outlet, shard, nats, .. } = self.route;
-        let end = stream::end(nats, &outlet.stream_of(*shard)).await?;
-        let ended = self.epoch.sequence_of(self.stored);
+        let site = &self.route.site;
+        let end = stream::end(&site.nats, &site.stream()).await?;
+        let ended = self.epoch.sequence_of(self.published);
         if i64::try_from(end) == Ok(ended) {
             return Ok(());
         }
@@ -198,12 +193,12 @@ impl<'a> Pipeline<'a> {
         while let Some(Some(message)) = unconstrained(self.acknowledgements.next()).now_or_never() {
             self.accept(&message)?;
         }
-        self.route.status.send_modify(|status| (status.stored, status.held_up) = (self.stored, false));
+        self.route.status.send_modify(|status| (status.published, status.held_up) = (self.published, false));
         Ok(())
     }
 
     fn was_disconnected(&self) -> bool {
-        let Route { nats, .. } = self.route;
+        let Site { nats, .. } = &self.route.site;
         nats.connection_state() != State::Connected || stream::connects(nats) != self.connects
     }
 
@@ -211,10 +206,10 @@ impl<'a> Pipeline<'a> {
         if message.status == Some(StatusCode::NO_RESPONDERS) {
             return Err(self.not_stored("no stream takes the subject"));
         }
-        let expected = self.epoch.sequence_of(self.stored + 1);
+        let expected = self.epoch.sequence_of(self.published + 1);
         acknowledgement::stored(&message.payload, expected).map_err(|reason| self.not_stored(&reason))?;
-        self.stored += 1;
-        let Route { shard, metrics, .. } = self.route;
+        self.published += 1;
+        let Route { site: Site { shard, .. }, metrics, .. } = self.route;
         metrics.published.get_or_create(&(*shard).into()).inc();
         if let Some(time) = self.times.pop_front() {
             metrics.to_stream.get_or_create(&(*shard).into()).observe(seconds_since(time));
@@ -223,6 +218,6 @@ impl<'a> Pipeline<'a> {
     }
 
     fn not_stored(&self, reason: &str) -> RelayError {
-        RelayError::Refused { position: self.stored + 1, reason: reason.to_owned() }
+        RelayError::Refused { position: self.published + 1, reason: reason.to_owned() }
     }
 }

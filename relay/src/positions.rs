@@ -12,7 +12,7 @@ pub(crate) async fn read(
 ) -> Result<i64, sqlx::Error> {
     sqlx::query_scalar("SELECT projection_position($1, $2)")
         .bind(projection)
-        .bind(shard.0)
+        .bind(shard)
         .fetch_one(connection)
         .await
 }
@@ -28,7 +28,7 @@ pub(crate) async fn save(
         "INSERT INTO projection_positions (projection, shard, position) SELECT unnest($1::text[]), $2, $3",
     )
     .bind(projections)
-    .bind(shard.0)
+    .bind(shard)
     .bind(position)
     .execute(transaction)
     .await
@@ -46,7 +46,7 @@ pub(crate) async fn prune(
         "DELETE FROM projection_positions WHERE projection = ANY ($1) AND shard = $2 AND position < $3",
     )
     .bind(projections)
-    .bind(shard.0)
+    .bind(shard)
     .bind(position)
     .execute(transaction)
     .await

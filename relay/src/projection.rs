@@ -10,6 +10,10 @@ use crate::append::AppendError;
 use crate::event::{Event, NewEvent};
 use crate::stream::StreamError;
 
+/// Events that may follow from what is applied in one transaction, ten for each event of a full batch. They are
+/// held in memory and appended by one statement, while appends to the shard wait.
+pub const FOLLOW_UPS_MAX: usize = 10_000;
+
 /// A batch that is being applied. Returns the events that follow from it, in the order of their append.
 pub type Applying<'a> = BoxFuture<'a, Result<Vec<NewEvent>, ApplyError>>;
 
@@ -38,7 +42,7 @@ pub trait Projection: fmt::Debug + Send + Sync {
     ///   type that you return, or the shard never comes to rest.
     /// * Give them the id [`Event::follow_up_id`]: after a restore of the database, readers then know an
     ///   event that follows again.
-    /// * An event that the outbox refuses, or more than [`FOLLOW_UPS_MAX`](crate::follow_up::FOLLOW_UPS_MAX)
+    /// * An event that the outbox refuses, or more than [`FOLLOW_UPS_MAX`]
     ///   of them, is the fault of the event that is applied: it is parked.
     /// * The append takes the shard's lock and holds it to the commit; every other append to the shard
     ///   waits. If the projector's process is frozen in between, Postgres ends its session after 10 s.

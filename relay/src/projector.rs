@@ -3,12 +3,10 @@
 use std::convert::Infallible;
 use std::time::Duration;
 
-use async_nats::Client;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, PullConsumer, pull};
 use async_nats::jetstream::{Message, stream::Stream};
 use futures_util::TryStreamExt as _;
 use sqlx::Connection as _;
-use sqlx::postgres::PgConnectOptions;
 use time::OffsetDateTime;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
@@ -20,9 +18,9 @@ use crate::feed::{BATCH_EVENTS, Feed};
 use crate::follow_up::FollowUps;
 use crate::leadership;
 use crate::metrics::{Metrics, seconds_since};
-use crate::outlet::{Outlet, Shard};
 use crate::projection::{Projection, ProjectorError};
 use crate::retry::Retry;
+use crate::site::Site;
 use crate::stream::{self, ConnectionLost, StreamError};
 use crate::zoo;
 
@@ -37,35 +35,25 @@ const FETCH_TIMEOUT: Duration = Duration::from_secs(3);
 const UNACKNOWLEDGED_MAX: i64 = 10_000;
 /// Longer than a batch can take; after that the server delivers it again.
 const ACKNOWLEDGEMENT_WAIT: Duration = Duration::from_secs(30);
+
 /// Applies one shard to projections, which share the feed: each event is fetched and read once, and
 /// a batch is one transaction. One projector is active; any number stand by.
 #[derive(Debug)]
 pub struct Projector {
+    site: Site,
     /// The durable consumer.
     consumer: &'static str,
     projections: Vec<Box<dyn Projection>>,
-    outlet: Outlet,
-    shard: Shard,
-    database: PgConnectOptions,
-    nats: Client,
     position: watch::Sender<i64>,
     metrics: Metrics,
 }
 
 impl Projector {
-    /// A projector of `shard` into `projections`, by the durable consumer of this name.
+    /// A projector into `projections`, by the durable consumer of this name.
     #[must_use]
-    pub fn new(
-        consumer: &'static str,
-        projections: Vec<Box<dyn Projection>>,
-        outlet: Outlet,
-        shard: Shard,
-        database: PgConnectOptions,
-        nats: Client,
-    ) -> Self {
-        let position = watch::Sender::default();
-        let metrics = Metrics::default();
-        Self { consumer, projections, outlet, shard, database, nats, position, metrics }
+    pub fn new(site: Site, consumer: &'static str, projections: Vec<Box<dyn Projection>>) -> Self {
+        let (position, metrics) = (watch::Sender::default(), Metrics::default());
+        Self { site, consumer, projections, position, metrics }
     }
 
     /// Measures here.
@@ -90,10 +78,10 @@ impl Projector {
             let Err(error) = self.project().await;
             let waits = matches!(error, ProjectorError::NoStream(_));
             if waits && !told {
-                tracing::info!(consumer = self.consumer, shard = %self.shard, "{error}");
+                tracing::info!(consumer = self.consumer, shard = %self.site.shard, "{error}");
             } else if !waits {
                 tracing::warn!(
-                    consumer = self.consumer, shard = %self.shard,
+                    consumer = self.consumer, shard = %self.site.shard,
                     error = &error as &dyn std::error::Error, "projector starts over"
                 );
             }
@@ -108,7 +96,7 @@ impl Projector {
     async fn project(&self) -> Result<Infallible, ProjectorError> {
         let mut feed = self.lead().await?;
         failpoint::reached("projector.leads").await;
-        let epochs = Epochs::read(&mut feed.connection, self.shard).await?;
+        let epochs = Epochs::read(&mut feed.connection, self.site.shard).await?;
         let (stream, consumer) = self.consumer(&epochs, feed.position()).await?;
         let mut there = 0;
         loop {
@@ -116,14 +104,14 @@ impl Projector {
             let batch = tokio::select! {
                 batch = next_batch(&consumer) => batch.map_err(|error| self.error(&*error))?,
                 // What was asked for before that never comes.
-                () = stream::connection_lost(&self.nats) => return Err(self.error(&ConnectionLost)),
+                () = stream::connection_lost(&self.site.nats) => return Err(self.error(&ConnectionLost)),
             };
             let Some(last) = batch.last() else {
                 feed.connection.ping().await?; // who does not ask loses his session
                 if let Some((_, published)) = epochs.place_of(there).filter(|(_, at)| *at > feed.position()) {
                     return self.overlooked(&mut feed, &stream, published).await;
                 }
-                there = stream::end(&self.nats, &self.outlet.stream_of(self.shard)).await?.cast_signed();
+                there = stream::end(&self.site.nats, &self.site.stream()).await?.cast_signed();
                 continue;
             };
             let events = batch.iter().filter_map(|message| event_of(message, &epochs).transpose());
@@ -166,15 +154,14 @@ impl Projector {
     /// When the database cannot be asked.
     pub async fn lead(&self) -> Result<Feed<'_>, ProjectorError> {
         let class = format!("projector_{}", self.consumer);
-        let connection = leadership::take(&self.database, &class, self.shard.0).await?;
-        let Self { projections, outlet, shard, nats, position, .. } = self;
-        let follow_ups = FollowUps::Append;
-        Ok(Feed::open(projections, outlet, *shard, nats, connection, position, follow_ups).await?)
+        let connection = leadership::take(&self.site.database, &class, self.site.shard.0).await?;
+        let Self { site, projections, position, .. } = self;
+        Ok(Feed::open(site, projections, connection, position, FollowUps::Append).await?)
     }
 
     fn measure(&self, before: i64, after: i64, appended: &[(i64, OffsetDateTime)]) {
-        self.metrics.applied.get_or_create(&self.shard.into()).inc_by((after - before).unsigned_abs());
-        let to_projected = self.metrics.to_projected.get_or_create(&self.shard.into());
+        self.metrics.applied.get_or_create(&self.site.shard.into()).inc_by((after - before).unsigned_abs());
+        let to_projected = self.metrics.to_projected.get_or_create(&self.site.shard.into());
         for (_, time) in appended.iter().filter(|(position, _)| *position > before) {
             to_projected.observe(seconds_since(*time));
         }
@@ -187,8 +174,8 @@ impl Projector {
         epochs: &Epochs,
         position: i64,
     ) -> Result<(Stream, PullConsumer), ProjectorError> {
-        let name = self.outlet.stream_of(self.shard);
-        let stream = stream::existing(&self.nats, &name).await?;
+        let name = self.site.stream();
+        let stream = stream::existing(&self.site.nats, &name).await?;
         let stream = stream.ok_or(ProjectorError::NoStream(name))?;
         let start = epochs.sequence_of(position + 1).unsigned_abs();
         let config = pull::Config {
@@ -211,7 +198,7 @@ impl Projector {
     }
 
     fn error(&self, error: &(dyn std::error::Error + 'static)) -> ProjectorError {
-        StreamError::new(&self.outlet.stream_of(self.shard), error).into()
+        StreamError::new(&self.site.stream(), error).into()
     }
 }
 

@@ -14,9 +14,12 @@ use crate::epoch::Epochs;
 use crate::failpoint;
 use crate::feed::{BATCH_EVENTS, Feed};
 use crate::follow_up::FollowUps;
+use crate::outbox;
 use crate::outlet::{Outlet, Shard};
+use crate::positions;
 use crate::projection::{Projection, ProjectorError};
 use crate::projector::event_of;
+use crate::site::Site;
 use crate::stream::{self, StreamError};
 use crate::zoo;
 
@@ -90,19 +93,11 @@ impl Rebuild<'_> {
         self.make_tables(&mut home, &schema).await?;
         failpoint::reached("rebuild.made_tables").await;
 
-        let positions: Vec<watch::Sender<i64>> = (0..self.shards).map(|_| watch::Sender::default()).collect();
+        let sites: Vec<Site> = (0..self.shards).map(|shard| self.site(Shard(shard))).collect();
+        let positions: Vec<watch::Sender<i64>> = sites.iter().map(|_| watch::Sender::default()).collect();
         let mut feeds = Vec::new();
-        let home_schema: String =
-            sqlx::query_scalar("SELECT quote_ident(current_schema)").fetch_one(&mut home).await?;
-        for (shard, position) in (0..self.shards).map(Shard).zip(&positions) {
-            let mut connection = self.database.connect().await?;
-            let path = format!("SET search_path = \"{schema}\", {home_schema}");
-            sqlx::raw_sql(&path).execute(&mut connection).await?;
-            let follow_ups = if zoo::has("rebuild-appends") { FollowUps::Append } else { FollowUps::REBUILD };
-            let feed =
-                Feed::open(&self.projection, self.outlet, shard, self.nats, connection, position, follow_ups)
-                    .await?;
-            feeds.push(feed);
+        for (site, position) in sites.iter().zip(&positions) {
+            feeds.push(self.feed(&mut home, &schema, site, position).await?);
         }
         for _ in 0..SWAP_ATTEMPTS {
             self.catch_up(&mut home, &mut feeds, &mut progress).await?;
@@ -112,6 +107,26 @@ impl Rebuild<'_> {
             }
         }
         Err(RebuildError::InUse(name))
+    }
+
+    fn site(&self, shard: Shard) -> Site {
+        Site::new(*self.outlet, shard, self.database.clone(), self.nats.clone())
+    }
+
+    /// A feed of the tables that are made, from the beginning on.
+    async fn feed<'a>(
+        &'a self,
+        home: &mut PgConnection,
+        schema: &str,
+        site: &'a Site,
+        position: &'a watch::Sender<i64>,
+    ) -> Result<Feed<'a>, sqlx::Error> {
+        let home: String = sqlx::query_scalar("SELECT quote_ident(current_schema)").fetch_one(home).await?;
+        let mut connection = self.database.connect().await?;
+        let path = format!("SET search_path = \"{schema}\", {home}");
+        sqlx::raw_sql(&path).execute(&mut connection).await?;
+        let follow_ups = if zoo::has("rebuild-appends") { FollowUps::Append } else { FollowUps::REBUILD };
+        Feed::open(site, &self.projection, connection, position, follow_ups).await
     }
 
     /// Empty ones like those at home; with them go positions and parked events of their own.
@@ -141,7 +156,7 @@ impl Rebuild<'_> {
         loop {
             let mut standing = Progress { applied: 0, total: 0 };
             for feed in &mut *feeds {
-                let end = self.applied_at_home(home, feed.shard).await?;
+                let end = self.applied_at_home(home, feed.site.shard).await?;
                 let stretch = end.min(feed.position() + STRETCH);
                 self.past_retention(feed, stretch).await?;
                 feed.take_from_outbox(stretch).await?;
@@ -156,28 +171,20 @@ impl Rebuild<'_> {
     }
 
     async fn applied_at_home(&self, home: &mut PgConnection, shard: Shard) -> Result<i64, sqlx::Error> {
-        sqlx::query_scalar("SELECT projection_position($1, $2)")
-            .bind(self.projection[0].name())
-            .bind(shard.0)
-            .fetch_one(home)
-            .await
+        positions::read(home, self.projection[0].name(), shard).await
     }
 
     /// Applies from the stream what the outbox no longer has, up to `end`.
     async fn past_retention(&self, feed: &mut Feed<'_>, end: i64) -> Result<(), RebuildError> {
-        let oldest: Option<i64> =
-            sqlx::query_scalar("SELECT position FROM outbox WHERE shard = $1 ORDER BY position LIMIT 1")
-                .bind(feed.shard.0)
-                .fetch_optional(&mut feed.connection)
-                .await?;
-        let end = end.min(oldest.unwrap_or(i64::MAX) - 1);
+        let oldest = outbox::oldest(&mut feed.connection, feed.site.shard).await?;
+        let end = end.min(oldest.map_or(i64::MAX, |(position, _)| position) - 1);
         if feed.position() >= end {
             return Ok(());
         }
-        let name = self.outlet.stream_of(feed.shard);
+        let name = feed.site.stream();
         let failed = |error: &dyn std::error::Error| StreamError::new(&name, error);
         let Some(stream) = stream::existing(self.nats, &name).await? else { return Ok(()) };
-        let epochs = Epochs::read(&mut feed.connection, feed.shard).await?;
+        let epochs = Epochs::read(&mut feed.connection, feed.site.shard).await?;
         let start_sequence = epochs.sequence_of(feed.position() + 1).unsigned_abs();
         let deliver_policy = DeliverPolicy::ByStartSequence { start_sequence };
         let config = pull::OrderedConfig { deliver_policy, ..Default::default() };
@@ -242,7 +249,7 @@ impl Rebuild<'_> {
             Err(error) => return Err(error.into()),
         }
         for feed in &mut *feeds {
-            let end = self.applied_at_home(home, feed.shard).await?;
+            let end = self.applied_at_home(home, feed.site.shard).await?;
             feed.take_from_outbox(end).await?;
         }
         if feeds.iter().any(|feed| feed.follow_ups.dropped_any()) {
@@ -264,9 +271,9 @@ impl Rebuild<'_> {
         sqlx::raw_sql(&finish).execute(&mut *home).await?;
         failpoint::reached("rebuild.committed").await;
         for feed in feeds {
-            let letters = Letters { nats: self.nats, outlet: self.outlet, shard: feed.shard };
+            let letters = Letters { nats: self.nats, outlet: self.outlet, shard: feed.site.shard };
             // The tables have changed places; a letter too many does no harm.
-            if let Err(error) = letters.sweep(home, name).await {
+            if let Err(error) = letters.remove_left_behind(home, name).await {
                 tracing::warn!(error = &error as &dyn std::error::Error, "dead letters are left behind");
             }
         }

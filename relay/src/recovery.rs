@@ -12,9 +12,9 @@ use tokio::time::timeout;
 use crate::cursor::Cursor;
 use crate::epoch::{Epoch, Epochs};
 use crate::failpoint;
-use crate::leadership;
+use crate::leadership::{self, RELAY_LOCK};
+use crate::outbox;
 use crate::outlet::{Outlet, Shard};
-use crate::relay::LOCK;
 use crate::status::{Halt, RelayError};
 use crate::stream;
 
@@ -81,7 +81,7 @@ pub async fn begin(
     shard: Shard,
     replicas: usize,
 ) -> Result<Begun, BeginError> {
-    let led = timeout(LOCK_TIMEOUT, leadership::take(database, LOCK, shard.0)).await;
+    let led = timeout(LOCK_TIMEOUT, leadership::take(database, RELAY_LOCK, shard.0)).await;
     let mut connection =
         led.map_err(|_| BeginError::Led(shard))?.map_err(|error| BeginError::Relay(error.into()))?;
     let cursor = Cursor { outlet, shard, replicas, nats };
@@ -99,12 +99,12 @@ impl Cursor<'_> {
         let epochs = Epochs::read(connection, self.shard).await?;
         let stream = stream::of_shard(self.nats, self.outlet, self.shard, self.replicas).await?;
         let last = stream.cached_info().state.last_sequence.cast_signed();
-        let (oldest, head) = self.bounds(connection).await?;
+        let (oldest, head) = outbox::bounds(connection, self.shard).await?;
         let end = match &reason {
             Halt::Differs { position, .. } => position - 1,
             _ => head,
         };
-        let agreed = self.last_agreed(connection, &stream, &epochs, oldest - 1, end).await?;
+        let agreed = self.last_agreed(connection, &stream, &epochs, (oldest - 1, end)).await?;
         // The database may have been restored to a time before earlier epochs: the stream knows them.
         let newest = self.message(&stream, last).await?.map_or(0, |message| message.epoch);
         let epoch = Epoch {
@@ -116,7 +116,7 @@ impl Cursor<'_> {
             "INSERT INTO outbox_epochs (shard, epoch, first_position, first_sequence, reason) \
              VALUES ($1, $2, $3, $4, $5)",
         )
-        .bind(self.shard.0)
+        .bind(self.shard)
         .bind(epoch.epoch)
         .bind(epoch.first_position)
         .bind(epoch.first_sequence)
@@ -142,8 +142,7 @@ impl Cursor<'_> {
         connection: &mut PgConnection,
         stream: &Stream,
         epochs: &Epochs,
-        mut agreed: i64,
-        mut end: i64,
+        (mut agreed, mut end): (i64, i64),
     ) -> Result<i64, RelayError> {
         let state = &stream.cached_info().state;
         let (first, last) = (state.first_sequence.cast_signed(), state.last_sequence.cast_signed());

@@ -1,64 +1,42 @@
 //! From the outbox to the stream: one active relay a shard, any number standing by.
 
 use std::convert::Infallible;
-use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::Client;
 use async_nats::connection::State;
-use sqlx::postgres::PgConnectOptions;
 use sqlx::{Connection as _, PgConnection};
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tokio::time::sleep;
 
 use crate::cursor::Cursor;
 use crate::failpoint;
-use crate::leadership;
+use crate::leadership::{self, RELAY_LOCK};
 use crate::metrics::Metrics;
-use crate::outlet::{Outlet, Shard};
 use crate::pipeline::{Pipeline, Route};
 use crate::retry::Retry;
+use crate::site::Site;
 use crate::status::{RelayError, RelayStatus};
 use crate::stream::CONNECTION_CHECK_INTERVAL;
-
-/// The class of the advisory lock that the active relay of a shard holds.
-pub(crate) const LOCK: &str = "outbox_relay";
 
 /// Copies one shard of an outbox into its stream.
 #[derive(Debug)]
 pub struct Relay {
     replicas: usize,
-    database: PgConnectOptions,
     route: Route,
 }
 
 impl Relay {
-    /// A relay of `shard`. `wake` is notified by whoever appends in the same process; without
-    /// that the relay finds new events by polling, within 50 ms.
+    /// A relay that makes its stream, if there is none, with `replicas` replicas.
     #[must_use]
-    pub fn new(
-        outlet: Outlet,
-        shard: Shard,
-        replicas: usize,
-        database: PgConnectOptions,
-        nats: Client,
-        wake: Arc<Notify>,
-    ) -> Self {
-        let status = watch::Sender::default();
-        let metrics = Metrics::default();
-        Self { replicas, database, route: Route { outlet, shard, nats, wake, status, metrics } }
+    pub fn new(site: Site, replicas: usize) -> Self {
+        let (status, metrics) = (watch::Sender::default(), Metrics::default());
+        Self { replicas, route: Route { site, status, metrics } }
     }
 
     /// Measures here.
     #[must_use]
     pub fn with_metrics(self, metrics: Metrics) -> Self {
         Self { route: Route { metrics, ..self.route }, ..self }
-    }
-
-    /// The shard that it relays.
-    #[must_use]
-    pub fn shard(&self) -> Shard {
-        self.route.shard
     }
 
     /// What this relay says of itself, now and whenever it changes.
@@ -71,25 +49,25 @@ impl Relay {
     pub async fn run(&self) -> Infallible {
         let mut retry = Retry::new(Duration::from_millis(50), Duration::from_secs(2));
         loop {
-            let before = self.route.status.borrow().stored;
+            let before = self.route.status.borrow().published;
             let Err(error) = self.lead().await;
             let held_up = matches!(error, RelayError::Stream(_) | RelayError::Refused { .. });
             let halted = match error {
                 RelayError::Halted(halt) => {
                     if self.route.status.borrow().halted.as_ref() != Some(&halt) {
-                        tracing::error!(shard = %self.route.shard, reason = %halt, "relay stopped: an operator has to decide");
+                        tracing::error!(shard = %self.route.site.shard, reason = %halt, "relay stopped: an operator has to decide");
                     }
                     Some(halt)
                 }
                 error => {
                     if let RelayError::Refused { .. } = &error {
-                        self.route.metrics.refused.get_or_create(&self.route.shard.into()).inc();
+                        self.route.metrics.refused.get_or_create(&self.route.site.shard.into()).inc();
                     }
-                    tracing::warn!(shard = %self.route.shard, error = &error as &dyn std::error::Error, "relay starts over");
+                    tracing::warn!(shard = %self.route.site.shard, error = &error as &dyn std::error::Error, "relay starts over");
                     None
                 }
             };
-            if self.route.status.borrow().stored > before {
+            if self.route.status.borrow().published > before {
                 retry.reset();
             }
             self.route.status.send_modify(|status| (status.halted, status.held_up) = (halted, held_up));
@@ -99,17 +77,22 @@ impl Relay {
 
     async fn lead(&self) -> Result<Infallible, RelayError> {
         let led = self.route.status.borrow().leads;
-        let first_try =
-            leadership::try_take(&self.database, LOCK, self.route.shard.0, Duration::ZERO).await?;
+        let first_try = leadership::try_take(
+            &self.route.site.database,
+            RELAY_LOCK,
+            self.route.site.shard.0,
+            Duration::ZERO,
+        )
+        .await?;
         let (mut connection, leads_on) = if let (connection, true) = first_try {
             (connection, led)
         } else {
             self.route.status.send_modify(|status| (status.leads, status.held_up) = (false, false));
-            (leadership::take(&self.database, LOCK, self.route.shard.0).await?, false)
+            (leadership::take(&self.route.site.database, RELAY_LOCK, self.route.site.shard.0).await?, false)
         };
         self.route.status.send_modify(|status| status.leads = true);
         failpoint::reached("relay.leads").await;
-        let Route { outlet, shard, nats, .. } = &self.route;
+        let Site { outlet, shard, nats, .. } = &self.route.site;
         // The client is `Connected` a moment before it knows of what server.
         let server = loop {
             match nats.try_server_info() {
@@ -120,23 +103,27 @@ impl Relay {
         };
         note_max_payload(&mut connection, server.max_payload).await?;
         let cursor = Cursor { outlet, shard: *shard, replicas: self.replicas, nats };
-        let confirmed = if leads_on { self.route.status.borrow().stored } else { 0 };
-        let (stored, epochs) = cursor.find(&mut connection, confirmed).await?;
+        let published = if leads_on { self.route.status.borrow().published } else { 0 };
+        let (published, epochs) = cursor.find(&mut connection, published).await?;
         failpoint::reached("relay.found").await;
         self.route.status.send_modify(|status| {
-            let lost = (status.stored - stored).max(0);
-            self.route.metrics.healed.get_or_create(&self.route.shard.into()).inc_by(lost.unsigned_abs());
+            let lost = (status.published - published).max(0);
+            self.route
+                .metrics
+                .healed
+                .get_or_create(&self.route.site.shard.into())
+                .inc_by(lost.unsigned_abs());
             status.healed += lost;
             if leads_on {
-                // It sent them, and the connection was lost before they were confirmed.
-                let found = (stored - status.stored).max(0);
-                let published = self.route.metrics.published.get_or_create(&self.route.shard.into());
-                published.inc_by(found.unsigned_abs());
+                // It sent them, and the connection was lost before they were acknowledged.
+                let found = (published - status.published).max(0);
+                let counter = self.route.metrics.published.get_or_create(&self.route.site.shard.into());
+                counter.inc_by(found.unsigned_abs());
             }
-            status.stored = stored;
+            status.published = published;
             status.halted = None;
         });
-        Pipeline::new(&self.route, epochs.current(), stored).await?.run(&mut connection).await
+        Pipeline::new(&self.route, epochs.current(), published).await?.run(&mut connection).await
     }
 }
 

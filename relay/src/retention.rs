@@ -11,6 +11,7 @@ use tokio::time::sleep;
 
 use crate::audit::missing;
 use crate::epoch::Epochs;
+use crate::outbox;
 use crate::outlet::{Outlet, Shard};
 use crate::stream::{self, StreamError};
 use crate::zoo;
@@ -47,7 +48,7 @@ impl Retention {
     /// Drops what may go, every ten minutes. Any number of processes may do so.
     pub async fn run(&self, database: &PgConnectOptions, nats: &Client) -> std::convert::Infallible {
         loop {
-            match self.sweep(database, nats).await {
+            match self.drop_old(database, nats).await {
                 Ok(dropped) if dropped.is_empty() => {}
                 Ok(dropped) => tracing::info!(?dropped, "partitions of the outbox are past retention"),
                 Err(error) => {
@@ -63,7 +64,7 @@ impl Retention {
     ///
     /// # Errors
     /// See [`RetentionError`].
-    pub async fn sweep(
+    pub async fn drop_old(
         &self,
         database: &PgConnectOptions,
         nats: &Client,
@@ -106,8 +107,8 @@ impl Retention {
         let Some(stream) = stream::existing(nats, &name).await? else { return Ok(0) };
         let end = stream.cached_info().state.last_sequence.cast_signed();
         let epochs = Epochs::read(connection, shard).await?;
-        let missing = match first(connection, shard).await? {
-            Some(first) => missing(&stream, epochs.sequence_of(first)).await?,
+        let missing = match outbox::oldest(connection, shard).await? {
+            Some((first, _)) => missing(&stream, epochs.sequence_of(first)).await?,
             None => 0,
         };
         if missing > 0 {
@@ -123,7 +124,7 @@ impl Retention {
         let in_stream = epochs.place_of(end).map_or(0, |(_, position)| position);
         let applied: Option<i64> =
             sqlx::query_scalar("SELECT min(projection_position(name, $1)) FROM unnest($2::text[]) AS name")
-                .bind(shard.0)
+                .bind(shard)
                 .bind(&self.projections)
                 .fetch_one(connection)
                 .await?;
@@ -143,7 +144,7 @@ impl Retention {
             "SELECT position, time > now() - make_interval(secs => $3) FROM outbox \
              WHERE shard = $1 AND position >= $2 AND position < $2 + $4 ORDER BY position DESC LIMIT 1",
         )
-        .bind(shard.0)
+        .bind(shard)
         .bind(partition * PARTITION)
         .bind(self.keep.as_secs_f64())
         .bind(PARTITION)
@@ -152,14 +153,6 @@ impl Retention {
         let floor = if zoo::has("partitions-go-unconfirmed") { i64::MAX } else { floor };
         Ok(last.is_none_or(|(position, young)| position <= floor && !young))
     }
-}
-
-/// The oldest position that the outbox holds.
-async fn first(connection: &mut PgConnection, shard: Shard) -> Result<Option<i64>, sqlx::Error> {
-    sqlx::query_scalar("SELECT position FROM outbox WHERE shard = $1 ORDER BY position LIMIT 1")
-        .bind(shard.0)
-        .fetch_optional(connection)
-        .await
 }
 
 /// The numbers of the partitions that are there, the oldest first.

@@ -7,8 +7,8 @@ use crate::stream::StreamError;
 pub struct RelayStatus {
     /// It is the active one of its shard, as far as it knows: not while another is.
     pub leads: bool,
-    /// The last position that the stream has confirmed.
-    pub stored: i64,
+    /// The last position that the stream has acknowledged.
+    pub published: i64,
     /// Events that it put into the stream once more because the stream had lost them.
     pub healed: i64,
     /// What it tried last did not come off: NATS refused it, or did not answer. It tries again.

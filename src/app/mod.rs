@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use outbox_relay::retention::Retention;
-use outbox_relay::{Metrics, Projection, Projector, Relay, Shard};
+use outbox_relay::{Metrics, Projection, Projector, Relay, Shard, Site};
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
@@ -57,16 +57,15 @@ pub async fn serve(
     let mut relays = Vec::new();
     let metrics = Metrics::default();
     for (shard, wake) in (0..config.shards).map(Shard).zip(&wakes) {
+        let (database, nats) = (database.clone(), nats.clone());
+        let site = Site { outlet: OUTLET, shard, database, nats, appended: wake.clone() };
         if roles.contains(&Role::Relay) {
-            let relay =
-                Relay::new(OUTLET, shard, config.replicas, database.clone(), nats.clone(), wake.clone());
-            let relay = relay.with_metrics(metrics.clone());
+            let relay = Relay::new(site.clone(), config.replicas).with_metrics(metrics.clone());
             relays.push((shard, relay.status()));
             background.spawn(async move { match relay.run().await {} });
         }
         if roles.contains(&Role::Project) {
-            let projector =
-                Projector::new("projections", projections(), OUTLET, shard, database.clone(), nats.clone());
+            let projector = Projector::new(site, "projections", projections());
             let projector = projector.with_metrics(metrics.clone());
             background.spawn(async move { match projector.run().await {} });
         }

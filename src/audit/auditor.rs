@@ -6,13 +6,13 @@ use std::convert::Infallible;
 use std::time::{Duration, SystemTime};
 
 use outbox_relay::Shard;
-use outbox_relay::audit::{Lag, ShardAudit, compare};
+use outbox_relay::audit::{ShardAudit, ShardPart, compare};
 use sqlx::PgConnection;
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::rows::Rows;
-use super::{GATE_TIMEOUT, PROJECTIONS, behind, connect, differences, ends, figures};
+use super::{GATE_TIMEOUT, Lag, PROJECTIONS, behind, connect, differences, ends, figures};
 use crate::connections::Connections;
 use crate::event::OUTLET;
 use crate::gate::redis::Seats;
@@ -219,18 +219,18 @@ impl Auditor {
 
     fn conclude(&mut self, findings: Findings) {
         let Findings { certain, moving, drift } = findings;
-        let still = moving.iter().find(|found| self.found_before.contains(&found.stands)).cloned();
+        let still = moving.iter().find(|found| self.found_before.contains(&found.at)).cloned();
         let named = certain.into_iter().next().map(at_rest).or(still);
-        self.found_before = moving.into_iter().map(|found| found.stands).collect();
+        self.found_before = moving.into_iter().map(|found| found.at).collect();
         let named_before = self.named_before.take();
         match &named {
             None if named_before.is_some() => tracing::info!("balanced again"),
-            Some(found) if named_before.as_ref() != Some(&found.stands) => {
+            Some(found) if named_before.as_ref() != Some(&found.at) => {
                 tracing::warn!(drift, "not balanced: {}", found.difference);
             }
             _ => {}
         }
-        self.named_before = named.as_ref().map(|found| found.stands.clone());
+        self.named_before = named.as_ref().map(|found| found.at.clone());
         let first_difference = named.map(|found| found.difference);
         let balanced = first_difference.is_none();
         let drift = if balanced { 0 } else { drift };
@@ -270,12 +270,13 @@ async fn differing(
     if part.0 >= part.1 {
         return Ok(None);
     }
-    let comparison = compare(connection, &connections.nats, &OUTLET, shard, part, drop).await?;
+    let events = ShardPart { shard, after: part.0, until: part.1 };
+    let comparison = compare(connection, &connections.nats, &OUTLET, events, drop).await?;
     let mut rows = Rows::default();
     rows.compare(connection, shard, part, drop).await?;
     let differs = comparison.first_difference.is_some() || !rows.differences.is_empty();
     findings.drift += comparison.extra + comparison.different; // what is missing, the ends tell
-    findings.moving.extend(comparison.first_difference.map(at_rest));
+    findings.moving.extend(comparison.first_difference.map(|found| at_rest(found.to_string())));
     let rows = rows.differences.into_iter().map(|(id, named)| format!("campaign {id}: {named}"));
     findings.moving.extend(rows.map(at_rest));
     Ok(differs.then_some(part))
@@ -283,14 +284,14 @@ async fn differing(
 
 /// What stands still only as long as all of its words stay the same.
 fn at_rest(difference: String) -> Lag {
-    Lag { stands: difference.clone(), difference }
+    Lag { at: difference.clone(), difference }
 }
 
 impl Findings {
     fn in_shard(&mut self, shard: &ShardAudit) {
         self.drift += (shard.behind() + shard.ahead() + shard.missing).unsigned_abs();
-        self.certain.extend(shard.contradiction());
-        self.moving.extend(shard.lag());
+        self.certain.extend(shard.contradiction().map(|found| found.to_string()));
+        self.moving.extend(shard.lag().map(Lag::from));
         self.moving.extend(behind(shard));
     }
 }

@@ -28,7 +28,7 @@ mod sheet;
 use std::time::Duration;
 
 use outbox_relay::Shard;
-use outbox_relay::audit::{Lag, ShardAudit, audit_shard};
+use outbox_relay::audit::{self, ShardAudit, audit_shard};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions as _, Connection as _, PgConnection, PgTransaction};
 
@@ -94,12 +94,28 @@ async fn ends(
     Ok(audited)
 }
 
+/// A side that does not go as far as the outbox.
+#[derive(Clone, Debug)]
+struct Lag {
+    /// Which, and how far it goes: the same for as long as it stands still.
+    at: String,
+    /// The same, and how far the outbox goes.
+    difference: String,
+}
+
+impl From<audit::Lag> for Lag {
+    fn from(lag: audit::Lag) -> Self {
+        let audit::StreamEnd { stream, sequence } = lag.at;
+        Self { at: format!("stream {stream} at {sequence:?}"), difference: lag.difference.to_string() }
+    }
+}
+
 /// The projections that have not applied everything.
 fn behind(audit: &ShardAudit) -> impl Iterator<Item = Lag> {
     let ShardAudit { shard, head, .. } = audit;
     let applied = PROJECTIONS.map(|name| (name, audit.applied(name)));
     applied.into_iter().filter(move |(_, applied)| applied != head).map(move |(name, applied)| {
-        let stands = format!("{name} has applied shard {shard} up to {applied}");
-        Lag { difference: format!("{stands}, the outbox ends at {head}"), stands }
+        let at = format!("{name} has applied shard {shard} up to {applied}");
+        Lag { difference: format!("{at}, the outbox ends at {head}"), at }
     })
 }

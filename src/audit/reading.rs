@@ -2,7 +2,7 @@
 
 use anyhow::bail;
 use indicatif::ProgressBar;
-use outbox_relay::audit::{Comparison, ShardAudit, compare};
+use outbox_relay::audit::{Comparison, ShardAudit, ShardPart, compare};
 use sqlx::PgConnection;
 
 use super::rows::{self, Rows};
@@ -69,7 +69,9 @@ impl<'a> Reading<'a> {
         let difference = difference
             .or_else(|| unknown.map(|(id, named)| format!("campaign {id}: {named}")))
             .or(stranger)
-            .or_else(|| comparisons.iter().find_map(|found| found.first_difference.clone()))
+            .or_else(|| {
+                comparisons.iter().find_map(|found| found.first_difference.as_ref().map(ToString::to_string))
+            })
             .or_else(|| self.in_shards())
             .or_else(|| self.in_streams());
         Ok(self.sheet(difference, &comparisons))
@@ -85,11 +87,10 @@ impl<'a> Reading<'a> {
     async fn compare_events(&mut self, bar: &ProgressBar) -> anyhow::Result<Vec<Comparison>> {
         let mut comparisons = Vec::new();
         for shard in &self.shards {
-            let part = (shard.first - 1, shard.end());
+            let part = ShardPart { shard: shard.shard, after: shard.first - 1, until: shard.end() };
             let nats = &self.connections.nats;
             let progress = |positions| bar.inc(positions);
-            comparisons
-                .push(compare(&mut self.connection, nats, &OUTLET, shard.shard, part, progress).await?);
+            comparisons.push(compare(&mut self.connection, nats, &OUTLET, part, progress).await?);
         }
         Ok(comparisons)
     }
@@ -160,8 +161,9 @@ impl<'a> Reading<'a> {
     }
 
     fn in_shards(&self) -> Option<String> {
-        let contradiction =
-            |shard: &ShardAudit| shard.contradiction().or_else(|| Some(shard.lag()?.difference));
+        let contradiction = |shard: &ShardAudit| {
+            Some(shard.contradiction().or_else(|| Some(shard.lag()?.difference))?.to_string())
+        };
         let behind = || self.shards.iter().flat_map(behind).next();
         self.shards.iter().find_map(contradiction).or_else(|| Some(behind()?.difference))
     }

@@ -68,7 +68,7 @@ pub(crate) async fn measure(site: &Site) -> Result<Bloat> {
     // As if all between had been appended.
     partitions::append_at(&mut connection, (head / PARTITION + 2) * PARTITION).await?;
     let retention = Retention { outlet: OUTLET, shards: 1, projections: vec![], keep: Duration::ZERO };
-    let dropped = retention.sweep(&site.database, &site.nats().await?).await?;
+    let dropped = retention.drop_old(&site.database, &site.nats().await?).await?;
     println!(
         "the head two partitions further (one row, the positions between are left out), swept: {dropped:?}"
     );
@@ -86,8 +86,8 @@ pub(crate) async fn measure(site: &Site) -> Result<Bloat> {
 async fn relay_and_project(site: &Site, connection: &mut PgConnection, head: i64) -> Result<()> {
     let mut relay = RunningRelay::start(site).await?;
     stored(&mut relay.status, head).await?;
-    let (database, nats) = (site.database.clone(), site.nats().await?);
-    let projector = Projector::new("bench", vec![Box::new(Nothing)], OUTLET, SHARD, database, nats);
+    let site = outbox_relay::Site::new(OUTLET, SHARD, site.database.clone(), site.nats().await?);
+    let projector = Projector::new(site, "bench", vec![Box::new(Nothing)]);
     let mut task = JoinSet::new();
     task.spawn(async move { match projector.run().await {} });
     let applied = "SELECT projection_position('nothing', $1) >= $2";

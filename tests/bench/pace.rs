@@ -64,7 +64,7 @@ pub(crate) async fn measure(site: &Site, seconds: u64) -> Result<Pace> {
 async fn tell(mut status: watch::Receiver<RelayStatus>, end: i64) -> Result<Vec<Moment>> {
     let mut seen = Vec::new();
     loop {
-        let stored = status.borrow_and_update().stored;
+        let stored = status.borrow_and_update().published;
         seen.push((stored, Instant::now()));
         if stored >= end {
             return Ok(seen);

@@ -46,8 +46,9 @@ pub(crate) struct RunningRelay {
 
 impl RunningRelay {
     pub(crate) async fn start(site: &Site) -> Result<Self> {
-        let wake = Arc::<Notify>::default();
-        let relay = Relay::new(OUTLET, SHARD, 1, site.database.clone(), site.nats().await?, wake.clone());
+        let site = outbox_relay::Site::new(OUTLET, SHARD, site.database.clone(), site.nats().await?);
+        let wake = site.appended.clone();
+        let relay = Relay::new(site, 1);
         let status = relay.status();
         let mut task = JoinSet::new();
         task.spawn(async move { match relay.run().await {} });
@@ -57,7 +58,7 @@ impl RunningRelay {
 
 /// Waits until a relay says that the stream has a position.
 pub(crate) async fn stored(status: &mut watch::Receiver<RelayStatus>, position: i64) -> Result<()> {
-    let status = status.wait_for(|status| status.stored >= position || status.halted.is_some()).await?;
+    let status = status.wait_for(|status| status.published >= position || status.halted.is_some()).await?;
     ensure!(status.halted.is_none(), "the relay stopped: {:?}", status.halted);
     Ok(())
 }

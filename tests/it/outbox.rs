@@ -1,12 +1,10 @@
 //! Into the outbox: positions without a gap in the order of commit, and nothing that cannot be
 //! published.
 
-use std::sync::Arc;
-
 use async_nats::jetstream;
 use coupon_dispatcher::event::OUTLET;
 use outbox_relay::event::StoredEvent;
-use outbox_relay::{AppendError, NewEvent, Relay, Shard, append};
+use outbox_relay::{AppendError, NewEvent, Relay, Shard, Site, append};
 use rand::RngExt as _;
 use rand::rngs::StdRng;
 use sqlx::{Connection as _, PgConnection};
@@ -214,7 +212,7 @@ async fn is_waiting(world: &World) -> bool {
 /// Why a relay of this outbox stops.
 async fn halts(world: &World) -> String {
     let connections = world.connections().await.unwrap();
-    let relay = Relay::new(OUTLET, SHARD, 1, connections.database, connections.nats, Arc::default());
+    let relay = Relay::new(Site::new(OUTLET, SHARD, connections.database, connections.nats), 1);
     let mut status = relay.status();
     let halted = status.wait_for(|status| status.halted.is_some());
     tokio::select! {

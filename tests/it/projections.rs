@@ -5,7 +5,7 @@ use coupon_dispatcher::event::OUTLET;
 use coupon_dispatcher::settlement::Settlement;
 use coupon_dispatcher::wallet::Wallet;
 use outbox_relay::projection::ProjectorError;
-use outbox_relay::{Event, Projection, Projector, Shard};
+use outbox_relay::{Event, Projection, Projector, Shard, Site};
 use rand::RngExt as _;
 use rand::rngs::StdRng;
 use serde_json::json;
@@ -18,7 +18,7 @@ const SHARD: Shard = Shard(0);
 fn projector(connections: Connections) -> Projector {
     let projections: Vec<Box<dyn Projection>> = vec![Box::new(Wallet), Box::new(Settlement)];
     let Connections { database, nats, .. } = connections;
-    Projector::new("projections", projections, OUTLET, SHARD, database, nats)
+    Projector::new(Site::new(OUTLET, SHARD, database, nats), "projections", projections)
 }
 
 impl World {

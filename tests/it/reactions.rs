@@ -1,13 +1,13 @@
 //! A projection that appends events of its own: one for each event that it applies, once.
 
-use coupon_dispatcher::app::Connections;
+use coupon_dispatcher::connections::Connections;
 use coupon_dispatcher::event::OUTLET;
+use futures_util::FutureExt as _;
 use outbox_relay::dead::{self, DeadError, Letters};
 use outbox_relay::event::StoredEvent;
-use outbox_relay::follow_up::FOLLOW_UPS_MAX;
-use outbox_relay::projection::{ApplyError, Applying};
+use outbox_relay::projection::{ApplyError, Applying, FOLLOW_UPS_MAX};
 use outbox_relay::rebuild::{Rebuild, RebuildError};
-use outbox_relay::{Event, NewEvent, Projection, Projector, Shard, append};
+use outbox_relay::{Event, NewEvent, Projection, Projector, Shard, Site, append};
 use rand::RngExt as _;
 use serde_json::{Value, json};
 use sqlx::PgConnection;
@@ -65,9 +65,13 @@ impl World {
         world
     }
 
-    async fn echo(&self) -> Projector {
+    async fn site(&self) -> Site {
         let Connections { database, nats, .. } = self.connections().await.unwrap();
-        Projector::new("echo", vec![Box::new(Echo)], OUTLET, SHARD, database, nats)
+        Site::new(OUTLET, SHARD, database, nats)
+    }
+
+    async fn echo(&self) -> Projector {
+        echo(self.site().await)
     }
 
     /// The events of the shard, as a reader gets them.
@@ -99,6 +103,10 @@ impl World {
         }
         assert_eq!(self.head(Shard(0)).await, 0, "what follows stays in the shard");
     }
+}
+
+fn echo(site: Site) -> Projector {
+    Projector::new(site, "echo", vec![Box::new(Echo)])
 }
 
 fn tested(count: usize) -> Vec<NewEvent> {
@@ -175,11 +183,14 @@ async fn waits_for_the_shard(world: &World, session: i32) {
 async fn a_rebuild_appends_nothing() {
     let world = World::echoing().await;
     append_committed(&world, SHARD, &tested(40)).await;
-    let projector = world.echo().await;
+    let site = world.site().await;
+    let projector = echo(site.clone());
     let mut feed = projector.lead().await.unwrap();
     feed.absorb(world.told().await).await.unwrap();
+    assert!(site.appended.notified().now_or_never().is_some(), "a relay in this process is woken");
     let told = world.told().await;
     feed.absorb(told.clone()).await.unwrap();
+    assert!(site.appended.notified().now_or_never().is_none(), "nothing was appended");
     world.assert_echoed_but(&[]).await;
 
     world.execute("DELETE FROM echoes WHERE position % 3 = 0").await;

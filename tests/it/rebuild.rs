@@ -8,7 +8,7 @@ use coupon_dispatcher::connections::Connections;
 use coupon_dispatcher::event::OUTLET;
 use outbox_relay::projection::{ApplyError, Applying};
 use outbox_relay::rebuild::{Rebuild, RebuildError};
-use outbox_relay::{Event, NewEvent, Projection, Projector, Shard};
+use outbox_relay::{Event, NewEvent, Projection, Projector, Shard, Site};
 use serde_json::{Map, Value, json};
 use sqlx::PgConnection;
 use tokio::sync::{mpsc, oneshot};
@@ -186,7 +186,8 @@ async fn an_event_that_is_parked_while_the_tables_change_places_stays_parked() {
         world.outbox(Shard(0)).await.iter().map(|event| event.to_event(&OUTLET)).collect();
     let Connections { database, nats, .. } = world.connections().await.unwrap();
     let live: Vec<Box<dyn Projection>> = vec![Box::new(Picky(None))];
-    let live = Projector::new("picky", live, OUTLET, Shard(0), database.clone(), nats.clone());
+    let site = Site::new(OUTLET, Shard(0), database.clone(), nats.clone());
+    let live = Projector::new(site, "picky", live);
     let mut live = live.lead().await.unwrap();
     live.absorb(events[..10].to_vec()).await.unwrap();
 

@@ -93,7 +93,7 @@ async fn partitions_go_when_they_are_old_and_confirmed() {
     world.migrate().await;
     let Connections { database, nats, .. } = world.connections().await.unwrap();
     let retention = Retention { outlet: OUTLET, shards: 2, projections: vec!["one", "other"], keep: DAY };
-    let sweep = async || retention.sweep(&database, &nats).await.unwrap();
+    let sweep = async || retention.drop_old(&database, &nats).await.unwrap();
     let all = world.partitions().await;
     assert_eq!(sweep().await, [0i64; 0], "an empty outbox keeps what it starts with");
 
@@ -153,7 +153,7 @@ async fn nothing_goes_while_the_stream_lacks_anything_of_it() {
     world.migrate().await;
     let Connections { database, nats, .. } = world.connections().await.unwrap();
     let retention = Retention { outlet: OUTLET, shards: 1, projections: vec!["one"], keep: DAY };
-    let sweep = async || retention.sweep(&database, &nats).await.unwrap();
+    let sweep = async || retention.drop_old(&database, &nats).await.unwrap();
     let (old, young) = ([1, 2, 999_999], [1_000_000, 1_000_001, 3_000_000]);
     world.events_at(0, &old, 2).await;
     world.events_at(0, &young, 0).await;

@@ -2,12 +2,14 @@
 
 use std::vec;
 
+use async_nats::header::NATS_MESSAGE_ID;
 use async_nats::jetstream::Message;
 use async_nats::{Client, HeaderMap};
 use sqlx::PgConnection;
 use tokio::sync::mpsc::{self, Receiver, Sender};
 
-use super::AuditError;
+use super::difference::EventDifference;
+use super::error::AuditError;
 use super::messages::Messages;
 use crate::epoch::Epochs;
 use crate::event::StoredEvent;
@@ -32,18 +34,26 @@ pub struct Comparison {
     /// Events on both sides that are not the same.
     pub different: u64,
     /// The first of all these differences.
-    pub first_difference: Option<String>,
+    pub first_difference: Option<EventDifference>,
 }
 
 impl Comparison {
-    fn note(&mut self, difference: impl FnOnce() -> String) {
+    fn note(&mut self, difference: impl FnOnce() -> EventDifference) {
         if self.first_difference.is_none() {
             self.first_difference = Some(difference());
         }
     }
 }
 
-/// Compares the events behind position `after`, up to and including `until`, and goes on over
+/// The events of a shard behind position `after`, up to and including `until`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ShardPart {
+    pub shard: Shard,
+    pub after: i64,
+    pub until: i64,
+}
+
+/// Compares the events of a part, and goes on over
 /// whatever differs. Both sides are read in order and at the same time, in batches; after each one
 /// `progress` is told how many positions that were.
 ///
@@ -53,22 +63,22 @@ pub async fn compare(
     connection: &mut PgConnection,
     nats: &Client,
     outlet: &Outlet,
-    shard: Shard,
-    (after, until): (i64, i64),
+    part: ShardPart,
     progress: impl FnMut(u64),
 ) -> Result<Comparison, AuditError> {
-    let name = outlet.stream_of(shard);
-    let epochs = Epochs::read(connection, shard).await?;
+    let name = outlet.stream_of(part.shard);
+    let epochs = Epochs::read(connection, part.shard).await?;
     let (event_batches, events) = mpsc::channel(BATCHES_AHEAD);
     let (message_batches, messages) = mpsc::channel(BATCHES_AHEAD);
-    let read_outbox = read_outbox(connection, shard, (after, until), event_batches, progress);
-    let merge = merge(outlet, &name, &epochs, Side::new(events), Side::new(messages));
+    let read_outbox = read_outbox(connection, part, event_batches, progress);
+    let place = Place { outlet, shard: part.shard, stream: &name, epochs: &epochs };
+    let merge = merge(&place, Side::new(events), Side::new(messages));
     let Some(stream) = stream::existing(nats, &name).await? else {
         drop(message_batches);
         return tokio::try_join!(read_outbox, merge).map(|((), comparison)| comparison);
     };
-    let mut stored = Messages::from(stream, epochs.sequence_of(after + 1)).await?;
-    let read_stream = read_stream(&mut stored, &epochs, until, message_batches);
+    let mut stored = Messages::from(stream, epochs.sequence_of(part.after + 1)).await?;
+    let read_stream = read_stream(&mut stored, &epochs, part.until, message_batches);
     let compared = tokio::try_join!(read_outbox, read_stream, merge);
     stored.close().await;
     let ((), (), comparison) = compared?;
@@ -78,8 +88,7 @@ pub async fn compare(
 /// A side that is gone has failed, and is asked why.
 async fn read_outbox(
     connection: &mut PgConnection,
-    shard: Shard,
-    (mut after, until): (i64, i64),
+    ShardPart { shard, mut after, until }: ShardPart,
     batches: Sender<Vec<StoredEvent>>,
     mut progress: impl FnMut(u64),
 ) -> Result<(), AuditError> {
@@ -135,11 +144,17 @@ impl<T> Side<T> {
     }
 }
 
+/// Where both sides of a shard are.
+struct Place<'a> {
+    outlet: &'a Outlet,
+    shard: Shard,
+    stream: &'a str,
+    epochs: &'a Epochs,
+}
+
 /// Walks both sides, aligned by sequence.
 async fn merge(
-    outlet: &Outlet,
-    name: &str,
-    epochs: &Epochs,
+    place: &Place<'_>,
     mut events: Side<StoredEvent>,
     mut messages: Side<(i64, Message)>,
 ) -> Result<Comparison, AuditError> {
@@ -147,11 +162,9 @@ async fn merge(
     let (mut event, mut message) = (events.next().await, messages.next().await);
     loop {
         match (&event, &message) {
-            (Some(in_outbox), Some((sequence, in_stream)))
-                if epochs.sequence_of(in_outbox.position) == *sequence =>
-            {
+            (Some(in_outbox), Some((sequence, in_stream))) if place.sequence_of(in_outbox) == *sequence => {
                 found.compared += 1;
-                if let Some(difference) = differs(outlet, name, epochs, in_outbox, in_stream) {
+                if let Some(difference) = place.differs(in_outbox, in_stream) {
                     found.different += 1;
                     found.note(|| difference);
                 }
@@ -159,17 +172,15 @@ async fn merge(
                 message = messages.next().await;
             }
             (Some(in_outbox), next)
-                if next
-                    .as_ref()
-                    .is_none_or(|(sequence, _)| epochs.sequence_of(in_outbox.position) < *sequence) =>
+                if next.as_ref().is_none_or(|(sequence, _)| place.sequence_of(in_outbox) < *sequence) =>
             {
                 found.missing += 1;
-                found.note(|| missing(name, in_outbox, next.as_ref()));
+                found.note(|| place.missing(in_outbox, next.as_ref()));
                 event = events.next().await;
             }
             (_, Some((sequence, in_stream))) => {
                 found.extra += 1;
-                found.note(|| extra(name, *sequence, in_stream));
+                found.note(|| place.extra(*sequence, in_stream));
                 message = messages.next().await;
             }
             (_, None) => return Ok(found),
@@ -177,48 +188,47 @@ async fn merge(
     }
 }
 
-/// In what an event differs from the message in its place.
-fn differs(
-    outlet: &Outlet,
-    name: &str,
-    epochs: &Epochs,
-    event: &StoredEvent,
-    message: &Message,
-) -> Option<String> {
-    let StoredEvent { shard, position, id, kind, key, .. } = event;
-    let stored = message_id(message.headers.as_ref());
-    if stored != epochs.of_position(*position).message_id(*id) {
-        return Some(format!(
-            "position {position} is event {id} in the outbox and {stored} in stream {name}"
-        ));
+impl Place<'_> {
+    fn sequence_of(&self, event: &StoredEvent) -> i64 {
+        self.epochs.sequence_of(event.position)
     }
-    let subject = outlet.subject(kind, key, *shard);
-    if message.subject.as_str() != subject {
-        return Some(format!(
-            "position {position}, event {id}, belongs on {subject}; stream {name} has it on {}",
-            message.subject
-        ));
+
+    /// In what an event differs from the message in its place.
+    fn differs(&self, event: &StoredEvent, message: &Message) -> Option<EventDifference> {
+        let StoredEvent { position, id: event_id, kind, key, .. } = event;
+        let (shard, position, event_id, stream) = (self.shard, *position, *event_id, self.stream.to_owned());
+        let found = message_id(message.headers.as_ref());
+        if found != Some(&*self.epochs.of_position(position).message_id(event_id)) {
+            let found = found.map(ToOwned::to_owned);
+            return Some(EventDifference::OtherEvent { shard, position, stream, expected: event_id, found });
+        }
+        let (expected, found) = (self.outlet.subject(kind, key, shard), message.subject.as_str());
+        if found != expected {
+            let found = found.to_owned();
+            let event = event_id;
+            return Some(EventDifference::OtherSubject { shard, position, stream, event, expected, found });
+        }
+        let same = message.payload == event.body(self.outlet);
+        (!same).then_some(EventDifference::OtherBody { shard, position, stream, event: event_id })
     }
-    (message.payload != event.body(outlet)).then(|| {
-        format!("position {position}, event {id}, has another body in stream {name} than in the outbox")
-    })
+
+    fn missing(&self, event: &StoredEvent, next: Option<&(i64, Message)>) -> EventDifference {
+        let id = |message: &Message| message_id(message.headers.as_ref()).map(ToOwned::to_owned);
+        EventDifference::Missing {
+            shard: self.shard,
+            position: event.position,
+            stream: self.stream.to_owned(),
+            expected: event.id,
+            next: next.map(|(sequence, message)| (*sequence, id(message))),
+        }
+    }
+
+    fn extra(&self, sequence: i64, message: &Message) -> EventDifference {
+        let found = message_id(message.headers.as_ref()).map(ToOwned::to_owned);
+        EventDifference::Extra { shard: self.shard, stream: self.stream.to_owned(), sequence, found }
+    }
 }
 
-fn missing(name: &str, event: &StoredEvent, next: Option<&(i64, Message)>) -> String {
-    let StoredEvent { position, id, .. } = event;
-    let next = next.map_or_else(
-        || "ends before it".to_owned(),
-        |(sequence, message)| format!("goes on with {} at {sequence}", message_id(message.headers.as_ref())),
-    );
-    format!("position {position} is event {id} in the outbox; stream {name} {next}")
-}
-
-fn extra(name: &str, sequence: i64, message: &Message) -> String {
-    let id = message_id(message.headers.as_ref());
-    format!("stream {name} has {id} at {sequence}; the outbox has nothing in that place")
-}
-
-fn message_id(headers: Option<&HeaderMap>) -> &str {
-    let id = headers.and_then(|headers| headers.get(async_nats::header::NATS_MESSAGE_ID));
-    id.map_or("a message without id", async_nats::HeaderValue::as_str)
+fn message_id(headers: Option<&HeaderMap>) -> Option<&str> {
+    headers?.get(NATS_MESSAGE_ID).map(async_nats::HeaderValue::as_str)
 }

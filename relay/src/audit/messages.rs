@@ -8,7 +8,7 @@ use async_nats::jetstream::stream::Stream;
 use futures_util::TryStreamExt as _;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::{detailed, held, signed};
+use super::gaps::{detailed, held, signed};
 use crate::stream::StreamError;
 
 /// Asked of the server at a time.

@@ -27,7 +27,7 @@ pub(super) struct Chain {
     sent: u64,
     sent_id: Option<String>,
     /// Sequence of the last that is confirmed.
-    confirmed: u64,
+    published: u64,
 }
 
 impl Chain {
@@ -35,7 +35,7 @@ impl Chain {
     pub(super) fn new(nats: &Client, stream: String, end: u64) -> Self {
         let jetstream = jetstream::new(nats.clone());
         let in_flight = FuturesOrdered::new();
-        Self { jetstream, stream, in_flight, sent: end, sent_id: None, confirmed: end }
+        Self { jetstream, stream, in_flight, sent: end, sent_id: None, published: end }
     }
 
     /// Whether one more may be on its way.
@@ -69,15 +69,15 @@ impl Chain {
 
     /// Waits until the first that is on its way is confirmed, or for ever if there is none. Nothing
     /// is lost if the wait is given up.
-    pub(super) async fn confirm(&mut self) -> Result<(), StreamError> {
-        let Some(confirmation) = self.in_flight.next().await else { return std::future::pending().await };
-        let stored = confirmation.map_err(|error: PublishError| self.failed(&error))?;
+    pub(super) async fn acknowledged(&mut self) -> Result<(), StreamError> {
+        let Some(acknowledgement) = self.in_flight.next().await else { return std::future::pending().await };
+        let stored = acknowledgement.map_err(|error: PublishError| self.failed(&error))?;
         // `duplicate` proves nothing: it is also said of what was removed since.
-        if stored.duplicate || stored.sequence != self.confirmed + 1 {
+        if stored.duplicate || stored.sequence != self.published + 1 {
             let reason = format!("sequence {}, duplicate {}", stored.sequence, stored.duplicate);
             return Err(StreamError { stream: self.stream.clone(), reason });
         }
-        self.confirmed = stored.sequence;
+        self.published = stored.sequence;
         Ok(())
     }
 

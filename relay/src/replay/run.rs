@@ -1,17 +1,15 @@
 //! Runs, as the table `outbox_replays` keeps them.
 
-use std::fmt;
 use std::num::NonZeroU32;
-use std::str::FromStr;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
 use sqlx::postgres::{PgConnectOptions, PgRow};
 use sqlx::{FromRow, PgConnection, Row as _};
 use time::OffsetDateTime;
-use ulid::Ulid;
 
-use super::ReplayError;
+use super::error::ReplayError;
+use super::run_id::RunId;
+use super::run_state::RunState;
 use super::selection::{Range, Selection, ShardPlan};
 use crate::leadership;
 
@@ -19,69 +17,20 @@ use crate::leadership;
 const LISTED_MAX: i64 = 100;
 const LOCK: &str = "outbox_replay";
 /// For Postgres to notice that a process was killed just before.
-const LETS_GO: Duration = Duration::from_millis(500);
+const LOCK_GRACE: Duration = Duration::from_millis(500);
 /// What a connection that replays is called in `pg_stat_activity`, before the name of the run. Both
 /// fit into the 63 bytes that Postgres keeps.
 const APPLICATION: &str = "outbox replay ";
 
-/// The name of a run: 1 to 48 letters, digits and hyphens, so that it is one token of a subject.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(transparent)]
-pub struct RunId(String);
-
-/// What is no name of a run.
-#[derive(Debug, thiserror::Error)]
-#[error("must be 1 to 48 letters, digits and hyphens")]
-pub struct RunIdError;
-
-impl FromStr for RunId {
-    type Err = RunIdError;
-
-    fn from_str(text: &str) -> Result<Self, RunIdError> {
-        let fits = (1..=48).contains(&text.len())
-            && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
-        if fits { Ok(Self(text.to_owned())) } else { Err(RunIdError) }
-    }
-}
-
-impl RunId {
-    /// A name that no other run has.
-    #[must_use]
-    pub fn generate() -> Self {
-        Self(Ulid::generate().to_string())
-    }
-
-    /// All subjects of the run. It is alone there.
-    #[must_use]
-    pub fn subjects(&self) -> String {
-        format!("replay.{self}.>")
-    }
-}
-
-impl fmt::Display for RunId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-/// What has become of a run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum RunState {
-    /// It is at work, or was cut off and can be resumed.
-    Running,
-    Done,
-    Cancelled,
-}
-
-impl fmt::Display for RunState {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Running => "running",
-            Self::Done => "done",
-            Self::Cancelled => "cancelled",
-        })
-    }
+/// A run that is asked for.
+#[derive(Clone, Debug)]
+pub struct RunRequest {
+    pub id: RunId,
+    pub selection: Selection,
+    /// Events a second at the most; as fast as it goes if there is none.
+    pub rate: Option<NonZeroU32>,
+    /// The number of shards.
+    pub shards: i16,
 }
 
 /// A run, and all that it needs to be resumed.
@@ -146,24 +95,23 @@ impl Run {
 
     pub(super) async fn find(connection: &mut PgConnection, id: &RunId) -> Result<Self, ReplayError> {
         const FIND: &str = runs!("WHERE run = $1");
-        let found = sqlx::query_as(FIND).bind(&id.0).fetch_optional(connection).await?;
+        let found = sqlx::query_as(FIND).bind(id.as_str()).fetch_optional(connection).await?;
         found.ok_or_else(|| ReplayError::Unknown { run: id.clone() })
     }
 
     /// Remembers a run that begins.
     pub(super) async fn begin(
         connection: &mut PgConnection,
-        id: &RunId,
-        selection: &Selection,
-        rate: Option<NonZeroU32>,
+        request: &RunRequest,
         ranges: &[Range],
         plans: &[ShardPlan],
     ) -> Result<Self, ReplayError> {
+        let RunRequest { id, selection, rate, .. } = request;
         let inserted = sqlx::query(
             "INSERT INTO outbox_replays (run, selection, rate, firsts, lasts, events) \
              VALUES ($1, $2::json, $3, $4, $5, $6) ON CONFLICT DO NOTHING",
         )
-        .bind(&id.0)
+        .bind(id.as_str())
         .bind(serde_json::to_string(selection).map_err(|error| sqlx::Error::Encode(error.into()))?)
         .bind(rate.map(|rate| i32::try_from(rate.get()).unwrap_or(i32::MAX)))
         .bind(ranges.iter().map(|range| range.first).collect::<Vec<_>>())
@@ -188,7 +136,7 @@ impl Run {
         let ended = sqlx::query(
             "UPDATE outbox_replays SET state = $3, ended_at = now() WHERE run = $1 AND state = ANY ($2)",
         );
-        let ended = ended.bind(&id.0).bind(from).bind(to).execute(connection).await?;
+        let ended = ended.bind(id.as_str()).bind(from).bind(to).execute(connection).await?;
         Ok(ended.rows_affected() > 0)
     }
 }
@@ -196,7 +144,7 @@ impl Run {
 /// A connection that replays for `run`: only one can be had at a time, whatever the run.
 pub(super) async fn connect(database: &PgConnectOptions, run: &RunId) -> Result<PgConnection, ReplayError> {
     let database = database.clone().application_name(&format!("{APPLICATION}{run}"));
-    let (mut connection, taken) = leadership::try_take(&database, LOCK, 0, LETS_GO).await?;
+    let (mut connection, taken) = leadership::try_take(&database, LOCK, 0, LOCK_GRACE).await?;
     if taken {
         return Ok(connection);
     }

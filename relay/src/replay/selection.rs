@@ -8,6 +8,7 @@ use sqlx::{FromRow as _, PgConnection, Row as _};
 use time::OffsetDateTime;
 
 use crate::event::StoredEvent;
+use crate::outbox;
 use crate::outlet::Shard;
 
 /// Read at a time.
@@ -87,9 +88,8 @@ impl Selection {
         connection: &mut PgConnection,
         shard: Shard,
     ) -> Result<Range, sqlx::Error> {
-        let head: i64 =
-            sqlx::query_scalar("SELECT outbox_head($1)").bind(shard.0).fetch_one(&mut *connection).await?;
-        let (oldest, begun) = oldest(connection, shard).await?.unzip();
+        let head = outbox::head(connection, shard).await?;
+        let (oldest, begun) = outbox::oldest(connection, shard).await?.unzip();
         let (from, oldest) = (self.from.unwrap_or(1), oldest.unwrap_or(1));
         let only_later = self.since.is_some_and(|since| begun.is_some_and(|begun| begun < since));
         Ok(Range {
@@ -110,7 +110,7 @@ impl Selection {
             ""
         );
         let Range { first, last, available_from } = range;
-        let rows = self.rows(connection, COUNT, shard, (first - 1, last), 1).await?;
+        let rows = self.rows(connection, COUNT, shard, (first - 1, last)).await?;
         let Some(row) = rows.first() else { return Ok(ShardPlan::default()) };
         Ok(ShardPlan {
             shard,
@@ -134,7 +134,7 @@ impl Selection {
             "shard, position, event_id, type, key, subject, data::text AS data, traceparent, time",
             "ORDER BY position"
         );
-        let rows = self.rows(connection, NEXT, shard, (after, last), BATCH_EVENTS).await?;
+        let rows = self.rows(connection, NEXT, shard, (after, last)).await?;
         rows.iter().map(StoredEvent::from_row).collect()
     }
 
@@ -144,12 +144,11 @@ impl Selection {
         statement: &'static str,
         shard: Shard,
         (after, last): (i64, i64),
-        limit: i64,
     ) -> Result<Vec<PgRow>, sqlx::Error> {
         let fields =
             serde_json::to_string(&self.fields).map_err(|error| sqlx::Error::Encode(error.into()))?;
         sqlx::query(statement)
-            .bind(shard.0)
+            .bind(shard)
             .bind(after)
             .bind(last)
             .bind(&self.kinds)
@@ -157,19 +156,8 @@ impl Selection {
             .bind(self.since)
             .bind(self.until)
             .bind((!self.fields.is_empty()).then_some(fields))
-            .bind(limit)
+            .bind(BATCH_EVENTS)
             .fetch_all(connection)
             .await
     }
-}
-
-/// Position and time of the first event that a shard still has.
-pub(super) async fn oldest(
-    connection: &mut PgConnection,
-    shard: Shard,
-) -> Result<Option<(i64, OffsetDateTime)>, sqlx::Error> {
-    sqlx::query_as("SELECT position, time FROM outbox WHERE shard = $1 ORDER BY position LIMIT 1")
-        .bind(shard.0)
-        .fetch_optional(connection)
-        .await
 }

@@ -6,10 +6,11 @@ use async_nats::{Client, HeaderMap, jetstream};
 use futures_util::TryStreamExt as _;
 use ulid::Ulid;
 
-use super::run::RunId;
-use crate::event::{POSITION_HEADER, SHARD_HEADER, number};
+use super::run_id::RunId;
+use crate::event::{POSITION_HEADER, SHARD_HEADER};
 use crate::outlet::{Outlet, Shard};
 use crate::stream::{self, StreamError};
+use crate::strict::number;
 
 /// The shard and the position of the last message of a run.
 pub(super) async fn reached(stream: &Stream, run: &RunId) -> Result<Option<(Shard, i64)>, StreamError> {

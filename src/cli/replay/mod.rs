@@ -6,7 +6,7 @@ mod report;
 
 use anyhow::Context as _;
 use outbox_relay::Shard;
-use outbox_relay::replay::{Outcome, ReplayError, Replayer, Run, RunId, at_work, cancel, stored};
+use outbox_relay::replay::{ReplayError, Replayer, Run, RunEnd, RunId, RunRequest, at_work, cancel, stored};
 use serde_json::json;
 use sqlx::ConnectOptions as _;
 use tokio_util::sync::CancellationToken;
@@ -47,9 +47,9 @@ pub(super) async fn run(args: ReplayArgs, config: &Config) -> anyhow::Result<End
     let outcome = published
         .with_context(|| format!("run {run} ended early: `coupon replay --resume {run}` continues it"))?;
     Ok(match outcome {
-        Outcome::Done => Ended::Done,
-        Outcome::Stopped => Ended::Stopped(Some(run)),
-        Outcome::Cancelled => Ended::Cancelled(run),
+        RunEnd::Done => Ended::Done,
+        RunEnd::Stopped => Ended::Stopped(Some(run)),
+        RunEnd::Cancelled => Ended::Cancelled(run),
     })
 }
 
@@ -86,8 +86,9 @@ async fn replayer(
         }
         return Ok(replayer);
     }
-    let run = args.run.clone().unwrap_or_else(RunId::generate);
-    Replayer::start(&database, nats, OUTLET, shards, &run, &args.selection(), args.rate()).await
+    let id = args.run.clone().unwrap_or_else(RunId::generate);
+    let request = RunRequest { id, selection: args.selection(), rate: args.rate(), shards };
+    Replayer::start(&database, nats, OUTLET, &request).await
 }
 
 /// Prints the plan, publishes, and prints the outcome.
@@ -96,7 +97,7 @@ async fn publish(
     connections: &Connections,
     replayer: Replayer,
     stop: &CancellationToken,
-) -> anyhow::Result<Outcome> {
+) -> anyhow::Result<RunEnd> {
     let run = replayer.run().clone();
     let plan = Plan::new(run.id.clone(), run.rate, replayer.plans().to_vec());
     // With --json, standard output holds the result alone.
@@ -130,7 +131,7 @@ async fn dry_run(args: &ReplayArgs, connections: &Connections, shards: i16) -> a
     report(args, plan, None, 0)
 }
 
-fn report(args: &ReplayArgs, plan: Plan, outcome: Option<Outcome>, stored: u64) -> anyhow::Result<()> {
+fn report(args: &ReplayArgs, plan: Plan, outcome: Option<RunEnd>, stored: u64) -> anyhow::Result<()> {
     let report = Report::new(plan, outcome, stored);
     if args.json {
         print::json(&report)?;

@@ -5,7 +5,7 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use indicatif::FormattedDuration;
-use outbox_relay::replay::{Outcome, Run, RunId, RunState, Selection, ShardPlan};
+use outbox_relay::replay::{Run, RunEnd, RunId, RunState, Selection, ShardPlan};
 use serde::Serialize;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -56,12 +56,12 @@ impl Plan {
 }
 
 impl Report {
-    pub(super) fn new(plan: Plan, outcome: Option<Outcome>, stored: u64) -> Self {
+    pub(super) fn new(plan: Plan, outcome: Option<RunEnd>, stored: u64) -> Self {
         let outcome = match outcome {
             None => "planned",
-            Some(Outcome::Done) => "done",
-            Some(Outcome::Stopped) => "stopped",
-            Some(Outcome::Cancelled) => "cancelled",
+            Some(RunEnd::Done) => "done",
+            Some(RunEnd::Stopped) => "stopped",
+            Some(RunEnd::Cancelled) => "cancelled",
         };
         Self { plan, outcome, stored }
     }

@@ -7,14 +7,17 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::chain::Chain;
+use super::error::ReplayError;
 use super::pace::Pace;
-use super::run::{Run, RunState};
-use super::selection::{self, BATCH_EVENTS, Range};
-use super::{ReplayError, Replayer};
+use super::replayer::Replayer;
+use super::run::Run;
+use super::run_state::RunState;
+use super::selection::{BATCH_EVENTS, Range};
 use crate::epoch::{Epoch, Epochs};
 use crate::event::{EPOCH_HEADER, EVENT_ID_HEADER, StoredEvent};
 use crate::failpoint;
 use crate::leadership;
+use crate::outbox;
 use crate::outlet::{Outlet, Shard};
 use crate::retry::Retry;
 use crate::zoo;
@@ -28,7 +31,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How a replay ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum RunEnd {
     /// All selected events are in the stream.
     Done,
     /// It was told to stop, and can be resumed.
@@ -38,38 +41,58 @@ pub enum Outcome {
 }
 
 /// Why no more is published.
-enum Halt {
-    Ended(Outcome),
+enum Stop {
+    Ended(RunEnd),
     Failed(ReplayError),
 }
 
-impl<E: Into<ReplayError>> From<E> for Halt {
+impl<E: Into<ReplayError>> From<E> for Stop {
     fn from(error: E) -> Self {
         Self::Failed(error.into())
     }
 }
 
-/// See [`Replayer::publish`].
-pub(super) async fn publish(
+impl Replayer {
+    /// Publishes it, until all is confirmed, the run is cancelled by somebody, or `stop`; then what
+    /// is on its way is confirmed first. Each confirmed event is told to `progress`.
+    ///
+    /// An interruption of NATS is waited out for half a minute.
+    ///
+    /// # Errors
+    /// When a server is away or the events are gone.
+    pub async fn publish(
+        mut self,
+        stop: &CancellationToken,
+        progress: impl FnMut(),
+    ) -> Result<RunEnd, ReplayError> {
+        let result = publish(&mut self, stop, progress).await;
+        // So that the place is free by the time that this is told; if it fails, it will be soon.
+        let release = sqlx::query("SELECT pg_advisory_unlock_all()");
+        drop(release.execute(&mut self.connection).await);
+        result
+    }
+}
+
+async fn publish(
     replayer: &mut Replayer,
     stop: &CancellationToken,
     mut progress: impl FnMut(),
-) -> Result<Outcome, ReplayError> {
+) -> Result<RunEnd, ReplayError> {
     let mut pace = Pace::new(replayer.run.rate, Instant::now());
     let mut retry = Retry::new(Duration::from_millis(50), Duration::from_secs(2));
     let mut failing_since = None;
     loop {
-        let mut confirmed = || {
+        let mut published = || {
             failing_since = None;
             progress();
         };
-        let Err(halt) = attempt(replayer, stop, &mut pace, &mut confirmed).await else {
-            return Ok(Outcome::Done);
+        let Err(halt) = attempt(replayer, stop, &mut pace, &mut published).await else {
+            return Ok(RunEnd::Done);
         };
         let error = match halt {
-            Halt::Ended(outcome) => return Ok(outcome),
-            Halt::Failed(ReplayError::Stream(error)) => error,
-            Halt::Failed(error) => return Err(error),
+            Stop::Ended(outcome) => return Ok(outcome),
+            Stop::Failed(ReplayError::Stream(error)) => error,
+            Stop::Failed(error) => return Err(error),
         };
         if failing_since.is_none() {
             retry.reset();
@@ -79,7 +102,7 @@ pub(super) async fn publish(
         }
         tracing::warn!(run = %replayer.run.id, error = &error as &dyn std::error::Error, "replay starts over");
         tokio::select! {
-            () = stop.cancelled() => return Ok(Outcome::Stopped),
+            () = stop.cancelled() => return Ok(RunEnd::Stopped),
             () = tokio::time::sleep(retry.next_wait()) => {}
         }
     }
@@ -90,14 +113,14 @@ async fn attempt(
     replayer: &mut Replayer,
     stop: &CancellationToken,
     pace: &mut Pace,
-    confirmed: &mut dyn FnMut(),
-) -> Result<(), Halt> {
+    on_published: &mut dyn FnMut(),
+) -> Result<(), Stop> {
     // The end of the stream first, and then the state: who cancels marks the run first, and then
     // moves the end. So nothing of this is stored behind a cancellation.
     let (end, left) = replayer.left().await?;
     let Replayer { outlet, nats, connection, run, .. } = replayer;
     let chain = Chain::new(nats, outlet.replay_stream(), end);
-    let mut flight = Flight {
+    let mut publishing = Publishing {
         outlet,
         connection,
         run,
@@ -105,32 +128,31 @@ async fn attempt(
         epochs: Epochs::default(),
         pace,
         stop,
-        confirmed,
+        on_published,
         checked: Instant::now(),
     };
-    flight.check().await?;
+    publishing.check().await?;
     let published = async {
         for (shard, range) in left {
-            flight.publish_shard(shard, range).await?;
+            publishing.publish_shard(shard, range).await?;
         }
         Ok(())
     };
     let result = published.await;
     // What comes before the end, or before what is gone, is in the stream when that is told.
-    if matches!(result, Ok(()) | Err(Halt::Ended(Outcome::Stopped) | Halt::Failed(ReplayError::Gone { .. })))
-    {
-        flight.confirm_all().await?;
+    if matches!(result, Ok(()) | Err(Stop::Ended(RunEnd::Stopped) | Stop::Failed(ReplayError::Gone { .. }))) {
+        publishing.finish().await?;
     }
     result?;
     failpoint::reached("replay.published").await;
-    if Run::end(flight.connection, &flight.run.id, &["running"], "done").await? {
+    if Run::end(publishing.connection, &publishing.run.id, &["running"], "done").await? {
         return Ok(());
     }
-    Err(Halt::Ended(Outcome::Cancelled))
+    Err(Stop::Ended(RunEnd::Cancelled))
 }
 
 /// One chain of messages.
-struct Flight<'a> {
+struct Publishing<'a> {
     outlet: &'a Outlet,
     connection: &'a mut PgConnection,
     run: &'a Run,
@@ -139,20 +161,20 @@ struct Flight<'a> {
     epochs: Epochs,
     pace: &'a mut Pace,
     stop: &'a CancellationToken,
-    confirmed: &'a mut dyn FnMut(),
+    on_published: &'a mut dyn FnMut(),
     /// When the run was last seen not to be cancelled.
     checked: Instant,
 }
 
-impl Flight<'_> {
-    async fn publish_shard(&mut self, shard: Shard, range: Range) -> Result<(), Halt> {
+impl Publishing<'_> {
+    async fn publish_shard(&mut self, shard: Shard, range: Range) -> Result<(), Stop> {
         self.epochs = Epochs::read(self.connection, shard).await?;
         let mut after = range.first - 1;
         while after < range.last {
             let until = range.last.min(after + SCAN_POSITIONS);
             let events = self.run.selection.next(self.connection, shard, after, until).await?;
             // Asked afterwards: so it was all there.
-            let oldest = selection::oldest(self.connection, shard).await?;
+            let oldest = outbox::oldest(self.connection, shard).await?;
             let oldest = oldest.map_or(range.last + 1, |(position, _)| position);
             if oldest > after + 1 {
                 return Err(ReplayError::Gone { shard, from: after + 1, to: oldest - 1 }.into());
@@ -164,12 +186,12 @@ impl Flight<'_> {
             for event in events {
                 self.publish(&event).await?;
             }
-            self.breathe().await?;
+            self.check_stop().await?;
         }
         Ok(())
     }
 
-    async fn publish(&mut self, event: &StoredEvent) -> Result<(), Halt> {
+    async fn publish(&mut self, event: &StoredEvent) -> Result<(), Stop> {
         let due = self.pace.next(Instant::now());
         self.wait(due).await?;
         let StoredEvent { id, kind, key, shard, .. } = event;
@@ -189,18 +211,18 @@ impl Flight<'_> {
     }
 
     /// Waits until `due` and until there is room, while confirmations come in.
-    async fn wait(&mut self, due: Instant) -> Result<(), Halt> {
+    async fn wait(&mut self, due: Instant) -> Result<(), Stop> {
         loop {
-            self.breathe().await?;
+            self.check_stop().await?;
             let has_room = self.chain.has_room();
             let wake = if has_room { due.min(self.next_check()) } else { self.next_check() };
             tokio::select! {
                 biased;
                 () = self.stop.cancelled() => {}
-                confirmed = self.chain.confirm() => {
-                    confirmed?;
-                    failpoint::reached("replay.confirmed").await;
-                    (self.confirmed)();
+                acknowledged = self.chain.acknowledged() => {
+                    acknowledged?;
+                    failpoint::reached("replay.acknowledged").await;
+                    (self.on_published)();
                 }
                 () = sleep_until(wake) => if has_room && Instant::now() >= due { return Ok(()) },
             }
@@ -212,26 +234,26 @@ impl Flight<'_> {
     }
 
     /// Ends if it was told to stop, and now and then looks whether the run was cancelled.
-    async fn breathe(&mut self) -> Result<(), Halt> {
+    async fn check_stop(&mut self) -> Result<(), Stop> {
         if self.stop.is_cancelled() {
-            return Err(Halt::Ended(Outcome::Stopped));
+            return Err(Stop::Ended(RunEnd::Stopped));
         }
         if Instant::now() >= self.next_check() { self.check().await } else { Ok(()) }
     }
 
-    async fn check(&mut self) -> Result<(), Halt> {
+    async fn check(&mut self) -> Result<(), Stop> {
         self.checked = Instant::now();
         match Run::find(self.connection, &self.run.id).await?.state {
             RunState::Running => Ok(()),
-            RunState::Cancelled => Err(Halt::Ended(Outcome::Cancelled)),
-            RunState::Done => Err(Halt::Ended(Outcome::Done)),
+            RunState::Cancelled => Err(Stop::Ended(RunEnd::Cancelled)),
+            RunState::Done => Err(Stop::Ended(RunEnd::Done)),
         }
     }
 
-    async fn confirm_all(&mut self) -> Result<(), ReplayError> {
+    async fn finish(&mut self) -> Result<(), ReplayError> {
         while !self.chain.is_idle() {
-            leadership::keep(self.connection, self.chain.confirm()).await??;
-            (self.confirmed)();
+            leadership::keep(self.connection, self.chain.acknowledged()).await??;
+            (self.on_published)();
         }
         Ok(())
     }

@@ -1,0 +1,26 @@
+//! The end of a run for ever.
+
+use async_nats::Client;
+use sqlx::PgConnection;
+
+use super::error::ReplayError;
+use super::run::Run;
+use super::run_id::RunId;
+use super::stored;
+use crate::outlet::Outlet;
+
+/// Ends a run for ever and removes its messages from the stream. A process that is at work on it
+/// stops within a second. Answers how many messages were removed.
+///
+/// # Errors
+/// When there is no such run, or a server is away; then it can be cancelled again.
+pub async fn cancel(
+    connection: &mut PgConnection,
+    nats: &Client,
+    outlet: &Outlet,
+    id: &RunId,
+) -> Result<u64, ReplayError> {
+    Run::end(connection, id, &["running", "done"], "cancelled").await?;
+    Run::find(connection, id).await?;
+    Ok(stored::remove(nats, outlet, id).await?)
+}
