@@ -84,7 +84,7 @@ impl Metrics {
         registry.register("outbox_published_events", "Events that the stream has confirmed", self.published.clone());
         registry.register("outbox_refusals", "Times that the stream did not store what was published, so that the relay looked where it ends", self.refused.clone());
         registry.register("outbox_healed_events", "Events that were put into the stream once more, because it had lost them", self.healed.clone());
-        registry.register_with_unit("outbox_commit_to_stream", "From the append to the confirmation by the stream, of one event in a hundred and the last of each batch, by the clocks of the database and of this process", Unit::Seconds, self.to_stream.clone());
+        registry.register_with_unit("outbox_commit_to_stream", "From the append to the acknowledgement by the stream, of every event, by the clocks of the database and of this process", Unit::Seconds, self.to_stream.clone());
         registry.register("outbox_applied_events", "Events that were applied to projections", self.applied.clone());
         registry.register_with_unit("outbox_commit_to_projected", "From the append to the commit of the projections, of every event, by the same clocks", Unit::Seconds, self.to_projected.clone());
         registry.register("outbox_relay_leads", "1 where the active relay of the shard is", self.leads.clone());
