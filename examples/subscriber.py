@@ -3,17 +3,16 @@
     pip install nats-py
     NATS_URL=nats://127.0.0.1:4222 python subscriber.py COUPONS-0 loyalty loyalty.db --filter 'coupons.issued.*.0'
 
-* The effect (here a table of who holds which coupon) and the position are one transaction, and the
-  acknowledgement comes after its commit. Killed before the commit: nothing has happened, and the event
-  comes again. Killed after it: the event comes again too, is not above the position, and is skipped.
-* One event at a time (max_ack_pending=1). The server delivers new events before it delivers again what
-  was not acknowledged: with two on their way, a subscriber that is killed would get the later one
-  first, move its position, and then skip the earlier one for ever.
-* The position is what the header says, not the stream's sequence. When the database had to be restored to
-  an earlier time, positions go back and the epoch goes up, so the two are compared together.
+* One transaction holds the effect (here a table of coupons and their users) and the position. The event is
+  acknowledged after the commit. A kill before the commit undoes both, and NATS sends the event again. A kill
+  after it: NATS sends the event again too; its position is not higher than the stored one, so it is skipped.
+* One event is in flight at a time (max_ack_pending=1). After a crash, NATS sends new events before it resends
+  the unacknowledged one: with two in flight, the later one would be applied and the earlier one skipped.
+* Epoch and position come from the headers and are compared together: a restored database repeats positions.
 """
 import argparse
 import asyncio
+import contextlib
 import json
 import os
 import sqlite3
@@ -22,10 +21,10 @@ import sys
 import nats
 from nats.js.api import ConsumerConfig
 
-ACK_WAIT = 2  # seconds, longer than a transaction takes; then the event is delivered again
+ACK_WAIT = 2  # seconds until NATS sends an event again; longer than a transaction takes
 TABLES = """
 PRAGMA journal_mode = WAL;
-PRAGMA synchronous = FULL; -- what is committed survives a power cut, for it will be acknowledged
+PRAGMA synchronous = FULL; -- an acknowledged event must survive a power cut
 CREATE TABLE IF NOT EXISTS coupons (id TEXT PRIMARY KEY, user TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS positions (shard INTEGER PRIMARY KEY, epoch INTEGER NOT NULL, position INTEGER NOT NULL);
 """
@@ -36,20 +35,20 @@ def say(*words):
 
 
 def apply(db, message, gapless):
-    """Applies an event that is new, together with its position. Answers the position."""
+    """Applies an event that is new, and stores its position. Returns the position."""
     header = {name: int(message.headers.get(f"Outbox-{name}", 0)) for name in ("Shard", "Epoch", "Position")}
     shard, epoch, position = header.values()
     event = json.loads(message.data)
-    with db:  # commits, or rolls back when anything is raised
-        db.execute("BEGIN IMMEDIATE")  # two that share a database take turns
+    with db:  # commits, or rolls back on an exception
+        db.execute("BEGIN IMMEDIATE")  # two subscribers of one database take turns
         last = db.execute("SELECT epoch, position FROM positions WHERE shard = ?", (shard,)).fetchone()
         if last and (epoch, position) <= last:
-            say("skipped", position, "of epoch", epoch, "which is applied already")
+            say("skipped", position, "of epoch", epoch, "which is already applied")
             return position
         if gapless and last and epoch == last[0] and position != last[1] + 1:
-            sys.exit(f"gap: {position} comes after {last[1]}. Ask for a replay of what is between.")
+            sys.exit(f"gap: {position} comes after {last[1]}. Ask for a replay of the events between them.")
         if event["type"] == "coupon.issued.v1":
-            # Within an epoch an event comes under one position only; a new epoch may tell it again.
+            # Within an epoch an event has one position; a new epoch may deliver it again.
             insert = "INSERT OR IGNORE" if epoch > 0 else "INSERT"
             row = (event["data"]["coupon_id"], event["data"]["user_id"])
             db.execute(f"{insert} INTO coupons (id, user) VALUES (?, ?)", row)
@@ -59,10 +58,10 @@ def apply(db, message, gapless):
 
 
 async def subscribe(args, db):
-    """Ends when position `--until` is applied."""
+    """Returns when position `--until` is applied."""
     position, = db.execute("SELECT coalesce(max(position), 0) FROM positions").fetchone()
-    say("goes on behind position", position)
-    # Connects again whenever the connection is lost, for as long as it takes.
+    say("starting after position", position)
+    # Reconnects whenever the connection is lost, without limit.
     client = await nats.connect(os.environ.get("NATS_URL", "nats://127.0.0.1:4222"), max_reconnect_attempts=-1)
     stream = client.jetstream()
     events = await stream.pull_subscribe_bind(args.durable, stream=args.stream)
@@ -77,9 +76,9 @@ async def subscribe(args, db):
             position = apply(db, event, gapless=not args.filter)
             await event.ack()
         except asyncio.TimeoutError:
-            continue  # nothing new, or not connected
+            continue  # no new event, or not connected
         except nats.errors.Error as error:
-            say("begins anew:", repr(error))  # there is no stream yet, the consumer was lost, …
+            say("starting over:", repr(error))  # no stream yet, a lost consumer, …
             made = args.bind
             await asyncio.sleep(1)
     await client.drain()
@@ -91,9 +90,10 @@ if __name__ == "__main__":
     parser.add_argument("durable", help="name of the durable consumer")
     parser.add_argument("database", help="file of the SQLite database")
     parser.add_argument("--filter", help="only events of this subject, for example coupons.issued.*.0")
-    parser.add_argument("--bind", action="store_true", help="the consumer is there, made by somebody who may")
+    parser.add_argument("--bind", action="store_true", help="use a consumer that an administrator created")
     parser.add_argument("--until", type=int, help="end when this position is applied")
     args = parser.parse_args()
     database = sqlite3.connect(args.database, isolation_level=None)
     database.executescript(TABLES)
-    asyncio.run(subscribe(args, database))
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(subscribe(args, database))

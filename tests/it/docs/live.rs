@@ -1,0 +1,122 @@
+//! What a running process answers is what the reference says: routes, problems, metrics, events.
+
+use std::collections::BTreeSet;
+
+use coupon_dispatcher::event::KINDS;
+use hyper::Method;
+use outbox_relay::Shard;
+use serde_json::{Value, json};
+
+use super::spans::{first_column, section};
+use super::{documents, not_yet, read};
+use crate::support::{SOON, World, wait_until};
+use crate::tidy::sources;
+
+const HTTP: &str = "docs/reference/http.md";
+const METRICS: &str = "docs/reference/metrics.md";
+const EVENTS: &str = "docs/reference/events.md";
+/// Anything that can stand in a path.
+const NAME: &str = "01ARZ3NDEKTSV4RRFFQ69G5FAV";
+
+/// `GET /v1/campaigns/{id}` and the others.
+fn routes() -> Vec<String> {
+    let column = first_column(&read(HTTP)).into_iter();
+    column.filter(|span| span.starts_with("GET /") || span.starts_with("POST /")).collect()
+}
+
+#[tokio::test]
+async fn every_route_answers_and_every_answer_is_told() {
+    let world = World::start().await;
+    let nobody = world.api().with_token(None);
+    for route in routes() {
+        let (method, path) = route.split_once(' ').unwrap();
+        let parts = path.split('/').map(|part| if part.starts_with('{') { NAME } else { part });
+        let (path, method) = (parts.collect::<Vec<_>>().join("/"), method.parse::<Method>().unwrap());
+        let answer = nobody.send(method, &path, "").await;
+        let expected = match (not_yet::ROUTES.contains(&route.as_str()), path.starts_with("/v1/")) {
+            (true, _) => 404,
+            (false, true) => 401,
+            (false, false) => 200,
+        };
+        assert_eq!(answer.status, expected, "{route}");
+    }
+    let told: BTreeSet<_> =
+        routes().iter().map(|route| route.split_once(' ').unwrap().1.to_owned()).collect();
+    for (path, text) in sources("src/http") {
+        for literal in text.split('"').skip(1).step_by(2).filter(|literal| literal.starts_with('/')) {
+            let is_route =
+                literal.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "/{}_".contains(c));
+            let is_whole = literal.len() > 1 && !literal.ends_with('/') && !literal.ends_with("{}");
+            assert!(!is_route || !is_whole || told.contains(literal), "{}: {literal}", path.display());
+        }
+    }
+    world.close().await;
+}
+
+#[test]
+fn every_problem_is_told() {
+    let text = read(HTTP);
+    let told: BTreeSet<_> = first_column(section(&text, "## Problems")).into_iter().collect();
+    let problems =
+        sources("src/http").into_iter().filter(|(path, _)| path.to_string_lossy().contains("problem"));
+    let source: String = problems.map(|(_, text)| text).collect();
+    for slug in &told {
+        assert!(source.contains(&format!("\"{slug}\"")), "there is no problem {slug}");
+    }
+    let is_slug =
+        |text: &&str| text.contains('-') && text.chars().all(|c| c.is_ascii_lowercase() || c == '-');
+    for slug in source.split('"').filter(is_slug) {
+        assert!(told.contains(slug), "{HTTP} does not tell of {slug}");
+    }
+    for (path, text) in documents() {
+        for rest in text.split("/problems/").skip(1) {
+            let slug = rest.split(|c: char| !c.is_ascii_lowercase() && c != '-').next().unwrap_or_default();
+            assert!(slug.is_empty() || told.contains(slug), "{path}: {slug}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn every_metric_is_told() {
+    let world = World::start().await;
+    let campaign = world.open_campaign(json!({})).await;
+    world.claim(campaign, "alice").await;
+    wait_until("the audit has a verdict", SOON, async || world.measured(0, "audit_balanced").await.is_some())
+        .await;
+    let answer = world.api().get("/metrics").await.text;
+    let types = answer.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
+    let names =
+        types.map(|(name, kind)| if kind == "counter" { format!("{name}_total") } else { name.to_owned() });
+    let measured: BTreeSet<_> = names.collect();
+    let text = read(METRICS);
+    let tables: String = text.split("\n## ").filter(|part| !part.starts_with("Alarms")).collect();
+    let told: BTreeSet<_> = first_column(&tables).into_iter().collect();
+    assert!(measured.is_subset(&told), "{:?}", measured.difference(&told));
+    // Those that come when something happens are in the source, without unit and type.
+    let source: String = ["src", "relay/src"].into_iter().flat_map(sources).map(|(_, text)| text).collect();
+    for name in told.difference(&measured) {
+        let stem = name.trim_end_matches("_total").trim_end_matches("_seconds");
+        let exists = source.contains(&format!("\"{stem}\""));
+        assert_ne!(exists, not_yet::METRICS.contains(&name.as_str()), "{name}");
+    }
+    world.close().await;
+}
+
+#[tokio::test]
+async fn every_event_is_told() {
+    let world = World::start().await;
+    let campaign = world.open_campaign(json!({ "quantity": 1 })).await;
+    world.claim(campaign, "alice").await;
+    world.api().post(&format!("/v1/campaigns/{campaign}/close"), &Value::Null).await;
+    let text = read(EVENTS);
+    let mut kinds = BTreeSet::new();
+    for event in world.outbox(Shard(0)).await {
+        let data: serde_json::Map<String, Value> = serde_json::from_str(&event.data).unwrap();
+        let told: BTreeSet<_> =
+            first_column(section(&text, &format!("## `{}`", event.kind))).into_iter().collect();
+        assert_eq!(told, data.keys().cloned().collect(), "{}", event.kind);
+        kinds.insert(event.kind);
+    }
+    assert_eq!(kinds, KINDS.map(str::to_owned).into());
+    world.close().await;
+}

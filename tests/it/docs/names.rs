@@ -1,0 +1,206 @@
+//! Names in README.md and docs/ exist: tests, commands, options, variables, constants, functions, targets, files, links.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::console::commands;
+use super::spans::{anchors, first_column, has_word, links, section, spans};
+use super::{ROOT, documents, not_yet, read};
+use crate::tidy::assert_tests_exist;
+
+/// Where files lie that a document names without their folder.
+const FOLDERS: [&str; 4] = [".", "src", "examples/permissions", "migrations"];
+/// What else stands in capitals where the private servers are configured.
+const SIGNALS_AND_PATH: [&str; 3] = ["PATH", "QUIT", "TERM"];
+/// Names of other programs.
+const FOREIGN: [&str; 1] = ["max_ack_pending"];
+
+/// Every file of the repository that is text of ours, but for the documents.
+fn source() -> String {
+    let mut text = String::new();
+    let mut folders: Vec<PathBuf> = vec![ROOT.into()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            if path.is_dir() {
+                if ![".git", "target", "docs"].contains(&name.as_str()) {
+                    folders.push(path);
+                }
+            } else if !name.ends_with(".md") {
+                text += &fs::read_to_string(&path).unwrap_or_default();
+            }
+        }
+    }
+    text
+}
+
+#[test]
+fn tests_exist() {
+    let all: Vec<_> = documents().into_iter().map(|(_, text)| text).collect();
+    assert_tests_exist(&all.join("\n"));
+}
+
+/// Constants and variables (`BATCH_ROWS`), functions and settings (`issue_batch`).
+#[test]
+fn variables_constants_and_functions_exist() {
+    let source = source();
+    for (path, text) in documents() {
+        for span in spans(&text) {
+            let name = span.trim_end_matches("()");
+            let is_name = name.contains('_')
+                && (name.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_')
+                    || name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_'));
+            let is_expected = FOREIGN.contains(&name) || not_yet::METRICS.contains(&name);
+            // Of a metric, the source has its name without unit and type.
+            let stem = name.trim_end_matches("_total").trim_end_matches("_seconds");
+            let exists = has_word(&source, name) || has_word(&source, stem);
+            assert!(!is_name || exists || is_expected, "{path}: there is no {name}");
+        }
+    }
+}
+
+#[test]
+fn the_configuration_is_told_whole() {
+    let told: BTreeSet<_> = first_column(&read("docs/reference/configuration.md")).into_iter().collect();
+    let source = read("src/config.rs") + &read("src/servers/kind.rs") + "\"RUST_LOG\"";
+    let is_variable =
+        |text: &&str| text.len() > 3 && text.chars().all(|c| c.is_ascii_uppercase() || c == '_');
+    let known: BTreeSet<_> = source.split('"').filter(is_variable).map(str::to_owned).collect();
+    assert_eq!(told, known.into_iter().filter(|name| !SIGNALS_AND_PATH.contains(&name.as_str())).collect());
+}
+
+/// What `coupon … --help` says: the options of each command, by its words.
+fn helped() -> BTreeMap<Vec<String>, BTreeSet<String>> {
+    let mut known = BTreeMap::new();
+    let mut open: Vec<Vec<String>> = vec![Vec::new()];
+    while let Some(words) = open.pop() {
+        let output = Command::new(env!("CARGO_BIN_EXE_coupon")).args(&words).arg("--help").output().unwrap();
+        let help = String::from_utf8(output.stdout).unwrap();
+        let below = help.split("Commands:\n").nth(1).and_then(|rest| rest.split("\n\n").next()).unwrap_or("");
+        let names = below.lines().filter(|line| line.starts_with("  ") && !line.starts_with("   "));
+        for name in names.filter_map(|line| line.split_whitespace().next()).filter(|name| *name != "help") {
+            open.push([words.clone(), vec![name.to_owned()]].concat());
+        }
+        let lines = help.lines().map(str::trim).filter(|line| line.starts_with('-'));
+        let options = lines.filter_map(|line| Some(option(line.split_once("--")?.1)));
+        known.insert(words, options.collect());
+    }
+    assert!(known.len() > 10, "{known:?}");
+    known
+}
+
+/// The name at the beginning of what is behind two hyphens.
+fn option(text: &str) -> String {
+    let name = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '-').next().unwrap_or_default();
+    format!("--{name}")
+}
+
+#[test]
+fn commands_and_options_exist() {
+    let known = helped();
+    let of_examples = read("examples/subscriber.py");
+    for (path, text) in documents() {
+        let mut lines: Vec<_> = commands(&path, &text).into_iter().map(|command| command.line).collect();
+        lines.extend(spans(&text));
+        for line in lines {
+            for call in line.split(['|', ';', '&', '`']) {
+                let words: Vec<_> =
+                    call.split_whitespace().skip_while(|word| *word != "coupon").skip(1).collect();
+                let mut command: Vec<String> = Vec::new();
+                for word in &words {
+                    let longer = [command.clone(), vec![(*word).to_owned()]].concat();
+                    command = if known.contains_key(&longer) { longer } else { command };
+                }
+                let first = words.first().copied().unwrap_or("--");
+                let is_command = !command.is_empty() || first.starts_with(['-', '<', '…', '-']);
+                assert!(is_command, "{path}: there is no command {line}");
+                for word in words.iter().filter(|word| word.starts_with("--")) {
+                    let exists = known[&command].contains(&option(&word[2..]));
+                    assert!(exists, "{path}: {line} has no {word}");
+                }
+            }
+            if line.starts_with("--") {
+                let name = option(&line[2..]);
+                let exists =
+                    known.values().any(|options| options.contains(&name)) || of_examples.contains(&name);
+                assert!(exists, "{path}: there is no option {name}");
+            }
+        }
+    }
+}
+
+#[test]
+fn every_command_and_option_is_told() {
+    let text = read("docs/reference/commands.md");
+    for (words, options) in helped().into_iter().filter(|(words, _)| !words.is_empty()) {
+        assert!(text.contains(&format!("`coupon {}", words.join(" "))), "{words:?}");
+        let told = section(&text, &format!("## `coupon {}`", words[0]));
+        for option in options.iter().filter(|option| *option != "--help") {
+            assert!(told.contains(&format!("`{option}")), "{words:?} {option}");
+        }
+    }
+}
+
+#[test]
+fn targets_and_benches_exist() {
+    let (makefile, manifest) = (read("Makefile"), read("Cargo.toml"));
+    for (path, text) in documents() {
+        let lines = commands(&path, &text).into_iter().map(|command| command.line).chain(spans(&text));
+        for line in lines {
+            let mut words = line.split_whitespace();
+            if words.next() == Some("make")
+                && let Some(target) = words.next()
+            {
+                assert!(makefile.contains(&format!("\n{target}:")), "{path}: {line}");
+            }
+            if let Some((_, bench)) = line.split_once("cargo bench --bench ") {
+                assert!(
+                    manifest.contains(&format!("\nname = \"{bench}\"\npath = \"tests/bench")),
+                    "{path}: {line}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn links_lead_somewhere() {
+    for (path, text) in documents() {
+        let folder = Path::new(ROOT).join(&path).parent().unwrap().to_owned();
+        for link in links(&text).into_iter().filter(|link| !link.contains("://")) {
+            let (file, anchor) = link.split_once('#').unwrap_or((&link, ""));
+            let target = if file.is_empty() { Path::new(ROOT).join(&path) } else { folder.join(file) };
+            assert_ne!(target.exists(), not_yet::FILES.contains(&file), "{path}: {link}");
+            if !anchor.is_empty() {
+                let anchors = anchors(&fs::read_to_string(&target).unwrap());
+                assert!(anchors.iter().any(|known| known == anchor), "{path}: {link}, of {anchors:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn files_exist() {
+    let endings = [".rs", ".sql", ".lua", ".toml", ".py", ".md", ".yaml", ".conf", ".acl", ".txt"];
+    let made = ["demo.txt", "friday.json", "events.txt"];
+    for (path, text) in documents() {
+        for span in spans(&text) {
+            let is_path = !span.contains([' ', '<', '{', '*', '$', ':', '…'])
+                && !span.starts_with('/')
+                && (endings.iter().any(|ending| span.ends_with(ending)) || span.contains('/'))
+                && !made.contains(&span.as_str());
+            if !is_path || span.starts_with("application/") || span.starts_with("target/") {
+                continue;
+            }
+            // `issue/mod` is the module, too.
+            let names = [span.clone(), format!("{span}.rs")];
+            let exists = FOLDERS
+                .iter()
+                .any(|folder| names.iter().any(|name| Path::new(ROOT).join(folder).join(name).exists()));
+            assert_ne!(exists, not_yet::FILES.contains(&span.as_str()), "{path}: {span}");
+        }
+    }
+}
