@@ -1,4 +1,4 @@
-//! The commands in the ```console blocks of a document, with what is shown of their output.
+//! The commands in the blocks `console` of a document, with what is shown of their output.
 
 use super::SETUP;
 

@@ -35,3 +35,24 @@ pub(super) const METRICS: &[&str] = &[
     "claim_queue_depth",
     "claim_places_taken",
 ];
+
+/// Titles of problems.
+pub(super) const TITLES: &[&str] = &[
+    "The body cannot be read",
+    "Some fields are invalid",
+    "The body is too large",
+    "The body did not arrive in time",
+    "A valid bearer token is required",
+    "Not found",
+    "Method not allowed",
+    "The campaign's state does not allow this",
+    "The user already has a coupon of this campaign",
+    "The user has as many coupons of this campaign as one user may have",
+    "The campaign is not open",
+    "All coupons are issued",
+    "The campaign is closed",
+    "Claims cannot be taken right now",
+    "Too many concurrent requests",
+    "The database cannot be reached",
+    "Internal error",
+];

@@ -19,6 +19,8 @@ use crate::support::wait_until;
 
 /// For one command, with three servers, a debug build and other tests beside it.
 const LIMIT: Duration = Duration::from_secs(120);
+/// For a command that serves to print what is shown. Shorter, so that its output is shown before a wait fails.
+const BEGIN_LIMIT: Duration = Duration::from_secs(110);
 /// What the shell prints behind the output of a command, as a line.
 const END: &str = "--- end of output ---";
 /// What `make demo` runs, and what stands in its place here.
@@ -78,7 +80,7 @@ impl Shell {
         let begun = wait_until("the command prints what is shown", LIMIT, async || {
             begins_as_shown(command, &printed())
         });
-        if timeout(LIMIT - Duration::from_secs(1), begun).await.is_err() {
+        if timeout(BEGIN_LIMIT, begun).await.is_err() {
             let difference = shown_differs(command, &printed());
             panic!("{}:{}: {}", command.path, command.number, difference.unwrap_or_default());
         }
