@@ -1,7 +1,7 @@
 //! Whether a command printed what a document shows.
 //!
 //! Ids, times, codes of coupons, addresses, decimals, rates and sizes match any of their shape; runs of spaces count
-//! as one. `…` in a line matches anything, and as a line of its own any number of lines. All else has to be the same.
+//! as one. `…` in a line matches anything, and as a line of its own any number of lines. Everything else must be equal.
 
 use super::console::Command;
 use super::not_yet;
