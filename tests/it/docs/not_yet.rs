@@ -17,7 +17,10 @@ pub(super) const FILES: &[&str] = &[
     "app/",
     "audit/legs/",
     "cli/",
+    "campaign/change.rs",
+    "health.rs",
     "http/caller.rs",
+    "http/guard.rs",
     "http/routes.rs",
     "issue_batch.sql",
     "migrations/README.md",
@@ -36,6 +39,10 @@ pub(super) const METRICS: &[&str] = &[
     "claim_places_taken",
 ];
 
+pub(super) const VARIABLES: &[&str] = &["BENCH_JSON", "SSL_CERT_FILE"];
+
+pub(super) const SLUGS: &[&str] = &["forbidden"];
+
 /// Titles of problems.
 pub(super) const TITLES: &[&str] = &[
     "The body cannot be read",
@@ -43,6 +50,7 @@ pub(super) const TITLES: &[&str] = &[
     "The body is too large",
     "The body did not arrive in time",
     "A valid bearer token is required",
+    "The token does not give this right",
     "Not found",
     "Method not allowed",
     "The campaign's state does not allow this",
