@@ -14,10 +14,11 @@ use redis::{Client, RedisError};
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
+use super::candidate::{Candidate, GateError};
 use super::redis::Seats;
 use super::seat::{Admission, Seat};
 use crate::failpoint;
-use crate::ids::{CampaignId, UserId};
+use crate::ids::CampaignId;
 
 /// Operations that wait for the gate, at most; more are refused.
 const QUEUE: usize = 8_192;
@@ -30,25 +31,6 @@ const UNCONFIRMED_SEATS_MAX: usize = 8_192;
 const RESPONSE_TIMEOUT: Duration = Duration::from_millis(200);
 /// How often a connection without work is tested.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
-
-/// Asks for a seat in a campaign.
-pub trait Candidate: Send + 'static {
-    fn campaign(&self) -> CampaignId;
-    fn user(&self) -> &UserId;
-
-    /// Receives the gate's answer, within 300 ms. Returns the seat when the candidate cannot use it: it goes back
-    /// on sale.
-    fn told(self, answer: Result<Admission, GateError>) -> Option<Seat>;
-}
-
-/// Why the gate gave no answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum GateError {
-    #[error("too many operations wait for the gate")]
-    Overloaded,
-    #[error("the gate cannot be reached")]
-    Unreachable,
-}
 
 #[derive(Debug)]
 enum Operation<C> {

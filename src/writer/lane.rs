@@ -13,7 +13,7 @@ use sqlx::postgres::{PgDatabaseError, PgSeverity};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::timeout;
 
-use super::{Measures, Work, WriteError};
+use super::work::{Measures, Work, WriteError};
 use crate::failpoint;
 
 /// An item that has waited longer for the writer is refused: a caller that retries then may find a shorter queue,

@@ -13,7 +13,7 @@ use tokio::task::yield_now;
 use tokio::time::{sleep, timeout};
 
 use super::lane::{ANSWER_TIMEOUT, Disconnected, Filled, Lane, Queued, fill};
-use super::{Measures, Work, WriteError, Writer};
+use super::work::{Measures, Work, WriteError, Writer};
 
 /// Postgres cancels a batch that takes longer, lock waits included; then surely nothing is committed. Shorter than
 /// [`ANSWER_TIMEOUT`].
