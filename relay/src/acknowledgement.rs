@@ -1,4 +1,4 @@
-//! What JetStream answers to a publish.
+//! JetStream's answer to a publish.
 
 use serde::Deserialize;
 
@@ -21,20 +21,23 @@ struct ServerError {
     description: String,
 }
 
-/// Whether an answer says that the message is stored at sequence `expected`, and was not before.
+/// Checks that an answer acknowledges a message that was newly stored at sequence `expected`.
 ///
 /// # Errors
-/// With what it says instead.
+/// What the answer says instead.
 pub fn stored(answer: &[u8], expected: i64) -> Result<(), String> {
     let answer: Acknowledgement = from_object(answer).map_err(|error| error.to_string())?;
     if let Some(ServerError { err_code, description }) = answer.error {
         return Err(format!("{description} ({err_code})"));
     }
-    // They come in the order of the messages, unless one is lost at a change of leaders.
-    // `duplicate` alone proves nothing: it is also said of what was purged since.
+    // Acknowledgements arrive in the order of the messages, unless one is lost when the leader changes.
+    // `duplicate` alone proves nothing: the server also says it of a message that was purged since.
     let trusted = answer.duplicate && zoo::has("duplicate-is-trusted");
     if !trusted && (answer.duplicate || answer.seq != Some(expected)) {
-        return Err(format!("the server says sequence {:?}, duplicate {}", answer.seq, answer.duplicate));
+        return Err(format!(
+            "the server acknowledged sequence {:?}, duplicate {}",
+            answer.seq, answer.duplicate
+        ));
     }
     Ok(())
 }

@@ -1,10 +1,11 @@
-//! Into the outbox, within the caller's transaction.
+//! Appends events to the outbox, within the caller's transaction.
 
 use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::event::NewEvent;
 use crate::outlet::Shard;
+use crate::sqlstate::is_fault_of_data;
 
 /// Why events were not appended. The caller's transaction can only be rolled back.
 #[derive(Debug, thiserror::Error)]
@@ -15,15 +16,15 @@ pub enum AppendError {
     Database(#[source] sqlx::Error),
 }
 
-/// Appends events to a shard, in the order given, and answers the position of the last one.
+/// Appends events to a shard, in the order given, and returns the position of the last one.
 ///
-/// The connection is to be inside a transaction: the events are there if and only if it commits.
-/// The shard stays locked until then, so this is the transaction's last statement.
+/// The connection must be inside a transaction: the events are in the outbox if and only if it commits. The
+/// shard stays locked until then, so make this the last statement of the transaction.
 ///
 /// # Errors
-/// [`AppendError::Refused`] names the constraint when an event cannot be published (its type or
-/// key is not one token of a subject, its data is no JSON or over 64 KiB, its subject is over 1,024
-/// characters, its trace context is no header).
+/// [`AppendError::Refused`] names the constraint when an event cannot be published: its type or key is not one
+/// token of a subject, its data is not JSON or is over 64 KiB, its subject is over 1,024 characters, or its
+/// trace context is not a valid header value.
 pub async fn append(
     transaction: &mut PgConnection,
     shard: Shard,
@@ -41,10 +42,7 @@ pub async fn append(
         .fetch_one(transaction)
         .await
         .map_err(|error| match &error {
-            // Classes 22 (data exception) and 23 (constraint) are the event's fault.
-            sqlx::Error::Database(refusal)
-                if refusal.code().is_some_and(|code| code.starts_with("22") || code.starts_with("23")) =>
-            {
+            sqlx::Error::Database(refusal) if is_fault_of_data(&error) => {
                 AppendError::Refused(refusal.constraint().unwrap_or(refusal.message()).to_owned())
             }
             _ => AppendError::Database(error),

@@ -1,5 +1,5 @@
-//! Proves that a shard's outbox and its stream hold the same: by their ends, at once, or event by
-//! event.
+//! Proves that a shard's outbox and its stream hold the same events: by comparing their ends, at a constant
+//! cost, or event by event.
 
 mod comparison;
 mod difference;

@@ -1,4 +1,5 @@
-//! Where a shard's stream ends, as a position of its outbox, and whether that end is ours.
+//! Finds where a shard's stream ends, as a position of its outbox, and verifies that its last messages are our
+//! events.
 
 use std::time::Duration;
 
@@ -21,14 +22,15 @@ use crate::status::{Halt, RelayError};
 use crate::stream::{self, StreamError};
 use crate::zoo;
 
-/// A server says that there is no stream as soon as it begins to delete it: one that is made before
-/// it has ended loses its files with the other (seen with nats-server 2.9.10 in 3 of 4 tries without a
-/// wait, never with one of 50 ms). A cluster says so too while it has no leader.
+/// How long a stream must stay missing before it is created. A server reports that there is no stream as soon
+/// as it begins to delete it, and a stream created before the deletion has ended loses its files with the old
+/// one (nats-server 2.9.10: in 3 of 4 attempts without a wait, never with a wait of 50 ms). A cluster without a
+/// leader also reports that there is no stream.
 const MISSING_FOR: Duration = Duration::from_secs(1);
-/// Messages that are asked for and have not come, at the most.
+/// Requests for messages in flight, at most.
 const ASKED_AT_ONCE: usize = 100;
 
-/// Asks where the stream of a shard ends.
+/// Finds the end of the stream of a shard.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Cursor<'a> {
     pub outlet: &'a Outlet,
@@ -37,7 +39,7 @@ pub(crate) struct Cursor<'a> {
     pub nats: &'a Client,
 }
 
-/// What names a message of the stream.
+/// The message id and epoch of a message in the stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct MessageName {
     pub id: Option<String>,
@@ -45,9 +47,10 @@ pub(crate) struct MessageName {
 }
 
 impl Cursor<'_> {
-    /// The position at which the stream ends. Makes the stream where there is none, and makes sure that its
-    /// last messages are ours: all behind position `published`, and of more than could be on their way the
-    /// last. Each goes behind its predecessor's place, whoever has taken that.
+    /// Returns the position at which the stream ends, after creating the stream if there is none and verifying
+    /// its last messages: all after position `published`, or the last [`IN_FLIGHT_MAX`] if there are more.
+    /// Those may have been in flight together, and a foreign message may have taken the place of one of them:
+    /// the later ones are stored all the same.
     pub(crate) async fn find(
         &self,
         connection: &mut PgConnection,
@@ -75,16 +78,17 @@ impl Cursor<'_> {
             let sequence = epochs.sequence_of(oldest);
             return Err(Halt::PastRetention { stream: name(), last, oldest, sequence }.into());
         }
-        // Of what is past retention only the stream tells; before an epoch is what it left behind.
+        // Events past retention are known to the stream alone; before the epoch are messages that it abandoned.
         let looked_at = if zoo::has("only-the-last-message-is-compared") { 1 } else { IN_FLIGHT_MAX };
         let known = (oldest - 1).max(current.first_position - 1).max(position - looked_at);
-        // If the stream has lost its tail, what is behind may be another's.
+        // If the stream has lost its tail, the messages in its place may be foreign.
         let after = if published <= position { known.max(published) } else { known };
         self.check_tail(connection, &stream, current, (after, position)).await?;
         Ok((position, epochs))
     }
 
-    /// The messages behind position `after`, up to `last`, are ours, or are not there: the stream was purged.
+    /// Verifies that the messages after position `after`, up to `last`, are our events. One that is missing was
+    /// purged.
     async fn check_tail(
         &self,
         connection: &mut PgConnection,
@@ -129,16 +133,13 @@ impl Cursor<'_> {
         }
         let (_, head) = outbox::bounds(connection, self.shard).await?;
         if head > 0 {
-            tracing::warn!(
-                stream = name,
-                "the stream is missing: if it does not come back, it is made again"
-            );
+            tracing::warn!(stream = name, "the stream is missing: it is recreated unless it comes back");
             sleep(MISSING_FOR).await;
         }
         Ok(stream::of_shard(self.nats, self.outlet, self.shard, self.replicas).await?)
     }
 
-    /// What names the message at `sequence`; nothing when it is not there (any more).
+    /// The id and epoch of the message at `sequence`; `None` when the stream does not hold it.
     pub(crate) async fn message(
         &self,
         stream: &Stream,
@@ -147,7 +148,7 @@ impl Cursor<'_> {
         if sequence < 1 {
             return Ok(None);
         }
-        // From the stream's leader, not a direct get, which a replica that lags may answer.
+        // Asks the stream's leader; a direct get may be answered by a replica that lags.
         match stream.get_raw_message(sequence.unsigned_abs()).await {
             Ok(message) => {
                 let epoch = epoch_of(Some(&message.headers)).unwrap_or_default();

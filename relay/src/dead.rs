@@ -1,8 +1,8 @@
-//! Dead letters: events that a projection could not apply. They are parked, so that they do not hold
-//! up the others, and wait to be redriven or dropped.
+//! Dead letters: events that a projection could not apply. They are parked, so that they do not hold up other
+//! events, until they are redriven or dropped.
 //!
-//! The table `parked_events` says what is parked. The stream `<stream>-DEAD` shows each to whoever
-//! listens: on `dead.<subjects>.<projection>.<shard>.<position>`, with the body of the event and the
+//! Table `parked_events` says which events are parked. Stream `<stream>-DEAD` shows each of them to
+//! subscribers, on `dead.<subjects>.<projection>.<shard>.<position>`, with the body of the event and the
 //! headers [`PROJECTION_HEADER`], [`REASON_HEADER`] and [`ATTEMPTS_HEADER`].
 
 mod letter;
@@ -21,7 +21,8 @@ use crate::outlet::{Outlet, Shard};
 use crate::projection::{ApplyError, Projection};
 use crate::stream::StreamError;
 
-/// A redrive may hold a shard's lock while it is frozen; no longer than a frozen projector.
+/// A redrive holds the shard's lock while it appends. If its process is frozen then, Postgres ends the session
+/// after this time, as it does with a projector.
 const IDLE_TIMEOUT: &str = "SET LOCAL idle_in_transaction_session_timeout = '10s'";
 
 /// Why an event was not redriven or dropped.
@@ -31,11 +32,11 @@ pub enum DeadError {
     NotParked { projection: String, shard: Shard, position: i64 },
     #[error("the event is neither in the outbox nor in the stream of dead letters")]
     Gone,
-    #[error("it could still not be applied, and stays parked")]
+    #[error("it still cannot be applied, and stays parked")]
     Apply(#[from] ApplyError),
     #[error(transparent)]
     Stream(#[from] StreamError),
-    #[error("read what is parked")]
+    #[error("read the parked events")]
     Database(#[from] sqlx::Error),
 }
 
@@ -48,7 +49,7 @@ pub struct Letters<'a> {
 }
 
 impl Letters<'_> {
-    /// A parked event, with all of it.
+    /// Returns a parked event in full.
     ///
     /// # Errors
     /// See [`DeadError`].
@@ -70,12 +71,12 @@ impl Letters<'_> {
         Ok((parked, event.ok_or(DeadError::Gone)?))
     }
 
-    /// Applies a parked event after all, exactly once: effect and note go together. The letter goes after
-    /// them; if that fails or is cut off, doing it again answers [`DeadError::NotParked`] and takes the
-    /// letter away.
+    /// Applies a parked event exactly once: its effect, the events that follow and the removal of its row are
+    /// one transaction. The letter is removed after the commit. If that fails or is interrupted, repeat the
+    /// call: it returns [`DeadError::NotParked`] and removes the letter.
     ///
     /// # Errors
-    /// See [`DeadError`]. What could not be applied stays parked.
+    /// See [`DeadError`]. An event that could not be applied stays parked.
     pub async fn redrive(
         &self,
         connection: &mut PgConnection,
@@ -96,7 +97,7 @@ impl Letters<'_> {
         self.remove_after(applied, connection, name, position).await
     }
 
-    /// Gives up a parked event: its projection never applies it. The letter goes as in [`Letters::redrive`].
+    /// Drops a parked event: its projection never applies it. The letter is removed as in [`Letters::redrive`].
     ///
     /// # Errors
     /// See [`DeadError`].
@@ -110,7 +111,8 @@ impl Letters<'_> {
         self.remove_after(forgotten, connection, projection, position).await
     }
 
-    /// The letter goes after its event; or, if there was no event, all letters that were left behind.
+    /// Removes the letter of an event that was redriven or dropped; if none was parked, removes all letters
+    /// left behind.
     async fn remove_after(
         &self,
         settled: Result<(), DeadError>,
@@ -127,16 +129,15 @@ impl Letters<'_> {
         settled
     }
 
-    /// Removes the letters of events that are not parked (any more) and were passed by the projection. Such
-    /// are left when something is cut off: a redrive, a rebuild, or a projector that then applied the event
-    /// after all.
+    /// Removes the letters of events that the projection has passed and that are no longer parked. They are
+    /// left behind when a redrive or a rebuild is interrupted, or when a projector applied the event after all.
     pub(crate) async fn remove_left_behind(
         &self,
         connection: &mut PgConnection,
         projection: &str,
     ) -> Result<(), DeadError> {
         let letters = letter::positions(self.nats, self.outlet, projection, self.shard).await?;
-        // Read after the letters, which are written before the rows.
+        // Read after the letters, because a projector writes the letter before the row.
         let left: Vec<i64> = sqlx::query_scalar(
             "SELECT position FROM unnest($3::bigint[]) AS letter (position) \
              WHERE position <= projection_position($1, $2) AND NOT EXISTS (\

@@ -1,10 +1,9 @@
-//! Epochs: where a shard's positions and the sequences of its stream are tied together anew.
+//! Epochs: how positions of the outbox map to sequences of the stream.
 //!
-//! As long as nothing irreparable happens, the sequence of an event is its position. Two things
-//! cannot be healed: the database was restored to an earlier time, so that the stream holds events
-//! which the outbox does not know; or the stream was lost when the outbox no longer held all of it.
-//! Then the relay stops, and an operator begins a new epoch: positions go on as they were, and the
-//! sequences of the stream go on as they are. What the stream held stays in it.
+//! Normally the sequence of an event is its position. Two failures cannot be healed: the database was restored
+//! to an earlier time, so the stream holds events that the outbox does not know; or the stream was lost when
+//! the outbox no longer held all of it. Then the relay stops and an operator begins a new epoch: positions
+//! continue from the outbox, sequences continue from the stream, and the stream keeps what it held.
 
 use serde::Serialize;
 use sqlx::PgConnection;
@@ -22,11 +21,11 @@ pub struct Epoch {
 }
 
 impl Epoch {
-    /// Sequence and position are the same.
+    /// The mapping before any epoch was begun: sequence and position are equal.
     pub const FIRST: Self = Self { epoch: 0, first_position: 1, first_sequence: 1 };
 
-    /// The id of an event's message, which is in the header `Nats-Msg-Id`: the event's own id, from the
-    /// second epoch on followed by a dot and the number of the epoch.
+    /// The message id (`Nats-Msg-Id`) of an event: the event's id, from epoch 1 on followed by a dot and the
+    /// epoch.
     #[must_use]
     pub fn message_id(&self, event: Ulid) -> String {
         match self.epoch {
@@ -50,10 +49,10 @@ impl Epoch {
 pub struct Epochs(Vec<Epoch>);
 
 impl Epochs {
-    /// Reads them.
+    /// Reads the epochs of a shard.
     ///
     /// # Errors
-    /// When the database cannot be asked.
+    /// When the query fails.
     pub async fn read(connection: &mut PgConnection, shard: Shard) -> Result<Self, sqlx::Error> {
         let later: Vec<Epoch> = sqlx::query_as(
             "SELECT epoch, first_position, first_sequence FROM outbox_epochs WHERE shard = $1 ORDER BY epoch",
@@ -64,13 +63,13 @@ impl Epochs {
         Ok(Self([vec![Epoch::FIRST], later].concat()))
     }
 
-    /// The newest.
+    /// The newest epoch.
     #[must_use]
     pub fn current(&self) -> Epoch {
         self.0.last().copied().unwrap_or(Epoch::FIRST)
     }
 
-    /// The epoch in which the event at `position` was published.
+    /// The epoch that the event at `position` belongs to.
     #[must_use]
     pub fn of_position(&self, position: i64) -> Epoch {
         let newest_first = self.0.iter().rev();
@@ -83,15 +82,14 @@ impl Epochs {
         self.of_position(position).sequence_of(position)
     }
 
-    /// The sequence at which the stream ends when everything up to position `head`, the highest, is
-    /// published.
+    /// The sequence at which the stream ends when everything up to position `head`, the highest, is published.
     #[must_use]
     pub fn end_of(&self, head: i64) -> i64 {
         self.current().sequence_of(head.max(self.current().first_position - 1))
     }
 
-    /// Epoch and position of the message at `sequence`. Nothing when the epoch that began behind it has
-    /// left it: the database no longer knows its event.
+    /// Epoch and position of the message at `sequence`; `None` when a later epoch has abandoned that message,
+    /// because the database no longer knows its event.
     #[must_use]
     pub fn place_of(&self, sequence: i64) -> Option<(Epoch, i64)> {
         let mut end = i64::MAX;

@@ -1,4 +1,4 @@
-//! What a service appends, and what a reader gets.
+//! Events: as a service appends them, as the outbox holds them, as a reader receives them.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -22,30 +22,30 @@ pub use crate::strict::{from_object, id_of, is_array, number};
 pub const SHARD_HEADER: &str = "Outbox-Shard";
 /// Header with the position of an event in its shard.
 pub const POSITION_HEADER: &str = "Outbox-Position";
-/// Header with the epoch of an event's position (see [`crate::epoch`]); without it, that is 0. Epoch and
-/// position together only ever grow.
+/// Header with the epoch of an event's position (see [`crate::epoch`]); 0 if it is missing. The pair of epoch
+/// and position only grows.
 pub const EPOCH_HEADER: &str = "Outbox-Epoch";
-/// Header with the id of a replayed event, whose `Nats-Msg-Id` is another.
+/// Header with the event's id, in replays and dead letters, where `Nats-Msg-Id` is another.
 pub const EVENT_ID_HEADER: &str = "Outbox-Event-Id";
 
-/// An event to be appended.
+/// An event to append.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewEvent {
-    /// Identity, for ever: replays keep it.
+    /// Identifies the event for ever; replays keep it.
     pub id: Ulid,
     /// One token of a subject, e.g. `issued`.
     pub kind: &'static str,
-    /// What it is filed under, one token of a subject.
+    /// The key under which the event is published, one token of a subject.
     pub key: String,
-    /// What it is about.
+    /// What the event is about: `subject` of CloudEvents.
     pub subject: String,
-    /// A JSON text.
+    /// A JSON text of at most 64 KiB.
     pub data: String,
-    /// W3C trace context of the request that caused it.
+    /// W3C trace context of the request that caused the event.
     pub traceparent: Option<String>,
 }
 
-/// An event as the outbox holds it.
+/// An event as a row of the outbox.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredEvent {
     pub shard: Shard,
@@ -59,8 +59,8 @@ pub struct StoredEvent {
     pub time: OffsetDateTime,
 }
 
-/// By index, without a look-up of names for every row: shard, position, id, type, key, subject,
-/// data, traceparent, time.
+/// Reads columns by index, which saves a look-up of names for each row: shard, position, id, type, key,
+/// subject, data, traceparent, time.
 impl FromRow<'_, PgRow> for StoredEvent {
     fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
         Ok(Self {
@@ -78,11 +78,11 @@ impl FromRow<'_, PgRow> for StoredEvent {
 }
 
 impl StoredEvent {
-    /// The events of a shard behind position `after`, up to and including `until`. Both bounds
-    /// let the planner leave other partitions alone.
+    /// The events of a shard after position `after`, up to and including `until`. With both bounds the planner
+    /// skips other partitions.
     ///
     /// # Errors
-    /// When the database cannot be asked.
+    /// When the query fails.
     pub async fn between(
         connection: &mut PgConnection,
         shard: Shard,
@@ -100,10 +100,10 @@ impl StoredEvent {
         .await
     }
 
-    /// The body: a CloudEvents 1.0 event in structured JSON. The data is passed on byte for byte.
+    /// The body of the message: a CloudEvents 1.0 event in structured JSON. `data` is copied byte for byte.
     #[must_use]
     pub fn body(&self, outlet: &Outlet) -> Bytes {
-        // Ids, types and RFC 3339 need no escaping; the subject may.
+        // Ids, types and RFC 3339 times need no escaping; the subject may.
         let time = self.time.format(&Rfc3339).unwrap_or_default();
         let mut body = String::with_capacity(300 + self.data.len());
         let _ = write!(
@@ -119,7 +119,7 @@ impl StoredEvent {
         body.into()
     }
 
-    /// As a reader gets it.
+    /// The event as a reader receives it.
     #[must_use]
     pub fn to_event(&self, outlet: &Outlet) -> Event {
         Event {
@@ -147,21 +147,21 @@ impl StoredEvent {
     }
 }
 
-/// An event as a reader gets it.
+/// An event as a reader receives it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
     pub position: i64,
     pub id: Ulid,
-    /// The type in full, e.g. `order.placed.v1`.
+    /// The full type, e.g. `order.placed.v1`.
     pub kind: String,
     pub time: OffsetDateTime,
     /// A JSON text.
     pub data: Bytes,
-    /// All of it: a CloudEvents 1.0 event in structured JSON.
+    /// The whole message body: a CloudEvents 1.0 event in structured JSON.
     pub body: Bytes,
 }
 
-/// The parts of a body that a reader needs.
+/// The fields of a body that a reader needs.
 #[derive(Deserialize)]
 struct CloudEvent<'a> {
     #[serde(borrow)]
@@ -175,10 +175,10 @@ struct CloudEvent<'a> {
 }
 
 impl Event {
-    /// Reads a body.
+    /// Parses a message body.
     ///
     /// # Errors
-    /// When it is not a CloudEvents event in structured JSON.
+    /// When it is not a CloudEvents event in structured JSON, or its id is not a ULID.
     pub fn parse(position: i64, body: &Bytes) -> Result<Self, serde_json::Error> {
         let CloudEvent { id, kind, time, data } = from_object(body)?;
         let data = body.slice_ref(data.get().as_bytes());
@@ -187,7 +187,7 @@ impl Event {
     }
 }
 
-/// The epoch that a message tells: 0 when it tells none, and nothing when what it tells is no epoch.
+/// The epoch in a message's headers: 0 when there is none, `None` when the header is not a valid epoch.
 #[must_use]
 pub fn epoch_of(headers: Option<&HeaderMap>) -> Option<i32> {
     match headers {

@@ -1,10 +1,10 @@
-//! Points at which a test lets a process end or stand still. Without the feature `failpoints` nothing of it is
-//! in the program.
+//! Points at which a test makes a process crash or pause. Without the feature `failpoints` the program contains
+//! none of this.
 //!
-//! The environment says what happens where: `FAILPOINTS=relay.sent=crash,relay.read=stall:2000@3` ends the
-//! process when it has first sent something, and lets it wait for two seconds when it reads for the third time.
+//! The environment says what happens where: with `FAILPOINTS=relay.sent=crash,relay.read=stall:2000@3` the
+//! process aborts when it has sent its first message, and pauses for 2,000 ms when it reads for the third time.
 
-/// The points of this crate: who, and what he has just done. Other crates may have their own.
+/// The points of this crate: `<task>.<what it has just done>`. Other crates may have their own.
 pub const POINTS: [&str; 22] = [
     "relay.leads",
     "relay.found",
@@ -33,7 +33,7 @@ pub const POINTS: [&str; 22] = [
 #[cfg(feature = "failpoints")]
 pub use armed::reached;
 
-/// Says that a point is reached.
+/// Does nothing: the feature is off.
 #[cfg(not(feature = "failpoints"))]
 #[inline(always)]
 pub fn reached(_point: &'static str) -> std::future::Ready<()> {
@@ -54,7 +54,7 @@ mod armed {
     struct Armed {
         point: String,
         action: Action,
-        /// Times that it is still to be reached.
+        /// Passes of this point before it fires.
         left: AtomicU32,
     }
 
@@ -81,7 +81,7 @@ mod armed {
         })
     });
 
-    /// Says that a point is reached.
+    /// Crashes or pauses here if the environment says so.
     pub async fn reached(point: &'static str) {
         let Some(armed) = ARMED.iter().find(|armed| armed.point == point) else { return };
         if armed.left.fetch_sub(1, Ordering::Relaxed) != 1 {

@@ -1,5 +1,5 @@
-//! From events into tables, each event once: its effect and the position up to which the shard has
-//! been applied are committed together.
+//! Applies events to tables, each event once: its effect and the position up to which the shard has been
+//! applied are committed together.
 
 use std::time::Duration;
 
@@ -20,12 +20,11 @@ use crate::retry::Retry;
 use crate::site::Site;
 use crate::zoo;
 
-/// Events in one transaction, at the most.
+/// Events in one transaction, at most.
 pub(crate) const BATCH_EVENTS: usize = 1_000;
-/// Old positions are removed once in so many batches.
+/// Old positions are removed once in this many batches.
 const PRUNE_INTERVAL: u32 = 100;
-/// A poison event is tried so often before it is parked: what looks like its fault may be another's,
-/// which passes.
+/// Attempts to apply a poison event before it is parked: the cause may be elsewhere, and pass.
 const ATTEMPTS: i32 = 5;
 
 /// The right to apply a shard's events to projections, and how far they have been applied.
@@ -34,17 +33,17 @@ pub struct Feed<'a> {
     projections: &'a [Box<dyn Projection>],
     pub(crate) site: &'a Site,
     pub(crate) connection: PgConnection,
-    /// Of each projection.
+    /// The last applied position of each projection.
     positions: Vec<i64>,
-    /// The least of these, for whoever wants to know.
+    /// Publishes the lowest of these.
     position: &'a watch::Sender<i64>,
     batches: u32,
     pub(crate) follow_ups: FollowUps,
 }
 
 impl<'a> Feed<'a> {
-    /// Goes on from where these projections are. `connection` is to hold the lock that lets only one do
-    /// this at a time.
+    /// Continues from the positions of these projections. `connection` must hold the lock that lets only one
+    /// process apply the shard.
     pub(crate) async fn open(
         site: &'a Site,
         projections: &'a [Box<dyn Projection>],
@@ -67,12 +66,12 @@ impl<'a> Feed<'a> {
         self.positions.iter().copied().min().unwrap_or_default()
     }
 
-    /// Applies what is new of `events`, which may come in any order and any number of times. What
-    /// is missing between the last position and the highest given is taken from the outbox. An event that
+    /// Applies the events of `events` that are new; they may come in any order and any number of times. Events
+    /// missing between the last applied position and the highest given are taken from the outbox. An event that
     /// a projection cannot apply is parked for it.
     ///
     /// # Errors
-    /// When anything fails, the last batch is not applied, or it is not known whether it was: begin anew.
+    /// The last batch was not applied, or it is unknown whether it was. Drop this feed and open another.
     pub async fn absorb(&mut self, mut events: Vec<Event>) -> Result<(), ProjectorError> {
         let position = self.position();
         events.sort_by_key(|event| event.position);
@@ -87,7 +86,7 @@ impl<'a> Feed<'a> {
         if !(zoo::has("gaps-are-skipped") || self.are_ours(new).await? && complete) {
             tracing::warn!(
                 shard = %self.site.shard, applied = position, given = last,
-                "what the stream gave has gaps, or is another's: events are taken from the outbox"
+                "the stream delivered gaps or foreign messages: events are taken from the outbox"
             );
             return self.take_from_outbox(last).await;
         }
@@ -97,11 +96,11 @@ impl<'a> Feed<'a> {
         Ok(())
     }
 
-    /// Whether the outbox has these events, whose positions follow each other. What is past retention cannot
-    /// be told.
+    /// Whether the outbox holds these same events, whose positions are consecutive. Events past retention
+    /// cannot be compared.
     ///
     /// # Errors
-    /// When it has not the last one: stream and outbox have parted.
+    /// When the outbox does not hold the last one: stream and outbox have diverged.
     async fn are_ours(&mut self, events: &[Event]) -> Result<bool, ProjectorError> {
         let (Some(first), Some(last)) = (events.first(), events.last()) else { return Ok(true) };
         let (ours, head): (Option<Vec<Uuid>>, i64) = sqlx::query_as(
@@ -124,7 +123,7 @@ impl<'a> Feed<'a> {
         Ok(given.eq(ours))
     }
 
-    /// Applies the events up to `last` from the outbox, or as far as it goes.
+    /// Applies the events up to `last` from the outbox, or up to its end.
     pub(crate) async fn take_from_outbox(&mut self, last: i64) -> Result<(), ProjectorError> {
         let last = last.min(outbox::head(&mut self.connection, self.site.shard).await?);
         while self.position() < last {
@@ -143,7 +142,7 @@ impl<'a> Feed<'a> {
     async fn apply(&mut self, events: &[Event]) -> Result<(), ProjectorError> {
         match self.apply_together(events).await {
             Err(ProjectorError::Apply(error)) if error.is_poison() => {
-                tracing::warn!(shard = %self.site.shard, error = &error as &dyn std::error::Error, "an event is poison");
+                tracing::warn!(shard = %self.site.shard, error = &error as &dyn std::error::Error, "an event is poison: the batch is applied event by event");
                 for event in events {
                     self.apply_or_park(event).await?;
                 }
@@ -153,8 +152,8 @@ impl<'a> Feed<'a> {
         }
     }
 
-    /// Effects, positions and the events that follow, in one transaction. The append comes last: it takes the
-    /// shard's lock, for which every other append waits.
+    /// Commits effects, positions and the events that follow in one transaction. The append comes last: it
+    /// takes the shard's lock, and every other append waits for that.
     async fn apply_together(&mut self, events: &[Event]) -> Result<(), ProjectorError> {
         let Some(last) = events.last().map(|event| event.position) else { return Ok(()) };
         let mut transaction = self.connection.begin().await?;
@@ -190,7 +189,7 @@ impl<'a> Feed<'a> {
         Ok(())
     }
 
-    /// One event, to each projection by itself: one that cannot apply it does not hold up the others.
+    /// Applies one event to each projection separately, so that one that fails does not hold up the others.
     async fn apply_or_park(&mut self, event: &Event) -> Result<(), ProjectorError> {
         for (index, projection) in self.projections.iter().enumerate() {
             if self.positions[index] >= event.position {
@@ -229,8 +228,8 @@ impl<'a> Feed<'a> {
         Ok(())
     }
 
-    /// Into the stream of dead letters, then noted together with the position: a crash in between leaves
-    /// a letter that is written again, at the same place.
+    /// Publishes the letter, then commits the row together with the position. After a crash in between, the
+    /// letter is published again, at the same place.
     async fn park(
         &mut self,
         projection: &'static str,
@@ -250,17 +249,17 @@ impl<'a> Feed<'a> {
         failpoint::reached("projector.parked").await;
         tracing::error!(
             projection, shard = %self.site.shard, position = event.position, event = %event.id, reason = parked.reason,
-            "an event is parked: it can be redriven"
+            "an event is parked: redrive or drop it"
         );
         Ok(())
     }
 }
 
-/// The error and what caused it, in one line.
+/// The error and its causes, in one line.
 fn reason_of(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(error.source(), |cause| cause.source());
     causes.map(ToString::to_string).fold(error.to_string(), |text, cause| {
-        // Some errors tell their cause themselves.
+        // Some errors repeat their cause in their own text.
         if text.ends_with(&cause) { text } else { format!("{text}: {cause}") }
     })
 }

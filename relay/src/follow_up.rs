@@ -1,4 +1,4 @@
-//! Events that follow from events: what a projection returns when it applies a batch.
+//! Events that follow from applied events: a projection returns them, and the feed appends or drops them.
 
 use sqlx::PgConnection;
 use ulid::Ulid;
@@ -11,9 +11,9 @@ use crate::projection::{ApplyError, FOLLOW_UPS_MAX};
 /// What a feed does with the events that follow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FollowUps {
-    /// The events are applied for the first time.
+    /// The events are applied for the first time: append what follows.
     Append,
-    /// A rebuild: they were appended when the events were applied for the first time.
+    /// A rebuild: what follows was appended when the events were first applied.
     Drop {
         /// How many were dropped.
         dropped: usize,
@@ -46,7 +46,8 @@ impl FollowUps {
     }
 }
 
-/// Appends the events that follow. It takes the shard's lock, so it is the last statement before the commit.
+/// Appends the events that follow. This takes the shard's lock, so it must be the last statement before the
+/// commit.
 pub(crate) async fn append_last(
     transaction: &mut PgConnection,
     shard: Shard,
@@ -63,8 +64,8 @@ pub(crate) async fn append_last(
 }
 
 impl Event {
-    /// The id of an event that follows from this one. The same event and name always give the same id; `name`
-    /// tells apart what follows from one event. It has the time of this event's id.
+    /// The id of an event that follows from this one, with the timestamp of this event's id. The same event and
+    /// `name` always give the same id; give each event that follows from one cause its own `name`.
     #[must_use]
     pub fn follow_up_id(&self, name: &str) -> Ulid {
         let hash = fnv1a(self.id.to_bytes().iter().chain(name.as_bytes()));
@@ -72,7 +73,7 @@ impl Event {
     }
 }
 
-/// FNV-1a of 128 bits: short, and the same in every release, which the hashers of `std` do not promise.
+/// FNV-1a of 128 bits: short, and stable across releases, which the hashers of `std` do not promise.
 fn fnv1a<'a>(bytes: impl Iterator<Item = &'a u8>) -> u128 {
     const OFFSET: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
     const PRIME: u128 = 0x0000_0000_0100_0000_0000_0000_0000_013b;
@@ -112,7 +113,7 @@ mod tests {
             }
         }
         assert!(causes.iter().all(|cause| !ids.contains(&cause.id)));
-        // It may never change: readers know these ids.
+        // It must never change: readers know these ids.
         let known = event(Ulid::from_parts(1, 2)).follow_up_id("accrued");
         assert_eq!(known.to_string(), "0000000001D5JSR7ZBW3WVE8WF");
     }

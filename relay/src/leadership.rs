@@ -1,5 +1,5 @@
-//! One at a time: a session-level advisory lock, held by the connection that does the work. A
-//! process that loses the connection loses the lock with it, and can no longer commit.
+//! Leadership: a session-level advisory lock, held by the connection that does the work. A process that loses
+//! the connection loses the lock, and can no longer commit.
 
 use std::pin::pin;
 use std::time::Duration;
@@ -10,16 +10,16 @@ use tokio::time::{Instant, sleep, timeout};
 
 /// The class of the advisory lock that the active relay of a shard holds.
 pub(crate) const RELAY_LOCK: &str = "outbox_relay";
-/// How often a process that stands by asks for the lock.
+/// How often a process that stands by tries to take the lock.
 const STAND_BY_INTERVAL: Duration = Duration::from_millis(250);
-/// How often a leader that waits for others asks.
+/// How often a leader that waits for something else uses its session, to keep it.
 const PING_INTERVAL: Duration = Duration::from_secs(3);
 
-/// Of the session that holds the lock, kept by the server. A leader asks at least every 5 s; one that
-/// is frozen loses its session, and with it the lock, to those that stand by. One whose machine is gone
-/// does not answer for 5 s.
+/// Settings of the session that holds the lock, enforced by the server. A leader uses its session at least
+/// every 5 s. The session of a frozen leader is ended after 10 s; that of a leader whose machine is gone, after
+/// 5 s. The lock then goes to a process that stands by.
 const SESSION: [(&str, &str); 6] = [
-    // What a leader runs, it runs for every batch: one plan for all.
+    // A leader runs the same statements for every batch: one plan for all.
     ("plan_cache_mode", "force_generic_plan"),
     ("idle_session_timeout", "10s"),
     ("idle_in_transaction_session_timeout", "10s"),
@@ -28,7 +28,7 @@ const SESSION: [(&str, &str); 6] = [
     ("tcp_keepalives_count", "3"),
 ];
 
-/// Connects, and answers the connection once it holds the lock `(class, number)`.
+/// Connects, and returns the connection once it holds the lock `(class, number)`.
 pub(crate) async fn take(
     database: &PgConnectOptions,
     class: &str,
@@ -41,8 +41,7 @@ pub(crate) async fn take(
     Ok(connection)
 }
 
-/// Connects, and answers the connection with whether it could take the lock `(class, number)`
-/// within `patience`.
+/// Connects, and returns the connection, and whether it took the lock `(class, number)` within `patience`.
 pub(crate) async fn try_take(
     database: &PgConnectOptions,
     class: &str,
@@ -59,10 +58,10 @@ pub(crate) async fn try_take(
     Ok((connection, taken))
 }
 
-/// Waits, and meanwhile asks often enough to keep the session.
+/// Waits, and uses the session often enough to keep it.
 ///
 /// # Errors
-/// When the session is lost all the same; what was waited for is given up.
+/// When the session is lost nevertheless; `wait` is dropped then.
 pub(crate) async fn keep<T>(
     connection: &mut PgConnection,
     wait: impl Future<Output = T>,

@@ -3,24 +3,25 @@
 //!
 //! In the order in which an event meets them:
 //!
-//! * [`event`]: what a service appends, and what a reader gets.
-//! * [`mod@append`]: into the outbox, within the caller's transaction.
-//! * [`outlet`]: how a service names its streams, subjects and types.
-//! * [`relay`]: from the outbox to the stream.
-//! * [`epoch`]: how positions and sequences are tied together.
-//! * [`status`] and [`recovery`]: what a relay says of itself, and what an operator can decide when it stops.
-//! * [`projector`], [`mod@feed`] and [`projection`]: from the stream into tables, each event once.
-//! * [`follow_up`]: the events that follow from those.
-//! * [`dead`]: events that could not be applied.
-//! * [`rebuild`]: a projection made again, beside the old one.
-//! * [`retention`]: what of the outbox may go.
-//! * [`mod@replay`]: events again, to a subscriber who asks for them.
-//! * [`audit`]: proves that a shard's outbox and its stream hold the same.
-//! * [`metrics`]: what all this measures.
-//! * [`stream`]: the streams themselves.
-//! * [`schema`]: the tables and functions in Postgres.
+//! * [`event`]: events as a service appends them, and as a reader receives them.
+//! * [`mod@append`]: appends events within the caller's transaction.
+//! * [`outlet`] and [`site`]: the names of a service's streams, subjects and types; where one shard is.
+//! * [`relay`]: copies the outbox of a shard into its stream.
+//! * [`epoch`]: maps positions of the outbox to sequences of the stream.
+//! * [`status`] and [`recovery`]: what a relay reports, and what an operator decides when it has stopped.
+//! * [`projector`], [`mod@feed`] and [`projection`]: apply the events of a stream to tables, each event once.
+//! * [`follow_up`]: appends the events that follow from an applied event.
+//! * [`dead`]: events that a projection could not apply.
+//! * [`rebuild`]: builds a projection from all its events, beside the old one.
+//! * [`retention`]: drops old partitions of the outbox.
+//! * [`mod@replay`]: publishes selected events again, for a subscriber who asks.
+//! * [`audit`]: proves that a shard's outbox and its stream hold the same events.
+//! * [`metrics`]: what relays and projectors measure.
+//! * [`stream`]: creates and finds streams.
+//! * [`schema`]: applies the tables and functions to Postgres.
+//! * [`strict`]: parsers of outside text.
 //! * [`retry`]: the waits between attempts.
-//! * [`failpoint`] and [`zoo`]: where tests break in, and what they have to find.
+//! * [`failpoint`] and [`zoo`]: faults and bugs that tests inject.
 
 mod acknowledgement;
 pub mod append;
@@ -48,6 +49,7 @@ pub mod retention;
 pub mod retry;
 pub mod schema;
 pub mod site;
+mod sqlstate;
 pub mod status;
 pub mod stream;
 pub mod strict;
@@ -63,7 +65,7 @@ pub use relay::Relay;
 pub use site::Site;
 pub use status::{Halt, RelayStatus};
 
-/// For those who attack them: parsers that nobody else calls from outside.
+/// Parsers, public only for fuzz targets and tests.
 #[doc(hidden)]
 pub mod parsers {
     pub use crate::acknowledgement::stored;

@@ -1,7 +1,7 @@
-//! What relays and projectors measure, by the names and in the units of Prometheus.
+//! What relays and projectors measure, with the names and units of Prometheus.
 //!
-//! Counters and histograms are of this process since its start. Gauges are as of the moment at which they are
-//! [sampled](Metrics::sample), from the database.
+//! Counters and histograms count since the start of this process. Gauges are read from the database when they
+//! are [sampled](Metrics::sample).
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -16,7 +16,7 @@ use time::OffsetDateTime;
 use crate::outlet::Shard;
 use crate::status::RelayStatus;
 
-/// Seconds: from what a quiet machine takes to what an outage takes.
+/// In seconds: from the latency of a quiet machine to the length of an outage.
 const BUCKETS: [f64; 15] =
     [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 15.0, 60.0, 300.0];
 
@@ -40,7 +40,7 @@ impl From<Shard> for OfShard {
 type Histograms = Family<OfShard, Histogram, fn() -> Histogram>;
 type Seconds = Gauge<f64, AtomicU64>;
 
-/// Handles, to be cloned; all clones count together.
+/// A handle to the metrics. Clones share the same counters.
 #[derive(Clone, Debug)]
 pub struct Metrics {
     pub(crate) published: Family<OfShard, Counter>,
@@ -78,27 +78,27 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// Gives the metrics their names.
+    /// Registers all metrics under their names.
     #[rustfmt::skip]
     pub fn register(&self, registry: &mut Registry) {
-        registry.register("outbox_published_events", "Events that the stream has confirmed", self.published.clone());
-        registry.register("outbox_refusals", "Times that the stream did not store what was published, so that the relay looked where it ends", self.refused.clone());
-        registry.register("outbox_healed_events", "Events that were put into the stream once more, because it had lost them", self.healed.clone());
+        registry.register("outbox_published_events", "Events that the stream has acknowledged", self.published.clone());
+        registry.register("outbox_refusals", "Publishes that the stream did not store, after which the relay asked the stream where it ends", self.refused.clone());
+        registry.register("outbox_healed_events", "Events that were published again because the stream had lost them", self.healed.clone());
         registry.register_with_unit("outbox_commit_to_stream", "From the append to the acknowledgement by the stream, of every event, by the clocks of the database and of this process", Unit::Seconds, self.to_stream.clone());
-        registry.register("outbox_applied_events", "Events that were applied to projections", self.applied.clone());
+        registry.register("outbox_applied_events", "Events applied to projections", self.applied.clone());
         registry.register_with_unit("outbox_commit_to_projected", "From the append to the commit of the projections, of every event, by the same clocks", Unit::Seconds, self.to_projected.clone());
-        registry.register("outbox_relay_leads", "1 where the active relay of the shard is", self.leads.clone());
-        registry.register("outbox_relay_halted", "1 when the relay has stopped and an operator has to decide", self.halted.clone());
-        registry.register_with_unit("outbox_head_of_line_age", "Age of the oldest event that the stream has not confirmed, 0 when there is none; where the active relay is", Unit::Seconds, self.age.clone());
-        registry.register("outbox_backlog_events", "Events that the stream has not confirmed; where the active relay is", self.backlog.clone());
-        registry.register("outbox_projection_lag_events", "Events that a projection has not applied", self.lag.clone());
-        registry.register("outbox_parked_events", "Events that a projection could not apply and that wait to be redriven", self.parked.clone());
+        registry.register("outbox_relay_leads", "1 in the process with the active relay of the shard, 0 in others", self.leads.clone());
+        registry.register("outbox_relay_halted", "1 while the relay has stopped and waits for a decision of an operator", self.halted.clone());
+        registry.register_with_unit("outbox_head_of_line_age", "Age of the oldest event that the stream has not acknowledged, 0 when there is none; exported by the process with the active relay", Unit::Seconds, self.age.clone());
+        registry.register("outbox_backlog_events", "Events that the stream has not acknowledged; exported by the process with the active relay", self.backlog.clone());
+        registry.register("outbox_projection_lag_events", "Events that a projection has not applied yet", self.lag.clone());
+        registry.register("outbox_parked_events", "Events that a projection could not apply, and that wait to be redriven or dropped", self.parked.clone());
     }
 
-    /// Takes the gauges of these relays, and with `projections` those of every projection.
+    /// Updates the gauges of these relays, and those of `projections` for all `shards`.
     ///
     /// # Errors
-    /// When the database cannot be asked; the gauges stay as they were.
+    /// When a query fails; the gauges keep their values.
     pub async fn sample(
         &self,
         connection: &mut PgConnection,
@@ -110,7 +110,7 @@ impl Metrics {
             let label = OfShard::from(*shard);
             self.leads.get_or_create(&label).set(status.leads.into());
             self.halted.get_or_create(&label).set(status.halted.is_some().into());
-            // A relay that has stopped leads no more, and yet nobody else does.
+            // A relay that has stopped does not lead, and no other relay leads either.
             if status.leads || status.halted.is_some() {
                 let (backlog, age): (i64, Option<f64>) = sqlx::query_as(
                     "SELECT outbox_head($1) - $2, \
@@ -148,7 +148,7 @@ impl Metrics {
     }
 }
 
-/// Seconds since then; never less than none, whatever the clocks say.
+/// Seconds since `time`; 0 when it lies in the future, as clocks may differ.
 pub(crate) fn seconds_since(time: OffsetDateTime) -> f64 {
     (OffsetDateTime::now_utc() - time).as_seconds_f64().max(0.0)
 }

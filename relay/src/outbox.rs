@@ -1,4 +1,4 @@
-//! Which positions the outbox of a shard holds.
+//! The range of positions that the outbox of a shard holds.
 
 use sqlx::PgConnection;
 use time::OffsetDateTime;

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// One of a service's independent sequences of events, from 0.
+/// One of a service's independent sequences of events, numbered from 0.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, sqlx::Type,
 )]
@@ -16,7 +16,7 @@ impl std::fmt::Display for Shard {
     }
 }
 
-/// The names under which a service's events leave it.
+/// The names of a service's streams, subjects and event types.
 #[derive(Clone, Copy, Debug)]
 pub struct Outlet {
     /// Streams are `<stream>-<shard>`, e.g. `ORDERS`.
@@ -25,18 +25,18 @@ pub struct Outlet {
     pub subjects: &'static str,
     /// Types of events, as CloudEvents, are `<types>.<type>.v1`, e.g. `order`.
     pub types: &'static str,
-    /// Who says it: `source` of CloudEvents, e.g. `/shop`.
+    /// The `source` of CloudEvents, e.g. `/shop`.
     pub source: &'static str,
 }
 
 impl Outlet {
-    /// The stream of a shard.
+    /// The name of a shard's stream.
     #[must_use]
     pub fn stream_of(&self, shard: Shard) -> String {
         format!("{}-{shard}", self.stream)
     }
 
-    /// All subjects of a shard.
+    /// The subject filter that takes all events of a shard.
     #[must_use]
     pub fn subjects_of(&self, shard: Shard) -> String {
         format!("{}.*.*.{shard}", self.subjects)
@@ -48,25 +48,25 @@ impl Outlet {
         format!("{}.{kind}.{key}.{shard}", self.subjects)
     }
 
-    /// The stream that takes what is replayed.
+    /// The name of the stream of replayed events.
     #[must_use]
     pub fn replay_stream(&self) -> String {
         format!("{}-REPLAY", self.stream)
     }
 
-    /// The stream of events that a projection could not apply.
+    /// The name of the stream of dead letters: events that a projection could not apply.
     #[must_use]
     pub fn dead_stream(&self) -> String {
         format!("{}-DEAD", self.stream)
     }
 
-    /// The subject of an event that a projection could not apply.
+    /// The subject of a dead letter.
     #[must_use]
     pub fn dead_subject(&self, projection: &str, shard: Shard, position: i64) -> String {
         format!("{}.{position}", self.dead_subjects(projection, shard))
     }
 
-    /// What such subjects begin with.
+    /// The first tokens of the subject of a dead letter.
     pub(crate) fn dead_subjects(&self, projection: &str, shard: Shard) -> String {
         format!("dead.{}.{projection}.{shard}", self.subjects)
     }

@@ -1,10 +1,11 @@
-//! Messages on their way: many at once, each stored only behind its predecessor's place, and each
+//! Publishes messages with many in flight. Each names the sequence that it expects to follow, and each is
 //! acknowledged.
 //!
-//! Each, because somebody else's message may have taken that place. (`Nats-Expected-Last-Msg-Id` would keep
-//! what follows out of the stream, and must not be sent: replicas compare it for themselves, with what they
-//! remember. One that was away for longer than the duplicate window remembers nothing: nats-server 2.9 then
-//! leaves the message out of this replica alone, and 2.14 and newer stop the replica.)
+//! Each of them, because a foreign message may take the place of one: the next ones then find the sequence that
+//! they expect. `Nats-Expected-Last-Msg-Id` would keep those out of the stream, but must not be sent: each
+//! replica compares it with the ids that it remembers itself. A replica that was away for longer than the
+//! duplicate window remembers none: with nats-server 2.9 it then leaves out the message, alone among the
+//! replicas; with 2.14 and newer it stops.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -31,23 +32,24 @@ use crate::status::{Halt, RelayError, RelayStatus};
 use crate::stream::{self, CONNECTION_CHECK_INTERVAL, StreamError};
 use crate::zoo;
 
-/// Rows read at a time.
+/// Rows read from the outbox at a time.
 const BATCH_ROWS: i64 = 500;
-/// Published and not yet known to be stored, at the most. Servers from 2.11 on refuse more than
-/// 10,000 messages waiting for one stream.
+/// Messages published and not yet acknowledged, at most. Servers from 2.11 on refuse more than 10,000 waiting
+/// messages of one stream.
 pub(crate) const IN_FLIGHT_MAX: i64 = 4_000;
-/// No acknowledgement for so long, and the relay asks the stream where it ends.
+/// After this time without an acknowledgement the relay asks the stream where it ends.
 const ACKNOWLEDGEMENT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How often a relay that has nothing to publish asks where the stream ends: it may be lost.
+/// How often an idle relay asks where the stream ends, because the stream may have lost messages.
 const STREAM_CHECK_INTERVAL: Duration = Duration::from_secs(2);
-/// A batch that is not full is followed by the next no sooner than this: under load a few large
-/// batches cost less than many small ones, here and in the server.
-const PACE: Duration = Duration::from_millis(5);
-/// Polling of an empty outbox, when nobody in this process wakes the relay.
+/// The shortest time between two batches, unless the first was full: under load a few large batches cost less
+/// than many small ones, here and in the server.
+const RELAY_PACE: Duration = Duration::from_millis(5);
+/// The interval of polling an empty outbox when nothing in this process wakes the relay: it doubles from the
+/// first to the longest.
 const IDLE_FIRST: Duration = Duration::from_millis(2);
 const IDLE_LONGEST: Duration = Duration::from_millis(50);
 
-/// From where to where, and who is told.
+/// Where to publish, and where to report.
 #[derive(Debug)]
 pub(crate) struct Route {
     pub site: Site,
@@ -61,24 +63,24 @@ impl Route {
     }
 }
 
-/// Messages on their way, from one reading of the stream's end to the first refusal.
+/// The messages in flight, from one look at the stream's end to the first refusal.
 #[derive(Debug)]
 pub(crate) struct Pipeline<'a> {
     route: &'a Route,
     epoch: Epoch,
     inbox: String,
-    /// How often the client had connected: what is on its way does not outlive a connection.
+    /// How many times the client had connected: messages in flight do not outlive a connection.
     connects: u64,
     acknowledgements: Subscriber,
-    /// Positions.
+    /// The last position that was sent, and the last that was acknowledged.
     sent: i64,
     published: i64,
-    /// When the events between these were appended.
+    /// When the events in flight were appended.
     times: VecDeque<OffsetDateTime>,
 }
 
 impl<'a> Pipeline<'a> {
-    /// Goes on behind position `published`, where the stream ends.
+    /// Continues after position `published`, where the stream ends.
     pub(crate) async fn new(route: &'a Route, epoch: Epoch, published: i64) -> Result<Self, RelayError> {
         let nats = &route.site.nats;
         let inbox = nats.new_inbox();
@@ -91,7 +93,7 @@ impl<'a> Pipeline<'a> {
         let mut idle = IDLE_FIRST;
         let mut checked = Instant::now();
         loop {
-            let next_batch_at = Instant::now() + PACE;
+            let next_batch_at = Instant::now() + RELAY_PACE;
             let has_room = self.sent - self.published <= IN_FLIGHT_MAX - BATCH_ROWS;
             let read = if has_room { self.publish_batch(connection).await? } else { 0 };
             if self.sent > self.published {
@@ -107,7 +109,7 @@ impl<'a> Pipeline<'a> {
                     self.check_end().await?;
                     checked = Instant::now();
                 }
-                // A wake-up that came since the outbox was read is kept.
+                // A notification since the outbox was read is not lost: `Notify` keeps it.
                 let _ = timeout(idle, self.route.site.appended.notified()).await;
                 idle = (idle * 2).min(IDLE_LONGEST);
             }
@@ -160,7 +162,7 @@ impl<'a> Pipeline<'a> {
         })
     }
 
-    /// The stream still ends where it did.
+    /// Verifies that the stream still ends at the last acknowledged position.
     async fn check_end(&self) -> Result<(), RelayError> {
         let site = &self.route.site;
         let end = stream::end(&site.nats, &site.stream()).await?;
@@ -171,7 +173,7 @@ impl<'a> Pipeline<'a> {
         Err(self.not_stored(&format!("the stream ends at {end}, and ended at {ended}")))
     }
 
-    /// Waits for one acknowledgement, and takes all that are there.
+    /// Waits for one acknowledgement, and takes all that have arrived.
     async fn take_acknowledgements(&mut self) -> Result<(), RelayError> {
         let mut waited = Duration::ZERO;
         let first = loop {
@@ -189,7 +191,7 @@ impl<'a> Pipeline<'a> {
         };
         self.accept(&first)?;
         failpoint::reached("relay.acknowledged").await;
-        // All of them: Tokio would let it have 128 before it says that there are none.
+        // All of them: under Tokio's budget the subscription would report none after 128.
         while let Some(Some(message)) = unconstrained(self.acknowledgements.next()).now_or_never() {
             self.accept(&message)?;
         }

@@ -1,10 +1,10 @@
-//! How far each projection has applied each shard, as table `projection_positions` holds it.
+//! How far each projection has applied each shard: table `projection_positions`.
 
 use sqlx::PgConnection;
 
 use crate::outlet::Shard;
 
-/// The last position that a projection has applied, 0 at first.
+/// The last position that a projection has applied; 0 before the first.
 pub(crate) async fn read(
     connection: &mut PgConnection,
     projection: &str,
@@ -17,7 +17,7 @@ pub(crate) async fn read(
         .await
 }
 
-/// Adds a row for each of these projections.
+/// Records `position` for each of these projections. Adds rows and updates none.
 pub(crate) async fn save(
     transaction: &mut PgConnection,
     projections: &[&str],

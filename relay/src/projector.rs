@@ -1,4 +1,4 @@
-//! From the stream into projections: batches, acknowledged after they are committed.
+//! Applies the events of a stream to projections in batches, and acknowledges each batch after its commit.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -24,24 +24,24 @@ use crate::site::Site;
 use crate::stream::{self, ConnectionLost, StreamError};
 use crate::zoo;
 
-/// A batch is followed by the next no sooner than this, unless it was full: under load a few large
-/// transactions cost less than many small ones.
-const PACE: Duration = Duration::from_millis(50);
-/// Asked anew so often when nothing comes: a consumer that is lost is noticed then. Without
-/// heartbeats, at which the client's batches (0.51) stop listening.
+/// The shortest time between two batches, unless the first was full: under load a few large transactions cost
+/// less than many small ones.
+const PROJECTOR_PACE: Duration = Duration::from_millis(50);
+/// How long one request for messages waits when there are none; a lost consumer is noticed after that. Without
+/// heartbeats, which end the client's batches early (async-nats 0.51).
 const PULL_EXPIRY: Duration = Duration::from_secs(2);
 const FETCH_TIMEOUT: Duration = Duration::from_secs(3);
-/// Delivered and not yet acknowledged, at the most.
+/// Messages delivered and not yet acknowledged, at most.
 const UNACKNOWLEDGED_MAX: i64 = 10_000;
-/// Longer than a batch can take; after that the server delivers it again.
+/// Longer than a batch takes; after this the server redelivers it.
 const ACKNOWLEDGEMENT_WAIT: Duration = Duration::from_secs(30);
 
-/// Applies one shard to projections, which share the feed: each event is fetched and read once, and
-/// a batch is one transaction. One projector is active; any number stand by.
+/// Applies one shard to projections. They share the feed: each event is fetched and parsed once, and a batch is
+/// one transaction. One projector of a shard is active; any number stand by.
 #[derive(Debug)]
 pub struct Projector {
     site: Site,
-    /// The durable consumer.
+    /// The name of the durable consumer.
     consumer: &'static str,
     projections: Vec<Box<dyn Projection>>,
     position: watch::Sender<i64>,
@@ -49,27 +49,27 @@ pub struct Projector {
 }
 
 impl Projector {
-    /// A projector into `projections`, by the durable consumer of this name.
+    /// A projector into `projections`, which reads through the durable consumer of this name.
     #[must_use]
     pub fn new(site: Site, consumer: &'static str, projections: Vec<Box<dyn Projection>>) -> Self {
         let (position, metrics) = (watch::Sender::default(), Metrics::default());
         Self { site, consumer, projections, position, metrics }
     }
 
-    /// Measures here.
+    /// Uses these metrics.
     #[must_use]
     pub fn with_metrics(self, metrics: Metrics) -> Self {
         Self { metrics, ..self }
     }
 
-    /// The last position that all projections have applied, now and whenever it changes; as it was while
-    /// another process is the active one.
+    /// The last position that all projections have applied, updated on each change. It does not change while
+    /// another process is active.
     #[must_use]
     pub fn position(&self) -> watch::Receiver<i64> {
         self.position.subscribe()
     }
 
-    /// Projects until it is dropped, which is safe at any point.
+    /// Applies events until it is dropped, which is safe at any point.
     pub async fn run(&self) -> Infallible {
         let mut retry = Retry::new(Duration::from_millis(50), Duration::from_secs(2));
         let mut told = false;
@@ -100,14 +100,14 @@ impl Projector {
         let (stream, consumer) = self.consumer(&epochs, feed.position()).await?;
         let mut there = 0;
         loop {
-            let next_batch_at = Instant::now() + PACE;
+            let next_batch_at = Instant::now() + PROJECTOR_PACE;
             let batch = tokio::select! {
                 batch = next_batch(&consumer) => batch.map_err(|error| self.error(&*error))?,
-                // What was asked for before that never comes.
+                // Replies to requests of the old connection never arrive.
                 () = stream::connection_lost(&self.site.nats) => return Err(self.error(&ConnectionLost)),
             };
             let Some(last) = batch.last() else {
-                feed.connection.ping().await?; // who does not ask loses his session
+                feed.connection.ping().await?; // an idle session is ended
                 if let Some((_, published)) = epochs.place_of(there).filter(|(_, at)| *at > feed.position()) {
                     return self.overlooked(&mut feed, &stream, published).await;
                 }
@@ -133,9 +133,9 @@ impl Projector {
         }
     }
 
-    /// The consumer has given nothing for a whole [`PULL_EXPIRY`], though the stream has had something for it
-    /// all the time, up to position `published`: its leader may be a replica that lags, or a stranger has
-    /// changed it. It is made anew, and what it has not given is applied.
+    /// The consumer has delivered nothing for a whole [`PULL_EXPIRY`] though the stream held events up to
+    /// position `published` all the time: its leader is a replica that lags, or another client has changed it.
+    /// Deletes the consumer, to be recreated, and applies from the outbox what it did not deliver.
     async fn overlooked(
         &self,
         feed: &mut Feed<'_>,
@@ -148,10 +148,10 @@ impl Projector {
         Err(ProjectorError::Mute { after, published })
     }
 
-    /// Waits until it is the only one to apply this shard to these projections.
+    /// Waits until this process is the only one to apply this shard to these projections.
     ///
     /// # Errors
-    /// When the database cannot be asked.
+    /// When the database fails.
     pub async fn lead(&self) -> Result<Feed<'_>, ProjectorError> {
         let class = format!("projector_{}", self.consumer);
         let connection = leadership::take(&self.site.database, &class, self.site.shard.0).await?;
@@ -167,8 +167,9 @@ impl Projector {
         }
     }
 
-    /// The durable consumer, at `position`. What another process was given and did not acknowledge
-    /// would come back only after a while, so then the durable consumer is made anew.
+    /// Returns the durable consumer, positioned after `position`. If messages were delivered to another process
+    /// and not acknowledged, the consumer is recreated, because the server would redeliver them only after
+    /// [`ACKNOWLEDGEMENT_WAIT`].
     async fn consumer(
         &self,
         epochs: &Epochs,
@@ -202,13 +203,13 @@ impl Projector {
     }
 }
 
-/// All messages that are there, or else the next one, or nothing within [`PULL_EXPIRY`]. Fetched and not streamed: the server then
-/// writes a batch at once, where it would otherwise write each message as it is stored. Without a limit of
-/// bytes (an event is small): with one, servers from 2.10 on tell the end of a batch, and where the consumer
-/// has replicas they tell it before they give the messages.
+/// All messages that the stream holds; if there are none, the next one, or nothing after [`PULL_EXPIRY`]. They
+/// are fetched and not streamed, because the server then sends a batch in one write instead of one write for
+/// each message. There is no limit of bytes (an event is small): with one, servers from 2.10 on announce the
+/// end of a batch, and with a replicated consumer they announce it before the messages.
 async fn next_batch(consumer: &PullConsumer) -> Result<Vec<Message>, async_nats::Error> {
     let there = consumer.fetch().max_messages(BATCH_EVENTS).messages().await?;
-    // The server answers at once; when it is gone, nobody would.
+    // The server answers at once; the timeout is for a server that is gone.
     let mut batch: Vec<Message> = timeout(FETCH_TIMEOUT, there.try_collect()).await??;
     if batch.is_empty() {
         let next = consumer.batch().max_messages(1).expires(PULL_EXPIRY).messages().await?;
@@ -217,8 +218,8 @@ async fn next_batch(consumer: &PullConsumer) -> Result<Vec<Message>, async_nats:
     Ok(batch)
 }
 
-/// The event of a message. Nothing when its epoch was left, or when it cannot be read: then the outbox
-/// has it.
+/// The event of a message; `None` when a later epoch has abandoned it, or it cannot be parsed. The outbox then
+/// has the event.
 pub(crate) fn event_of(message: &Message, epochs: &Epochs) -> Result<Option<Event>, ProjectorError> {
     let sequence = message.info().map_or(0, |info| info.stream_sequence).cast_signed();
     let Some((epoch, position)) = epochs.place_of(sequence) else { return Ok(None) };
@@ -228,7 +229,7 @@ pub(crate) fn event_of(message: &Message, epochs: &Epochs) -> Result<Option<Even
     match Event::parse(position, &message.payload) {
         Ok(event) => Ok(Some(event)),
         Err(error) => {
-            tracing::warn!(sequence, %error, "a message is no event");
+            tracing::warn!(sequence, %error, "a message is not an event: it is skipped");
             Ok(None)
         }
     }

@@ -1,5 +1,5 @@
-//! A projection made again from its events, beside the old one. Readers keep the old one until the new
-//! one has caught up; then the tables change places in a moment.
+//! Builds a projection from all its events, beside the old one. Readers see the old tables until the new ones
+//! have caught up; then the tables are swapped in one transaction.
 
 use async_nats::Client;
 use async_nats::jetstream::consumer::{DeliverPolicy, pull};
@@ -20,25 +20,26 @@ use crate::positions;
 use crate::projection::{Projection, ProjectorError};
 use crate::projector::event_of;
 use crate::site::Site;
+use crate::sqlstate::is_lock_timeout;
 use crate::stream::{self, StreamError};
 use crate::zoo;
 
-/// Applied between two looks at how far there is to go.
+/// Events applied between two checks of how many are left.
 const STRETCH: i64 = 10 * BATCH_EVENTS as i64;
-/// The tables change places only when nothing else holds them for so long; readers wait meanwhile.
-const LOCK_TIMEOUT: &str = "2s";
+/// How long the swap waits for its locks; readers wait meanwhile.
+const SWAP_LOCK_TIMEOUT: &str = "2s";
 const SWAP_ATTEMPTS: u32 = 30;
-/// A message that is in the stream comes well within this.
+/// A message that the stream holds arrives well within this.
 const MESSAGE_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);
-/// `lock_not_available`.
-const LOCKED: &str = "55P03";
 
-/// Why a projection was not rebuilt. The old one is as it was.
+/// Why a projection was not rebuilt. The old tables are unchanged.
 #[derive(Debug, thiserror::Error)]
 pub enum RebuildError {
-    #[error("another rebuild of {0} is at work")]
+    #[error("another rebuild of {0} is running")]
     AtWork(&'static str),
-    #[error("the tables of {0} are in use all the time: try again in a quieter moment")]
+    #[error(
+        "the tables of {0} stayed in use through 30 attempts to swap them: retry when there is less load"
+    )]
     InUse(&'static str),
     #[error(
         "{count} events are parked for {projection}, and the events that follow from them were never appended, \
@@ -53,35 +54,35 @@ pub enum RebuildError {
     Database(#[from] sqlx::Error),
 }
 
-/// How far a rebuild has come, in events.
+/// Progress of a rebuild, in events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Progress {
     pub applied: i64,
-    /// It grows while events are applied live.
+    /// Grows while events are applied live.
     pub total: i64,
 }
 
-/// What is needed to rebuild.
+/// What a rebuild needs.
 #[derive(Debug)]
 pub struct Rebuild<'a> {
     pub database: &'a PgConnectOptions,
     pub nats: &'a Client,
     pub outlet: &'a Outlet,
     pub shards: i16,
-    /// One.
+    /// The projection to rebuild.
     pub projection: [Box<dyn Projection>; 1],
 }
 
 impl Rebuild<'_> {
-    /// Rebuilds, and answers how many events were applied. When it is cut off, nothing has changed but that
-    /// letters may be left of events that it could not apply; the next one starts from the beginning and
-    /// removes those.
+    /// Rebuilds the projection and returns how many events were applied. If it is interrupted, nothing has
+    /// changed, except that letters of events that it could not apply may remain; the next rebuild starts from
+    /// the beginning and removes them.
     ///
     /// # Errors
     /// See [`RebuildError`].
     pub async fn run(&self, mut progress: impl FnMut(Progress)) -> Result<i64, RebuildError> {
         let name = self.projection[0].name();
-        let mut home = self.database.clone().options([("lock_timeout", LOCK_TIMEOUT)]).connect().await?;
+        let mut home = self.database.clone().options([("lock_timeout", SWAP_LOCK_TIMEOUT)]).connect().await?;
         let free: bool = sqlx::query_scalar("SELECT pg_try_advisory_lock(hashtext('rebuild_' || $1), 0)")
             .bind(name)
             .fetch_one(&mut home)
@@ -113,7 +114,7 @@ impl Rebuild<'_> {
         Site::new(*self.outlet, shard, self.database.clone(), self.nats.clone())
     }
 
-    /// A feed of the tables that are made, from the beginning on.
+    /// A feed into the new tables, from the first position on.
     async fn feed<'a>(
         &'a self,
         home: &mut PgConnection,
@@ -129,7 +130,7 @@ impl Rebuild<'_> {
         Feed::open(site, &self.projection, connection, position, follow_ups).await
     }
 
-    /// Empty ones like those at home; with them go positions and parked events of their own.
+    /// Creates empty copies of the tables, and of the tables of positions and parked events.
     async fn make_tables(&self, home: &mut PgConnection, schema: &str) -> Result<(), sqlx::Error> {
         let mut statements = vec![
             "BEGIN".to_owned(),
@@ -146,7 +147,7 @@ impl Rebuild<'_> {
         sqlx::raw_sql(&statements.join(";")).execute(home).await.map(drop)
     }
 
-    /// Applies everything that is applied at home.
+    /// Applies everything that the live projection has applied.
     async fn catch_up(
         &self,
         home: &mut PgConnection,
@@ -174,7 +175,7 @@ impl Rebuild<'_> {
         positions::read(home, self.projection[0].name(), shard).await
     }
 
-    /// Applies from the stream what the outbox no longer has, up to `end`.
+    /// Applies from the stream, up to `end`, the events that the outbox no longer has.
     async fn past_retention(&self, feed: &mut Feed<'_>, end: i64) -> Result<(), RebuildError> {
         let oldest = outbox::oldest(&mut feed.connection, feed.site.shard).await?;
         let end = end.min(oldest.map_or(i64::MAX, |(position, _)| position) - 1);
@@ -192,7 +193,7 @@ impl Rebuild<'_> {
         let mut messages = consumer.messages().await.map_err(|error| failed(&error))?;
         let mut events = Vec::with_capacity(BATCH_EVENTS);
         while feed.position() < end {
-            // What does not come is missing: the next step says so.
+            // What does not arrive is missing: the next step reports it.
             let Ok(Some(message)) = timeout(MESSAGE_TIMEOUT, messages.next()).await else { return Ok(()) };
             let message = message.map_err(|error| failed(&error))?;
             let Some(event) = event_of(&message, &epochs)? else { continue };
@@ -205,8 +206,8 @@ impl Rebuild<'_> {
         Ok(())
     }
 
-    /// Makes sure that no event is parked at home that the rebuild has applied: it has dropped the events that
-    /// follow, and only a redrive appends them.
+    /// Makes sure that no event is parked live that the rebuild has applied: the rebuild has dropped the events
+    /// that follow, and only a redrive appends them.
     async fn refuse_parked(&self, home: &mut PgConnection, schema: &str) -> Result<(), RebuildError> {
         let projection = self.projection[0].name();
         let applied = format!(
@@ -221,8 +222,8 @@ impl Rebuild<'_> {
         }
     }
 
-    /// Catches up while nothing is applied or parked at home, and lets the tables change places. False when
-    /// they are in use.
+    /// Catches up while nothing can be applied or parked live, and swaps the tables. Returns false when they
+    /// are in use.
     async fn swap(
         &self,
         home: &mut PgConnection,
@@ -234,7 +235,7 @@ impl Rebuild<'_> {
         let made: Vec<String> = tables.iter().map(|table| format!("\"{schema}\".\"{table}\"")).collect();
         sqlx::raw_sql(&format!("ANALYZE {}", made.join(", "))).execute(&mut *home).await?;
         let quoted: Vec<String> = tables.iter().map(|table| format!("\"{table}\"")).collect();
-        // In the order in which others take them.
+        // In the order in which projectors take these locks.
         let lock = format!(
             "BEGIN; LOCK TABLE parked_events IN EXCLUSIVE MODE; LOCK TABLE {} IN ACCESS EXCLUSIVE MODE; \
              LOCK TABLE projection_positions IN EXCLUSIVE MODE",
@@ -242,7 +243,7 @@ impl Rebuild<'_> {
         );
         match sqlx::raw_sql(&lock).execute(&mut *home).await {
             Ok(_) => {}
-            Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some(LOCKED) => {
+            Err(error) if is_lock_timeout(&error) => {
                 sqlx::raw_sql("ROLLBACK").execute(home).await?;
                 return Ok(false);
             }
@@ -272,9 +273,12 @@ impl Rebuild<'_> {
         failpoint::reached("rebuild.committed").await;
         for feed in feeds {
             let letters = Letters { nats: self.nats, outlet: self.outlet, shard: feed.site.shard };
-            // The tables have changed places; a letter too many does no harm.
+            // The swap is committed; a letter that remains does no harm.
             if let Err(error) = letters.remove_left_behind(home, name).await {
-                tracing::warn!(error = &error as &dyn std::error::Error, "dead letters are left behind");
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "dead letters remain after a rebuild"
+                );
             }
         }
         Ok(true)

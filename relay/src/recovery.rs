@@ -1,4 +1,4 @@
-//! What an operator decides when a relay has stopped: that a new [epoch](crate::epoch) begins.
+//! Begins a new [epoch](crate::epoch): what an operator decides when a relay has stopped.
 
 use std::time::Duration;
 
@@ -18,28 +18,28 @@ use crate::outlet::{Outlet, Shard};
 use crate::status::{Halt, RelayError};
 use crate::stream;
 
-/// For the relay to let go: one that is stopped holds its lock for moments only.
-const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long to wait for the lock of a relay. One that has stopped holds it only for moments.
+const RELAY_LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What beginning an epoch came to.
+/// The epoch that was begun, and what it cost.
 #[derive(Clone, Debug, Serialize)]
 pub struct Begun {
     pub shard: Shard,
     #[serde(flatten)]
     pub epoch: Epoch,
-    /// What had stopped the relay.
+    /// Why the relay had stopped.
     pub reason: String,
-    /// Messages at the end of the stream that no longer count. They stay, and what the outbox knows of them is
-    /// told again.
+    /// Messages at the end of the stream that no longer count. They stay in the stream, and the relay publishes
+    /// their events again if the outbox has them.
     pub left: i64,
-    /// Events that nobody can be given any more: neither in the stream nor in the outbox.
+    /// Events that are neither in the stream nor in the outbox: a reader that has not read them never will.
     pub lost: i64,
 }
 
 impl std::fmt::Display for Begun {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Epoch { epoch, first_position, first_sequence } = self.epoch;
-        writeln!(f, "what had stopped the relay: {}", self.reason)?;
+        writeln!(f, "why the relay had stopped: {}", self.reason)?;
         writeln!(
             f,
             "epoch {epoch} of shard {} begins with position {first_position} at sequence {first_sequence}",
@@ -47,10 +47,10 @@ impl std::fmt::Display for Begun {
         )?;
         writeln!(
             f,
-            "{} messages before it no longer count: they stay, and what the database knows of them is told again",
+            "{} messages before it stay in the stream and are ignored; their events are published again if the database has them",
             self.left
         )?;
-        write!(f, "{} events are in neither and were lost to whoever had not read them", self.lost)
+        write!(f, "{} events are in neither: readers that have not read them never will", self.lost)
     }
 }
 
@@ -58,22 +58,22 @@ impl std::fmt::Display for Begun {
 #[derive(Debug, thiserror::Error)]
 pub enum BeginError {
     #[error(
-        "stream and outbox of shard {0} agree on where the stream ends: no epoch is to begin. If the relay has stopped, its reason is another"
+        "shard {0}: outbox and stream agree, no new epoch is needed; a relay that has stopped reports another cause"
     )]
     NotNeeded(Shard),
-    #[error("no epoch helps against this: {0}")]
+    #[error("a new epoch does not help: {0}")]
     NoHelp(Halt),
-    #[error("shard {0} has a relay at work, which is not stopped")]
+    #[error("the relay of shard {0} is not halted: no new epoch is needed")]
     Led(Shard),
     #[error(transparent)]
     Relay(#[from] RelayError),
 }
 
-/// Begins a new epoch of a shard: its relay goes on behind the last event on which outbox and stream
-/// agree, at the end of the stream as it is. Only a shard whose relay has stopped needs it.
+/// Begins a new epoch of a shard: the relay continues after the last event on which outbox and stream agree, at
+/// the present end of the stream. Only a shard whose relay has stopped needs it.
 ///
 /// # Errors
-/// See [`BeginError`]; nothing is changed then.
+/// See [`BeginError`]; nothing has changed then.
 pub async fn begin(
     database: &PgConnectOptions,
     nats: &Client,
@@ -81,7 +81,7 @@ pub async fn begin(
     shard: Shard,
     replicas: usize,
 ) -> Result<Begun, BeginError> {
-    let led = timeout(LOCK_TIMEOUT, leadership::take(database, RELAY_LOCK, shard.0)).await;
+    let led = timeout(RELAY_LOCK_TIMEOUT, leadership::take(database, RELAY_LOCK, shard.0)).await;
     let mut connection =
         led.map_err(|_| BeginError::Led(shard))?.map_err(|error| BeginError::Relay(error.into()))?;
     let cursor = Cursor { outlet, shard, replicas, nats };
@@ -105,7 +105,7 @@ impl Cursor<'_> {
             _ => head,
         };
         let agreed = self.last_agreed(connection, &stream, &epochs, (oldest - 1, end)).await?;
-        // The database may have been restored to a time before earlier epochs: the stream knows them.
+        // If the database was restored to a time before earlier epochs, only the stream knows them.
         let newest = self.message(&stream, last).await?.map_or(0, |message| message.epoch);
         let epoch = Epoch {
             epoch: newest.max(epochs.current().epoch).saturating_add(1),
@@ -134,9 +134,9 @@ impl Cursor<'_> {
         })
     }
 
-    /// The last position, from `agreed` to `end`, at which the stream has the event of the outbox. After a
-    /// restore they differ from one position on, so it is searched by halves. Where the stream has no message
-    /// (any more), it is taken to have had the right one.
+    /// The last position, from `agreed` to `end`, at which the stream holds the event of the outbox. After a
+    /// restore they differ from one position on, so this is a binary search. A message that the stream no
+    /// longer holds is taken to have been the right one.
     async fn last_agreed(
         &self,
         connection: &mut PgConnection,

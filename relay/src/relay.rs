@@ -1,4 +1,4 @@
-//! From the outbox to the stream: one active relay a shard, any number standing by.
+//! Copies the outbox of a shard into its stream: one relay of a shard is active, any number stand by.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -26,20 +26,20 @@ pub struct Relay {
 }
 
 impl Relay {
-    /// A relay that makes its stream, if there is none, with `replicas` replicas.
+    /// A relay of the shard. If there is no stream, it creates one with `replicas` replicas.
     #[must_use]
     pub fn new(site: Site, replicas: usize) -> Self {
         let (status, metrics) = (watch::Sender::default(), Metrics::default());
         Self { replicas, route: Route { site, status, metrics } }
     }
 
-    /// Measures here.
+    /// Uses these metrics.
     #[must_use]
     pub fn with_metrics(self, metrics: Metrics) -> Self {
         Self { route: Route { metrics, ..self.route }, ..self }
     }
 
-    /// What this relay says of itself, now and whenever it changes.
+    /// What this relay reports, updated on each change.
     #[must_use]
     pub fn status(&self) -> watch::Receiver<RelayStatus> {
         self.route.status.subscribe()
@@ -55,7 +55,7 @@ impl Relay {
             let halted = match error {
                 RelayError::Halted(halt) => {
                     if self.route.status.borrow().halted.as_ref() != Some(&halt) {
-                        tracing::error!(shard = %self.route.site.shard, reason = %halt, "relay stopped: an operator has to decide");
+                        tracing::error!(shard = %self.route.site.shard, reason = %halt, "relay stopped: it waits for a decision of an operator");
                     }
                     Some(halt)
                 }
@@ -93,11 +93,11 @@ impl Relay {
         self.route.status.send_modify(|status| status.leads = true);
         failpoint::reached("relay.leads").await;
         let Site { outlet, shard, nats, .. } = &self.route.site;
-        // The client is `Connected` a moment before it knows of what server.
+        // The client reports `Connected` a moment before it has the server's data.
         let server = loop {
             match nats.try_server_info() {
                 Some(server) if nats.connection_state() == State::Connected => break server,
-                _ => connection.ping().await?, // who does not ask loses his session
+                _ => connection.ping().await?, // an idle session is ended
             }
             sleep(CONNECTION_CHECK_INTERVAL).await;
         };
@@ -115,7 +115,7 @@ impl Relay {
                 .inc_by(lost.unsigned_abs());
             status.healed += lost;
             if leads_on {
-                // It sent them, and the connection was lost before they were acknowledged.
+                // This relay sent them, and the connection was lost before they were acknowledged.
                 let found = (published - status.published).max(0);
                 let counter = self.route.metrics.published.get_or_create(&self.route.site.shard.into());
                 counter.inc_by(found.unsigned_abs());
@@ -127,11 +127,11 @@ impl Relay {
     }
 }
 
-/// Lets [`append`](crate::append()) know how large a message may be. The row is only written when the
-/// server has another limit than before.
+/// Tells [`append`](crate::append()) how large a message may be. The row is written only when the server's
+/// limit has changed.
 async fn note_max_payload(connection: &mut PgConnection, max: usize) -> Result<(), sqlx::Error> {
     let max = i32::try_from(max).unwrap_or(i32::MAX);
-    // Below 1 KiB no event fits: then it is the relay that stops, not the service.
+    // Below 1 KiB no event fits: then the relay stops, and appending goes on.
     sqlx::query("UPDATE outbox_limits SET max_payload = $1 WHERE max_payload <> $1 AND $1 > 1024")
         .bind(max)
         .execute(connection)

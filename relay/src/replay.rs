@@ -1,21 +1,21 @@
-//! Events again, to a subscriber who asks for them. They go to subjects of their own,
-//! `replay.<run>.<type>.<key>.<shard>`, so that nobody else is disturbed. A replayed event keeps
-//! its id and its position; only its message id is another, `<event id>.<run>`.
+//! Replay: publishes selected events again, for a subscriber who asks. They go to subjects of their own,
+//! `replay.<run>.<type>.<key>.<shard>`, which no other subscriber reads. A replayed event keeps its id and its
+//! position; only its message id differs: `<event id>.<run>`.
 //!
-//! A [`Run`] is remembered in the table `outbox_replays`: what was selected, up to which position
-//! of each shard. It can be cut off at any point and resumed. In the end each selected event is in
-//! the stream once, and all are in order: shard by shard, by position. Why that is so:
+//! Table `outbox_replays` keeps each [`Run`]: what was selected, and up to which position of each shard. A run
+//! can be interrupted at any point and resumed. In the end the stream holds each selected event once, in order
+//! of shard and position. Why:
 //!
-//! * Where a run has got to is what the stream says: all up to the run's last message is there.
-//! * Who goes on reads the stream's end first, and the run's last message after that. What it then
-//!   publishes is stored only if the stream still ends there, and each message only directly behind
-//!   the one before it. So whatever a killed, frozen or cut off process still sends is the next
-//!   event of the run, or it is refused; and the same holds for what is sent in its place. Nobody
-//!   has to wait for it, and no window in time matters.
-//! * One run is at work at a time. That is a courtesy, by an advisory lock of the connection that
-//!   does the work: two at once would refuse each other again and again.
-//! * Who cancels a run marks it first; then puts a message at the stream's end, which is behind all
-//!   that was stored and refuses all that was not; then removes the messages of the run.
+//! * The stream itself is the cursor of a run: everything up to the run's last message is published.
+//! * A process that starts or resumes a run reads the stream's end first, and the run's last message after
+//!   that. Its first message is stored only if the stream still ends there, and each later one only directly
+//!   after the one before it. So a message that a killed, frozen or interrupted process still sends is either
+//!   the next event of the run or refused, and the same holds for what is sent in its place. No process has to
+//!   wait for another, and no time window matters.
+//! * One run is active at a time, by an advisory lock of the connection that does the work. Correctness does
+//!   not need this: two active runs would only refuse each other's messages again and again.
+//! * To cancel a run, its row is marked first; then a message is put at the stream's end, after everything that
+//!   was stored, so that everything still in flight is refused; then the messages of the run are removed.
 
 mod cancel;
 mod chain;

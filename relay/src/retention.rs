@@ -1,6 +1,6 @@
-//! Retention: whole partitions of the outbox go, once everything in them is older than it has to be kept,
-//! and at or below the confirmed floor: in the stream, and applied by every projection. While the stream lacks
-//! anything that the outbox has, nothing goes. No row is ever deleted.
+//! Retention: drops whole partitions of the outbox. A partition goes once every event in it is older than
+//! `keep`, is in the stream, and has been applied by every projection. While the stream lacks any event of the
+//! outbox, no partition goes. No row is ever deleted.
 
 use std::time::Duration;
 
@@ -13,18 +13,18 @@ use crate::audit::missing;
 use crate::epoch::Epochs;
 use crate::outbox;
 use crate::outlet::{Outlet, Shard};
+use crate::sqlstate::is_lock_timeout;
 use crate::stream::{self, StreamError};
 use crate::zoo;
 
-/// Positions of a partition, as in `outbox_add_partitions()`.
+/// Positions in a partition, as in `outbox_add_partitions()`.
 const PARTITION: i64 = 1_000_000;
-/// Dropping takes a lock for which appends wait. It is given up soon, and tried again.
-const LOCK_TIMEOUT: &str = "200ms";
-const INTERVAL: Duration = Duration::from_secs(600);
-/// `lock_not_available`.
-const LOCKED: &str = "55P03";
+/// Dropping a partition takes a lock for which appends wait: after this time it is given up until the next
+/// round.
+const DROP_LOCK_TIMEOUT: &str = "200ms";
+const DROP_INTERVAL: Duration = Duration::from_secs(600);
 
-/// Why partitions were not dropped. They stay, and it is tried again.
+/// Why partitions were not dropped. They stay until a later round.
 #[derive(Debug, thiserror::Error)]
 pub enum RetentionError {
     #[error("read the outbox")]
@@ -38,14 +38,14 @@ pub enum RetentionError {
 pub struct Retention {
     pub outlet: Outlet,
     pub shards: i16,
-    /// By their names; what one of them has not applied is kept.
+    /// The names of the projections. Events that one of them has not applied are kept.
     pub projections: Vec<&'static str>,
-    /// Since they were appended. The stream can lose no more than this and be healed.
+    /// How long to keep an event after its append. The stream can be healed after a loss of that much.
     pub keep: Duration,
 }
 
 impl Retention {
-    /// Drops what may go, every ten minutes. Any number of processes may do so.
+    /// Drops old partitions every ten minutes. Any number of processes may do so.
     pub async fn run(&self, database: &PgConnectOptions, nats: &Client) -> std::convert::Infallible {
         loop {
             match self.drop_old(database, nats).await {
@@ -55,12 +55,12 @@ impl Retention {
                     tracing::warn!(error = &error as &dyn std::error::Error, "partitions are not dropped");
                 }
             }
-            sleep(INTERVAL).await;
+            sleep(DROP_INTERVAL).await;
         }
     }
 
-    /// Drops what may go, and answers the numbers of these partitions: number `n` has the positions from
-    /// n million on.
+    /// Drops the partitions that may go, and returns their numbers: number `n` holds the positions from n
+    /// million on.
     ///
     /// # Errors
     /// See [`RetentionError`].
@@ -69,7 +69,8 @@ impl Retention {
         database: &PgConnectOptions,
         nats: &Client,
     ) -> Result<Vec<i64>, RetentionError> {
-        let mut connection = database.clone().options([("lock_timeout", LOCK_TIMEOUT)]).connect().await?;
+        let mut connection =
+            database.clone().options([("lock_timeout", DROP_LOCK_TIMEOUT)]).connect().await?;
         let mut floors = Vec::new();
         for shard in (0..self.shards).map(Shard) {
             floors.push((shard, self.floor(&mut connection, nats, shard).await?));
@@ -88,15 +89,15 @@ impl Retention {
             match done.fetch_one(&mut connection).await {
                 Ok(true) => dropped.push(partition),
                 Ok(false) => break,
-                Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some(LOCKED) => break,
+                Err(error) if is_lock_timeout(&error) => break,
                 Err(error) => return Err(error.into()),
             }
         }
         Ok(dropped)
     }
 
-    /// Up to which position the stream and all projections have a shard; none as long as the stream lacks
-    /// anything that the outbox has.
+    /// The position up to which the stream and all projections have the events of a shard; 0 while the stream
+    /// lacks any event of the outbox.
     async fn floor(
         &self,
         connection: &mut PgConnection,
@@ -115,12 +116,12 @@ impl Retention {
             tracing::warn!(
                 stream = name,
                 missing,
-                "the stream lacks what the outbox has, so no partition goes: delete the stream, and it is made \
-                 again from an outbox that holds everything; from one that does not, make it with `first_seq`"
+                "the stream lacks events of the outbox, so no partition is dropped: delete the stream, and the relay \
+                 recreates it if the outbox holds every event; if it does not, create the stream with `first_seq`"
             );
             return Ok(0);
         }
-        // Of an epoch that has just begun nothing is in the stream yet.
+        // While an epoch has just begun, the stream holds none of it.
         let in_stream = epochs.place_of(end).map_or(0, |(_, position)| position);
         let applied: Option<i64> =
             sqlx::query_scalar("SELECT min(projection_position(name, $1)) FROM unnest($2::text[]) AS name")
@@ -131,7 +132,7 @@ impl Retention {
         Ok(in_stream.min(applied.unwrap_or(i64::MAX)))
     }
 
-    /// All events of a shard in a partition are at or below its floor, and old enough.
+    /// Whether all events of a shard in a partition are at or below its floor, and old enough.
     async fn may_go(
         &self,
         connection: &mut PgConnection,
@@ -139,7 +140,7 @@ impl Retention {
         floor: i64,
         partition: i64,
     ) -> Result<bool, sqlx::Error> {
-        // The newest is the last one.
+        // The last event is the newest.
         let last: Option<(i64, bool)> = sqlx::query_as(
             "SELECT position, time > now() - make_interval(secs => $3) FROM outbox \
              WHERE shard = $1 AND position >= $2 AND position < $2 + $4 ORDER BY position DESC LIMIT 1",
@@ -155,7 +156,7 @@ impl Retention {
     }
 }
 
-/// The numbers of the partitions that are there, the oldest first.
+/// The numbers of the existing partitions, the oldest first.
 async fn partitions(connection: &mut PgConnection) -> Result<Vec<i64>, sqlx::Error> {
     sqlx::query_scalar(
         "SELECT substr(relname, length('outbox_') + 1)::bigint AS number \

@@ -1,12 +1,12 @@
-//! The waits between attempts. The only place that knows the crate `backoff`.
+//! The waits between attempts. Only this file uses the crate `backoff`.
 
 use std::time::Duration;
 
 use backoff::backoff::Backoff as _;
 use backoff::{ExponentialBackoff, ExponentialBackoffBuilder};
 
-/// Waits that grow by half from one to the next, up to a longest one, with jitter so that many
-/// processes do not come back at the same moment. It never gives up.
+/// Waits that grow by half each time, up to a longest one, with jitter, so that many processes do not retry at
+/// the same moment. It never gives up.
 #[derive(Debug)]
 pub struct Retry(ExponentialBackoff, Duration);
 
@@ -24,12 +24,12 @@ impl Retry {
         Self(waits, longest)
     }
 
-    /// How long to wait before the next attempt.
+    /// The wait before the next attempt.
     pub fn next_wait(&mut self) -> Duration {
         self.0.next_backoff().unwrap_or(self.1)
     }
 
-    /// After a success: start again from the first wait.
+    /// Starts again from the first wait, after a success.
     pub fn reset(&mut self) {
         self.0.reset();
     }

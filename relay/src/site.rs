@@ -1,4 +1,4 @@
-//! Where a shard is: its names, its database, its stream server.
+//! Where a shard is: its names, its database, its NATS server.
 
 use std::sync::Arc;
 
@@ -8,21 +8,20 @@ use tokio::sync::Notify;
 
 use crate::outlet::{Outlet, Shard};
 
-/// What a relay and a projector of one shard need to know.
+/// What the relay and the projector of one shard need to know.
 #[derive(Clone, Debug)]
 pub struct Site {
     pub outlet: Outlet,
     pub shard: Shard,
     pub database: PgConnectOptions,
     pub nats: Client,
-    /// Notified after each append to the shard by this process. It wakes the relay of the shard, which otherwise
-    /// finds new events by polling, within 50 ms.
+    /// Notify it after each append to the shard by this process: it wakes the relay of the shard. Without that,
+    /// the relay finds new events by polling, within 50 ms.
     pub appended: Arc<Notify>,
 }
 
 impl Site {
-    /// A site whose relay, if it is in this process, finds new events by polling. To share
-    /// [`appended`](Site::appended), clone the site.
+    /// A site with an [`appended`](Site::appended) of its own. Clone the site to share it.
     #[must_use]
     pub fn new(outlet: Outlet, shard: Shard, database: PgConnectOptions, nats: Client) -> Self {
         Self { outlet, shard, database, nats, appended: Arc::default() }

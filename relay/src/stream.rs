@@ -1,4 +1,4 @@
-//! The streams: one a shard, written by its relay alone, and one for what is replayed.
+//! The streams: one for each shard, which only its relay writes, one for replays, and one for dead letters.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -11,22 +11,22 @@ use tokio::time::sleep;
 
 use crate::outlet::{Outlet, Shard};
 
-/// Of the server's memory of message ids. Only a convenience here, and it costs the server memory
-/// for every id, so it is short.
+/// For how long the server remembers message ids. Nothing depends on it, and each id costs the server memory,
+/// so it is short.
 const DUPLICATE_WINDOW: Duration = Duration::from_secs(5);
-/// Replayed events are kept for a week, for a subscriber who is slow to fetch them.
+/// Replayed events are kept for a week, so that a slow subscriber can fetch them.
 const REPLAY_MAX_AGE: Duration = Duration::from_secs(7 * 24 * 3600);
-/// A replay that was cut off and is run again within this time leaves no second copies.
+/// A replay that was interrupted and is run again within this time leaves no second copies.
 const REPLAY_DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
 
-/// How often whoever waits looks whether he is still connected.
+/// How often a task that waits for NATS checks the connection.
 pub(crate) const CONNECTION_CHECK_INTERVAL: Duration = Duration::from_millis(100);
-/// Parked events: far more than anybody looks through.
+/// Dead letters in the stream, at most: far more than an operator reads.
 const DEAD_MESSAGES_MAX: i64 = 100_000;
 
-/// What NATS, or the way to it, answered instead.
+/// A request to NATS that failed.
 #[derive(Debug, thiserror::Error)]
-#[error("NATS at work on stream {stream}: {reason}")]
+#[error("NATS, stream {stream}: {reason}")]
 pub struct StreamError {
     pub stream: String,
     pub reason: String,
@@ -38,12 +38,12 @@ impl StreamError {
     }
 }
 
-/// How often the client has connected.
+/// How many times the client has connected.
 pub(crate) fn connects(nats: &Client) -> u64 {
     nats.statistics().connects.load(Ordering::Relaxed)
 }
 
-/// Waits until the client has connected anew: what it had asked for before never comes.
+/// Waits until the client has reconnected: replies to earlier requests never arrive after that.
 pub(crate) async fn connection_lost(nats: &Client) {
     let before = connects(nats);
     while connects(nats) == before {
@@ -53,11 +53,14 @@ pub(crate) async fn connection_lost(nats: &Client) {
 
 /// See [`connection_lost`].
 #[derive(Debug, thiserror::Error)]
-#[error("the connection was lost and made anew")]
+#[error("the connection was lost and re-established")]
 pub(crate) struct ConnectionLost;
 
-/// The stream of a shard, made if it is not there. Limits retention, so that every reader has a
-/// durable consumer of its own; when it is full it refuses new messages rather than drop old ones.
+/// Returns the stream of a shard, and creates it if there is none. Limits retention, so that every reader can
+/// have a durable consumer of its own. A full stream refuses new messages and drops no old ones.
+///
+/// # Errors
+/// When NATS refuses the request or does not answer.
 pub async fn of_shard(
     nats: &Client,
     outlet: &Outlet,
@@ -78,11 +81,11 @@ pub async fn of_shard(
     .await
 }
 
-/// The stream of replayed events, made if it is not there. It has one replica: what would be lost can be
-/// replayed again, and what is sent to it (`Nats-Expected-Last-Msg-Id`) would stop replicas.
+/// Returns the stream of replayed events, and creates it if there is none. It has one replica: lost messages
+/// can be replayed again, and its header `Nats-Expected-Last-Msg-Id` would stop replicas.
 ///
 /// # Errors
-/// When somebody has given it more.
+/// When the stream has more replicas, or NATS refuses the request or does not answer.
 pub async fn of_replays(nats: &Client, outlet: &Outlet) -> Result<stream::Stream, StreamError> {
     let stream = get_or_create(
         nats,
@@ -99,21 +102,27 @@ pub async fn of_replays(nats: &Client, outlet: &Outlet) -> Result<stream::Stream
     match stream.cached_info().config.num_replicas {
         1 => Ok(stream),
         more => {
-            let reason = format!("it has {more} replicas, and is to have one");
+            let reason = format!("it has {more} replicas and must have one");
             Err(StreamError { stream: outlet.replay_stream(), reason })
         }
     }
 }
 
-/// The stream of events that a projection could not apply, made if it is not there, with as many replicas
-/// as those of the shards. When it is full, the projection waits.
+/// Returns the stream of dead letters, and creates it if there is none, with the number of replicas of the
+/// shards' streams. When it is full, the projections wait.
+///
+/// # Errors
+/// When there is no stream of shard 0 yet, or NATS refuses the request or does not answer.
 pub async fn of_dead(nats: &Client, outlet: &Outlet) -> Result<stream::Stream, StreamError> {
     if let Some(stream) = existing(nats, &outlet.dead_stream()).await? {
         return Ok(stream);
     }
     let of_shard = outlet.stream_of(Shard(0));
     let Some(of_shard) = existing(nats, &of_shard).await? else {
-        return Err(StreamError { stream: of_shard, reason: "it is not there; a relay makes it".to_owned() });
+        return Err(StreamError {
+            stream: of_shard,
+            reason: "there is no such stream yet; a relay creates it".to_owned(),
+        });
     };
     get_or_create(
         nats,
@@ -143,10 +152,10 @@ async fn get_or_create(nats: &Client, config: stream::Config) -> Result<stream::
         .map_err(|error| StreamError::new(&name, &error))
 }
 
-/// The stream, or nothing when the server says that there is none.
+/// The stream; `None` when the server says that there is none.
 ///
 /// # Errors
-/// When the server does not say.
+/// When the server does not answer that question.
 pub async fn existing(nats: &Client, name: &str) -> Result<Option<stream::Stream>, StreamError> {
     match jetstream::new(nats.clone()).get_stream(name).await {
         Ok(stream) => Ok(Some(stream)),
@@ -160,12 +169,18 @@ pub async fn existing(nats: &Client, name: &str) -> Result<Option<stream::Stream
 }
 
 /// The last sequence of a stream, 0 while there is none.
+///
+/// # Errors
+/// When NATS does not answer.
 pub async fn end(nats: &Client, name: &str) -> Result<u64, StreamError> {
     Ok(existing(nats, name).await?.map_or(0, |stream| stream.cached_info().state.last_sequence))
 }
 
-/// How many messages a stream holds on each of the subjects that `filter` takes; none while there is
-/// no stream.
+/// The number of messages that a stream holds on each subject that matches `filter`; empty while there is no
+/// stream.
+///
+/// # Errors
+/// When NATS does not answer.
 pub async fn counts(nats: &Client, name: &str, filter: &str) -> Result<Vec<(String, u64)>, StreamError> {
     let Some(stream) = existing(nats, name).await? else { return Ok(Vec::new()) };
     let counted = stream.info_with_subjects(filter).await.map_err(|error| StreamError::new(name, &error))?;

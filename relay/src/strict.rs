@@ -1,4 +1,4 @@
-//! Reads outside text strictly: only what this crate would write itself is accepted.
+//! Strict parsers of outside text: they accept only what this crate would write itself.
 
 use std::str::FromStr;
 

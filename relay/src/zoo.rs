@@ -1,5 +1,4 @@
-//! Known bugs that can be planted, to see that a test finds each: `BUG=<name>`, and only with the feature
-//! `zoo`.
+//! Known bugs that tests plant, to prove that a test finds each: `BUG=<name>`, only with the feature `zoo`.
 
 /// Whether this bug is planted.
 #[cfg(feature = "zoo")]
@@ -10,7 +9,7 @@ pub fn has(bug: &str) -> bool {
     PLANTED.as_deref() == Some(bug)
 }
 
-/// Whether this bug is planted.
+/// Never: the feature is off.
 #[cfg(not(feature = "zoo"))]
 #[inline(always)]
 #[must_use]

@@ -220,7 +220,7 @@ async fn a_durable_consumer_that_gives_nothing_is_made_again() {
     fault.fired(1);
     world.append_events(10).await;
     world.balanced().await;
-    world.says(1, "the consumer gave nothing behind position 10").await;
+    world.says(1, "the consumer delivered nothing after position 10").await;
     world.append_events(10).await;
     fault.healed();
     world.close().await;

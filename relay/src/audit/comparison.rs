@@ -1,4 +1,4 @@
-//! Event by event: every position on both sides, its id, subject and body.
+//! Compares outbox and stream event by event: position, id, subject and body.
 
 use std::vec;
 
@@ -16,24 +16,24 @@ use crate::event::StoredEvent;
 use crate::outlet::{Outlet, Shard};
 use crate::stream;
 
-/// Read of the outbox at a time.
-const BATCH_EVENTS: i64 = 1_000;
-/// Batches of each side that wait to be compared. What is compared, what waits and what is read are
-/// all that is held in memory.
+/// Events read from the outbox at a time.
+const COMPARED_EVENTS: i64 = 1_000;
+/// Batches of each side that wait to be compared. The batch being compared, those waiting and the one being
+/// read are all that memory holds.
 const BATCHES_AHEAD: usize = 1;
 
-/// What the comparison of a part of a shard found.
+/// The result of comparing a part of a shard.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Comparison {
-    /// Events that are on both sides.
+    /// Events that are on both sides, different ones included.
     pub compared: u64,
     /// Events of the outbox that the stream does not hold.
     pub missing: u64,
     /// Messages of the stream that the outbox does not hold.
     pub extra: u64,
-    /// Events on both sides that are not the same.
+    /// Events whose id, subject or body differs between the sides.
     pub different: u64,
-    /// The first of all these differences.
+    /// The first of these differences.
     pub first_difference: Option<EventDifference>,
 }
 
@@ -45,7 +45,7 @@ impl Comparison {
     }
 }
 
-/// The events of a shard behind position `after`, up to and including `until`.
+/// The events of a shard after position `after`, up to and including `until`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ShardPart {
     pub shard: Shard,
@@ -53,9 +53,8 @@ pub struct ShardPart {
     pub until: i64,
 }
 
-/// Compares the events of a part, and goes on over
-/// whatever differs. Both sides are read in order and at the same time, in batches; after each one
-/// `progress` is told how many positions that were.
+/// Compares the events of a part, and continues after a difference. Both sides are read in order and
+/// concurrently, in batches; after each batch `progress` gets the number of positions read.
 ///
 /// # Errors
 /// See [`AuditError`].
@@ -85,7 +84,7 @@ pub async fn compare(
     Ok(comparison)
 }
 
-/// A side that is gone has failed, and is asked why.
+/// Ends early when the receiver is gone: that side has failed, and returns the error.
 async fn read_outbox(
     connection: &mut PgConnection,
     ShardPart { shard, mut after, until }: ShardPart,
@@ -93,7 +92,7 @@ async fn read_outbox(
     mut progress: impl FnMut(u64),
 ) -> Result<(), AuditError> {
     while after < until {
-        let end = until.min(after + BATCH_EVENTS);
+        let end = until.min(after + COMPARED_EVENTS);
         let events = StoredEvent::between(connection, shard, after, end).await?;
         if batches.send(events).await.is_err() {
             break;
@@ -114,7 +113,7 @@ async fn read_stream(
     loop {
         let mut messages = stored.next(end).await?;
         let last = messages.last().map(|(sequence, _)| *sequence);
-        // What an epoch has left behind is not compared.
+        // Messages that an epoch has abandoned are not compared.
         messages.retain(|(sequence, _)| *sequence <= end && epochs.place_of(*sequence).is_some());
         if batches.send(messages).await.is_err() || last.is_none_or(|last| last >= end) {
             return Ok(());
@@ -122,7 +121,7 @@ async fn read_stream(
     }
 }
 
-/// One side, one after the other.
+/// One side, item by item.
 struct Side<T> {
     batches: Receiver<Vec<T>>,
     batch: vec::IntoIter<T>,
@@ -144,7 +143,7 @@ impl<T> Side<T> {
     }
 }
 
-/// Where both sides of a shard are.
+/// The names and epochs of the shard that is compared.
 struct Place<'a> {
     outlet: &'a Outlet,
     shard: Shard,
@@ -152,7 +151,7 @@ struct Place<'a> {
     epochs: &'a Epochs,
 }
 
-/// Walks both sides, aligned by sequence.
+/// Walks both sides in order of sequence.
 async fn merge(
     place: &Place<'_>,
     mut events: Side<StoredEvent>,
@@ -193,7 +192,7 @@ impl Place<'_> {
         self.epochs.sequence_of(event.position)
     }
 
-    /// In what an event differs from the message in its place.
+    /// How an event differs from the message in its place.
     fn differs(&self, event: &StoredEvent, message: &Message) -> Option<EventDifference> {
         let StoredEvent { position, id: event_id, kind, key, .. } = event;
         let (shard, position, event_id, stream) = (self.shard, *position, *event_id, self.stream.to_owned());

@@ -1,4 +1,4 @@
-//! What an audit finds to differ: data first, a sentence last.
+//! Differences that an audit finds: data, with a sentence only for display.
 
 use std::fmt;
 
@@ -10,19 +10,19 @@ use crate::outlet::Shard;
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct StreamEnd {
     pub stream: String,
-    /// The last sequence; nothing when there is no stream.
+    /// The last sequence; `None` when there is no stream.
     pub sequence: Option<i64>,
 }
 
 /// A stream that ends before the outbox does.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Lag {
-    /// The same in two rounds if the stream has not moved, however far the outbox has gone since.
+    /// Equal in two rounds if the stream has not moved, however far the outbox has grown since.
     pub at: StreamEnd,
     pub difference: ShardDifference,
 }
 
-/// What differs at the ends of a shard.
+/// A difference at the ends of a shard.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum ShardDifference {
     /// The stream does not end where the outbox does.
@@ -33,7 +33,7 @@ pub enum ShardDifference {
         head: i64,
         /// The sequence of that position.
         expected: i64,
-        /// The last sequence of the stream; nothing when there is no stream.
+        /// The last sequence of the stream; `None` when there is no stream.
         found: Option<i64>,
     },
     /// The stream has lost messages before its end.
@@ -42,10 +42,10 @@ pub enum ShardDifference {
     Parked { shard: Shard, projection: String, events: i64, first: i64 },
 }
 
-/// What differs at one position of a shard, between the outbox and the stream.
+/// A difference at one position of a shard, between the outbox and the stream.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum EventDifference {
-    /// The message in the event's place is another's: `found` is its id, if it has one.
+    /// Another message is in the event's place; `found` is its id, if it has one.
     OtherEvent {
         shard: Shard,
         position: i64,
@@ -92,7 +92,7 @@ impl ShardDifference {
         }
     }
 
-    /// The first position that differs, if it is known.
+    /// The first position that differs; `None` when the state of the stream does not tell.
     #[must_use]
     pub fn position(&self) -> Option<i64> {
         match self {
@@ -105,7 +105,8 @@ impl ShardDifference {
         }
     }
 
-    /// The last sequence, or the number of messages or events: as it should be, and as it is.
+    /// The expected and the found value: of the last sequence (0 without a stream), or of the number of missing
+    /// messages or parked events.
     #[must_use]
     pub fn expected_and_found(&self) -> (i64, i64) {
         match self {

@@ -1,8 +1,8 @@
-//! What keeps an audit from a verdict.
+//! Why an audit gave no result.
 
 use crate::stream::StreamError;
 
-/// Why it could not be told.
+/// Why an audit gave no result.
 #[derive(Debug, thiserror::Error)]
 pub enum AuditError {
     #[error("read the outbox")]

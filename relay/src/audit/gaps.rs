@@ -1,10 +1,10 @@
-//! What a stream lacks, by its state.
+//! Gaps of a stream: how many messages it lacks or holds, by its state.
 
 use async_nats::jetstream::stream::{State, Stream};
 
 use crate::stream::StreamError;
 
-/// Messages that a stream lacks from sequence `first` up to its end, at its beginning and in between.
+/// The number of messages that a stream lacks from sequence `first` up to its end.
 pub(crate) async fn missing(stream: &Stream, first: i64) -> Result<i64, StreamError> {
     let state = &stream.cached_info().state;
     let behind = signed(state.last_sequence) + 1;
@@ -13,14 +13,14 @@ pub(crate) async fn missing(stream: &Stream, first: i64) -> Result<i64, StreamEr
     Ok((behind - first).max(0) - held(&state, first - 1, behind - 1))
 }
 
-/// The state of a stream, as its leader has it, with all that was deleted.
+/// The state of a stream as its leader has it, with the list of deleted sequences.
 pub(super) async fn detailed(stream: &Stream) -> Result<State, StreamError> {
     let asked = stream.info_builder().with_deleted(true).fetch().await;
     let detailed = asked.map_err(|error| StreamError::new(&stream.cached_info().config.name, &error))?;
     Ok(detailed.info.state)
 }
 
-/// Messages that a stream holds behind sequence `after`, up to `until`, if its state tells what was deleted.
+/// The number of messages that a stream holds after sequence `after`, up to `until`. `state` must list the deleted sequences.
 pub(super) fn held(state: &State, after: i64, until: i64) -> i64 {
     if state.messages == 0 {
         return 0;

@@ -11,29 +11,29 @@ use tokio::time::{Instant, sleep, timeout};
 use super::gaps::{detailed, held, signed};
 use crate::stream::StreamError;
 
-/// Asked of the server at a time.
+/// Messages requested at a time.
 const BATCH_MESSAGES: usize = 1_000;
-/// The server answers with what it has, at once.
+/// The server answers at once with what it has.
 const BATCH_TIMEOUT: Duration = Duration::from_secs(10);
-/// Longer than a replica that works lags behind its leader.
+/// Longer than a healthy replica lags behind its leader.
 const LAG_MAX: Duration = Duration::from_secs(5);
 const LAG_CHECK_INTERVAL: Duration = Duration::from_millis(250);
-/// Should it not be deleted, the server forgets the consumer after this.
+/// If the consumer cannot be deleted, the server removes it after this time.
 const INACTIVE_MAX: Duration = Duration::from_secs(60);
 
-/// Reads a stream through a consumer of its own, which acknowledges nothing and is kept nowhere.
+/// Reads a stream through a temporary consumer in memory, which acknowledges nothing.
 #[derive(Debug)]
 pub(super) struct Messages {
     stream: Stream,
     consumer: PullConsumer,
-    /// Given so far, as the server counts them.
+    /// Messages delivered so far, as the server counts them.
     given: u64,
     /// The sequence of the last of these, or the one before the first.
     reached: i64,
 }
 
 impl Messages {
-    /// From this sequence on.
+    /// Reads from this sequence on.
     pub(super) async fn from(stream: Stream, start: i64) -> Result<Self, StreamError> {
         let config = pull::Config {
             deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: start.unsigned_abs() },
@@ -48,8 +48,8 @@ impl Messages {
         Ok(Self { stream, consumer, given: 0, reached: start - 1 })
     }
 
-    /// The next ones, with their sequences; none when the stream holds none up to sequence `until`. A
-    /// consumer may be at a replica that lags, so that its silence is not the end: it is asked again.
+    /// The next messages, with their sequences; empty when the stream holds no more up to sequence `until`. The
+    /// consumer may be on a replica that lags and deliver nothing though there is more: then it is asked again.
     pub(super) async fn next(&mut self, until: i64) -> Result<Vec<(i64, Message)>, StreamError> {
         let deadline = Instant::now() + LAG_MAX;
         loop {
@@ -59,15 +59,16 @@ impl Messages {
                 return Ok(messages);
             }
             if Instant::now() > deadline {
-                let reason =
-                    format!("the consumer gives nothing behind sequence {reached}, and there is more");
+                let reason = format!(
+                    "the consumer delivers nothing after sequence {reached}, and the stream holds more"
+                );
                 return Err(StreamError { stream: name(stream).to_owned(), reason });
             }
             sleep(LAG_CHECK_INTERVAL).await;
         }
     }
 
-    /// What the consumer gives at once. It leaves out none: the server numbers what it gives.
+    /// What the consumer delivers at once. The server numbers its deliveries, so that a lost one shows.
     async fn given(&mut self) -> Result<Vec<(i64, Message)>, StreamError> {
         let failed = |error: &dyn std::error::Error| StreamError::new(name(&self.stream), error);
         let asked = self.consumer.fetch().max_messages(BATCH_MESSAGES).messages().await;
@@ -89,11 +90,11 @@ impl Messages {
         Ok(numbered)
     }
 
-    /// Leaves nothing behind at the server. Who may not delete lets it be forgotten.
+    /// Deletes the consumer. If that is not permitted, the server removes it later.
     pub(super) async fn close(self) {
         let consumer = &self.consumer.cached_info().name;
         if let Err(error) = self.stream.delete_consumer(consumer).await {
-            tracing::debug!(consumer, %error, "a consumer is left to be forgotten");
+            tracing::debug!(consumer, %error, "a temporary consumer could not be deleted: the server removes it when it has been idle");
         }
     }
 }

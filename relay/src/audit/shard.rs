@@ -1,4 +1,4 @@
-//! The ends of one shard, and what they say.
+//! The ends of one shard, and what they prove.
 
 use async_nats::Client;
 use sqlx::PgConnection;
@@ -11,15 +11,15 @@ use crate::outbox;
 use crate::outlet::{Outlet, Shard};
 use crate::stream;
 
-/// The ends of one shard: what can be told without reading its events.
+/// The ends of one shard: all that can be known without reading its events.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ShardAudit {
     pub shard: Shard,
-    /// The lowest position of the outbox; old ones go. 1 when it is empty.
+    /// The lowest position of the outbox, which grows with retention; 1 when the outbox is empty.
     pub first: i64,
     /// The highest position of the outbox.
     pub head: i64,
-    /// The stream's last sequence; nothing when there is no stream.
+    /// The stream's last sequence; `None` when there is no stream.
     pub stream: Option<i64>,
     /// Messages that the stream lacks, from the outbox's first event up to the stream's end.
     pub missing: i64,
@@ -31,8 +31,8 @@ pub struct ShardAudit {
     epochs: Epochs,
 }
 
-/// Reads the ends of a shard, at a cost that does not grow with it. Projections first, then the
-/// stream, then the outbox: what is on its way can put each behind the next, never ahead of it.
+/// Reads the ends of a shard, at a cost that does not grow with it. Reads the projections first, then the
+/// stream, then the outbox: events in flight can only make each of them lag behind the next, never lead it.
 ///
 /// # Errors
 /// See [`AuditError`].
@@ -67,7 +67,7 @@ pub async fn audit_shard(
 }
 
 impl ShardAudit {
-    /// The last position that the stream holds or should hold: where a comparison has to end.
+    /// The last position that the stream holds or should hold: the end of a comparison.
     #[must_use]
     pub fn end(&self) -> i64 {
         self.head + self.ahead()
@@ -87,27 +87,27 @@ impl ShardAudit {
         known.map_or(0, |(_, position)| *position)
     }
 
-    /// Events of the outbox behind the stream's end.
+    /// The number of events of the outbox after the stream's end.
     #[must_use]
     pub fn behind(&self) -> i64 {
         (self.epochs.end_of(self.head) - self.stream.unwrap_or_default()).max(0)
     }
 
-    /// Messages of the stream behind the outbox's end.
+    /// The number of messages of the stream after the outbox's end.
     #[must_use]
     pub fn ahead(&self) -> i64 {
         (self.stream.unwrap_or_default() - self.epochs.end_of(self.head)).max(0)
     }
 
-    /// Whether the stream is to hold what the outbox holds and nothing else: neither lacks its beginning,
-    /// and no epoch has left messages behind.
+    /// Whether the stream must hold exactly what the outbox holds: the outbox still has its beginning, and no
+    /// epoch has abandoned messages.
     #[must_use]
     pub fn is_whole(&self) -> bool {
         self.first == 1 && self.epochs.current() == Epoch::FIRST
     }
 
-    /// What differs, and what is on its way cannot explain: the stream goes on where the outbox ends, or
-    /// has lost messages; or a projection has parked events.
+    /// A difference that events in flight cannot explain: the stream continues after the end of the outbox, or
+    /// has lost messages, or a projection has parked events.
     #[must_use]
     pub fn contradiction(&self) -> Option<ShardDifference> {
         if self.ahead() > 0 {
@@ -125,8 +125,8 @@ impl ShardAudit {
         Some(ShardDifference::Parked { shard: *shard, projection, events, first })
     }
 
-    /// What differs while events are on their way, and may not differ at rest: the stream does not go
-    /// as far as the outbox.
+    /// A difference that is normal while events are in flight and none at rest: the stream ends before the
+    /// outbox does.
     #[must_use]
     pub fn lag(&self) -> Option<Lag> {
         let lost = self.stream.is_none() && self.head > 0;

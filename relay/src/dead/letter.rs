@@ -1,4 +1,4 @@
-//! Dead letters, as stream `<stream>-DEAD` holds them.
+//! Dead letters: the messages of stream `<stream>-DEAD`.
 
 use async_nats::Client;
 use async_nats::header::{NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, NATS_MESSAGE_ID};
@@ -13,12 +13,12 @@ use crate::stream::{self, StreamError};
 
 /// Header with the name of the projection that could not apply the event.
 pub const PROJECTION_HEADER: &str = "Dead-Projection";
-/// Header with the reason.
+/// Header with the reason why it could not, in one line.
 pub const REASON_HEADER: &str = "Dead-Reason";
 /// Header with the number of attempts.
 pub const ATTEMPTS_HEADER: &str = "Dead-Attempts";
 
-/// Puts the event into the stream of dead letters, unless it is there.
+/// Publishes the letter of a parked event, unless the stream has it.
 pub(crate) async fn publish(
     nats: &Client,
     outlet: &Outlet,
@@ -41,13 +41,13 @@ pub(crate) async fn publish(
     let sent = jetstream::new(nats.clone()).publish_with_headers(subject, headers, event.body.clone()).await;
     match sent.map_err(error)?.await {
         Ok(_) => Ok(()),
-        // It is there.
+        // The stream has it.
         Err(refused) if refused.kind() == PublishErrorKind::WrongLastSequence => Ok(()),
         Err(refused) => Err(error(refused)),
     }
 }
 
-/// The event of a letter; nothing when there is no such letter, or what is there is no event.
+/// The event of a letter; `None` when there is no such letter, or its body is not an event.
 pub(super) async fn read(
     nats: &Client,
     outlet: &Outlet,

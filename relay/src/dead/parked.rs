@@ -1,4 +1,4 @@
-//! What is parked, as table `parked_events` holds it.
+//! Parked events: the rows of table `parked_events`.
 
 use serde::Serialize;
 use sqlx::PgConnection;
@@ -9,7 +9,7 @@ use uuid::Uuid;
 use crate::event::Event;
 use crate::outlet::Shard;
 
-/// Characters of a reason.
+/// Characters of a reason, at most.
 const REASON_MAX: usize = 1_000;
 
 /// An event that is parked for a projection.
@@ -20,7 +20,7 @@ pub struct Parked {
     pub position: i64,
     #[sqlx(try_from = "Uuid")]
     pub event_id: Ulid,
-    /// In one line.
+    /// The error and its causes, in one line.
     pub reason: String,
     pub attempts: i32,
     #[serde(with = "time::serde::rfc3339")]
@@ -36,7 +36,7 @@ impl std::fmt::Display for Parked {
 
 impl Parked {
     pub(crate) fn new(projection: &str, shard: Shard, event: &Event, reason: &str, attempts: i32) -> Self {
-        // As it goes into a header.
+        // A header value has no control characters.
         let reason = reason.chars().map(|c| if c.is_control() { ' ' } else { c }).take(REASON_MAX).collect();
         let parked_at = OffsetDateTime::now_utc();
         let (projection, position, event_id) = (projection.to_owned(), event.position, event.id);
@@ -78,7 +78,7 @@ impl Parked {
         .await
     }
 
-    /// Forgets a parked event. Returns whether there was one.
+    /// Deletes the row of a parked event. Returns whether there was one.
     pub(crate) async fn forget(
         connection: &mut PgConnection,
         projection: &str,
@@ -95,10 +95,10 @@ impl Parked {
     }
 }
 
-/// What is parked, the oldest position first; at most `limit`.
+/// The parked events in order of projection, shard and position, at most `limit`.
 ///
 /// # Errors
-/// When the database cannot be asked.
+/// When the query fails.
 pub async fn list(connection: &mut PgConnection, limit: i64) -> Result<Vec<Parked>, sqlx::Error> {
     sqlx::query_as(
         "SELECT projection, shard, position, event_id, reason, attempts, parked_at \

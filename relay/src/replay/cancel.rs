@@ -1,4 +1,4 @@
-//! The end of a run for ever.
+//! Cancels a run.
 
 use async_nats::Client;
 use sqlx::PgConnection;
@@ -9,11 +9,11 @@ use super::run_id::RunId;
 use super::stored;
 use crate::outlet::Outlet;
 
-/// Ends a run for ever and removes its messages from the stream. A process that is at work on it
-/// stops within a second. Answers how many messages were removed.
+/// Ends a run for ever, removes its messages from the stream and returns how many were removed. A process that
+/// is publishing the run stops within a second.
 ///
 /// # Errors
-/// When there is no such run, or a server is away; then it can be cancelled again.
+/// When there is no such run, or a server does not answer; then it can be cancelled again.
 pub async fn cancel(
     connection: &mut PgConnection,
     nats: &Client,

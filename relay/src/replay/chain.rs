@@ -1,4 +1,4 @@
-//! Messages on their way into the stream of replays.
+//! A chain of messages in flight into the stream of replays.
 
 use async_nats::header::{NATS_EXPECTED_LAST_MESSAGE_ID, NATS_EXPECTED_LAST_SEQUENCE, NATS_MESSAGE_ID};
 use async_nats::jetstream::context::{PublishAckFuture, PublishError};
@@ -10,45 +10,45 @@ use futures_util::stream::FuturesOrdered;
 
 use crate::stream::StreamError;
 
-/// Published and not yet confirmed, at the most.
-const IN_FLIGHT_MAX: usize = 1_000;
+/// Messages published and not yet acknowledged, at most.
+const REPLAY_IN_FLIGHT_MAX: usize = 1_000;
 
-/// Messages of which each is stored only directly behind the one before it, and the first only at
-/// the end that the stream had when the chain began.
+/// Messages of which each is stored only directly after the one before it, and the first only at the end that
+/// the stream had when the chain began.
 ///
-/// Each says which sequence and, but for the first, which message id it expects to follow. The
-/// sequence alone would not do: if another writer took the place of the first, the second would
-/// find the sequence that it expects, and be stored without the first.
+/// Each names the sequence and, but for the first, the message id that it expects to follow. The sequence alone
+/// is not enough: if another writer took the place of the first message, the second would find the sequence
+/// that it expects, and be stored without the first.
 pub(super) struct Chain {
     jetstream: Context,
     stream: String,
     in_flight: FuturesOrdered<<PublishAckFuture as IntoFuture>::IntoFuture>,
-    /// Sequence and message id of the last that was sent.
+    /// Sequence and message id of the last message that was sent.
     sent: u64,
     sent_id: Option<String>,
-    /// Sequence of the last that is confirmed.
+    /// Sequence of the last message that was acknowledged.
     published: u64,
 }
 
 impl Chain {
-    /// A chain behind sequence `end`.
+    /// A chain after sequence `end`.
     pub(super) fn new(nats: &Client, stream: String, end: u64) -> Self {
         let jetstream = jetstream::new(nats.clone());
         let in_flight = FuturesOrdered::new();
         Self { jetstream, stream, in_flight, sent: end, sent_id: None, published: end }
     }
 
-    /// Whether one more may be on its way.
+    /// Whether one more message may be in flight.
     pub(super) fn has_room(&self) -> bool {
-        self.in_flight.len() < IN_FLIGHT_MAX
+        self.in_flight.len() < REPLAY_IN_FLIGHT_MAX
     }
 
-    /// Whether all is confirmed.
+    /// Whether no message is in flight.
     pub(super) fn is_idle(&self) -> bool {
         self.in_flight.is_empty()
     }
 
-    /// Sends a message on its way. Its headers have its message id.
+    /// Sends a message. `headers` must hold its message id.
     pub(super) async fn publish(
         &mut self,
         subject: String,
@@ -67,12 +67,12 @@ impl Chain {
         Ok(())
     }
 
-    /// Waits until the first that is on its way is confirmed, or for ever if there is none. Nothing
-    /// is lost if the wait is given up.
+    /// Waits until the oldest message in flight is acknowledged, or for ever if there is none. Cancel safe:
+    /// dropping the wait loses nothing.
     pub(super) async fn acknowledged(&mut self) -> Result<(), StreamError> {
         let Some(acknowledgement) = self.in_flight.next().await else { return std::future::pending().await };
         let stored = acknowledgement.map_err(|error: PublishError| self.failed(&error))?;
-        // `duplicate` proves nothing: it is also said of what was removed since.
+        // `duplicate` proves nothing: the server also says it of a message that was removed since.
         if stored.duplicate || stored.sequence != self.published + 1 {
             let reason = format!("sequence {}, duplicate {}", stored.sequence, stored.duplicate);
             return Err(StreamError { stream: self.stream.clone(), reason });

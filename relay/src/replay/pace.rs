@@ -1,30 +1,30 @@
-//! How fast.
+//! Spreads events over time.
 
 use std::num::NonZeroU32;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// A wait may end so late, and what it delayed is still made up for. What was missed for longer is
-/// not, so that a stall is not followed by a flood.
+/// A delay of up to this much is made up for, so that late timers do not lower the rate. A longer stall is not,
+/// so that no burst follows it.
 const SLACK: Duration = Duration::from_millis(50);
 
-/// Spreads events evenly over time. It reads no clock.
+/// Spreads events evenly over time. Callers pass the time; this reads no clock.
 #[derive(Debug)]
 pub(super) struct Pace {
-    /// From one event to the next; nothing is as fast as it goes.
+    /// The time between two events; zero without a rate.
     interval: Duration,
     due: Instant,
 }
 
 impl Pace {
-    /// At most `rate` events a second from `now` on.
+    /// At most `rate` events a second from `now` on; without a rate, no waits.
     pub(super) fn new(rate: Option<NonZeroU32>, now: Instant) -> Self {
         let interval = rate.map_or(Duration::ZERO, |rate| Duration::from_secs(1) / rate.get());
         Self { interval, due: now }
     }
 
-    /// When the next event may go. Asked once for each event.
+    /// When the next event may be sent. Call it once for each event.
     pub(super) fn next(&mut self, now: Instant) -> Instant {
         let earliest = now.checked_sub(SLACK).unwrap_or(now);
         let due = self.due.max(earliest);
@@ -39,7 +39,7 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// When `count` events go, if each wait ends later than it should by what `delay` says.
+    /// When `count` events are sent, if each wait ends late by `delay`.
     fn departures(rate: u32, count: u32, delay: impl Fn(u32) -> Duration) -> Vec<Duration> {
         let start = Instant::now();
         let mut pace = Pace::new(NonZeroU32::new(rate), start);

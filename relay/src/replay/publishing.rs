@@ -1,4 +1,4 @@
-//! From the outbox to the stream of replays.
+//! Publishes the events of a run into the stream of replays.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use super::pace::Pace;
 use super::replayer::Replayer;
 use super::run::Run;
 use super::run_state::RunState;
-use super::selection::{BATCH_EVENTS, Range};
+use super::selection::{REPLAY_BATCH_EVENTS, Range};
 use crate::epoch::{Epoch, Epochs};
 use crate::event::{EPOCH_HEADER, EVENT_ID_HEADER, StoredEvent};
 use crate::failpoint;
@@ -22,25 +22,25 @@ use crate::outlet::{Outlet, Shard};
 use crate::retry::Retry;
 use crate::zoo;
 
-/// Positions that one statement looks through, however few of them are selected.
+/// Positions that one statement scans, however few of them are selected.
 const SCAN_POSITIONS: i64 = 20_000;
-/// How often a run looks whether it was cancelled.
+/// How often a run checks whether it was cancelled.
 const STATE_CHECK_INTERVAL: Duration = Duration::from_millis(500);
-/// Nothing is confirmed for so long after a failure, and the run gives up.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// After this time of failures without one acknowledgement the run gives up.
+const FAILING_MAX: Duration = Duration::from_secs(30);
 
-/// How a replay ended.
+/// How a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RunEnd {
     /// All selected events are in the stream.
     Done,
-    /// It was told to stop, and can be resumed.
+    /// It was stopped, and can be resumed.
     Stopped,
-    /// Somebody cancelled the run.
+    /// The run was cancelled.
     Cancelled,
 }
 
-/// Why no more is published.
+/// Why publishing ends early.
 enum Stop {
     Ended(RunEnd),
     Failed(ReplayError),
@@ -53,20 +53,21 @@ impl<E: Into<ReplayError>> From<E> for Stop {
 }
 
 impl Replayer {
-    /// Publishes it, until all is confirmed, the run is cancelled by somebody, or `stop`; then what
-    /// is on its way is confirmed first. Each confirmed event is told to `progress`.
+    /// Publishes until all events are acknowledged, the run is cancelled, or `stop`; then it first waits for
+    /// the acknowledgements of what is in flight. Calls `progress` once for each event that is published.
     ///
-    /// An interruption of NATS is waited out for half a minute.
+    /// It retries through an interruption of NATS of up to 30 s.
     ///
     /// # Errors
-    /// When a server is away or the events are gone.
+    /// When a server stays away or the outbox has dropped the events.
     pub async fn publish(
         mut self,
         stop: &CancellationToken,
         progress: impl FnMut(),
     ) -> Result<RunEnd, ReplayError> {
         let result = publish(&mut self, stop, progress).await;
-        // So that the place is free by the time that this is told; if it fails, it will be soon.
+        // Frees the lock before this returns; if the statement fails, Postgres frees it when it ends the
+        // session.
         let release = sqlx::query("SELECT pg_advisory_unlock_all()");
         drop(release.execute(&mut self.connection).await);
         result
@@ -97,7 +98,7 @@ async fn publish(
         if failing_since.is_none() {
             retry.reset();
         }
-        if failing_since.get_or_insert_with(Instant::now).elapsed() > PATIENCE {
+        if failing_since.get_or_insert_with(Instant::now).elapsed() > FAILING_MAX {
             return Err(error.into());
         }
         tracing::warn!(run = %replayer.run.id, error = &error as &dyn std::error::Error, "replay starts over");
@@ -115,8 +116,8 @@ async fn attempt(
     pace: &mut Pace,
     on_published: &mut dyn FnMut(),
 ) -> Result<(), Stop> {
-    // The end of the stream first, and then the state: who cancels marks the run first, and then
-    // moves the end. So nothing of this is stored behind a cancellation.
+    // Reads the end of the stream first, and the run's state after that: a cancellation marks the run first,
+    // and then moves the end. So nothing of this attempt is stored after a cancellation.
     let (end, left) = replayer.left().await?;
     let Replayer { outlet, nats, connection, run, .. } = replayer;
     let chain = Chain::new(nats, outlet.replay_stream(), end);
@@ -139,7 +140,7 @@ async fn attempt(
         Ok(())
     };
     let result = published.await;
-    // What comes before the end, or before what is gone, is in the stream when that is told.
+    // Before it reports the end, or events that are gone, everything before that point is in the stream.
     if matches!(result, Ok(()) | Err(Stop::Ended(RunEnd::Stopped) | Stop::Failed(ReplayError::Gone { .. }))) {
         publishing.finish().await?;
     }
@@ -157,12 +158,12 @@ struct Publishing<'a> {
     connection: &'a mut PgConnection,
     run: &'a Run,
     chain: Chain,
-    /// Of the shard at work.
+    /// The epochs of the shard that is being published.
     epochs: Epochs,
     pace: &'a mut Pace,
     stop: &'a CancellationToken,
     on_published: &'a mut dyn FnMut(),
-    /// When the run was last seen not to be cancelled.
+    /// When the run was last found not to be cancelled.
     checked: Instant,
 }
 
@@ -173,14 +174,14 @@ impl Publishing<'_> {
         while after < range.last {
             let until = range.last.min(after + SCAN_POSITIONS);
             let events = self.run.selection.next(self.connection, shard, after, until).await?;
-            // Asked afterwards: so it was all there.
+            // Read after the events: if it is at or below the first of them, all of them were there.
             let oldest = outbox::oldest(self.connection, shard).await?;
             let oldest = oldest.map_or(range.last + 1, |(position, _)| position);
             if oldest > after + 1 {
                 return Err(ReplayError::Gone { shard, from: after + 1, to: oldest - 1 }.into());
             }
             after = match events.last() {
-                Some(last) if events.len() as i64 == BATCH_EVENTS => last.position,
+                Some(last) if events.len() as i64 == REPLAY_BATCH_EVENTS => last.position,
                 _ => until,
             };
             for event in events {
@@ -210,7 +211,7 @@ impl Publishing<'_> {
         Ok(())
     }
 
-    /// Waits until `due` and until there is room, while confirmations come in.
+    /// Waits until `due` and until there is room, and takes acknowledgements meanwhile.
     async fn wait(&mut self, due: Instant) -> Result<(), Stop> {
         loop {
             self.check_stop().await?;
@@ -233,7 +234,7 @@ impl Publishing<'_> {
         self.checked + STATE_CHECK_INTERVAL
     }
 
-    /// Ends if it was told to stop, and now and then looks whether the run was cancelled.
+    /// Ends publishing if it was stopped, and from time to time checks whether the run was cancelled.
     async fn check_stop(&mut self) -> Result<(), Stop> {
         if self.stop.is_cancelled() {
             return Err(Stop::Ended(RunEnd::Stopped));

@@ -1,4 +1,4 @@
-//! The right to replay a run, and what of it is left to publish.
+//! The right to publish a run, and what is left of it.
 
 use std::num::NonZeroU32;
 
@@ -18,7 +18,7 @@ use crate::outlet::{Outlet, Shard};
 use crate::stream::{self, StreamError};
 use crate::zoo;
 
-/// Holds the place of the one replay at work, for one run.
+/// Holds the lock of the one active replay, for one run.
 #[derive(Debug)]
 pub struct Replayer {
     pub(super) outlet: Outlet,
@@ -29,10 +29,10 @@ pub struct Replayer {
 }
 
 impl Replayer {
-    /// Takes the place and remembers a new run. Publishes nothing yet.
+    /// Takes the lock and records a new run. Publishes nothing yet.
     ///
     /// # Errors
-    /// When another run is at work, or there has been a run of this name.
+    /// When another run is active, or there has been a run of this name.
     pub async fn start(
         database: &PgConnectOptions,
         nats: Client,
@@ -52,10 +52,10 @@ impl Replayer {
         Ok(Self { outlet, nats, connection, run, plans })
     }
 
-    /// Takes the place for a run that was cut off. Publishes nothing yet.
+    /// Takes the lock for a run that was interrupted. Publishes nothing yet.
     ///
     /// # Errors
-    /// When another run is at work, or this one has ended.
+    /// When another run is active, or this one has ended.
     pub async fn resume(
         database: &PgConnectOptions,
         nats: Client,
@@ -76,7 +76,7 @@ impl Replayer {
         Ok(replayer)
     }
 
-    /// Another rate than the one that the run was started with, for this time.
+    /// Sets another rate than the one that the run was started with, for this time only.
     pub fn set_rate(&mut self, rate: Option<NonZeroU32>) {
         self.run.rate = rate;
     }
@@ -86,14 +86,14 @@ impl Replayer {
         &self.run
     }
 
-    /// What is to be published, shard by shard.
+    /// What is left to publish, for each shard.
     #[must_use]
     pub fn plans(&self) -> &[ShardPlan] {
         &self.plans
     }
 
-    /// The end of the stream of replays, and what of the run is not in it, read in this order: what
-    /// was stored in between has moved the end, and nothing is stored behind the one that was read.
+    /// The end of the stream of replays, and the ranges of the run that are not in it, read in this order: a
+    /// message stored in between has moved the end, and so this process stores nothing at the end that it read.
     pub(super) async fn left(&mut self) -> Result<(u64, Vec<(Shard, Range)>), ReplayError> {
         let asked = async {
             let stream = stream::of_replays(&self.nats, &self.outlet).await?;
@@ -112,7 +112,7 @@ impl Replayer {
             });
         }
         let shards = (0..).map(Shard).zip(&self.run.ranges);
-        // In order of the shards: those before the one that was reached are done.
+        // Shards are published in order: those before the reached one are done.
         let left = shards.map(|(shard, range)| match reached {
             Some((at, _)) if shard < at => (shard, Range { first: range.last + 1, ..*range }),
             Some((at, position)) if shard == at => (shard, Range { first: position + 1, ..*range }),

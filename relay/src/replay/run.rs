@@ -1,4 +1,4 @@
-//! Runs, as the table `outbox_replays` keeps them.
+//! Runs: the rows of table `outbox_replays`.
 
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -13,35 +13,35 @@ use super::run_state::RunState;
 use super::selection::{Range, Selection, ShardPlan};
 use crate::leadership;
 
-/// Runs that are listed, the newest.
+/// Runs in a list, at most: the newest.
 const LISTED_MAX: i64 = 100;
-const LOCK: &str = "outbox_replay";
-/// For Postgres to notice that a process was killed just before.
+const REPLAY_LOCK: &str = "outbox_replay";
+/// How long to wait for the lock of a process that was killed a moment ago, until Postgres notices.
 const LOCK_GRACE: Duration = Duration::from_millis(500);
-/// What a connection that replays is called in `pg_stat_activity`, before the name of the run. Both
-/// fit into the 63 bytes that Postgres keeps.
+/// The application name of a connection that replays, before the name of the run. Both fit into the 63 bytes
+/// that Postgres keeps.
 const APPLICATION: &str = "outbox replay ";
 
-/// A run that is asked for.
+/// A run to start.
 #[derive(Clone, Debug)]
 pub struct RunRequest {
     pub id: RunId,
     pub selection: Selection,
-    /// Events a second at the most; as fast as it goes if there is none.
+    /// Events a second, at most; without it, as fast as possible.
     pub rate: Option<NonZeroU32>,
     /// The number of shards.
     pub shards: i16,
 }
 
-/// A run, and all that it needs to be resumed.
+/// A run, with everything that is needed to resume it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Run {
     pub id: RunId,
     pub selection: Selection,
-    /// Events a second at the most; as fast as it goes if there is none.
+    /// Events a second, at most; without it, as fast as possible.
     pub rate: Option<NonZeroU32>,
     pub(super) ranges: Vec<Range>,
-    /// How many were selected.
+    /// How many events were selected.
     pub events: i64,
     pub state: RunState,
     pub started_at: OffsetDateTime,
@@ -84,10 +84,10 @@ fn decode(error: impl std::error::Error + Send + Sync + 'static) -> sqlx::Error 
 }
 
 impl Run {
-    /// The newest runs first, a hundred at the most.
+    /// The newest 100 runs, the newest first.
     ///
     /// # Errors
-    /// When the database cannot be asked.
+    /// When the query fails.
     pub async fn list(connection: &mut PgConnection) -> Result<Vec<Self>, sqlx::Error> {
         const LIST: &str = runs!("ORDER BY started_at DESC, run LIMIT $1");
         sqlx::query_as(LIST).bind(LISTED_MAX).fetch_all(connection).await
@@ -99,7 +99,7 @@ impl Run {
         found.ok_or_else(|| ReplayError::Unknown { run: id.clone() })
     }
 
-    /// Remembers a run that begins.
+    /// Records a new run.
     pub(super) async fn begin(
         connection: &mut PgConnection,
         request: &RunRequest,
@@ -126,7 +126,7 @@ impl Run {
         Ok(run)
     }
 
-    /// Changes the state of a run that is in one of the states `from`. Answers whether it was.
+    /// Changes the state of a run that is in one of the states `from`. Returns whether it was.
     pub(super) async fn end(
         connection: &mut PgConnection,
         id: &RunId,
@@ -141,20 +141,20 @@ impl Run {
     }
 }
 
-/// A connection that replays for `run`: only one can be had at a time, whatever the run.
+/// Returns a connection that holds the lock of the one active replay, for `run`.
 pub(super) async fn connect(database: &PgConnectOptions, run: &RunId) -> Result<PgConnection, ReplayError> {
     let database = database.clone().application_name(&format!("{APPLICATION}{run}"));
-    let (mut connection, taken) = leadership::try_take(&database, LOCK, 0, LOCK_GRACE).await?;
+    let (mut connection, taken) = leadership::try_take(&database, REPLAY_LOCK, 0, LOCK_GRACE).await?;
     if taken {
         return Ok(connection);
     }
     Err(ReplayError::Busy { run: at_work(&mut connection).await? })
 }
 
-/// The run that is at work.
+/// The active run, if there is one.
 ///
 /// # Errors
-/// When the database cannot be asked.
+/// When the query fails.
 pub async fn at_work(connection: &mut PgConnection) -> Result<Option<RunId>, sqlx::Error> {
     let application: Option<String> = sqlx::query_scalar(
         "SELECT application_name FROM pg_locks JOIN pg_stat_activity USING (pid) \
@@ -162,7 +162,7 @@ pub async fn at_work(connection: &mut PgConnection) -> Result<Option<RunId>, sql
          AND classid::bigint = hashtext($1)::bigint & 4294967295 \
          AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
     )
-    .bind(LOCK)
+    .bind(REPLAY_LOCK)
     .fetch_optional(connection)
     .await?;
     Ok(application.and_then(|application| application.strip_prefix(APPLICATION)?.parse().ok()))

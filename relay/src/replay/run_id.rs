@@ -11,7 +11,7 @@ use ulid::Ulid;
 #[serde(transparent)]
 pub struct RunId(String);
 
-/// What is no name of a run.
+/// The text is not a name of a run.
 #[derive(Debug, thiserror::Error)]
 #[error("must be 1 to 48 letters, digits and hyphens")]
 pub struct RunIdError;
@@ -27,7 +27,7 @@ impl FromStr for RunId {
 }
 
 impl RunId {
-    /// A name that no other run has.
+    /// A new, unique name.
     #[must_use]
     pub fn generate() -> Self {
         Self(Ulid::generate().to_string())
@@ -37,7 +37,7 @@ impl RunId {
         &self.0
     }
 
-    /// All subjects of the run. It is alone there.
+    /// The subject filter of the run, which matches nothing else.
     #[must_use]
     pub fn subjects(&self) -> String {
         format!("replay.{self}.>")

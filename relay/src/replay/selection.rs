@@ -1,4 +1,4 @@
-//! Which events, and what they come to.
+//! Selects events, and counts what a selection holds.
 
 use std::collections::BTreeMap;
 
@@ -11,29 +11,29 @@ use crate::event::StoredEvent;
 use crate::outbox;
 use crate::outlet::Shard;
 
-/// Read at a time.
-pub(super) const BATCH_EVENTS: i64 = 500;
+/// Events read at a time.
+pub(super) const REPLAY_BATCH_EVENTS: i64 = 500;
 
-/// Which events: those for which all of it holds. An empty list or a missing bound excludes nothing.
+/// Selects the events that match all of these conditions. An empty list or a missing bound excludes nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Selection {
-    /// One of these types.
+    /// The event has one of these types.
     pub kinds: Vec<String>,
-    /// Filed under one of these keys.
+    /// The event has one of these keys.
     pub keys: Vec<String>,
-    /// Names of fields of the data, an object, each with the string that it has to hold.
+    /// Each of these fields of the data, a JSON object, holds this string.
     pub fields: BTreeMap<String, String>,
-    /// First and last position, both included.
+    /// The first and the last position, both inclusive.
     pub from: Option<i64>,
     pub to: Option<i64>,
-    /// Appended at or after, and before.
+    /// The earliest time of the append, inclusive, and the latest, exclusive.
     #[serde(with = "time::serde::rfc3339::option")]
     pub since: Option<OffsetDateTime>,
     #[serde(with = "time::serde::rfc3339::option")]
     pub until: Option<OffsetDateTime>,
 }
 
-/// What a selection comes to in one shard.
+/// What a selection holds in one shard.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct ShardPlan {
     pub shard: Shard,
@@ -41,13 +41,14 @@ pub struct ShardPlan {
     /// Positions of the first and the last of these events.
     pub first: Option<i64>,
     pub last: Option<i64>,
-    /// Of the events' data alone. A message has some 200 bytes of envelope and 300 of headers more.
+    /// Bytes of the events' data alone. A message has about 200 bytes of envelope and 300 bytes of headers
+    /// more.
     pub data_bytes: i64,
-    /// Where the outbox begins, when the selection reaches below: what was before is gone.
+    /// The first position of the outbox, when the selection reaches below it: older events are gone.
     pub available_from: Option<i64>,
 }
 
-/// The positions of a shard that are looked at, both included.
+/// A range of positions of a shard, both ends inclusive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Range {
     pub(super) first: i64,
@@ -55,7 +56,8 @@ pub(super) struct Range {
     pub(super) available_from: Option<i64>,
 }
 
-/// `$1` shard, `$2` behind which position, `$3` up to which, `$4` to `$8` the selection, `$9` how many.
+/// `$1` shard, `$2` exclusive lower and `$3` inclusive upper bound of the position, `$4` to `$8` the selection,
+/// `$9` the limit.
 macro_rules! selected {
     ($columns:literal, $order:literal) => {
         concat!(
@@ -73,16 +75,16 @@ macro_rules! selected {
 }
 
 impl Selection {
-    /// What it comes to in a shard, now. Touches nothing.
+    /// Counts what the selection holds in a shard now. Changes nothing.
     ///
     /// # Errors
-    /// When the database cannot be asked.
+    /// When a query fails.
     pub async fn plan(&self, connection: &mut PgConnection, shard: Shard) -> Result<ShardPlan, sqlx::Error> {
         let range = self.range(connection, shard).await?;
         self.count(connection, shard, range).await
     }
 
-    /// The positions that it can reach in a shard, now.
+    /// The range of positions that the selection covers in a shard now.
     pub(super) async fn range(
         &self,
         connection: &mut PgConnection,
@@ -122,7 +124,7 @@ impl Selection {
         })
     }
 
-    /// The first of the selected events of a shard behind position `after`, up to `last`.
+    /// The first selected events of a shard after position `after`, up to `last`.
     pub(super) async fn next(
         &self,
         connection: &mut PgConnection,
@@ -156,7 +158,7 @@ impl Selection {
             .bind(self.since)
             .bind(self.until)
             .bind((!self.fields.is_empty()).then_some(fields))
-            .bind(BATCH_EVENTS)
+            .bind(REPLAY_BATCH_EVENTS)
             .fetch_all(connection)
             .await
     }

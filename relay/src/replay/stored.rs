@@ -15,7 +15,7 @@ use crate::strict::number;
 /// The shard and the position of the last message of a run.
 pub(super) async fn reached(stream: &Stream, run: &RunId) -> Result<Option<(Shard, i64)>, StreamError> {
     let name = &stream.cached_info().config.name;
-    // From the stream's leader, not a direct get, which a replica that lags may answer.
+    // Asks the stream's leader; a direct get may be answered by a replica that lags.
     let message = match stream.get_last_raw_message_by_subject(&format!("replay.{run}.*.*.*")).await {
         Ok(message) => message,
         Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => return Ok(None),
@@ -25,14 +25,14 @@ pub(super) async fn reached(stream: &Stream, run: &RunId) -> Result<Option<(Shar
     if let (Some(shard), Some(position)) = (number(headers, SHARD_HEADER), number(headers, POSITION_HEADER)) {
         return Ok(Some((Shard(shard), position)));
     }
-    let reason = format!("{} at {} is no replayed event", message.subject, message.sequence);
+    let reason = format!("{} at {} is not a replayed event", message.subject, message.sequence);
     Err(StreamError { stream: name.clone(), reason })
 }
 
-/// How many messages of a run are in the stream.
+/// The number of messages of a run that the stream holds.
 ///
 /// # Errors
-/// When NATS cannot be asked.
+/// When NATS does not answer.
 pub async fn stored(nats: &Client, outlet: &Outlet, run: &RunId) -> Result<u64, StreamError> {
     let name = outlet.replay_stream();
     let Some(stream) = stream::existing(nats, &name).await? else { return Ok(0) };
@@ -42,13 +42,13 @@ pub async fn stored(nats: &Client, outlet: &Outlet, run: &RunId) -> Result<u64, 
     total.await.map_err(|error| failed(&error))
 }
 
-/// Removes the messages of a run, also those that are still on their way, and answers how many.
+/// Removes the messages of a run, those still in flight included, and returns how many.
 pub(super) async fn remove(nats: &Client, outlet: &Outlet, run: &RunId) -> Result<u64, StreamError> {
     let name = outlet.replay_stream();
     let failed = |error: &dyn std::error::Error| StreamError::new(&name, error);
     let stream = stream::of_replays(nats, outlet).await?;
-    // A message that moves the stream's end, on a subject that no run has: what is still on its way
-    // expects another end. It stays, and so does the end, which a server of 2.9 forgets when it is
+    // Publishes a message that moves the stream's end, on a subject that no run has: messages still in flight
+    // expect another end. It stays in the stream, and keeps the end, which a 2.9 server forgets when it is
     // killed while the stream is empty.
     let mut headers = HeaderMap::new();
     headers.insert(NATS_MESSAGE_ID, format!("{}.{run}", Ulid::generate()));
