@@ -1,26 +1,21 @@
 //! Whether a command printed what a document shows.
 //!
 //! Ids, times, codes of coupons, addresses, decimals, rates and sizes match any of their shape; runs of spaces count
-//! as one. `…` in a line matches anything, and as a line of its own any number of lines. Everything else must be equal.
+//! as one, and the members of a JSON object have no order. `…` in a line matches anything, and as a line of its own any
+//! number of lines. Everything else must be equal.
+
+use serde_json::Value;
 
 use super::console::Command;
 use super::not_yet;
 
 const ANYTHING: &str = "…";
 
-/// How what was printed differs from what is shown; nothing when it does not. What was logged is not compared, unless
-/// the document shows a line of the log.
+/// How what was printed differs from what is shown; nothing when it does not.
 pub(super) fn shown_differs(command: &Command, printed: &str) -> Option<String> {
-    let shown = expected(command);
-    let logs = command.shown.iter().any(|line| is_logged(line));
-    let lines: Vec<String> =
-        printed.lines().filter(|line| logs || !is_logged(line)).map(normalized).collect();
-    (!lines_match(&shown, &lines)).then(|| {
-        format!(
-            "`{}` does not print what is shown\nshown:\n{}\nprinted:\n{printed}",
-            command.line,
-            command.shown.join("\n")
-        )
+    (!lines_match(&expected(command), &found(command, printed))).then(|| {
+        let Command { line, shown, .. } = command;
+        format!("`{line}` does not print what is shown\nshown:\n{}\nprinted:\n{printed}", shown.join("\n"))
     })
 }
 
@@ -31,7 +26,13 @@ pub(super) fn begins_as_shown(command: &Command, printed: &str) -> bool {
         shown.truncate(interrupted);
     }
     shown.push(ANYTHING.to_owned());
-    lines_match(&shown, &printed.lines().map(normalized).collect::<Vec<_>>())
+    lines_match(&shown, &found(command, printed))
+}
+
+/// What was printed, without lines of the log, unless the document shows one.
+fn found(command: &Command, printed: &str) -> Vec<String> {
+    let logs = command.shown.iter().any(|line| is_logged(line));
+    printed.lines().filter(|line| logs || !is_logged(line)).map(normalized).collect()
 }
 
 fn expected(command: &Command) -> Vec<String> {
@@ -62,10 +63,15 @@ fn is_logged(line: &str) -> bool {
         && words.next().is_some_and(|word| ["TRACE", "DEBUG", "INFO", "WARN", "ERROR"].contains(&word))
 }
 
-/// With a placeholder for everything that differs from run to run.
+/// With a placeholder for everything that differs from run to run, and the members of JSON objects in one order.
 fn normalized(line: &str) -> String {
+    let json = line.starts_with('{').then(|| serde_json::from_str::<Value>(line).ok()).flatten();
+    let sorted = json.map(|mut json| {
+        json.sort_all_objects();
+        json.to_string()
+    });
     let line = replace_runs(
-        line,
+        sorted.as_deref().unwrap_or(line),
         |c| c.is_ascii_digit() || c.is_ascii_uppercase(),
         |run| (run.len() == 26).then_some("<id>"),
     );
@@ -181,6 +187,8 @@ mod tests {
             ("{…,\"left\":0}", "{\"id\":1,\"left\":0}", true),
             ("{…,\"left\":0}", "{\"id\":1,\"left\":2}", false),
             ("a", "a\nb", false),
+            ("{\"a\":1,\"b\":2}", "{\"b\":2,\"a\":1}", true),
+            ("{\"a\":1,\"b\":2}", "{\"b\":1,\"a\":2}", false),
             ("a", "2026-11-27T04:38:29.307157Z  WARN x: y\na", true),
             ("a", "2026-11-27T04:38:29.307157Z is not logged\na", false),
         ] {
