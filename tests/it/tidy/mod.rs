@@ -77,6 +77,7 @@ const LAYERS: [(&str, &[&str]); 2] = [
             "event",
             "outlet",
             "acknowledgement",
+            "sqlstate",
             "zoo",
             "strict",
         ],
