@@ -3,7 +3,6 @@
 mod console;
 mod live;
 mod names;
-mod not_yet;
 mod output;
 mod shell;
 mod spans;

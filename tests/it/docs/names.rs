@@ -5,15 +5,17 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use coupon_dispatcher::config::{VARIABLES, Variable};
+
 use super::console::commands;
 use super::spans::{anchors, first_column, has_word, links, section, spans};
-use super::{ROOT, documents, not_yet, read};
+use super::{ROOT, documents, read};
 use crate::tidy::assert_tests_exist;
 
 /// Where files lie that a document names without their folder.
 const FOLDERS: [&str; 5] = [".", "src", "lua", "migrations", "examples/permissions"];
-/// What else stands in capitals where the private servers are configured.
-const SIGNALS_AND_PATH: [&str; 3] = ["PATH", "QUIT", "TERM"];
+/// Variables that name the binaries of the private servers.
+const OF_PRIVATE_SERVERS: [&str; 3] = ["POSTGRES", "REDIS_SERVER", "NATS_SERVER"];
 /// Names of other programs.
 const FOREIGN: [&str; 1] = ["max_ack_pending"];
 
@@ -53,13 +55,10 @@ fn variables_constants_and_functions_exist() {
             let is_name = name.contains('_')
                 && (name.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_')
                     || name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_'));
-            let is_expected = FOREIGN.contains(&name)
-                || not_yet::METRICS.contains(&name)
-                || not_yet::VARIABLES.contains(&name);
             // Of a metric, the source has its name without unit and type.
             let stem = name.trim_end_matches("_total").trim_end_matches("_seconds");
             let exists = has_word(&source, name) || has_word(&source, stem);
-            if is_name && !exists && !is_expected {
+            if is_name && !exists && !FOREIGN.contains(&name) {
                 problems.push(format!("{path}: there is no {name}"));
             }
         }
@@ -69,12 +68,16 @@ fn variables_constants_and_functions_exist() {
 
 #[test]
 fn the_configuration_is_told_whole() {
-    let told: BTreeSet<_> = first_column(&read("docs/reference/configuration.md")).into_iter().collect();
-    let source = read("src/config.rs") + &read("src/servers/kind.rs") + "\"RUST_LOG\"";
-    let is_variable =
-        |text: &&str| text.len() > 3 && text.chars().all(|c| c.is_ascii_uppercase() || c == '_');
-    let known: BTreeSet<_> = source.split('"').filter(is_variable).map(str::to_owned).collect();
-    assert_eq!(told, known.into_iter().filter(|name| !SIGNALS_AND_PATH.contains(&name.as_str())).collect());
+    let text = read("docs/reference/configuration.md");
+    let told: BTreeSet<_> = first_column(&text).into_iter().collect();
+    let known = VARIABLES.map(|variable| variable.name.to_owned()).into_iter();
+    let known: BTreeSet<_> = known.chain(OF_PRIVATE_SERVERS.map(str::to_owned)).collect();
+    assert_eq!(told, known);
+    let rows = VARIABLES.into_iter().filter_map(|Variable { name, default, .. }| Some((name, default?)));
+    for (name, default) in rows {
+        let row = text.lines().find(|line| line.starts_with(&format!("| `{name}` | "))).unwrap();
+        assert_eq!(row.split(" | ").nth(1).unwrap().trim_matches('`'), default, "{name}");
+    }
 }
 
 /// What `coupon … --help` says: the options of each command, by its words.
@@ -180,7 +183,7 @@ fn links_lead_somewhere() {
         for link in links(&text).into_iter().filter(|link| !link.contains("://")) {
             let (file, anchor) = link.split_once('#').unwrap_or((&link, ""));
             let target = if file.is_empty() { Path::new(ROOT).join(&path) } else { folder.join(file) };
-            if target.exists() == not_yet::FILES.contains(&file) {
+            if !target.exists() {
                 problems.push(format!("{path}: {link}"));
             }
             if !anchor.is_empty() {
@@ -213,10 +216,10 @@ fn files_exist() {
             let exists = FOLDERS
                 .iter()
                 .any(|folder| names.iter().any(|name| Path::new(ROOT).join(folder).join(name).exists()));
-            if exists == not_yet::FILES.contains(&span.as_str()) {
+            if !exists {
                 problems.push(format!("{path}: {span}"));
             }
         }
     }
-    assert!(problems.is_empty(), "there is no such file, or it is in FILES of not_yet.rs: {problems:#?}");
+    assert!(problems.is_empty(), "there is no such file: {problems:#?}");
 }
