@@ -47,6 +47,7 @@ GRANT EXECUTE ON FUNCTION outbox_head, projection_position, outbox_drop_partitio
 GRANT SELECT ON ALL TABLES IN SCHEMA public TO coupon_projector;
 GRANT INSERT ON wallet, settlement_entries, parked_events, projection_positions TO coupon_projector;
 GRANT DELETE ON projection_positions TO coupon_projector;
+-- A projection that appends events of its own would need EXECUTE on outbox_append as well; none does.
 GRANT EXECUTE ON FUNCTION outbox_head, projection_position TO coupon_projector;
 
 -- Replays: read the outbox and its epochs, and store the state of a run.

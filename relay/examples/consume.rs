@@ -1,5 +1,5 @@
-//! What the shop of the example `produce` has sold to each customer: a projection of its events. It can be
-//! killed at any point and run again.
+//! A projection of the events of the example `produce`: what the shop has sold to each customer. Kill it at any
+//! point and run it again.
 //!
 //! `DATABASE_URL=postgres://… NATS_URL=nats://… cargo run -p outbox-relay --example consume`
 
@@ -13,7 +13,7 @@ use sqlx::{ConnectOptions as _, PgConnection};
 
 const OUTLET: Outlet = Outlet { stream: "ORDERS", subjects: "orders", types: "order", source: "/shop" };
 
-/// Rows for each batch and customer: to change one row again and again is slow.
+/// Adds a row for each batch and customer, because updating one row repeatedly is slow.
 #[derive(Debug)]
 struct Turnover;
 

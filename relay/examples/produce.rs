@@ -1,5 +1,5 @@
-//! A shop: each order and its event are committed together, and a relay publishes the events. It can be
-//! killed at any point and run again: what was committed is published, and no order is placed twice.
+//! A shop: it commits each order together with its event, and a relay publishes the events. Kill it at any point
+//! and run it again: it publishes what was committed, and places no order twice.
 //!
 //! `DATABASE_URL=postgres://… NATS_URL=nats://… cargo run -p outbox-relay --example produce`
 
@@ -13,7 +13,7 @@ use ulid::Ulid;
 
 /// Streams `ORDERS-<shard>`, subjects `orders.<type>.<customer>.<shard>`, types `order.<type>.v1`.
 const OUTLET: Outlet = Outlet { stream: "ORDERS", subjects: "orders", types: "order", source: "/shop" };
-/// A shop that is not huge needs no more than one.
+/// One shard is enough for a small shop.
 const SHARD: Shard = Shard(0);
 const ORDERS: i64 = 1_000;
 const CUSTOMERS: i64 = 7;
@@ -47,7 +47,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// The order and its event: both, or neither.
+/// Commits the order and its event, or neither.
 async fn place(connection: &mut PgConnection, number: i64) -> Result<(), Box<dyn Error>> {
     let (customer, cents) = (format!("customer-{}", number % CUSTOMERS), 100 + number);
     let mut transaction = connection.begin().await?;

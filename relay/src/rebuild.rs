@@ -1,6 +1,8 @@
 //! Builds a projection from all its events, beside the old one. Readers see the old tables until the new ones
 //! have caught up; then the tables are swapped in one transaction.
 
+mod tables;
+
 use async_nats::Client;
 use async_nats::jetstream::consumer::{DeliverPolicy, pull};
 use futures_util::StreamExt as _;
@@ -20,7 +22,6 @@ use crate::positions;
 use crate::projection::{Projection, ProjectorError};
 use crate::projector::event_of;
 use crate::site::Site;
-use crate::sqlstate::is_lock_timeout;
 use crate::stream::{self, StreamError};
 use crate::zoo;
 
@@ -91,7 +92,7 @@ impl Rebuild<'_> {
             return Err(RebuildError::AtWork(name));
         }
         let schema = format!("rebuild_{name}");
-        self.make_tables(&mut home, &schema).await?;
+        tables::create(&mut home, &schema, self.projection[0].tables()).await?;
         failpoint::reached("rebuild.made_tables").await;
 
         let sites: Vec<Site> = (0..self.shards).map(|shard| self.site(Shard(shard))).collect();
@@ -128,23 +129,6 @@ impl Rebuild<'_> {
         sqlx::raw_sql(&path).execute(&mut connection).await?;
         let follow_ups = if zoo::has("rebuild-appends") { FollowUps::Append } else { FollowUps::REBUILD };
         Feed::open(site, &self.projection, connection, position, follow_ups).await
-    }
-
-    /// Creates empty copies of the tables, and of the tables of positions and parked events.
-    async fn make_tables(&self, home: &mut PgConnection, schema: &str) -> Result<(), sqlx::Error> {
-        let mut statements = vec![
-            "BEGIN".to_owned(),
-            format!("DROP SCHEMA IF EXISTS \"{schema}\" CASCADE"),
-            format!("CREATE SCHEMA \"{schema}\""),
-        ];
-        let tables = self.projection[0].tables().iter().chain(&["projection_positions", "parked_events"]);
-        statements.extend(
-            tables.map(|table| {
-                format!("CREATE TABLE \"{schema}\".\"{table}\" (LIKE \"{table}\" INCLUDING ALL)")
-            }),
-        );
-        statements.push("COMMIT".to_owned());
-        sqlx::raw_sql(&statements.join(";")).execute(home).await.map(drop)
     }
 
     /// Applies everything that the live projection has applied.
@@ -234,20 +218,8 @@ impl Rebuild<'_> {
         let tables = self.projection[0].tables();
         let made: Vec<String> = tables.iter().map(|table| format!("\"{schema}\".\"{table}\"")).collect();
         sqlx::raw_sql(&format!("ANALYZE {}", made.join(", "))).execute(&mut *home).await?;
-        let quoted: Vec<String> = tables.iter().map(|table| format!("\"{table}\"")).collect();
-        // In the order in which projectors take these locks.
-        let lock = format!(
-            "BEGIN; LOCK TABLE parked_events IN EXCLUSIVE MODE; LOCK TABLE {} IN ACCESS EXCLUSIVE MODE; \
-             LOCK TABLE projection_positions IN EXCLUSIVE MODE",
-            quoted.join(", ")
-        );
-        match sqlx::raw_sql(&lock).execute(&mut *home).await {
-            Ok(_) => {}
-            Err(error) if is_lock_timeout(&error) => {
-                sqlx::raw_sql("ROLLBACK").execute(home).await?;
-                return Ok(false);
-            }
-            Err(error) => return Err(error.into()),
+        if !tables::lock(home, tables).await? {
+            return Ok(false);
         }
         for feed in &mut *feeds {
             let end = self.applied_at_home(home, feed.site.shard).await?;
@@ -271,16 +243,21 @@ impl Rebuild<'_> {
         );
         sqlx::raw_sql(&finish).execute(&mut *home).await?;
         failpoint::reached("rebuild.committed").await;
+        self.remove_letters(home, feeds).await;
+        Ok(true)
+    }
+
+    /// Removes the letters of events that the new tables hold. The swap is committed; a letter that remains does no
+    /// harm.
+    async fn remove_letters(&self, home: &mut PgConnection, feeds: &[Feed<'_>]) {
         for feed in feeds {
             let letters = Letters { nats: self.nats, outlet: self.outlet, shard: feed.site.shard };
-            // The swap is committed; a letter that remains does no harm.
-            if let Err(error) = letters.remove_left_behind(home, name).await {
+            if let Err(error) = letters.remove_left_behind(home, self.projection[0].name()).await {
                 tracing::warn!(
                     error = &error as &dyn std::error::Error,
                     "dead letters remain after a rebuild"
                 );
             }
         }
-        Ok(true)
     }
 }

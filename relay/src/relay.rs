@@ -76,20 +76,7 @@ impl Relay {
     }
 
     async fn lead(&self) -> Result<Infallible, RelayError> {
-        let led = self.route.status.borrow().leads;
-        let first_try = leadership::try_take(
-            &self.route.site.database,
-            RELAY_LOCK,
-            self.route.site.shard.0,
-            Duration::ZERO,
-        )
-        .await?;
-        let (mut connection, leads_on) = if let (connection, true) = first_try {
-            (connection, led)
-        } else {
-            self.route.status.send_modify(|status| (status.leads, status.held_up) = (false, false));
-            (leadership::take(&self.route.site.database, RELAY_LOCK, self.route.site.shard.0).await?, false)
-        };
+        let (mut connection, leads_on) = self.take_lock().await?;
         self.route.status.send_modify(|status| status.leads = true);
         failpoint::reached("relay.leads").await;
         let Site { outlet, shard, nats, .. } = &self.route.site;
@@ -106,24 +93,38 @@ impl Relay {
         let published = if leads_on { self.route.status.borrow().published } else { 0 };
         let (published, epochs) = cursor.find(&mut connection, published).await?;
         failpoint::reached("relay.found").await;
-        self.route.status.send_modify(|status| {
+        self.found(published, leads_on);
+        Pipeline::new(&self.route, epochs.current(), published).await?.run(&mut connection).await
+    }
+
+    /// Waits for the lock of the shard. Returns its connection, and whether this relay was the active one already.
+    async fn take_lock(&self) -> Result<(PgConnection, bool), RelayError> {
+        let led = self.route.status.borrow().leads;
+        let Site { database, shard, .. } = &self.route.site;
+        let first_try = leadership::try_take(database, RELAY_LOCK, shard.0, Duration::ZERO).await?;
+        if let (connection, true) = first_try {
+            return Ok((connection, led));
+        }
+        self.route.status.send_modify(|status| (status.leads, status.held_up) = (false, false));
+        Ok((leadership::take(database, RELAY_LOCK, shard.0).await?, false))
+    }
+
+    /// Reports that the stream ends at position `published`.
+    fn found(&self, published: i64, leads_on: bool) {
+        let Route { site: Site { shard, .. }, status, metrics } = &self.route;
+        let shard = *shard;
+        status.send_modify(|status| {
             let lost = (status.published - published).max(0);
-            self.route
-                .metrics
-                .healed
-                .get_or_create(&self.route.site.shard.into())
-                .inc_by(lost.unsigned_abs());
+            metrics.healed.get_or_create(&shard.into()).inc_by(lost.unsigned_abs());
             status.healed += lost;
             if leads_on {
                 // This relay sent them, and the connection was lost before they were acknowledged.
                 let found = (published - status.published).max(0);
-                let counter = self.route.metrics.published.get_or_create(&self.route.site.shard.into());
-                counter.inc_by(found.unsigned_abs());
+                metrics.published.get_or_create(&shard.into()).inc_by(found.unsigned_abs());
             }
             status.published = published;
             status.halted = None;
         });
-        Pipeline::new(&self.route, epochs.current(), published).await?.run(&mut connection).await
     }
 }
 

@@ -96,9 +96,8 @@ impl World {
         assert_eq!(echoed.len(), causes.len(), "one for each");
         for cause in causes {
             let id = cause.to_event(&OUTLET).follow_up_id("echo-0");
-            let echoes =
-                echoed.iter().filter(|echo| (echo.id, &*echo.subject) == (id, &cause.position.to_string()));
-            let positions: Vec<i64> = echoes.map(|echo| echo.position).collect();
+            let its = |echo: &&&StoredEvent| (echo.id, &*echo.subject) == (id, &cause.position.to_string());
+            let positions: Vec<i64> = echoed.iter().filter(its).map(|echo| echo.position).collect();
             assert!(positions.len() == 1 && positions[0] > cause.position, "{positions:?} echo {cause:?}");
         }
         assert_eq!(self.head(Shard(0)).await, 0, "what follows stays in the shard");

@@ -20,7 +20,7 @@ pub enum ReplayError {
     Exists { run: RunId, state: RunState },
     #[error("run {run} has ended, {state}: there is nothing to resume")]
     Ended { run: RunId, state: RunState },
-    #[error("the outbox has dropped positions {from} to {to} of shard {shard} since the run began")]
+    #[error("positions {from} to {to} of shard {shard} are gone from the outbox since the run began")]
     Gone { shard: Shard, from: i64, to: i64 },
     #[error("run {run} is older than what stream {stream} keeps: how far it got is unknown")]
     Expired { run: RunId, stream: String },

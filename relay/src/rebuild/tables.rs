@@ -1,0 +1,43 @@
+//! The tables of a projection: empty copies of them, and their locks.
+
+use sqlx::PgConnection;
+
+use crate::sqlstate::is_lock_timeout;
+
+/// Creates empty copies of these tables, and of the tables of positions and parked events, in schema `schema`.
+pub(super) async fn create(
+    home: &mut PgConnection,
+    schema: &str,
+    tables: &[&str],
+) -> Result<(), sqlx::Error> {
+    let mut statements = vec![
+        "BEGIN".to_owned(),
+        format!("DROP SCHEMA IF EXISTS \"{schema}\" CASCADE"),
+        format!("CREATE SCHEMA \"{schema}\""),
+    ];
+    let tables = tables.iter().chain(&["projection_positions", "parked_events"]);
+    statements.extend(
+        tables.map(|table| format!("CREATE TABLE \"{schema}\".\"{table}\" (LIKE \"{table}\" INCLUDING ALL)")),
+    );
+    statements.push("COMMIT".to_owned());
+    sqlx::raw_sql(&statements.join(";")).execute(home).await.map(drop)
+}
+
+/// Begins a transaction that holds these tables. Returns false, without one, when they are in use.
+pub(super) async fn lock(home: &mut PgConnection, tables: &[&str]) -> Result<bool, sqlx::Error> {
+    let quoted: Vec<String> = tables.iter().map(|table| format!("\"{table}\"")).collect();
+    // In the order in which projectors take these locks.
+    let lock = format!(
+        "BEGIN; LOCK TABLE parked_events IN EXCLUSIVE MODE; LOCK TABLE {} IN ACCESS EXCLUSIVE MODE; \
+         LOCK TABLE projection_positions IN EXCLUSIVE MODE",
+        quoted.join(", ")
+    );
+    match sqlx::raw_sql(&lock).execute(&mut *home).await {
+        Ok(_) => Ok(true),
+        Err(error) if is_lock_timeout(&error) => {
+            sqlx::raw_sql("ROLLBACK").execute(home).await?;
+            Ok(false)
+        }
+        Err(error) => Err(error),
+    }
+}
