@@ -1,16 +1,16 @@
-//! Clocks: Redis judges when a campaign opens and closes, Postgres when a coupon expires, this process for how
-//! long the gate is asked.
+//! Clocks: that of Redis decides when a campaign opens and closes, that of Postgres when a coupon expires, and that of
+//! this process how long a closed campaign's gate is still asked.
 
 use std::time::Instant;
 
 use time::{Duration, OffsetDateTime};
 
-use super::Finding;
+use super::finding::Finding;
 
-/// Of a server and this process; so no two servers are a second apart.
+/// How far a server's clock may be from that of this process: so no two servers are a second apart.
 const APART_MAX: Duration = Duration::milliseconds(500);
 
-/// Compares the clock that `answer` tells with our own, at half of the time that the answer took.
+/// Compares the time that a server answers with our own, taken halfway between question and answer.
 pub(super) async fn compare<E>(
     server: &'static str,
     answer: impl Future<Output = Result<OffsetDateTime, E>>,
@@ -21,7 +21,8 @@ pub(super) async fn compare<E>(
     let found = format!("{} ms ahead of this process", apart.whole_milliseconds());
     Ok(Finding::of(server, "clock", found).bad_unless(
         apart.abs() < APART_MAX,
-        "Campaigns open and close by the clock of Redis, coupons expire by that of Postgres. Run NTP on all machines.",
+        "Campaigns open and close by the clock of Redis, and coupons expire by that of Postgres. Run NTP on all \
+         machines.",
     ))
 }
 

@@ -1,38 +1,38 @@
-//! What one check has found.
+//! The result of one check.
 
 use std::fmt;
 
 use serde::Serialize;
 
-/// How it is.
+/// How well a checked property fits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Health {
     Ok,
-    /// The promises hold; something else is slower or weaker than it could be.
+    /// The guarantees hold; something else is slower or weaker than it could be.
     Warn,
-    /// To be mended: a promise does not hold, or will not.
+    /// A guarantee is broken or at risk.
     Bad,
-    /// It could not be told.
+    /// The check could not be made.
     Unknown,
 }
 
-/// One line of the doctor.
+/// The result of one check: a line of the doctor.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
     pub health: Health,
     /// redis, postgres or nats.
     pub server: &'static str,
-    /// What was looked at.
+    /// The property that was checked.
     pub check: String,
-    /// What there is.
+    /// Its value.
     pub found: String,
-    /// Why it matters and what to do, in sentences; nothing when all is well.
+    /// Why it matters and what to do, in sentences; `None` exactly if the health is `Ok`.
     pub advice: Option<String>,
 }
 
 impl Finding {
-    /// A check that has found nothing wrong yet.
+    /// A result without a fault, so far.
     pub(super) fn of(server: &'static str, check: impl Into<String>, found: impl Into<String>) -> Self {
         Self { health: Health::Ok, server, check: check.into(), found: found.into(), advice: None }
     }
@@ -55,7 +55,7 @@ impl Finding {
         self.unless(holds, Health::Warn, advice)
     }
 
-    /// The first that is wrong is told.
+    /// Keeps the first fault.
     fn unless(self, holds: bool, health: Health, advice: impl Into<String>) -> Self {
         if holds || self.health != Health::Ok {
             return self;
@@ -64,7 +64,7 @@ impl Finding {
     }
 }
 
-/// A line.
+/// One line, without its end.
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { health, server, check, found, advice } = self;

@@ -1,5 +1,5 @@
-//! The doctor: looks at the three servers, and says what is not as the promises need it, why that matters
-//! and what to do. It asks, and changes nothing.
+//! The doctor: checks how the three servers are set up, and tells what the guarantees need otherwise, why that matters
+//! and what to do. It only reads.
 
 mod clock;
 mod finding;
@@ -16,11 +16,11 @@ use tokio::time::timeout;
 pub use self::finding::{Finding, Health};
 use crate::config::{Config, ServerUrl};
 
-/// For all that one server is asked.
+/// For all the checks of one server: an operator waits for it.
 const EXAMINATION_TIME_MAX: Duration = Duration::from_secs(10);
 
-/// Examines the three servers. What cannot be asked is a finding too. Transactions of Postgres that have been
-/// open for longer than `open_max` are named.
+/// Examines the three servers at once. A server that does not answer is a finding too. Transactions of Postgres that
+/// have been open for longer than `open_max` are a warning, which names them.
 pub async fn examine(config: &Config, open_max: Duration) -> Vec<Finding> {
     let (redis, postgres, nats) = join!(
         of_server("redis", &config.redis, redis::examine(config)),
@@ -38,7 +38,7 @@ async fn of_server(
     let result = timeout(EXAMINATION_TIME_MAX, examination).await;
     result.unwrap_or_else(|_| Err(anyhow!("no answer within {EXAMINATION_TIME_MAX:?}"))).unwrap_or_else(
         |error| {
-            let advice = format!("See that it runs at {url}, and lets this login in.");
+            let advice = format!("Check that it runs at {url} and accepts this login.");
             vec![Finding::unknown(name, "answers", format!("{error:#}"), advice)]
         },
     )

@@ -1,4 +1,4 @@
-//! NATS: whether `JetStream` keeps what it is given, as the relay needs it.
+//! Checks of NATS: whether `JetStream` keeps every message that it confirms.
 
 use anyhow::Context as _;
 use async_nats::jetstream::stream::{Config as Stream, DiscardPolicy, Info, RetentionPolicy, StorageType};
@@ -7,16 +7,16 @@ use outbox_relay::{Shard, stream};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::Finding;
+use super::finding::Finding;
 use crate::config::Config;
 use crate::connections::{Patience, connect_nats};
 use crate::event::OUTLET;
 
 const NATS: &str = "nats";
-/// Of a limit, in percent.
+/// The share of a limit from which on the doctor warns, in percent.
 const USED_MAX: u64 = 80;
 
-/// What the server says of our account. (The crate's own wants fields that 2.9 does not send.)
+/// The answer to `$JS.API.INFO`. (The type of the crate requires fields that NATS 2.9 does not send.)
 #[derive(Deserialize)]
 struct Account {
     #[serde(default)]
@@ -28,7 +28,7 @@ struct Account {
 
 #[derive(Default, Deserialize)]
 struct Limits {
-    /// In bytes; 0 and less is none.
+    /// In bytes; no limit if 0 or less.
     max_storage: i64,
 }
 
@@ -43,7 +43,7 @@ pub(super) async fn examine(config: &Config) -> anyhow::Result<Vec<Finding>> {
     match jetstream::new(nats.clone()).request("INFO", &json!({})).await {
         Ok(Account { storage: used, limits, error: None }) => findings.push(storage(used, &limits)),
         Err(error) if error.kind() != RequestErrorKind::NoResponders => {
-            let advice = "Ask with a login that may ask $JS.API.INFO and $JS.API.STREAM.INFO.>.";
+            let advice = "Use a login that may publish to $JS.API.INFO and $JS.API.STREAM.INFO.>.";
             findings.push(Finding::unknown(NATS, "JetStream", error.to_string(), advice));
             return Ok(findings);
         }
@@ -52,8 +52,8 @@ pub(super) async fn examine(config: &Config) -> anyhow::Result<Vec<Finding>> {
             let found = error.map_or_else(|| "not there".to_owned(), |error| error.description);
             findings.push(Finding::of(NATS, "JetStream", found).bad_unless(
                 false,
-                "Nothing is published; the outbox keeps it. Enable it (`jetstream {}` in nats-server.conf) and for \
-                 the account of this login.",
+                "Nothing is published, and the outbox keeps every event. Enable JetStream in nats-server.conf \
+                 (`jetstream {}`) and for the account of this login.",
             ));
             return Ok(findings);
         }
@@ -64,7 +64,7 @@ pub(super) async fn examine(config: &Config) -> anyhow::Result<Vec<Finding>> {
             Some(stream) => findings.extend(of_stream(stream.cached_info(), shard, config.replicas)),
             None => findings.push(Finding::of(NATS, name, "not there").warn_unless(
                 false,
-                "The relay makes it when it starts; if it was there before, see /readyz of the relay.",
+                "The relay creates it when it starts. If it existed before, see /readyz of the relay.",
             )),
         }
     }
@@ -78,14 +78,14 @@ fn version(version: &str, replicas: usize) -> Finding {
     Finding::of(NATS, "version", version)
         .warn_unless(
             parsed >= (2, 10, 0),
-            "It has no sync_interval: a power cut takes the messages of up to a minute, which the relay publishes \
-             again; and a stream that is deleted when the outbox no longer holds all of it takes a new epoch. Use \
-             2.10 or newer, with sync_interval: always.",
+            "It has no sync_interval: a power cut loses the messages of up to a minute, and the relay publishes them \
+             again; a stream that is deleted when the outbox no longer holds all of it needs a new epoch. Use 2.10 or \
+             newer, with sync_interval: always.",
         )
         .warn_unless(
             replicas == 1 || !((2, 10, 14)..(2, 11, 0)).contains(&parsed),
-            "With replicas it may call a message a duplicate that it does not have; the relay finds out and waits. \
-             Use 2.11 or newer.",
+            "With replicas it may refuse a message as a duplicate although it does not have it; the relay notices, and \
+             waits. Use 2.11 or newer.",
         )
 }
 
@@ -95,48 +95,48 @@ fn storage(used: u64, limits: &Limits) -> Finding {
         limit.map_or_else(|| format!("{used} bytes, no limit"), |limit| format!("{used} of {limit} bytes"));
     Finding::of(NATS, "storage of the account", found).warn_unless(
         limit.is_none_or(|limit| used < limit / 100 * USED_MAX),
-        "When it is used up nothing is published, and the outbox grows. Raise the limit of the account.",
+        "When it is used up, nothing is published and the outbox grows. Raise the limit of the account.",
     )
 }
 
-/// Only what differs, or one line that says that nothing does.
+/// A finding for each fault of a stream, or a single one without a fault.
 fn of_stream(info: &Info, shard: Shard, replicas: usize) -> Vec<Finding> {
     let Stream { name, subjects, retention, discard, storage, num_replicas, .. } = &info.config;
     let of = |check: &str, found: String| Finding::of(NATS, format!("{name} {check}"), found);
-    let again = "`nats stream edit` changes it.";
-    let drops = format!("It drops events that a subscriber may not have read yet. {again}");
+    let edit = "Change it with `nats stream edit`.";
+    let drops = format!("It drops events that a subscriber may not have read yet. {edit}");
     let (age, per_subject) = (info.config.max_age, info.config.max_messages_per_subject);
     let wanted = [OUTLET.subjects_of(shard)];
     let mut findings = vec![
         of("subjects", subjects.join(", ")).bad_unless(
             *subjects == wanted,
             format!(
-                "The relay publishes to {}, and a sequence is a position only if nobody else adds. {again}",
+                "The relay publishes to {}. Sequences are positions only while no other messages arrive. {edit}",
                 wanted[0]
             ),
         ),
         of("retention", format!("{retention:?}")).bad_unless(
             *retention == RetentionPolicy::Limits,
-            "What one subscriber has read is gone for the others. \
-                It cannot be changed: delete the stream, and the relay makes it again from the outbox.",
+            "A message that one subscriber has read is gone for the others. This cannot be changed: delete the stream, \
+             and the relay recreates it from the outbox.",
         ),
         of("discard", format!("{discard:?}")).bad_unless(*discard == DiscardPolicy::New, drops.as_str()),
         of("max_age", format!("{age:?}")).bad_unless(age.is_zero(), drops.as_str()),
         of("max_msgs_per_subject", per_subject.to_string()).bad_unless(per_subject <= 0, drops.as_str()),
         of("storage", format!("{storage:?}")).bad_unless(
             *storage == StorageType::File,
-            "It is empty after a restart. \
-            It cannot be changed: delete the stream, and the relay makes it again from the outbox.",
+            "It is empty after a restart. This cannot be changed: delete the stream, and the relay recreates it from \
+             the outbox.",
         ),
         of("acknowledgements", if info.config.no_ack { "none" } else { "of every message" }.to_owned())
-            .bad_unless(!info.config.no_ack, format!("The relay never learns what is stored. {again}")),
+            .bad_unless(!info.config.no_ack, format!("The relay never learns what is stored. {edit}")),
         of("sealed", info.config.sealed.to_string()).bad_unless(
             !info.config.sealed,
-            "Nothing can be published to it any more, and it cannot be undone.",
+            "Nothing can be published to it any more, and that cannot be undone.",
         ),
         of("replicas", num_replicas.to_string()).warn_unless(
             *num_replicas == replicas,
-            format!("NATS_REPLICAS says {replicas}, which counts for new streams only. {again}"),
+            format!("NATS_REPLICAS is {replicas}, which applies to new streams only. {edit}"),
         ),
         filled(&format!("{name} messages"), info.state.messages, info.config.max_messages),
         filled(&format!("{name} bytes"), info.state.bytes, info.config.max_bytes),
@@ -150,11 +150,11 @@ fn of_stream(info: &Info, shard: Shard, replicas: usize) -> Vec<Finding> {
     findings
 }
 
-/// How near a stream is to a limit, where 0 and less is none.
+/// How near a stream is to a limit, which is none if 0 or less.
 fn filled(check: &str, used: u64, limit: i64) -> Finding {
     let limit = u64::try_from(limit).unwrap_or(0);
     Finding::of(NATS, check, format!("{used} of {limit}")).warn_unless(
         limit == 0 || used < limit / 100 * USED_MAX,
-        "When it is full nothing is published, and the outbox grows. `nats stream edit` raises the limit.",
+        "When it is full, nothing is published and the outbox grows. Raise the limit with `nats stream edit`.",
     )
 }

@@ -1,4 +1,4 @@
-//! Postgres: whether it keeps what it commits, and has room for us.
+//! Checks of Postgres: whether it keeps what it commits, and has connections left.
 
 use std::time::Duration;
 
@@ -6,18 +6,19 @@ use anyhow::Context as _;
 use sqlx::{ConnectOptions as _, FromRow, PgConnection};
 use tokio::time::timeout;
 
-use super::{Finding, clock};
+use super::clock;
+use super::finding::Finding;
 use crate::config::Config;
 use crate::connections::{self, CONNECT_TIMEOUT, POOL_CONNECTIONS};
 use crate::schema::{self, SchemaError};
 
 const POSTGRES: &str = "postgres";
-/// The oldest that is still maintained.
+/// The oldest version that is still maintained.
 const OLDEST: i32 = 140_000;
-/// Connections of a process for each shard, beside its pool: its writer, its relay, two projections, and for
-/// waiting on standby.
+/// Connections of a process for each shard, beside its pool: its writer, its relay, two projections, and two that wait
+/// to become the active one.
 const CONNECTIONS_OF_SHARD: u32 = 6;
-/// Names no more than so many transactions.
+/// Transactions that a finding names: enough to begin with.
 const NAMED_MAX: i64 = 5;
 
 const SETTINGS: &str = "SELECT current_setting('server_version_num')::integer AS version_number, \
@@ -31,7 +32,8 @@ const SETTINGS: &str = "SELECT current_setting('server_version_num')::integer AS
     (current_setting('max_connections')::integer - current_setting('superuser_reserved_connections')::integer)::bigint \
         AS connections_max";
 
-/// What is open for too long, and of how many sessions that is not told.
+/// Transactions that are open for longer than `$1` seconds: their number, the names of the oldest `$2`, and the number
+/// of sessions that this login may not see.
 const OPEN: &str = "WITH open AS ( \
         SELECT xact_start AS since, format('process %s of %s (%s)', pid, usename, state) AS name FROM pg_stat_activity \
         WHERE backend_type = 'client backend' AND xact_start IS NOT NULL \
@@ -72,7 +74,7 @@ pub(super) async fn examine(config: &Config, open_max: Duration) -> anyhow::Resu
 
 fn of_settings(settings: &Settings, shards: i16) -> Vec<Finding> {
     let of = |check: &str, found: &str| Finding::of(POSTGRES, check, found);
-    let lost = |what: &str| format!("After a power cut coupons that were promised may be gone: {what}");
+    let lost = |what: &str| format!("A power cut may lose coupons that users were promised: {what}");
     let role = match (settings.standby, settings.read_only) {
         (true, _) => "standby",
         (false, true) => "primary, read-only",
@@ -87,8 +89,8 @@ fn of_settings(settings: &Settings, shards: i16) -> Vec<Finding> {
             .bad_unless(settings.version_number >= OLDEST, "It is no longer maintained. Use 14 or newer."),
         of("role", role).bad_unless(
             role == "primary",
-            "It takes no writes: every claim is refused. Let DATABASE_URL name the primary, and see that \
-             default_transaction_read_only is off.",
+            "It takes no writes, so every claim is refused. Let DATABASE_URL name the primary, and set \
+             default_transaction_read_only = off.",
         ),
         of("fsync", &settings.fsync)
             .bad_unless(settings.fsync == "on", lost("nothing is forced to disk. Set fsync = on in postgresql.conf.")),
@@ -98,22 +100,22 @@ fn of_settings(settings: &Settings, shards: i16) -> Vec<Finding> {
         ),
         of("synchronous_commit", &settings.synchronous_commit).bad_unless(
             ["on", "remote_apply"].contains(&&*settings.synchronous_commit),
-            lost("commits do not wait for the disk, though every session of ours asks for it. See whether a pooler in \
-                  between ignores startup options (pgbouncer: ignore_startup_parameters)."),
+            lost("commits do not wait for the disk, although every session of this program asks for it. Check whether a \
+                  pooler in between ignores startup options (pgbouncer: ignore_startup_parameters)."),
         ),
         of("autovacuum", &settings.autovacuum).bad_unless(
             settings.autovacuum == "on",
-            "Statistics grow old and transaction ids run out. Set autovacuum = on in postgresql.conf.",
+            "Statistics grow stale and transaction ids run out. Set autovacuum = on in postgresql.conf.",
         ),
         of("connections", &connections).warn_unless(
             free >= needed,
-            format!("Another process takes up to {needed}, and claims are refused while a writer gets none. Raise \
+            format!("Another process needs up to {needed}. Claims are refused while a writer has no connection. Raise \
                      max_connections."),
         ),
         of("min_wal_size of max_wal_size", &wal).warn_unless(
             settings.wal_is_kept,
-            "In a rush new WAL files are made, and commits wait for it (some 50 ms). Set min_wal_size as large as \
-             max_wal_size, and have it filled before.",
+            "Under load Postgres creates WAL files, and commits wait for that (about 50 ms). Set min_wal_size as large as \
+             max_wal_size, and write that much before the event.",
         ),
     ]
 }
@@ -123,7 +125,7 @@ async fn schema(connection: &mut PgConnection, shards: i16) -> Finding {
     match schema::check(connection, shards).await {
         Ok(()) => Finding::of(POSTGRES, CHECK, "fits this program"),
         Err(SchemaError::Database(error)) => {
-            Finding::unknown(POSTGRES, CHECK, error.to_string(), "Ask with a login that may read the tables.")
+            Finding::unknown(POSTGRES, CHECK, error.to_string(), "Use a login that may read the tables.")
         }
         Err(error @ SchemaError::Dropped { .. }) => Finding::of(POSTGRES, CHECK, error.to_string())
             .bad_unless(
@@ -132,7 +134,7 @@ async fn schema(connection: &mut PgConnection, shards: i16) -> Finding {
             ),
         Err(error) => Finding::of(POSTGRES, CHECK, error.to_string()).bad_unless(
             false,
-            "No process starts on it. `coupon migrate`, with the SHARDS of the first time.",
+            "No process starts on it. Run `coupon migrate` with the SHARDS of the first migration.",
         ),
     }
 }
@@ -148,13 +150,13 @@ async fn transactions(connection: &mut PgConnection, open_max: Duration) -> anyh
     let (long, names, hidden) = open;
     if long == 0 && hidden > 0 {
         let found = format!("{hidden} sessions are hidden");
-        return Ok(Finding::unknown(POSTGRES, CHECK, found, "Ask with a login that has pg_read_all_stats."));
+        return Ok(Finding::unknown(POSTGRES, CHECK, found, "Use a login that has pg_read_all_stats."));
     }
     let names = names.map(|names| format!(": {names}")).unwrap_or_default();
     let found = format!("{long} open for more than {} s{names}", open_max.as_secs());
     Ok(Finding::of(POSTGRES, CHECK, found).warn_unless(
         long == 0,
-        "They keep vacuum from removing what was deleted anywhere on the server. End them: pg_terminate_backend(), \
-         ROLLBACK PREPARED.",
+        "While they are open, vacuum removes no row that was deleted after they began. End them with \
+         pg_terminate_backend() or ROLLBACK PREPARED.",
     ))
 }

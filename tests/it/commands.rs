@@ -37,6 +37,14 @@ async fn a_campaign_command_without_an_api_says_where_it_looked() {
     let finished = coupon(&["campaign", "list", "--url", "http://127.0.0.1:9"], &environment).await;
     assert_eq!(finished.code, Some(1), "{finished:?}");
     assert!(finished.err.contains("http://127.0.0.1:9"), "{finished:?}");
+    for once in ["http://127.0.0.1:9", "Connection refused"] {
+        assert_eq!(finished.err.matches(once).count(), 1, "{finished:?}");
+    }
+    for url in ["127.0.0.1:9", "ftp://127.0.0.1:9"] {
+        let finished = coupon(&["campaign", "list", "--url", url], &environment).await;
+        assert_eq!(finished.code, Some(1), "{finished:?}");
+        assert!(finished.err.contains(url), "{finished:?}");
+    }
 }
 
 #[tokio::test]

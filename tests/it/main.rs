@@ -43,5 +43,6 @@ mod startup;
 mod subscriber;
 mod tidy;
 mod writer;
+mod tls;
 #[cfg(feature = "zoo")]
 mod zoo;

@@ -40,6 +40,10 @@ impl Http {
         Self { address, token: Some(TOKEN.to_owned()), headers: Vec::new() }
     }
 
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// The same API, asked with another token or with none.
     pub(crate) fn with_token(&self, token: Option<&str>) -> Self {
         Self { token: token.map(str::to_owned), ..self.clone() }
