@@ -1,10 +1,9 @@
 //! What somebody asks for when he creates a campaign: parsed, with all problems at once.
 
-use std::time::Duration;
-
 use serde::Deserialize;
 use time::OffsetDateTime;
 
+use super::duration::parse_duration;
 use super::{Expiry, SettleOn};
 use crate::ids::{FieldProblem, MerchantId};
 use crate::money::{Currency, CurrencyError, Money};
@@ -70,7 +69,7 @@ impl DraftBody {
         // As Postgres keeps them: what is less than a microsecond apart is the same there.
         let [opens_at, closes_at] =
             [self.opens_at, self.closes_at].map(OffsetDateTime::truncate_to_microsecond);
-        let coupon_expires_at = self.coupon_expires_at.map(OffsetDateTime::truncate_to_microsecond);
+        let expires_at = self.coupon_expires_at.map(OffsetDateTime::truncate_to_microsecond);
         let mut problems = Vec::new();
         let mut refuse = |field: &str, reason: String| problems.push(FieldProblem::new(field, reason));
 
@@ -96,11 +95,9 @@ impl DraftBody {
                 refuse(field, format!("must be 1 to {max}"));
             }
         }
-        for (field, time) in [
-            ("opens_at", Some(opens_at)),
-            ("closes_at", Some(closes_at)),
-            ("coupon_expires_at", coupon_expires_at),
-        ] {
+        let times =
+            [("opens_at", Some(opens_at)), ("closes_at", Some(closes_at)), ("coupon_expires_at", expires_at)];
+        for (field, time) in times {
             if time.is_some_and(|time| !TIMES.contains(&time.unix_timestamp())) {
                 refuse(field, "must be in the years 1970 to 8999".to_owned());
             }
@@ -108,26 +105,9 @@ impl DraftBody {
         if closes_at <= opens_at {
             refuse("closes_at", "must be after opens_at".to_owned());
         }
-        let expiry = match (coupon_expires_at, self.coupon_valid_for.as_deref()) {
-            (Some(time), None) if time < closes_at => {
-                refuse("coupon_expires_at", "must not be before closes_at".to_owned());
-                None
-            }
-            (Some(time), None) => Some(Expiry::At(time)),
-            (None, Some(text)) => {
-                let duration = parse_duration(text);
-                if duration.is_none() {
-                    let reason = "must be an ISO 8601 duration such as P30D or PT12H, up to P3650D";
-                    refuse("coupon_valid_for", reason.to_owned());
-                }
-                duration.map(Expiry::After)
-            }
-            (Some(_), Some(_)) | (None, None) => {
-                let reason = "give exactly one of coupon_expires_at and coupon_valid_for";
-                refuse("coupon_expires_at", reason.to_owned());
-                None
-            }
-        };
+        let expiry = expiry(closes_at, expires_at, self.coupon_valid_for.as_deref())
+            .map_err(|problem| problems.push(problem))
+            .ok();
         let counts = (i32::try_from(self.quantity), i32::try_from(self.per_user_limit));
         match (merchant_id, currency, expiry, counts) {
             (Some(merchant_id), Some(currency), Some(expiry), (Ok(quantity), Ok(per_user_limit)))
@@ -150,77 +130,26 @@ impl DraftBody {
     }
 }
 
-/// Durations of ISO 8601 that are the same length everywhere: weeks, days, hours, minutes and
-/// seconds, no years or months; at least a second, at most ten years.
-#[must_use]
-pub fn parse_duration(text: &str) -> Option<Duration> {
-    let (date, time) = match text.strip_prefix('P')?.split_once('T') {
-        Some((_, "")) => return None,
-        Some((date, time)) => (date, time),
-        None => (text.strip_prefix('P')?, ""),
-    };
-    let seconds = parse_units(date, &[('W', 604_800), ('D', 86_400)])?
-        .checked_add(parse_units(time, &[('H', 3_600), ('M', 60), ('S', 1)])?)?;
-    (1..=3_650 * 86_400).contains(&seconds).then_some(Duration::from_secs(seconds))
-}
-
-/// `<number><unit>…`, each unit at most once and in the order given.
-fn parse_units(mut text: &str, units: &[(char, u64)]) -> Option<u64> {
-    let mut seconds = 0_u64;
-    for (unit, length) in units {
-        if let Some((number, rest)) = text.split_once(*unit) {
-            let number: u64 =
-                number.bytes().all(|byte| byte.is_ascii_digit()).then(|| number.parse().ok())??;
-            seconds = seconds.checked_add(number.checked_mul(*length)?)?;
-            text = rest;
+/// When coupons expire, from the two fields of which one is given.
+fn expiry(
+    closes_at: OffsetDateTime,
+    expires_at: Option<OffsetDateTime>,
+    valid_for: Option<&str>,
+) -> Result<Expiry, FieldProblem> {
+    match (expires_at, valid_for) {
+        (Some(time), None) if time < closes_at => {
+            Err(FieldProblem::new("coupon_expires_at", "must not be before closes_at"))
         }
-    }
-    text.is_empty().then_some(seconds)
-}
-
-/// The shortest way to write it in days, hours, minutes and seconds.
-#[must_use]
-pub fn format_duration(duration: Duration) -> String {
-    let seconds = duration.as_secs();
-    let part = |number: u64, unit: &str| if number > 0 { format!("{number}{unit}") } else { String::new() };
-    let time =
-        [part(seconds / 3_600 % 24, "H"), part(seconds / 60 % 60, "M"), part(seconds % 60, "S")].concat();
-    let date = part(seconds / 86_400, "D");
-    if time.is_empty() { format!("P{date}") } else { format!("P{date}T{time}") }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn durations_are_read_and_written() {
-        for (text, seconds, written) in [
-            ("P30D", 30 * 86_400, "P30D"),
-            ("PT12H", 43_200, "PT12H"),
-            ("P1W", 604_800, "P7D"),
-            ("P1DT1H1M1S", 90_061, "P1DT1H1M1S"),
-            ("PT90M", 5_400, "PT1H30M"),
-        ] {
-            assert_eq!(parse_duration(text), Some(Duration::from_secs(seconds)), "{text}");
-            assert_eq!(format_duration(Duration::from_secs(seconds)), written);
+        (Some(time), None) => Ok(Expiry::At(time)),
+        (None, Some(text)) => {
+            let reason = "must be an ISO 8601 duration such as P30D or PT12H, up to P3650D";
+            parse_duration(text)
+                .map(Expiry::After)
+                .ok_or_else(|| FieldProblem::new("coupon_valid_for", reason))
         }
-        for text in [
-            "",
-            "P",
-            "PT",
-            "30D",
-            "P1M",
-            "P1Y",
-            "PT1D",
-            "P0D",
-            "P1D1W",
-            "P-1D",
-            "P1.5D",
-            "P3651D",
-            "P99999999999999999999D",
-        ] {
-            assert_eq!(parse_duration(text), None, "{text}");
+        (Some(_), Some(_)) | (None, None) => {
+            let reason = "give exactly one of coupon_expires_at and coupon_valid_for";
+            Err(FieldProblem::new("coupon_expires_at", reason))
         }
     }
 }

@@ -3,6 +3,7 @@
 
 pub mod change;
 pub mod draft;
+pub mod duration;
 pub mod store;
 
 use std::time::Duration;
@@ -127,7 +128,7 @@ fn expiry_fields<S: Serializer>(expiry: &Expiry, serializer: S) -> Result<S::Ok,
     }
     match expiry {
         Expiry::At(time) => Field::CouponExpiresAt(*time),
-        Expiry::After(duration) => Field::CouponValidFor(draft::format_duration(*duration)),
+        Expiry::After(duration) => Field::CouponValidFor(duration::format_duration(*duration)),
     }
     .serialize(serializer)
 }

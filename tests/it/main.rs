@@ -42,7 +42,7 @@ mod situations;
 mod startup;
 mod subscriber;
 mod tidy;
-mod writer;
 mod tls;
+mod writer;
 #[cfg(feature = "zoo")]
 mod zoo;

@@ -74,7 +74,7 @@ fn expand(before: &str, tree: &str, found: &mut Vec<String>) {
         return;
     };
     let prefix = format!("{before}{}", prefix.trim());
-    let inside = inside.trim_end().trim_end_matches('}');
+    let inside = inside.strip_suffix('}').unwrap_or(inside);
     let (mut depth, mut start) = (0, 0);
     for (at, byte) in inside.bytes().enumerate() {
         match byte {
@@ -88,10 +88,7 @@ fn expand(before: &str, tree: &str, found: &mut Vec<String>) {
         }
     }
     if !inside[start..].trim().is_empty() {
-        let last = &inside[start..];
-        // The brackets of a nested tree that stands last were trimmed with the outer ones.
-        let missing = last.matches('{').count() - last.matches('}').count();
-        expand(&prefix, &format!("{last}{}", "}".repeat(missing)), found);
+        expand(&prefix, &inside[start..], found);
     }
 }
 

@@ -188,7 +188,8 @@ fn drivers_stay_in_their_rooms() {
             let module = module(folder, &path);
             let allowed =
                 rooms.iter().any(|room| module == *room || module.starts_with(&format!("{room}::")));
-            let path_of = |word: &str| word == name || word.starts_with(&format!("{name}::"));
+            let is_type = name.starts_with(char::is_uppercase);
+            let path_of = |word: &str| is_type && word == name || word.starts_with(&format!("{name}::"));
             let names =
                 code(&text).split(|c: char| !c.is_alphanumeric() && c != '_' && c != ':').any(path_of);
             assert!(!names || allowed, "{} names {name}", path.display());
