@@ -11,7 +11,7 @@
 --   full         all seats are taken, and some of them are pending. A user who holds a coupon may have lost
 --                the seat to one of those (commits come late, and Redis may be restored): Postgres knows
 --   sold_out     all seats are taken and confirmed, so that nobody else holds a coupon
---   unloaded     the gate does not know the campaign: it has to be loaded
+--   unloaded     the gate does not know the campaign: it must be loaded
 -- Atomic because duplicate, stock and seat are one decision; Redis' own clock judges the window.
 
 local gate = redis.call('HMGET', KEYS[1], 'state', 'opens_at', 'closes_at', 'quantity', 'limit', 'lease', 'expires_at')

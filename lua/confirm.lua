@@ -1,5 +1,5 @@
--- Confirms seats whose coupons are committed: whoever has a coupon is a holder, also when his
--- seat had been released meanwhile, or while the gate is being loaded.
+-- Confirms seats whose coupons are committed. The holder of a coupon has a seat, also when the seat was
+-- released meanwhile, or while the gate is being loaded.
 --
 -- KEYS  1 gate  2 holders  3 pending  4 loading (set)  5 loader (token)
 -- ARGV  seats

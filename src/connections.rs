@@ -13,16 +13,16 @@ use crate::config::{Config, ServerUrl, login};
 use crate::gate::redis as seats;
 use crate::schema::{self, SchemaError};
 
-/// Connections for reading and for the rare writes; the hot path has its own.
+/// Connections for reads and rare writes. Each writer has one of its own.
 pub(crate) const POOL_CONNECTIONS: u32 = 8;
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// A cluster that elects answers nothing: whoever waits asks again, and soon hears the next leader.
+/// For one request to NATS. A cluster that elects a leader does not answer; a retry soon reaches the new leader.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(4);
-/// Of one statement of the pool.
+/// For one statement of the pool.
 const STATEMENT_TIMEOUT: &str = "5s";
 
-/// "You got it" is said of what is on disk, whatever the database or its owner say by default.
+/// A 201 promises a coupon that is on disk, whatever the default of the database or its owner is.
 const DURABLE: (&str, &str) = ("synchronous_commit", "on");
 
 /// Connections to the three servers.
@@ -35,7 +35,7 @@ pub struct Connections {
 }
 
 impl Connections {
-    /// Connects; a server that is away is waited for with `patience`, or else named in the error.
+    /// Connects. Waits for a server that is away, or fails and names it, by `patience`.
     ///
     /// # Errors
     /// When a server is away and there is no patience, or the schema does not fit.
@@ -52,7 +52,7 @@ impl Connections {
         Ok(Self { database, pool, redis, nats })
     }
 
-    /// Sends what is still to be sent and says goodbye, to servers that listen.
+    /// Sends what is still buffered, and closes the sessions at servers that answer.
     pub async fn close(self) {
         let goodbye = async { tokio::join!(self.nats.flush(), self.pool.close()) };
         if timeout(CONNECT_TIMEOUT, goodbye).await.is_err() {
@@ -61,7 +61,7 @@ impl Connections {
     }
 }
 
-/// How to connect to Postgres.
+/// The options of every session at Postgres.
 pub(crate) fn database(config: &Config) -> anyhow::Result<PgConnectOptions> {
     let database: PgConnectOptions = config.database.reveal().parse().context("read DATABASE_URL")?;
     Ok(database
@@ -70,7 +70,7 @@ pub(crate) fn database(config: &Config) -> anyhow::Result<PgConnectOptions> {
         .disable_statement_logging())
 }
 
-/// A pool that connects when it is asked for a connection.
+/// A pool that connects when a connection is first needed.
 pub(crate) fn pool(database: &PgConnectOptions, connections: u32) -> PgPool {
     PgPoolOptions::new()
         .max_connections(connections)
@@ -95,7 +95,7 @@ async fn until_there(
     loop {
         match attempt().await {
             Ok(()) => return Ok(()),
-            // No waiting helps against a wrong schema.
+            // Waiting does not mend a wrong schema.
             Err(error)
                 if error
                     .downcast_ref::<SchemaError>()
@@ -112,7 +112,7 @@ async fn until_there(
     }
 }
 
-/// How to connect to the NATS at `url`, with the login in it, which the client itself does not read.
+/// The options of a connection to the NATS at `url`, with the login in the URL, which the client does not read itself.
 #[must_use]
 pub fn nats_options(url: &str) -> async_nats::ConnectOptions {
     let options = async_nats::ConnectOptions::new();
@@ -123,7 +123,7 @@ pub fn nats_options(url: &str) -> async_nats::ConnectOptions {
     }
 }
 
-/// With patience, NATS may come later: the API does not need it.
+/// With endless patience it returns before NATS is there: the API does not need it.
 pub(crate) async fn connect_nats(config: &Config, patience: Patience) -> anyhow::Result<async_nats::Client> {
     let url = config.nats.clone();
     let mut options = nats_options(config.nats.reveal())

@@ -1,5 +1,5 @@
-//! What is published. The data of a type never changes in a way that breaks a reader; a change
-//! that would is a new version of the type.
+//! The events that this service publishes. A change of a type's data never breaks a reader: one that would is a new
+//! version of the type.
 
 use std::borrow::Cow;
 use std::fmt::Display;
@@ -22,20 +22,20 @@ pub const OUTLET: Outlet =
 
 /// A coupon is issued. Its data is written by `issue_batch()`, in SQL.
 pub const ISSUED: &str = "issued";
-/// Claims are taken from now on.
+/// A campaign takes claims from now on.
 pub const CAMPAIGN_OPENED: &str = "campaign-opened";
 /// The last coupon is issued. Written by `issue_batch()`.
 pub const CAMPAIGN_SOLD_OUT: &str = "campaign-sold-out";
-/// No more claims are taken.
+/// A campaign takes no more claims.
 pub const CAMPAIGN_CLOSED: &str = "campaign-closed";
 
-/// All types, for whoever filters by them.
+/// All types, as filters name them.
 pub const KINDS: [&str; 4] = [ISSUED, CAMPAIGN_OPENED, CAMPAIGN_SOLD_OUT, CAMPAIGN_CLOSED];
 
 /// The type of [`ISSUED`] as its body has it.
 pub const ISSUED_V1: &str = "coupon.issued.v1";
 
-/// Which event makes a coupon count for the merchant.
+/// Which event makes a coupon count for the merchant in the settlement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, sqlx::Type)]
 #[serde(rename_all = "lowercase")]
 #[sqlx(type_name = "text", rename_all = "lowercase")]
@@ -44,7 +44,7 @@ pub enum SettleOn {
     Issue,
 }
 
-/// Data of `coupon.issued.v1`. The code is a secret of the holder and is not told.
+/// Data of `coupon.issued.v1`. The code is a secret of the holder and is not published.
 #[derive(Debug, Deserialize)]
 pub struct Issued<'a> {
     #[serde(deserialize_with = "parsed")]

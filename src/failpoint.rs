@@ -3,7 +3,7 @@
 
 pub use outbox_relay::failpoint::reached;
 
-/// Who, and what he has just done.
+/// The part of the program, and what it has just done.
 pub const POINTS: [&str; 16] = [
     "claim.asked",
     "claim.judged",

@@ -36,7 +36,7 @@ pub struct Rush {
     pub token: String,
     pub campaign: CampaignId,
     pub users: usize,
-    /// Each user asks so often, at random moments.
+    /// Claims of each user, at random moments.
     pub asks: usize,
     /// Requests a second; 0 is as fast as they are answered.
     pub rate: u32,
@@ -118,7 +118,7 @@ struct Promised {
 }
 
 impl Rush {
-    /// Runs until every user has been answered as often as he asks.
+    /// Runs until every user has an answer to each claim.
     pub async fn run(self) -> Results {
         let mut asks: Vec<usize> = (0..self.users * self.asks).map(|ask| ask % self.users.max(1)).collect();
         asks.shuffle(&mut rand::rng());
@@ -177,7 +177,7 @@ async fn one_connection(
     }
 }
 
-/// One user asks, again if he is told to. Nothing when he never learns.
+/// One user claims, and retries when told to. Returns nothing when no answer is final.
 async fn ask(
     rush: &Rush,
     user: usize,

@@ -1,5 +1,5 @@
 //! Settlement: what a merchant is owed, projected from the events. One accrual for each coupon
-//! that counts.
+//! whose campaign settles on issue.
 
 use outbox_relay::event::{Event, NewEvent};
 use outbox_relay::projection::{ApplyError, Applying, Projection};
@@ -34,7 +34,7 @@ async fn insert(transaction: &mut PgConnection, events: &[Event]) -> Result<Vec<
     if entries.is_empty() {
         return Ok(Vec::new());
     }
-    // unnest() in FROM would first put every element into a store.
+    // unnest() in FROM would first copy every element into a tuplestore.
     sqlx::query(
             "INSERT INTO settlement_entries (coupon_id, campaign_id, merchant_id, amount, currency, event_id, occurred_at, kind) \
              SELECT unnest($1::uuid[]), unnest($2::uuid[]), unnest($3::text[]), unnest($4::bigint[]), unnest($5::text[]), \

@@ -36,7 +36,7 @@ impl Projection for Wallet {
 
 async fn insert(transaction: &mut PgConnection, events: &[Event]) -> Result<Vec<NewEvent>, ApplyError> {
     let issues = event::issues(events)?;
-    // unnest() in FROM would first put every element into a store.
+    // unnest() in FROM would first copy every element into a tuplestore.
     sqlx::query(
             "INSERT INTO wallet (user_id, coupon_id, campaign_id, number, face_value, currency, issued_at, expires_at, state) \
              SELECT unnest($1::text[]), unnest($2::uuid[]), unnest($3::uuid[]), unnest($4::int[]), unnest($5::bigint[]), \
@@ -70,7 +70,7 @@ pub struct WalletCoupon {
     pub issued_at: OffsetDateTime,
     #[serde(with = "time::serde::rfc3339")]
     pub expires_at: OffsetDateTime,
-    /// It is issued, and has not run out.
+    /// The coupon is issued and has not expired.
     pub usable: bool,
 }
 

@@ -16,10 +16,10 @@ use crate::event::{self, CampaignChanged};
 use crate::ids::CampaignId;
 use crate::storage::StorageError;
 
-/// Is told of a change of a campaign after its commit. A notice can be lost, when the process ends: whoever needs
-/// the change finds it later by the campaign's version.
+/// Receives a notice of each change of a campaign, after its commit. A notice is lost when the process ends before
+/// it: the sweeper finds the change later by the campaign's version.
 pub trait Listener: Debug + Send + Sync {
-    /// Returns when the change has taken effect, or could not be told.
+    /// Returns when the change has taken effect, or when it failed to, which the listener logs.
     fn changed<'a>(&'a self, campaign: &'a Campaign) -> BoxFuture<'a, ()>;
 }
 
@@ -61,7 +61,7 @@ pub struct Campaigns<L> {
 }
 
 impl<L: Listener> Campaigns<L> {
-    /// `listener` is told of every change.
+    /// `listener` receives every change.
     #[must_use]
     pub fn new(pool: PgPool, shards: i16, listener: L) -> Self {
         Self { pool, shards, listener }

@@ -1,4 +1,4 @@
-//! What somebody asks for when he creates a campaign: parsed, with all problems at once.
+//! A request to create a campaign: parsed, with all its problems at once.
 
 use serde::Deserialize;
 use time::OffsetDateTime;
@@ -8,14 +8,15 @@ use super::{Expiry, SettleOn};
 use crate::ids::{FieldProblem, MerchantId};
 use crate::money::{Currency, CurrencyError, Money};
 
-/// Limits of one campaign. A gate holds its seats in memory.
+/// Coupons of one campaign, at most: a gate holds its seats in the memory of Redis.
 const QUANTITY_MAX: i64 = 10_000_000;
-/// The gate looks at every seat that a user may have.
+/// Coupons of one user in one campaign, at most: the gate looks at every seat that a user may have.
 const PER_USER_LIMIT_MAX: i64 = 10;
-/// So that no sum of a campaign overflows.
+/// Minor units of the currency, at most.
 const FACE_VALUE_MAX: i64 = 1_000_000_000_000;
+/// Bytes of a name, at most.
 const NAME_LENGTH_MAX: usize = 200;
-/// Seconds since 1970: from then to the year 9000, so that no sum with a time of a campaign overflows.
+/// Seconds since 1970, up to the year 9000: no sum with a time of a campaign overflows.
 const TIMES: std::ops::Range<i64> = 0..221_845_392_000;
 
 /// The body of a request to create a campaign.
@@ -64,9 +65,9 @@ pub struct Draft {
 
 impl DraftBody {
     /// # Errors
-    /// Names every field that cannot be.
+    /// Names every field that is invalid.
     pub fn parse(self) -> Result<Draft, Vec<FieldProblem>> {
-        // As Postgres keeps them: what is less than a microsecond apart is the same there.
+        // Postgres keeps microseconds: two times that differ by less are the same there.
         let [opens_at, closes_at] =
             [self.opens_at, self.closes_at].map(OffsetDateTime::truncate_to_microsecond);
         let expires_at = self.coupon_expires_at.map(OffsetDateTime::truncate_to_microsecond);

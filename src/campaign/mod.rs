@@ -1,5 +1,5 @@
-//! A campaign: what is given away, how much of it, to whom, and when. Pure rules; rows are the
-//! [`store`]'s.
+//! A campaign: which coupons are given, how many, how many to one user, and when. Here are its rules; [`store`] has
+//! its rows, and [`change`] changes it.
 
 pub mod change;
 pub mod draft;
@@ -18,7 +18,7 @@ pub use crate::event::SettleOn;
 use crate::ids::{CampaignId, MerchantId};
 use crate::money::Money;
 
-/// Where a campaign stands.
+/// The state of a campaign.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, sqlx::Type)]
 #[serde(rename_all = "lowercase")]
 #[sqlx(type_name = "text", rename_all = "lowercase")]
@@ -43,8 +43,8 @@ impl State {
         }
     }
 
-    /// The state after an operator opens a campaign, or nothing when that cannot be. To open what
-    /// is open changes nothing.
+    /// The state after an operator opens a campaign; nothing when it cannot be opened. Opening an open campaign changes
+    /// nothing.
     #[must_use]
     pub fn opened(
         self,
@@ -62,7 +62,7 @@ impl State {
         }
     }
 
-    /// The state that time alone brings about.
+    /// The state at `now`, when nobody but time changes it.
     #[must_use]
     pub fn due(self, opens_at: OffsetDateTime, closes_at: OffsetDateTime, now: OffsetDateTime) -> Self {
         match self {
@@ -73,11 +73,11 @@ impl State {
     }
 }
 
-/// Until when a coupon can be used.
+/// When the coupons of a campaign expire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Expiry {
     At(OffsetDateTime),
-    /// From its issue, in whole seconds.
+    /// This long after the issue, in whole seconds.
     After(Duration),
 }
 
@@ -108,7 +108,7 @@ pub struct Campaign {
     pub created_at: OffsetDateTime,
 }
 
-/// From the columns `coupon_expires_at` and `coupon_valid_for` (seconds), of which one is NULL.
+/// Reads the columns `coupon_expires_at` and `coupon_valid_for` (seconds), of which one is NULL.
 impl FromRow<'_, PgRow> for Expiry {
     fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
         let valid_for: Option<i64> = row.try_get("coupon_valid_for")?;

@@ -23,7 +23,7 @@ macro_rules! columns {
     };
 }
 
-/// A campaign as it was at a moment, which the clock of the database tells: no other judges what time it is.
+/// A campaign at a moment. The time is that of the database: no other clock decides what time it is.
 #[derive(Debug, FromRow)]
 pub struct Snapshot {
     #[sqlx(flatten)]
@@ -33,14 +33,14 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// Whether the campaign had come to its end so long before.
+    /// Whether the campaign had closed at least `duration` before.
     #[must_use]
     pub fn is_over_for(&self, duration: time::Duration) -> bool {
         self.campaign.closes_at + duration <= self.taken_at
     }
 }
 
-/// A campaign and where it stands.
+/// A campaign with its counts.
 #[derive(Debug, Serialize, FromRow)]
 pub struct Standing {
     #[serde(flatten)]

@@ -25,8 +25,8 @@ pub fn new_code() -> String {
     code
 }
 
-/// Whether a code can be one of ours: its check character is right. Letters may be small, and
-/// groups written together.
+/// Whether a code can be one of ours: whether its check character is right. Small letters and codes without hyphens
+/// count as well.
 #[must_use]
 pub fn is_code(text: &str) -> bool {
     let value = |byte: u8| ALPHABET.iter().position(|letter| *letter == byte.to_ascii_uppercase());

@@ -63,7 +63,7 @@ pub enum Denial {
     /// All seats are taken and some are pending: the user may hold a coupon nevertheless. Postgres knows.
     Full,
     Refused(Refusal),
-    /// The gate does not know the campaign: it has to be loaded.
+    /// The gate does not know the campaign: it must be loaded.
     Unloaded,
 }
 

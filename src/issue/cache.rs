@@ -1,5 +1,5 @@
-//! Campaigns in memory, so that a claim need not ask Postgres whether its campaign is there. What
-//! can change while claims are made (the state) is the gate's to know.
+//! Campaigns in memory, so that a claim need not ask Postgres whether its campaign exists. What changes while claims
+//! are made, such as the state, only the gate decides.
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -10,9 +10,9 @@ use sqlx::PgPool;
 use crate::campaign::store::{self, Snapshot};
 use crate::ids::CampaignId;
 
-/// How old an entry may be.
+/// The age at which an entry is read again.
 const AGE_MAX: Duration = Duration::from_secs(1);
-/// Entries, at the most; when there are more, all are forgotten.
+/// Entries, at most; one more drops all of them.
 const ENTRIES_MAX: usize = 10_000;
 
 #[derive(Debug)]
@@ -23,7 +23,7 @@ pub(super) struct Campaigns {
 
 #[derive(Clone, Debug)]
 struct Entry {
-    /// Nothing when there is no such campaign.
+    /// Nothing when no campaign has this id.
     campaign: Option<Arc<Snapshot>>,
     read_at: Instant,
 }
@@ -33,7 +33,7 @@ impl Campaigns {
         Self { pool, entries: RwLock::default() }
     }
 
-    /// The campaign, if there is one.
+    /// The campaign of this id, at most [`AGE_MAX`] old; nothing when there is none.
     pub(super) async fn get(&self, id: CampaignId) -> Result<Option<Arc<Snapshot>>, sqlx::Error> {
         let entry = self.entries.read().unwrap_or_else(PoisonError::into_inner).get(&id).cloned();
         if let Some(entry) = &entry
@@ -50,12 +50,12 @@ impl Campaigns {
         Ok(campaign)
     }
 
-    /// The campaign has changed.
+    /// Drops an entry, because its campaign has changed.
     pub(super) fn forget(&self, id: CampaignId) {
         self.entries.write().unwrap_or_else(PoisonError::into_inner).remove(&id);
     }
 
-    /// Whether the caller is the one to read an old entry again; the others go on with it.
+    /// Whether the caller should read an old entry again; concurrent callers use it as it is.
     fn renew(&self, id: CampaignId) -> bool {
         let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
         match entries.get_mut(&id) {

@@ -45,7 +45,7 @@ pub struct Issuer {
     campaigns: Campaigns,
     gate: Gate<Asking>,
     loader: Loader,
-    /// Of shard 0, 1, ….
+    /// The writers of shard 0, 1, ….
     writers: Vec<Writer<Claim>>,
     metrics: Metrics,
 }
