@@ -14,7 +14,7 @@ use crate::ids::CampaignId;
 pub(super) struct Arguments {
     #[command(subcommand)]
     action: CampaignAction,
-    /// URL of the API, such as https://coupons.example.com; by default http:// and `HTTP_ADDR`.
+    /// URL of the API, such as `https://coupons.example.com`; by default http:// and `HTTP_ADDR`.
     #[arg(long, global = true)]
     url: Option<String>,
 }

@@ -53,7 +53,7 @@ enum Command {
     /// Run everything on private servers. Example: coupon demo --coupons 1000 --users 5000
     ///
     /// Starts Postgres, Redis and NATS on free ports, lets users claim coupons over HTTP, and audits. Everything is gone
-    /// afterwards. The programs are those on the PATH, or those that POSTGRES, REDIS_SERVER and NATS_SERVER name.
+    /// afterwards. The programs are those on the PATH, or those that `POSTGRES`, `REDIS_SERVER` and `NATS_SERVER` name.
     Demo(demo::Arguments),
     /// Create, list, show, open and close campaigns through the API. Example: coupon campaign list
     Campaign(campaign::Arguments),

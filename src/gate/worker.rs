@@ -95,7 +95,7 @@ impl<C: Candidate> Gate<C> {
         match self.queue.try_send((candidate.campaign(), Operation::Admit(candidate))) {
             Err(Full((_, Operation::Admit(candidate)))) => drop(candidate.told(Err(GateError::Overloaded))),
             Err(Closed((_, Operation::Admit(candidate)))) => {
-                drop(candidate.told(Err(GateError::Unreachable)))
+                drop(candidate.told(Err(GateError::Unreachable)));
             }
             Ok(()) | Err(_) => {}
         }

@@ -171,9 +171,10 @@ impl Failure {
     /// As an error, if it is a fault of this program or of the schema; else as a warning.
     pub(super) fn log(&self) {
         let error = &*self.error as &dyn Error;
-        match self.kind {
-            ProblemKind::Internal => tracing::error!(error, "{}", self.what),
-            _ => tracing::warn!(error, "{}", self.what),
+        if self.kind == ProblemKind::Internal {
+            tracing::error!(error, "{}", self.what);
+        } else {
+            tracing::warn!(error, "{}", self.what);
         }
     }
 }

@@ -111,7 +111,7 @@ impl Work for Claims {
             Ok(answers) => self.answer(claims, answers),
             // It is not known what became of the seats: the sweeper will ask Postgres.
             Err(error @ WriteError::Unknown) if !zoo::has("unknown-is-taken-for-failed") => {
-                fail(claims, error)
+                fail(claims, error);
             }
             // Surely nothing was written: the seats go back on sale.
             Err(error) => {

@@ -22,6 +22,7 @@ pub use args::ReplayArgs;
 use report::{LIST_HEADER, ListedRun, Plan, Report};
 
 /// What comes before anything is published.
+#[expect(clippy::large_enum_variant, reason = "there is one, for a moment")]
 enum Begun {
     /// The command published nothing, and need not.
     Ended(Ended),
