@@ -12,8 +12,9 @@ use sqlx::PgPool;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use crate::audit::{PROJECTIONS, Verdict};
+use crate::audit::AuditRound;
 use crate::issue::Issuer;
+use crate::projections;
 
 /// For Postgres to answer. A probe that waits longer finds Postgres down.
 const DATABASE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -29,7 +30,7 @@ pub struct Health {
     /// The relays in this process.
     pub relays: Vec<(Shard, watch::Receiver<RelayStatus>)>,
     /// The verdicts of the auditor; nothing in a process without the projections.
-    pub verdict: Option<watch::Receiver<Option<Verdict>>>,
+    pub verdict: Option<watch::Receiver<Option<AuditRound>>>,
     pub metrics: Metrics,
 }
 
@@ -109,9 +110,9 @@ impl Health {
     async fn sample(&self) -> Result<(), sqlx::Error> {
         let relays: Vec<_> =
             self.relays.iter().map(|(shard, relay)| (*shard, relay.borrow().clone())).collect();
-        let projections: &[&str] = if self.verdict.is_some() { &PROJECTIONS } else { &[] };
+        let projections = if self.verdict.is_some() { projections::names() } else { Vec::new() };
         let mut connection = self.pool.acquire().await?;
-        self.metrics.sample(&mut connection, &relays, projections, self.shards).await
+        self.metrics.sample(&mut connection, &relays, &projections, self.shards).await
     }
 
     /// The latest verdict, while the auditor of this process is the one that audits, and can tell.

@@ -41,6 +41,7 @@ pub mod json;
 pub mod money;
 pub mod page;
 pub mod progress;
+pub mod projections;
 pub mod rush;
 pub mod schema;
 pub mod servers;

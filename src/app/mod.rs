@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use outbox_relay::retention::Retention;
-use outbox_relay::{Metrics, Projection, Projector, Relay, Shard, Site};
+use outbox_relay::{Metrics, Projector, Relay, Shard, Site};
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
@@ -24,17 +24,11 @@ use crate::gate::sweeper;
 use crate::health::Health;
 use crate::http::server::{self, Threads};
 use crate::http::{Api, router};
-use crate::settlement::Settlement;
-use crate::wallet::{Wallet, Wallets};
+use crate::projections;
+use crate::wallet::Wallets;
 
 /// For readiness and for metrics, apart from the others: who has no connection left is busy, but not unready.
 const MONITOR_CONNECTIONS: u32 = 2;
-
-/// All that is projected.
-#[must_use]
-pub fn projections() -> Vec<Box<dyn Projection>> {
-    vec![Box::new(Wallet), Box::new(Settlement)]
-}
 
 /// Plays `roles` until `stop`, or until one of them ends; then brings the rest down in order.
 ///
@@ -65,7 +59,7 @@ pub async fn serve(
             background.spawn(async move { match relay.run().await {} });
         }
         if roles.contains(&Role::Project) {
-            let projector = Projector::new(site, "projections", projections());
+            let projector = Projector::new(site, "projections", projections::all());
             let projector = projector.with_metrics(metrics.clone());
             background.spawn(async move { match projector.run().await {} });
         }
@@ -73,14 +67,14 @@ pub async fn serve(
     if roles.contains(&Role::Relay)
         && let Some(keep) = config.outbox_retention
     {
-        let projections = projections().iter().map(|projection| projection.name()).collect();
+        let projections = projections::names();
         let retention = Retention { outlet: OUTLET, shards: config.shards, projections, keep };
         let (database, nats) = (database.clone(), nats.clone());
         background.spawn(async move { match retention.run(&database, &nats).await {} });
     }
     let verdict = roles.contains(&Role::Project).then(|| {
         let auditor = Auditor::new(connections.clone(), config.shards);
-        let verdict = auditor.verdict();
+        let verdict = auditor.latest();
         background.spawn(async move { match auditor.run().await {} });
         verdict
     });

@@ -5,79 +5,67 @@ use std::collections::HashSet;
 use std::convert::Infallible;
 use std::time::{Duration, SystemTime};
 
+use indicatif::ProgressBar;
 use outbox_relay::Shard;
-use outbox_relay::audit::{ShardAudit, ShardPart, compare};
+use outbox_relay::audit::ShardAudit;
 use sqlx::PgConnection;
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
-use super::rows::Rows;
-use super::{GATE_TIMEOUT, Lag, PROJECTIONS, behind, connect, differences, ends, figures};
+use super::campaigns::Campaigns;
+use super::difference::Difference;
+use super::ends;
+use super::leg::{Moment, Part};
+use super::legs::Legs;
+use super::scan::Scan;
+use super::sources::{Sources, connect};
+use super::walk::Walk;
 use crate::connections::Connections;
-use crate::event::OUTLET;
-use crate::gate::redis::Seats;
+use crate::projections;
 
-/// From one round to the next. What stands still for so long is not on its way.
+/// From one round to the next. A side that stands still for this long is not merely behind.
 const INTERVAL: Duration = Duration::from_secs(10);
-/// Far longer than a round takes; a server that does not answer is asked again in the next one. For so
-/// long a verdict may stand that nobody can give any more.
+/// For one round, many times what it takes. A server that does not answer is asked again in the next round. It is
+/// also the longest time for which an outdated round is shown.
 const ROUND_TIMEOUT: Duration = Duration::from_secs(30);
-/// Events that a round compares, at the most, in all shards: first what is new, then on with what was
-/// compared longest ago. A fifth of a second's work (measured: 110 thousand events a second with their
-/// messages, 85 thousand with their rows); once around ten million takes three hours. What differs is
-/// compared besides, as many again at the most.
+/// Events that a round compares in all shards together, at most: the new ones first, then those that were compared
+/// longest ago. A fifth of a second's work (measured: 110 thousand events a second with their messages, 85 thousand
+/// with their rows); all of ten million events take three hours. A part that differs is compared in addition, so
+/// that a round compares twice this number at most.
 const ROUND_EVENTS: i64 = 10_000;
 
-/// What the last round came to.
+/// What a round of the auditor came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Verdict {
-    /// Nothing differs but what is on its way.
+pub struct AuditRound {
+    /// Nothing differs that events on their way could not explain.
     pub balanced: bool,
-    /// The first thing that differs.
-    pub first_difference: Option<String>,
+    pub first_difference: Option<Difference>,
     /// Events by which the sides differ, as far as the round could tell; 0 when it is balanced.
     pub drift: u64,
     pub finished_at: SystemTime,
 }
 
-/// Audits round after round. What one round finds may be on its way. It is reported when the next
-/// round finds the very same, figures and all, or a side that lags where it stood, however far the
-/// outbox has gone since; or at once when nothing on its way can explain it.
+/// Audits round after round. A difference that events on their way could explain is reported once the next round
+/// finds it unchanged, or finds a side that lags where it was; any other at once.
 #[derive(Debug)]
 pub struct Auditor {
     connections: Connections,
     shards: i16,
+    /// Holds the lock of the auditors.
     connection: Option<PgConnection>,
-    /// Of each shard, once it has begun.
-    tours: Vec<Option<Tour>>,
-    /// By the last round: what stood where.
-    found_before: HashSet<String>,
-    /// The same of what the last verdict named.
-    named_before: Option<String>,
-    verdict: watch::Sender<Option<Verdict>>,
+    /// How far the events of each shard are compared, once it has begun.
+    scans: Vec<Option<Scan>>,
+    /// The differences of the last round, each by [`Difference::at`].
+    found_before: HashSet<Difference>,
+    /// The difference that the last round reported, by [`Difference::at`].
+    reported: Option<Difference>,
+    latest: watch::Sender<Option<AuditRound>>,
 }
 
-/// The events behind a position, up to and including another.
-type Part = (i64, i64);
-
-/// How far the comparison of a shard has come.
-#[derive(Clone, Copy, Debug)]
-struct Tour {
-    /// The newest events are compared up to here.
-    newest: i64,
-    /// The others are compared again and again, this time up to here.
-    again: i64,
-    /// A part that differs. It is compared in every round, besides, until it does no more.
-    differing: Option<Part>,
-}
-
-/// What one round finds.
+/// What a round finds.
 #[derive(Debug, Default)]
 struct Findings {
-    /// What cannot be on its way.
-    certain: Vec<String>,
-    /// What may be, for as long as no other round finds it to stand where it stood.
-    moving: Vec<Lag>,
+    differences: Vec<Difference>,
     drift: u64,
 }
 
@@ -85,19 +73,24 @@ impl Auditor {
     /// An auditor of all shards.
     #[must_use]
     pub fn new(connections: Connections, shards: i16) -> Self {
-        let tours = (0..shards).map(|_| None).collect();
-        let (found_before, verdict) = (HashSet::new(), watch::Sender::default());
-        Self { connections, shards, connection: None, tours, found_before, named_before: None, verdict }
+        Self {
+            connections,
+            shards,
+            connection: None,
+            scans: (0..shards).map(|_| None).collect(),
+            found_before: HashSet::new(),
+            reported: None,
+            latest: watch::Sender::default(),
+        }
     }
 
-    /// What the last round came to; nothing before the first one, after one that failed, and while another
-    /// process audits.
+    /// The last round; nothing before the first one, after one that failed, and while another process audits.
     #[must_use]
-    pub fn verdict(&self) -> watch::Receiver<Option<Verdict>> {
-        self.verdict.subscribe()
+    pub fn latest(&self) -> watch::Receiver<Option<AuditRound>> {
+        self.latest.subscribe()
     }
 
-    /// Audits until it is dropped. One process at a time does; any number stand by.
+    /// Audits until it is dropped. One process at a time audits; the others stand by.
     pub async fn run(mut self) -> Infallible {
         let mut ticks = interval(INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -105,10 +98,11 @@ impl Auditor {
         loop {
             ticks.tick().await;
             let result = timeout(ROUND_TIMEOUT, self.round_if_leading()).await;
-            let result = result.unwrap_or_else(|_| Err(anyhow::anyhow!("not within {ROUND_TIMEOUT:?}")));
+            let result = result.unwrap_or_else(|_| Err(anyhow::anyhow!("no end within {ROUND_TIMEOUT:?}")));
             if let Err(error) = &result {
                 if !failed {
-                    tracing::warn!("auditing fails: {error:#}");
+                    let help = "`coupon doctor` tells which server is in trouble";
+                    tracing::warn!("the audit fails and is repeated every {INTERVAL:?}; {help}: {error:#}");
                 }
                 self.withdraw();
             }
@@ -120,7 +114,7 @@ impl Auditor {
         if self.leads().await? { self.round().await } else { Ok(()) }
     }
 
-    /// Whether this process holds the lock, or can have it.
+    /// Whether this process holds the lock, or can take it.
     async fn leads(&mut self) -> Result<bool, sqlx::Error> {
         if self.connection.is_some() {
             return Ok(true);
@@ -138,192 +132,121 @@ impl Auditor {
         Ok(taken)
     }
 
-    /// Nothing is known any more.
+    /// The last round says nothing about now.
     fn withdraw(&mut self) {
-        self.named_before = None;
-        self.verdict.send_if_modified(|verdict| verdict.take().is_some());
+        self.reported = None;
+        self.latest.send_if_modified(|round| round.take().is_some());
     }
 
-    /// One round. Whoever calls it by himself needs no lock: an audit changes nothing, and the lock
-    /// only spares the servers.
+    /// One round. It needs no lock: an audit changes nothing, and the lock only keeps load from the servers.
     ///
     /// # Errors
-    /// When one of the servers cannot be asked. The last verdict stands, until [`Auditor::run`] withdraws it.
+    /// When one of the servers cannot be asked. The last round stands, until [`Auditor::run`] withdraws it.
     pub async fn round(&mut self) -> anyhow::Result<()> {
-        let mut connection = match self.connection.take() {
+        let connection = match self.connection.take() {
             Some(connection) => connection,
             None => connect(&self.connections.database).await?,
         };
-        let findings = self.look(&mut connection).await?;
-        self.connection = Some(connection); // one that failed is not used again
+        let bar = ProgressBar::hidden();
+        let mut sources = Sources::new(&self.connections, connection, self.shards, bar).await?;
+        let findings = self.look(&mut sources).await?;
+        self.connection = Some(sources.connection); // after a failure it is dropped, and the lock with it
         self.conclude(findings);
         Ok(())
     }
 
-    async fn look(&mut self, connection: &mut PgConnection) -> anyhow::Result<Findings> {
+    async fn look(&mut self, sources: &mut Sources) -> anyhow::Result<Findings> {
         let mut findings = Findings::default();
-        let audited = ends(&self.connections, connection, self.shards).await?;
-        for shard in &audited {
-            findings.in_shard(shard);
+        let shards = ends::read(sources).await?;
+        for audited in &shards {
+            findings.drift += (audited.behind() + audited.ahead() + audited.missing).unsigned_abs();
+            findings.differences.extend(ends::differences(audited));
         }
-        self.figures(connection, &audited, &mut findings).await?;
-        for shard in &audited {
-            self.tour(connection, shard, &mut findings).await?;
+        let mut campaigns = Campaigns::read(&mut sources.connection, &shards, None).await?;
+        let mut legs = Legs::all();
+        legs.quick(sources, &mut campaigns).await?;
+        for campaign in &campaigns.list {
+            findings.differences.extend(legs.figures(campaign, Moment::UnderWay));
+        }
+        for audited in &shards {
+            self.scan(sources, &campaigns, audited, &mut findings).await?;
         }
         Ok(findings)
     }
 
-    async fn figures(
-        &self,
-        connection: &mut PgConnection,
-        audited: &[ShardAudit],
-        findings: &mut Findings,
-    ) -> anyhow::Result<()> {
-        let mut gates = Seats::connect(&self.connections.redis, GATE_TIMEOUT).await?;
-        for balance in figures::read(&self.connections, connection, &mut gates, self.shards, None).await? {
-            let whole = audited.iter().any(|shard| shard.shard == balance.shard && shard.is_whole());
-            let told = differences::in_stream(&balance).filter(|_| whole);
-            let differs = differences::oversold(&balance).or_else(|| differences::under_way(&balance));
-            findings.moving.extend(differs.or(told).map(at_rest));
-        }
-        Ok(())
-    }
-
-    /// Compares what differed in a shard, what is new, and then goes on where it was compared longest ago.
-    async fn tour(
+    /// Compares what differed in a shard, what is new, and then what was compared longest ago.
+    async fn scan(
         &mut self,
-        connection: &mut PgConnection,
+        sources: &mut Sources,
+        campaigns: &Campaigns,
         audited: &ShardAudit,
         findings: &mut Findings,
     ) -> anyhow::Result<()> {
         let mut budget = ROUND_EVENTS / i64::from(self.shards);
-        let (begin, end) = (audited.first - 1, audited.settled(&PROJECTIONS));
-        let Some(tour) = self.tours.get_mut(usize::from(audited.shard.0.unsigned_abs())) else {
+        let ends = (audited.first - 1, audited.settled(&projections::names()));
+        let Some(scan) = self.scans.get_mut(usize::from(audited.shard.0.unsigned_abs())) else {
             return Ok(());
         };
-        let tour = tour.get_or_insert(Tour { newest: end - budget, again: begin, differing: None });
-        let connections = &self.connections;
-        let mut compared =
-            async |part| differing(connections, connection, audited.shard, part, findings).await;
-        let (after, until) = tour.differing.unwrap_or_default();
-        tour.differing = compared((after.max(begin), until.min(end))).await?;
-        let new = part((tour.newest.min(end).max(begin), end), &mut budget);
-        tour.differing = tour.differing.or(compared(new).await?);
-        tour.newest = new.1;
-        let again = if tour.again >= new.0 { begin } else { tour.again.max(begin) };
-        let old = part(beside((again, new.0), tour.differing), &mut budget);
-        tour.differing = tour.differing.or(compared(old).await?);
-        tour.again = old.1;
+        let scan = scan.get_or_insert_with(|| Scan::start(ends, budget));
+        let mut differs = async |part| findings.compare(sources, campaigns, audited.shard, part).await;
+        let suspect = scan.suspect(ends);
+        scan.differing = differs(suspect).await?.then_some(suspect);
+        let new = scan.new_events(ends, &mut budget);
+        if differs(new).await? {
+            scan.differing.get_or_insert(new);
+        }
+        let old = scan.old_events(ends, new, &mut budget);
+        if differs(old).await? {
+            scan.differing.get_or_insert(old);
+        }
         Ok(())
     }
 
-    fn conclude(&mut self, findings: Findings) {
-        let Findings { certain, moving, drift } = findings;
-        let still = moving.iter().find(|found| self.found_before.contains(&found.at)).cloned();
-        let named = certain.into_iter().next().map(at_rest).or(still);
-        self.found_before = moving.into_iter().map(|found| found.at).collect();
-        let named_before = self.named_before.take();
+    fn conclude(&mut self, Findings { differences, drift }: Findings) {
+        let named = differences
+            .iter()
+            .find(|found| found.is_certain())
+            .or_else(|| differences.iter().find(|found| self.found_before.contains(&found.at())))
+            .cloned();
+        self.found_before = differences.iter().map(Difference::at).collect();
+        let at = named.as_ref().map(Difference::at);
+        let reported_before = std::mem::replace(&mut self.reported, at);
         match &named {
-            None if named_before.is_some() => tracing::info!("balanced again"),
-            Some(found) if named_before.as_ref() != Some(&found.at) => {
-                tracing::warn!(drift, "not balanced: {}", found.difference);
+            None if reported_before.is_some() => tracing::info!("balanced again"),
+            Some(found) if reported_before != self.reported => {
+                tracing::warn!(drift, "not balanced: {found}");
             }
             _ => {}
         }
-        self.named_before = named.as_ref().map(|found| found.at.clone());
-        let first_difference = named.map(|found| found.difference);
-        let balanced = first_difference.is_none();
-        let drift = if balanced { 0 } else { drift };
-        self.verdict.send_replace(Some(Verdict {
-            balanced,
-            first_difference,
-            drift,
+        self.latest.send_replace(Some(AuditRound {
+            balanced: named.is_none(),
+            drift: if named.is_none() { 0 } else { drift },
+            first_difference: named,
             finished_at: SystemTime::now(),
         }));
     }
 }
 
-/// As much of a part as the budget allows.
-fn part((after, end): Part, budget: &mut i64) -> Part {
-    let until = end.min(after + *budget).max(after);
-    *budget -= until - after;
-    (after, until)
-}
-
-/// As much of a part as lies before the one that differs, or else behind it.
-fn beside((after, end): Part, differing: Option<Part>) -> Part {
-    match differing {
-        Some((begin, _)) if after < begin => (after, end.min(begin)),
-        Some((_, until)) => (after.max(until), end),
-        None => (after, end),
-    }
-}
-
-/// Compares a part of a shard, and answers it if it differs.
-async fn differing(
-    connections: &Connections,
-    connection: &mut PgConnection,
-    shard: Shard,
-    part: Part,
-    findings: &mut Findings,
-) -> anyhow::Result<Option<Part>> {
-    if part.0 >= part.1 {
-        return Ok(None);
-    }
-    let events = ShardPart { shard, after: part.0, until: part.1 };
-    let comparison = compare(connection, &connections.nats, &OUTLET, events, drop).await?;
-    let mut rows = Rows::default();
-    rows.compare(connection, shard, part, drop).await?;
-    let differs = comparison.first_difference.is_some() || !rows.differences.is_empty();
-    findings.drift += comparison.extra + comparison.different; // what is missing, the ends tell
-    findings.moving.extend(comparison.first_difference.map(|found| at_rest(found.to_string())));
-    let rows = rows.differences.into_iter().map(|(id, named)| format!("campaign {id}: {named}"));
-    findings.moving.extend(rows.map(at_rest));
-    Ok(differs.then_some(part))
-}
-
-/// What stands still only as long as all of its words stay the same.
-fn at_rest(difference: String) -> Lag {
-    Lag { at: difference.clone(), difference }
-}
-
 impl Findings {
-    fn in_shard(&mut self, shard: &ShardAudit) {
-        self.drift += (shard.behind() + shard.ahead() + shard.missing).unsigned_abs();
-        self.certain.extend(shard.contradiction().map(|found| found.to_string()));
-        self.moving.extend(shard.lag().map(Lag::from));
-        self.moving.extend(behind(shard));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_part_ends_with_the_budget_or_the_events() {
-        let mut budget = 10;
-        assert_eq!(part((4, 7), &mut budget), (4, 7));
-        assert_eq!(part((9, 8), &mut budget), (9, 9)); // the end may have gone back
-        assert_eq!(part((0, 100), &mut budget), (0, 7));
-        assert_eq!(part((7, 100), &mut budget), (7, 7));
-    }
-
-    #[test]
-    fn what_is_compared_in_every_round_is_left_out_of_the_tour() {
-        let differing = Some((10, 20));
-        for (behind, rest) in [
-            ((0, 30), (0, 10)),
-            ((0, 5), (0, 5)),
-            ((10, 30), (20, 30)),
-            ((15, 30), (20, 30)),
-            ((20, 30), (20, 30)),
-            ((25, 30), (25, 30)),
-        ] {
-            assert_eq!(beside(behind, differing), rest);
+    /// Compares a part of a shard. Returns whether it differs.
+    async fn compare(
+        &mut self,
+        sources: &mut Sources,
+        campaigns: &Campaigns,
+        shard: Shard,
+        part: Part,
+    ) -> anyhow::Result<bool> {
+        if part.0 >= part.1 {
+            return Ok(false);
         }
-        assert_eq!(beside((0, 30), None), (0, 30));
-        let mut budget = 10;
-        assert_eq!(part(beside((0, 20), Some((0, 20))), &mut budget), (20, 20));
+        let mut legs = Legs::all(); // which remember the events of this part alone
+        let (compared, of_events) = legs.part(sources, shard, part).await?;
+        let mut walk = Walk::default();
+        walk.events(&mut legs, sources, campaigns, shard, part).await?;
+        let before = self.differences.len();
+        self.drift += compared.more_in_stream + compared.different; // the ends count what is missing
+        self.differences.extend(of_events);
+        self.differences.extend(walk.differences.into_values());
+        Ok(self.differences.len() > before)
     }
 }

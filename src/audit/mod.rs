@@ -1,121 +1,67 @@
-//! The balance sheet: gate = coupons = outbox = stream = projections, or the first that differs.
+//! The balance sheet: gate = coupons = outbox = stream = wallet = settlement, or the first difference.
 //!
-//! In three speeds. **Quick**, at a cost that grows with the number of campaigns and not of coupons, it
-//! reads ends and counts that the servers keep anyway. It proves that no more coupons were numbered than
-//! there may be, that the gate has confirmed as many seats, that the stream ends where the outbox ends
-//! and lacks nothing on the way, that it holds as many issues of each campaign as coupons were numbered,
-//! and that the projections have reached the end. It cannot see a row that was changed, exchanged or
-//! taken from the middle of a table, a message with another content, or a seat that went to somebody
-//! else; and it does not count states of coupons, outbox rows of a campaign, wallet and settlement,
-//! whose columns stay empty. When the gate has confirmed another number of seats, it looks through
-//! all of them for the one to name. Three million coupons take it 20 ms.
+//! Each of these sides is a leg, in a file of its own under `legs/`, which says what is read of it and compared.
 //!
-//! In **full** every event is compared with its message, every event with its coupon, every coupon with
-//! its seat, its place in the wallet and its settlement, in batches, so that memory stays bounded; and
-//! all rows are counted, so that nothing is there that does not belong there.
+//! There are three speeds. The **quick** audit reads ends and counts that the servers keep anyway, at a cost that
+//! grows with the number of campaigns and not of coupons; three million coupons take it 20 ms. It proves that no
+//! campaign has more coupons than its quantity, that the gate has confirmed one seat for each coupon, that the stream
+//! ends where the outbox ends and lacks nothing on the way, that it holds one issue for each coupon of a campaign,
+//! and that the projections have reached the end. It cannot see a row that was changed, exchanged or taken from the
+//! middle of a table, a message with other content, or a seat of another user. It counts no rows: those columns of
+//! the sheet stay empty. When the gate has confirmed another number of seats, it searches all of them for the first
+//! without a coupon, and all coupons for the first without a seat.
 //!
-//! **Continuously** the [`Auditor`] does both, bit by bit.
+//! The **full** audit compares every event with its message and its coupon, and every coupon with its seat, its row
+//! in the wallet and its entry in the settlement, in chunks, so that memory stays bounded. It also counts all rows,
+//! so that a row that belongs to nothing shows.
+//!
+//! The [`Auditor`] does both **continuously**, part by part.
 
 mod auditor;
-mod differences;
-mod figures;
+mod campaigns;
+mod chunk;
+mod difference;
+mod ends;
+mod leg;
+mod legs;
 mod reading;
-mod rows;
-mod seats;
-mod serials;
+mod scan;
 mod sheet;
+mod sources;
+mod walk;
 
-use std::time::Duration;
+use indicatif::ProgressBar;
 
-use outbox_relay::Shard;
-use outbox_relay::audit::{self, ShardAudit, audit_shard};
-use sqlx::postgres::PgConnectOptions;
-use sqlx::{ConnectOptions as _, Connection as _, PgConnection, PgTransaction};
-
-pub use self::auditor::{Auditor, Verdict};
+pub use self::auditor::{AuditRound, Auditor};
+pub use self::difference::{Difference, LegName, Mismatch, Value};
+use self::legs::Legs;
 use self::reading::Reading;
-pub use self::sheet::{CampaignBalance, Compared, Counted, ShardBalance, Sheet};
+pub use self::sheet::{CampaignBalance, Column, Compared, ShardBalance, Sheet};
 use crate::connections::Connections;
-use crate::event::OUTLET;
 use crate::ids::CampaignId;
-
-const GATE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Whoever has to have applied every event.
-pub const PROJECTIONS: [&str; 2] = ["wallet", "settlement"];
-/// Counting ten million rows takes its time; everything else is in batches.
-const STATEMENT_TIMEOUT: &str = "10min";
-/// Batches are looked up by index, whatever the planner knows of tables that were empty a minute ago.
-const PLANS: [(&str, &str); 4] = [
-    ("statement_timeout", STATEMENT_TIMEOUT),
-    ("enable_seqscan", "off"),
-    ("enable_hashjoin", "off"),
-    ("enable_mergejoin", "off"),
-];
+use crate::progress::progress_bar;
 
 /// What to audit.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Scope {
+    /// Only this campaign; or else all, and what belongs to none.
     pub campaign: Option<CampaignId>,
     /// Every event, seat and row, and not only ends and counts.
     pub full: bool,
 }
 
-/// Makes the sheet. What happens meanwhile may show as a difference: audit at rest, or ask again.
+/// Makes the sheet. What happens in the meantime may show as a difference: audit at rest, or repeat it.
 ///
 /// # Errors
-/// When one of the servers cannot be asked, or there is no such campaign.
+/// When one of the servers cannot be asked, or the campaign does not exist.
 pub async fn audit(connections: &Connections, shards: i16, scope: Scope) -> anyhow::Result<Sheet> {
-    let reading = Reading::start(connections, shards, scope.campaign).await?;
+    let bar = if scope.full { progress_bar(0) } else { ProgressBar::hidden() };
+    let reading = Reading::start(connections, shards, scope.campaign, bar).await?;
     if scope.full { reading.full().await } else { reading.quick().await }
 }
 
-/// A connection of its own: the pool's are for short statements.
-async fn connect(database: &PgConnectOptions) -> Result<PgConnection, sqlx::Error> {
-    database.clone().options(PLANS).connect().await
-}
-
-/// One snapshot for statements that read all rows of a table.
-async fn snapshot(connection: &mut PgConnection) -> Result<PgTransaction<'_>, sqlx::Error> {
-    let mut snapshot = connection.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
-    sqlx::query("SET LOCAL enable_seqscan = on").execute(&mut *snapshot).await?;
-    Ok(snapshot)
-}
-
-/// The ends of every shard.
-async fn ends(
-    connections: &Connections,
-    connection: &mut PgConnection,
-    shards: i16,
-) -> anyhow::Result<Vec<ShardAudit>> {
-    let mut audited = Vec::new();
-    for shard in (0..shards).map(Shard) {
-        audited.push(audit_shard(connection, &connections.nats, &OUTLET, shard).await?);
-    }
-    Ok(audited)
-}
-
-/// A side that does not go as far as the outbox.
-#[derive(Clone, Debug)]
-struct Lag {
-    /// Which, and how far it goes: the same for as long as it stands still.
-    at: String,
-    /// The same, and how far the outbox goes.
-    difference: String,
-}
-
-impl From<audit::Lag> for Lag {
-    fn from(lag: audit::Lag) -> Self {
-        let audit::StreamEnd { stream, sequence } = lag.at;
-        Self { at: format!("stream {stream} at {sequence:?}"), difference: lag.difference.to_string() }
-    }
-}
-
-/// The projections that have not applied everything.
-fn behind(audit: &ShardAudit) -> impl Iterator<Item = Lag> {
-    let ShardAudit { shard, head, .. } = audit;
-    let applied = PROJECTIONS.map(|name| (name, audit.applied(name)));
-    applied.into_iter().filter(move |(_, applied)| applied != head).map(move |(name, applied)| {
-        let at = format!("{name} has applied shard {shard} up to {applied}");
-        Lag { difference: format!("{at}, the outbox ends at {head}"), at }
-    })
+/// The names of all legs, in the order of the sheet's columns.
+#[must_use]
+pub fn legs() -> Vec<LegName> {
+    Legs::all().names()
 }

@@ -1,182 +1,143 @@
-//! One reading of everything: quick figures, or in full.
+//! One audit of everything: by quick figures, or in full.
 
 use anyhow::bail;
 use indicatif::ProgressBar;
-use outbox_relay::audit::{Comparison, ShardAudit, ShardPart, compare};
-use sqlx::PgConnection;
+use outbox_relay::audit::ShardAudit;
 
-use super::rows::{self, Rows};
-use super::sheet::{CampaignBalance, ShardBalance, Sheet};
-use super::{GATE_TIMEOUT, behind, connect, differences, ends, figures, seats};
+use super::campaigns::{Campaign, Campaigns};
+use super::difference::Difference;
+use super::ends;
+use super::leg::Moment;
+use super::legs::Legs;
+use super::sheet::{Compared, ShardBalance, Sheet};
+use super::sources::{Sources, connect};
+use super::walk::Walk;
 use crate::connections::Connections;
-use crate::event::OUTLET;
-use crate::gate::redis::Seats;
 use crate::ids::CampaignId;
-use crate::progress::progress_bar;
 
-/// A sheet that is being made, of quick figures at first.
-pub(super) struct Reading<'a> {
-    connections: &'a Connections,
-    connection: PgConnection,
-    gates: Seats,
-    only: Option<CampaignId>,
+/// An audit that has read the quick figures.
+pub(super) struct Reading {
+    sources: Sources,
+    legs: Legs,
     shards: Vec<ShardAudit>,
-    campaigns: Vec<CampaignBalance>,
+    campaigns: Campaigns,
 }
 
-impl<'a> Reading<'a> {
+/// What the comparison of each shard's outbox with the stream came to.
+type Parts = Vec<(Compared, Option<Difference>)>;
+
+impl Reading {
     /// Reads what can be had without counting rows.
+    ///
+    /// # Errors
+    /// When one of the servers does not answer, or the only campaign does not exist.
     pub(super) async fn start(
-        connections: &'a Connections,
+        connections: &Connections,
         shards: i16,
         only: Option<CampaignId>,
+        bar: ProgressBar,
     ) -> anyhow::Result<Self> {
-        let mut connection = connect(&connections.database).await?;
-        let mut gates = Seats::connect(&connections.redis, GATE_TIMEOUT).await?;
-        let audited = ends(connections, &mut connection, shards).await?;
-        let campaigns = figures::read(connections, &mut connection, &mut gates, shards, only).await?;
-        if let Some(id) = only.filter(|_| campaigns.is_empty()) {
-            bail!("there is no campaign {id}");
+        let connection = connect(&connections.database).await?;
+        let mut sources = Sources::new(connections, connection, shards, bar).await?;
+        let shards = ends::read(&mut sources).await?;
+        let mut campaigns = Campaigns::read(&mut sources.connection, &shards, only).await?;
+        if let Some(id) = only.filter(|_| campaigns.list.is_empty()) {
+            bail!("there is no campaign {id}: `coupon campaign list` shows those that exist");
         }
-        Ok(Self { connections, connection, gates, only, shards: audited, campaigns })
+        let mut legs = Legs::all();
+        legs.quick(&mut sources, &mut campaigns).await?;
+        Ok(Self { sources, legs, shards, campaigns })
     }
 
     pub(super) async fn quick(mut self) -> anyhow::Result<Sheet> {
         let mut difference = None;
-        for index in 0..self.campaigns.len() {
-            difference = match difference {
-                None => self.named(index).await?,
-                known => known,
-            };
+        for campaign in &self.campaigns.list {
+            let figure = self.legs.figures(campaign, Moment::AtRest).into_iter().next();
+            if let Some(figure) = figure {
+                let example = self.legs.stranger_in(figure.leg, &mut self.sources, campaign).await?;
+                difference = Some(figure.with_example(example));
+                break;
+            }
         }
-        let difference = difference.or_else(|| self.in_streams()).or_else(|| self.in_shards());
-        Ok(self.sheet(difference, &[]))
+        let difference = difference.or_else(|| ends::first(&self.shards));
+        Ok(self.sheet(difference, Vec::new()))
     }
 
     pub(super) async fn full(mut self) -> anyhow::Result<Sheet> {
-        let bar = progress_bar(self.work());
-        let comparisons = self.compare_events(&bar).await?;
-        let mut rows = self.compare_rows(&bar).await?;
-        let stranger = figures::count(&mut self.connection, &mut self.campaigns, self.only).await?;
-        let mut difference = None;
-        for index in 0..self.campaigns.len() {
-            if difference.is_none() {
-                difference = self.in_campaign(index, &mut rows, &bar).await?;
-            }
-        }
-        bar.finish_and_clear();
-        let unknown = rows.differences.into_iter().next();
-        let difference = difference
-            .or_else(|| unknown.map(|(id, named)| format!("campaign {id}: {named}")))
-            .or(stranger)
-            .or_else(|| {
-                comparisons.iter().find_map(|found| found.first_difference.as_ref().map(ToString::to_string))
-            })
-            .or_else(|| self.in_shards())
-            .or_else(|| self.in_streams());
-        Ok(self.sheet(difference, &comparisons))
-    }
-
-    /// Steps of the bar: each event twice, and each coupon's seat.
-    fn work(&self) -> i64 {
         let events = self.shards.iter().map(|shard| shard.end() + shard.head - 2 * (shard.first - 1));
-        let loaded = self.campaigns.iter().filter(|balance| balance.gate.is_some());
-        events.sum::<i64>() + loaded.map(|balance| balance.coupons).sum::<i64>()
-    }
-
-    async fn compare_events(&mut self, bar: &ProgressBar) -> anyhow::Result<Vec<Comparison>> {
-        let mut comparisons = Vec::new();
-        for shard in &self.shards {
-            let part = ShardPart { shard: shard.shard, after: shard.first - 1, until: shard.end() };
-            let nats = &self.connections.nats;
-            let progress = |positions| bar.inc(positions);
-            comparisons.push(compare(&mut self.connection, nats, &OUTLET, part, progress).await?);
-        }
-        Ok(comparisons)
-    }
-
-    async fn compare_rows(&mut self, bar: &ProgressBar) -> anyhow::Result<Rows> {
-        let mut rows = Rows::of(self.only);
-        for shard in &self.shards {
-            let part = (shard.first - 1, shard.head);
-            rows.compare(&mut self.connection, shard.shard, part, |positions| bar.inc(positions)).await?;
-        }
-        for index in 0..self.campaigns.len() {
-            let CampaignBalance { campaign_id, coupons, .. } = self.campaigns[index];
-            let whole = self.is_whole(index);
-            rows.compare_untold(&mut self.connection, campaign_id, coupons, whole).await?;
-        }
-        Ok(rows)
-    }
-
-    /// What differs in a campaign by its figures, and the coupon in which it does.
-    async fn in_campaign(
-        &mut self,
-        index: usize,
-        rows: &mut Rows,
-        bar: &ProgressBar,
-    ) -> anyhow::Result<Option<String>> {
-        let balance = &self.campaigns[index];
-        let (id, loaded) = (balance.campaign_id, balance.gate.is_some());
-        let contradiction = differences::at_rest(balance, self.is_whole(index));
-        let mut named = rows.differences.remove(&id);
-        if named.is_none() && contradiction.is_some() {
-            named = rows::too_much(&mut self.connection, id).await?;
-        }
-        if named.is_none() && loaded {
-            let (pool, gates) = (&self.connections.pool, &mut self.gates);
-            named = seats::first_difference(pool, gates, id, |coupons| bar.inc(coupons)).await?;
-        }
-        Ok(match (contradiction, named) {
-            (Some(contradiction), Some(named)) => Some(format!("{contradiction}; {named}")),
-            (None, Some(named)) => Some(format!("campaign {id}: {named}")),
-            (contradiction, None) => contradiction,
-        })
-    }
-
-    /// What differs in a campaign by its quick figures. If it is the seats, they are looked through.
-    async fn named(&mut self, index: usize) -> anyhow::Result<Option<String>> {
-        let balance = &self.campaigns[index];
-        let Some(contradiction) = differences::at_rest(balance, self.is_whole(index)) else {
-            return Ok(None);
-        };
-        let named = match balance.gate {
-            Some(_) => {
-                let pool = &self.connections.pool;
-                seats::first_difference(pool, &mut self.gates, balance.campaign_id, drop).await?
+        self.sources.bar.inc_length(events.sum::<i64>().unsigned_abs());
+        let parts = self.compare_parts().await?;
+        let mut walk = self.compare_rows().await?;
+        let unknown = self.legs.count(&mut self.sources, &mut self.campaigns).await?;
+        let mut difference = None;
+        let Self { sources, legs, campaigns, .. } = &mut self;
+        for campaign in &campaigns.list {
+            difference = in_campaign(legs, sources, campaign, &mut walk, &parts).await?;
+            if difference.is_some() {
+                break;
             }
-            None => None,
-        };
-        Ok(Some(match named {
-            Some(named) => format!("{contradiction}; {named}"),
-            None => contradiction,
-        }))
+        }
+        self.sources.bar.finish_and_clear();
+        let difference = difference
+            .or_else(|| walk.differences.into_values().next())
+            .or(unknown)
+            .or_else(|| parts.iter().find_map(|(_, found)| found.clone()))
+            .or_else(|| ends::first(&self.shards));
+        Ok(self.sheet(difference, parts))
     }
 
-    fn in_streams(&self) -> Option<String> {
-        let whole = |balance: &&CampaignBalance| {
-            self.shards.iter().any(|audited| audited.shard == balance.shard && audited.is_whole())
-        };
-        self.campaigns.iter().filter(whole).find_map(differences::in_stream)
+    async fn compare_parts(&mut self) -> anyhow::Result<Parts> {
+        let mut parts = Vec::new();
+        for shard in &self.shards {
+            let part = (shard.first - 1, shard.end());
+            parts.push(self.legs.part(&mut self.sources, shard.shard, part).await?);
+        }
+        Ok(parts)
     }
 
-    fn in_shards(&self) -> Option<String> {
-        let contradiction = |shard: &ShardAudit| {
-            Some(shard.contradiction().or_else(|| Some(shard.lag()?.difference))?.to_string())
-        };
-        let behind = || self.shards.iter().flat_map(behind).next();
-        self.shards.iter().find_map(contradiction).or_else(|| Some(behind()?.difference))
+    async fn compare_rows(&mut self) -> anyhow::Result<Walk> {
+        let Self { sources, legs, shards, campaigns } = self;
+        let mut walk = Walk::default();
+        for shard in shards.iter() {
+            let part = (shard.first - 1, shard.head);
+            walk.events(legs, sources, campaigns, shard.shard, part).await?;
+        }
+        for campaign in &campaigns.list {
+            walk.unannounced(legs, sources, campaigns, campaign).await?;
+        }
+        Ok(walk)
     }
 
-    /// Whether the outbox still holds every event of a campaign.
-    fn is_whole(&self, index: usize) -> bool {
-        let shard = self.campaigns[index].shard;
-        self.shards.iter().find(|audited| audited.shard == shard).is_none_or(|audited| audited.first == 1)
+    fn sheet(self, difference: Option<Difference>, parts: Parts) -> Sheet {
+        let Self { legs, campaigns, shards, .. } = self;
+        let mut compared = parts.into_iter().map(|(compared, _)| compared);
+        Sheet {
+            legs: legs.names(),
+            campaigns: campaigns.list.iter().map(|campaign| legs.balance(campaign)).collect(),
+            shards: shards.iter().map(|shard| ShardBalance::new(shard, compared.next())).collect(),
+            difference,
+        }
     }
+}
 
-    fn sheet(self, difference: Option<String>, comparisons: &[Comparison]) -> Sheet {
-        let shards = self.shards.iter().enumerate();
-        let shards = shards.map(|(index, shard)| ShardBalance::new(shard, comparisons.get(index))).collect();
-        Sheet { campaigns: self.campaigns, shards, difference }
+/// The first difference of a campaign in a full audit: the figure that differs, with a row or seat that explains it.
+async fn in_campaign(
+    legs: &mut Legs,
+    sources: &mut Sources,
+    campaign: &Campaign,
+    walk: &mut Walk,
+    parts: &Parts,
+) -> anyhow::Result<Option<Difference>> {
+    let figure = legs.figures(campaign, Moment::AtRest).into_iter().next();
+    let mut example = walk.differences.remove(&Some(campaign.id));
+    if example.is_none() {
+        example = legs.stranger(sources, campaign, figure.is_some()).await?;
     }
+    let Some(figure) = figure else { return Ok(example) };
+    let of_part = || {
+        let found = parts.iter().filter_map(|(_, found)| found.as_ref());
+        found.clone().find(|found| (found.leg, found.shard) == (figure.leg, figure.shard)).cloned()
+    };
+    let example = example.or_else(of_part);
+    Ok(Some(figure.with_example(example)))
 }

@@ -1,60 +1,52 @@
-//! The balance sheet: what was read, and how it is shown.
+//! The balance sheet: what was read, as a table and as JSON.
 
 use std::fmt;
 
 use outbox_relay::Shard;
-use outbox_relay::audit::{Comparison, ShardAudit};
-use serde::Serialize;
+use outbox_relay::audit::ShardAudit;
+use serde::ser::{SerializeMap as _, SerializeStruct as _};
+use serde::{Serialize, Serializer};
 
-use crate::campaign::{SettleOn, State};
+use super::difference::{Difference, LegName, Value};
+use crate::campaign::State;
 use crate::ids::CampaignId;
 
+/// Characters of a column; more if its heading has more.
+const COLUMN_WIDTH: usize = 9;
+
 /// One campaign's line.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug)]
 pub struct CampaignBalance {
     pub campaign_id: CampaignId,
     pub name: String,
     pub state: State,
     pub quantity: i64,
-    /// Seats taken, without the pending; nothing when the gate is not loaded.
-    pub gate: Option<i64>,
-    pub pending: i64,
-    /// The highest number of a coupon. Numbers have no gaps: so many coupons were issued.
-    pub coupons: i64,
-    /// Messages that tell of an issue.
-    pub stream: i64,
-    /// Nothing in a quick sheet: whoever wants to know has to count rows.
-    #[serde(flatten)]
-    pub counted: Option<Counted>,
-    #[serde(skip)]
-    pub(super) shard: Shard,
-    #[serde(skip)]
-    pub(super) settle_on: SettleOn,
-    #[serde(skip)]
-    pub(super) face_value: i64,
+    /// What each leg has of the campaign.
+    pub columns: Vec<Column>,
 }
 
-/// The rows of one campaign.
-#[derive(Clone, Debug, Default, Serialize)]
-pub struct Counted {
-    pub issued: i64,
-    pub redeemed: i64,
-    pub cancelled: i64,
-    pub expired: i64,
-    pub outbox: i64,
-    pub wallet: i64,
-    /// Entries, and those that there have to be.
-    pub settlement: i64,
-    pub settlement_due: i64,
-    /// Sum of the entries, in minor units.
-    pub settlement_amount: i64,
+/// What one leg has of one campaign.
+#[derive(Clone, Debug)]
+pub struct Column {
+    pub leg: LegName,
+    /// In the table; nothing if it was not read.
+    pub printed: Option<i64>,
+    /// In JSON, by their names. A quick audit has no fields for what only counting rows can tell.
+    pub fields: Vec<(&'static str, Option<Value>)>,
 }
 
-impl Counted {
-    /// Coupons in any state.
-    #[must_use]
-    pub fn coupons(&self) -> i64 {
-        self.issued + self.redeemed + self.cancelled + self.expired
+impl Serialize for CampaignBalance {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Self { campaign_id, name, state, quantity, columns } = self;
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("campaign_id", campaign_id)?;
+        map.serialize_entry("name", name)?;
+        map.serialize_entry("state", state)?;
+        map.serialize_entry("quantity", quantity)?;
+        for (name, value) in columns.iter().flat_map(|column| &column.fields) {
+            map.serialize_entry(name, value)?;
+        }
+        map.end()
     }
 }
 
@@ -65,14 +57,16 @@ pub struct ShardBalance {
     /// The lowest position that the outbox still holds, and the highest.
     pub first: i64,
     pub outbox: i64,
+    /// The last sequence of the stream; 0 if there is no stream.
     pub stream: i64,
+    /// Each projection, and the position up to which it has applied the shard.
     pub projections: Vec<(String, i64)>,
     /// Nothing in a quick sheet.
     pub compared: Option<Compared>,
 }
 
-/// What came of the comparison of a shard, event by event, from its first position on.
-#[derive(Clone, Debug, Serialize)]
+/// Counts from the comparison of a shard, event by event, from its first position on.
+#[derive(Clone, Debug, Default, Serialize)]
 pub struct Compared {
     /// Events on both sides.
     pub events: u64,
@@ -82,30 +76,27 @@ pub struct Compared {
 }
 
 impl ShardBalance {
-    pub(super) fn new(audited: &ShardAudit, comparison: Option<&Comparison>) -> Self {
+    pub(super) fn new(audited: &ShardAudit, compared: Option<Compared>) -> Self {
         Self {
             shard: audited.shard,
             first: audited.first,
             outbox: audited.head,
             stream: audited.stream.unwrap_or_default(),
             projections: audited.projections.clone(),
-            compared: comparison.map(|found| Compared {
-                events: found.compared,
-                missing_from_stream: found.missing,
-                more_in_stream: found.extra,
-                different: found.different,
-            }),
+            compared,
         }
     }
 }
 
 /// The whole sheet.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug)]
 pub struct Sheet {
+    /// The legs that were compared, in the order of their columns.
+    pub legs: Vec<LegName>,
     pub campaigns: Vec<CampaignBalance>,
     pub shards: Vec<ShardBalance>,
-    /// The first thing that differs. Nothing: balanced.
-    pub difference: Option<String>,
+    /// The first difference. Nothing: balanced.
+    pub difference: Option<Difference>,
 }
 
 impl Sheet {
@@ -116,17 +107,30 @@ impl Sheet {
     }
 }
 
+/// `difference` is a sentence, `first_difference` the same as data.
+impl Serialize for Sheet {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Self { legs: _, campaigns, shards, difference } = self;
+        let mut sheet = serializer.serialize_struct("Sheet", 4)?;
+        sheet.serialize_field("campaigns", campaigns)?;
+        sheet.serialize_field("shards", shards)?;
+        sheet.serialize_field("difference", &difference.as_ref().map(ToString::to_string))?;
+        sheet.serialize_field("first_difference", difference)?;
+        sheet.end()
+    }
+}
+
 impl fmt::Display for Sheet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(
-            f,
-            "{:<26} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>10}",
-            "campaign", "quantity", "gate", "coupons", "outbox", "stream", "wallet", "settlement"
-        )?;
+        write!(f, "{:<26} {:>COLUMN_WIDTH$}", "campaign", "quantity")?;
+        for leg in &self.legs {
+            write!(f, " {leg:>COLUMN_WIDTH$}")?;
+        }
+        writeln!(f)?;
         for campaign in &self.campaigns {
             writeln!(f, "{campaign}")?;
         }
-        writeln!(f, "{:<26} {:>9} {:>9}  applied", "shard", "outbox", "stream")?;
+        writeln!(f, "{:<26} {:>COLUMN_WIDTH$} {:>COLUMN_WIDTH$}  applied", "shard", "outbox", "stream")?;
         for shard in &self.shards {
             writeln!(f, "{shard}")?;
         }
@@ -139,19 +143,16 @@ impl fmt::Display for Sheet {
 
 impl fmt::Display for CampaignBalance {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { campaign_id, quantity, gate, coupons, stream, counted, .. } = self;
-        let or_dash = |count: Option<i64>| count.map_or_else(|| "-".to_owned(), |count| count.to_string());
-        let rows = |column: fn(&Counted) -> i64| or_dash(counted.as_ref().map(column));
-        write!(
-            f,
-            "{:<26} {quantity:>9} {:>9} {:>9} {:>9} {stream:>9} {:>9} {:>10}",
-            campaign_id.to_string(),
-            or_dash(*gate),
-            counted.as_ref().map_or(*coupons, Counted::coupons),
-            rows(|counted| counted.outbox),
-            rows(|counted| counted.wallet),
-            rows(|counted| counted.settlement),
-        )
+        let Self { campaign_id, quantity, columns, .. } = self;
+        write!(f, "{:<26} {quantity:>COLUMN_WIDTH$}", campaign_id.to_string())?;
+        for Column { leg, printed, .. } in columns {
+            let width = COLUMN_WIDTH.max(leg.as_str().len());
+            match printed {
+                Some(figure) => write!(f, " {figure:>width$}")?,
+                None => write!(f, " {:>width$}", "-")?,
+            }
+        }
+        Ok(())
     }
 }
 
@@ -160,7 +161,8 @@ impl fmt::Display for ShardBalance {
         let Self { shard, first, outbox, stream, projections, compared } = self;
         let applied: Vec<_> =
             projections.iter().map(|(name, position)| format!("{name} {position}")).collect();
-        write!(f, "{:<26} {outbox:>9} {stream:>9}  {}", shard.to_string(), applied.join(", "))?;
+        let applied = applied.join(", ");
+        write!(f, "{:<26} {outbox:>COLUMN_WIDTH$} {stream:>COLUMN_WIDTH$}  {applied}", shard.to_string())?;
         let Some(Compared { events, missing_from_stream, more_in_stream, different }) = compared else {
             return Ok(());
         };

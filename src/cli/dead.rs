@@ -7,10 +7,10 @@ use serde_json::{Value, json};
 
 use super::ended::Ended;
 use super::print;
-use crate::app::projections;
 use crate::config::Config;
 use crate::connections::{Connections, Patience};
 use crate::event::OUTLET;
+use crate::projections;
 
 /// Parked events on a list: more than an operator reads.
 const LISTED_MAX: i64 = 1_000;
@@ -69,7 +69,7 @@ pub(super) async fn run(Arguments { action }: Arguments, config: &Config) -> any
             print::document(&json!({ "parked": parked, "event": event }))?;
         }
         DeadAction::Redrive(Parked { projection, position, shard }) => {
-            let projections = projections();
+            let projections = projections::all();
             let known = projections.iter().find(|known| known.name() == projection);
             let known = known.with_context(|| format!("there is no projection {projection}"))?;
             letters(shard).redrive(&mut connection, &**known, position).await?;

@@ -6,12 +6,12 @@ use outbox_relay::rebuild::{Progress, Rebuild};
 
 use super::ended::Ended;
 use super::print;
-use crate::app::projections;
 use crate::audit::{Scope, audit};
 use crate::config::Config;
 use crate::connections::{Connections, Patience};
 use crate::event::OUTLET;
 use crate::progress::progress_bar;
+use crate::projections;
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -28,7 +28,7 @@ pub(super) async fn run(
     config: &Config,
 ) -> anyhow::Result<Ended> {
     let connections = Connections::open(config, Patience::None).await?;
-    let projection = projections().into_iter().find(|projection| projection.name() == name);
+    let projection = projections::all().into_iter().find(|projection| projection.name() == name);
     let projection = [projection.with_context(|| format!("there is no projection {name}"))?];
     let Connections { database, nats, .. } = &connections;
     let rebuild = Rebuild { database, nats, outlet: &OUTLET, shards: config.shards, projection };

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use coupon_dispatcher::app::projections;
 use coupon_dispatcher::connections::Connections;
 use coupon_dispatcher::event::OUTLET;
+use coupon_dispatcher::projections;
 use outbox_relay::projection::{ApplyError, Applying};
 use outbox_relay::rebuild::{Rebuild, RebuildError};
 use outbox_relay::{Event, NewEvent, Projection, Projector, Shard, Site};
@@ -108,7 +108,7 @@ async fn a_rebuild_that_is_cut_off_leaves_everything_as_it_was() {
         nats: &nats,
         outlet: &OUTLET,
         shards: 1,
-        projection: [projections().remove(0)],
+        projection: [projections::all().remove(0)],
     };
     // Cut off after the first stretch; while it is at work there is no other.
     let first = rebuild();

@@ -1,6 +1,7 @@
 //! The balance sheet: whatever is taken away, added or changed anywhere is found and named. The
 //! tests of this file change the stream.
 
+mod legs;
 mod rows;
 mod scene;
 mod seats;
@@ -28,7 +29,7 @@ async fn a_message_that_is_missing_or_another_is_named() {
 
     let stream = context.get_stream(OUTLET.stream_of(SHARD)).await.unwrap();
     stream.delete_message(event.position.unsigned_abs()).await.unwrap();
-    scene.assert_named(QUICK, &[&scene.campaign.to_string(), "20 coupons, 19 in the stream"]).await;
+    scene.assert_named(QUICK, &[&scene.campaign.to_string(), "stream: 19 issued events, 20 expected"]).await;
     let other = scene.other.to_string();
     let of_shard = ["audit", "--campaign", &other];
     scene.assert_named(&of_shard, &["1 messages are missing from stream COUPONS-0"]).await;

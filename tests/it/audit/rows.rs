@@ -14,7 +14,7 @@ async fn a_row_that_is_missing_or_too_much_is_named() {
     let (campaign, coupon) = (scene.campaign.to_string(), scene.coupon.to_string());
 
     let row = scene.take("coupons", &scene.is_the_coupon("id")).await;
-    scene.assert_named(FULL, &[&campaign, &coupon, "19 coupons, numbered up to 20"]).await;
+    scene.assert_named(FULL, &[&campaign, &coupon, "coupons: 19 rows, 20 expected"]).await;
     scene.assert_named(&["audit", "--full", "--campaign", &campaign], &[&campaign]).await;
     scene.assert_balanced(&["audit", "--full", "--campaign", &scene.other.to_string()]).await;
     let finished = scene.world.coupon(&["audit", "--full", "--json"]).await;
@@ -33,10 +33,10 @@ async fn a_row_that_is_missing_or_too_much_is_named() {
         scene.put(row).await;
     }
 
-    scene.assert_named(FULL, &[&campaign, &coupon, "19 are in the wallet"]).await;
+    scene.assert_named(FULL, &[&campaign, &coupon, "wallet: 19 rows, 20 expected"]).await;
     scene.put(wallet).await;
     let settlement = scene.take("settlement_entries", &scene.is_the_coupon("coupon_id")).await;
-    scene.assert_named(FULL, &[&campaign, &coupon, "19 are in the settlement"]).await;
+    scene.assert_named(FULL, &[&campaign, &coupon, "settlement: 19 rows, 20 expected"]).await;
     scene.put(settlement).await;
 
     for (table, columns, column) in [
@@ -56,7 +56,9 @@ async fn a_row_that_is_missing_or_too_much_is_named() {
         let condition = scene.is_the_coupon(column);
         scene.execute(&format!("INSERT INTO {table} SELECT {columns} FROM {table} WHERE {condition}")).await;
         let name = table.trim_end_matches("_entries");
-        scene.assert_named(FULL, &[&campaign, &extra.to_string(), &format!("21 are in the {name}")]).await;
+        scene
+            .assert_named(FULL, &[&campaign, &extra.to_string(), &format!("{name}: 21 rows, 20 expected")])
+            .await;
         scene.take(table, &format!("{column} = '{}'", Uuid::from(extra))).await;
     }
 
@@ -83,7 +85,7 @@ async fn an_event_that_is_gone_or_told_twice_is_named() {
     let of_the_event = format!("shard = 0 AND position = {}", event.position);
 
     let row = scene.take("outbox", &of_the_event).await;
-    let words = ["19 are in the outbox", "does not tell of the coupon with number 10"];
+    let words = ["outbox: 19 rows, 20 expected", "no event in the outbox announces coupon number 10"];
     scene.assert_named(FULL, &[&[campaign.as_str()][..], &words].concat()).await;
     let finished = scene.world.coupon(&["audit", "--full", "--json"]).await;
     let said: Value = serde_json::from_str(&finished.out).unwrap();
@@ -99,7 +101,12 @@ async fn an_event_that_is_gone_or_told_twice_is_named() {
     scene
         .execute(&format!("UPDATE outbox SET subject = '{subject}', data = '{data}' WHERE {of_the_event}"))
         .await;
-    scene.assert_named(FULL, &[&campaign, subject, &format!("position {}", event.position), "before"]).await;
+    scene
+        .assert_named(
+            FULL,
+            &[&campaign, subject, &format!("position {}", event.position), "already announced"],
+        )
+        .await;
     let (subject, data) = (&event.subject, &event.data);
     scene
         .execute(&format!("UPDATE outbox SET subject = '{subject}', data = '{data}' WHERE {of_the_event}"))
@@ -120,7 +127,7 @@ async fn an_event_that_is_gone_or_told_twice_is_named() {
     let compared = format!("{} events compared from position 13 on: 0 missing", events.len() - 12);
     assert!(said.contains(&compared), "{said}");
     let wallet = scene.take("wallet", &format!("number = 1 AND {}", scene.is_the_campaign())).await;
-    scene.assert_named(FULL, &[&campaign, "19 are in the wallet", "coupon 01"]).await;
+    scene.assert_named(FULL, &[&campaign, "wallet: 19 rows, 20 expected", "coupon 01"]).await;
     scene.put(wallet).await;
     sqlx::query("INSERT INTO outbox SELECT * FROM kept").execute(&scene.world.pool).await.unwrap();
     scene.world.close().await;
@@ -134,7 +141,7 @@ async fn an_amount_that_is_another_is_named() {
         scene
             .execute(&format!("UPDATE settlement_entries SET amount = {amount} WHERE {of_the_coupon}"))
             .await;
-        let settled = format!("20 coupons of 500 settle to {}", 19 * 500 + amount);
+        let settled = format!("settlement: entries add up to {}, 10000 expected", 19 * 500 + amount);
         scene.assert_named(FULL, &[&scene.campaign.to_string(), &scene.coupon.to_string(), &settled]).await;
     }
     scene.execute(&format!("UPDATE settlement_entries SET amount = 500 WHERE {of_the_coupon}")).await;

@@ -1,0 +1,106 @@
+//! A leg: one side of what has to agree, such as the seats of the gate or the rows of the wallet.
+
+use std::fmt;
+
+use futures_util::future::BoxFuture;
+use outbox_relay::Shard;
+use sqlx::PgConnection;
+
+use super::campaigns::{Campaign, Campaigns};
+use super::chunk::Chunk;
+use super::difference::{Difference, LegName, Value};
+use super::sheet::Compared;
+use super::sources::Sources;
+
+/// What a leg reads, or why a server could not be asked.
+pub(super) type Asking<'a, T> = BoxFuture<'a, anyhow::Result<T>>;
+
+/// The events behind a position, up to and including another.
+pub(super) type Part = (i64, i64);
+
+/// When figures were read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Moment {
+    /// Nothing is on its way: all figures of a campaign are the same number.
+    AtRest,
+    /// Claims are on their way: a figure may be behind another.
+    UnderWay,
+}
+
+/// The coupons of a campaign of which no event told.
+#[derive(Debug, Default)]
+pub(super) struct Unannounced {
+    /// Those with numbers up to this one have lost their events to age, and are still to be compared.
+    pub(super) until: i32,
+    /// The first of the others, which should have an event.
+    pub(super) difference: Option<Difference>,
+}
+
+/// A field of a campaign in the sheet's JSON.
+pub(super) type Field = (&'static str, Option<Value>);
+
+/// One side. It has a column of its own in the sheet, under its name. A method that a leg does not need finds nothing.
+pub(super) trait Leg: fmt::Debug + Send {
+    fn name(&self) -> LegName;
+
+    /// Reads the figures that the servers keep anyway, at a cost that does not grow with the number of coupons.
+    fn quick<'a>(&'a mut self, _: &'a mut Sources, _: &'a mut Campaigns) -> Asking<'a, ()> {
+        Box::pin(async { Ok(()) })
+    }
+
+    /// Counts all rows, as of a snapshot. Returns the first campaign that has rows and does not exist.
+    fn count<'a>(
+        &'a mut self,
+        _snapshot: &'a mut PgConnection,
+        _: &'a mut Campaigns,
+    ) -> Asking<'a, Option<Difference>> {
+        Box::pin(async { Ok(None) })
+    }
+
+    /// In which of its figures the leg differs from the coupons of a campaign.
+    fn figures(&self, _: &Campaign, _: Moment) -> Option<Difference> {
+        None
+    }
+
+    /// Compares a part of a shard's outbox with the leg. Returns the counts, and the first difference.
+    fn part<'a>(
+        &'a mut self,
+        _: &'a mut Sources,
+        _: Shard,
+        _: Part,
+    ) -> Asking<'a, Option<(Compared, Option<Difference>)>> {
+        Box::pin(async { Ok(None) })
+    }
+
+    /// Compares events of any kind, in their order, and the coupons of which they tell, with the rows of the leg.
+    fn batch<'a>(
+        &'a mut self,
+        _: &'a mut PgConnection,
+        _: &'a Campaigns,
+        _: &'a Chunk,
+    ) -> Asking<'a, Vec<Difference>> {
+        Box::pin(async { Ok(Vec::new()) })
+    }
+
+    /// After the last batch: the coupons of a campaign of which no event told.
+    fn unannounced(&mut self, _: &Campaign) -> Unannounced {
+        Unannounced::default()
+    }
+
+    /// Searches a campaign for a row or seat that belongs to no coupon.
+    fn stranger<'a>(&'a mut self, _: &'a mut Sources, _: &'a Campaign) -> Asking<'a, Option<Difference>> {
+        Box::pin(async { Ok(None) })
+    }
+
+    /// Whether the batches find a coupon in whose place a stranger is. If not, strangers are searched for in every
+    /// campaign, and not only where figures differ.
+    fn batches_find_the_missing(&self) -> bool {
+        true
+    }
+
+    /// The figure in the column of the leg; nothing if it was not read.
+    fn printed(&self, campaign: &Campaign) -> Option<i64>;
+
+    /// The figures in JSON.
+    fn fields(&self, campaign: &Campaign) -> Vec<Field>;
+}

@@ -1,0 +1,61 @@
+//! What an audit reads from: its connections to the three servers.
+
+use std::time::Duration;
+
+use indicatif::ProgressBar;
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{ConnectOptions as _, Connection as _, PgConnection, PgTransaction};
+
+use crate::connections::Connections;
+use crate::gate::redis::Seats;
+
+/// For one answer of Redis. The largest question is for a thousand seats and takes milliseconds.
+const GATE_TIMEOUT: Duration = Duration::from_secs(5);
+/// For one statement. Counting ten million rows takes minutes; everything else is read in batches.
+const STATEMENT_TIMEOUT: &str = "10min";
+/// Settings of the session: batches are looked up by index, even if the planner still takes a table for empty.
+const PLANS: [(&str, &str); 4] = [
+    ("statement_timeout", STATEMENT_TIMEOUT),
+    ("enable_seqscan", "off"),
+    ("enable_hashjoin", "off"),
+    ("enable_mergejoin", "off"),
+];
+
+/// The servers, as one audit asks them.
+pub(super) struct Sources {
+    pub(super) connections: Connections,
+    /// Apart from the pool, whose connections are for short statements.
+    pub(super) connection: PgConnection,
+    pub(super) gates: Seats,
+    pub(super) shards: i16,
+    /// Events and seats that are compared.
+    pub(super) bar: ProgressBar,
+}
+
+impl Sources {
+    /// Connects to Redis; NATS is connected already, and so is `connection`.
+    ///
+    /// # Errors
+    /// When Redis does not answer.
+    pub(super) async fn new(
+        connections: &Connections,
+        connection: PgConnection,
+        shards: i16,
+        bar: ProgressBar,
+    ) -> anyhow::Result<Self> {
+        let gates = Seats::connect(&connections.redis, GATE_TIMEOUT).await?;
+        Ok(Self { connections: connections.clone(), connection, gates, shards, bar })
+    }
+}
+
+/// A connection with the settings of an audit.
+pub(super) async fn connect(database: &PgConnectOptions) -> Result<PgConnection, sqlx::Error> {
+    database.clone().options(PLANS).connect().await
+}
+
+/// One snapshot, for statements that read all rows of a table.
+pub(super) async fn snapshot(connection: &mut PgConnection) -> Result<PgTransaction<'_>, sqlx::Error> {
+    let mut snapshot = connection.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
+    sqlx::query("SET LOCAL enable_seqscan = on").execute(&mut *snapshot).await?;
+    Ok(snapshot)
+}
