@@ -43,7 +43,8 @@ pub(super) fn circles(graph: &Graph) -> Vec<&str> {
 }
 
 fn without_tests_and_comments(text: &str) -> String {
-    let code = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
+    let code =
+        text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default().replace("pub(in crate::", "pub(in ");
     code.lines().map(|line| line.split("//").next().unwrap_or_default()).collect::<Vec<_>>().join("\n")
 }
 
@@ -109,7 +110,8 @@ fn resolve(path: &str, from: &[&str], modules: &BTreeSet<&str>) -> Option<String
     base.extend(parts);
     let names = (1..=base.len()).rev().map(|length| base[..length].join("::"));
     let known = names.into_iter().find(|name| modules.contains(&**name));
-    known.or_else(|| modules.contains("lib").then(|| "lib".to_owned()))
+    let of_the_root = || (path.starts_with("crate::") && modules.contains("lib")).then(|| "lib".to_owned());
+    known.or_else(of_the_root)
 }
 
 #[test]
