@@ -15,7 +15,9 @@ use crate::schema::{self, SchemaError};
 
 /// Connections for reads and rare writes. Each writer has one of its own.
 pub(crate) const POOL_CONNECTIONS: u32 = 8;
+/// How long a request waits for one of them: shorter than a client waits for an answer.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
+/// For one attempt to connect, and for the goodbye at the end.
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// For one request to NATS. A cluster that elects a leader does not answer; a retry soon reaches the new leader.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(4);
@@ -38,7 +40,7 @@ impl Connections {
     /// Connects. Waits for a server that is away, or fails and names it, by `patience`.
     ///
     /// # Errors
-    /// When a server is away and there is no patience, or the schema does not fit.
+    /// When the schema does not fit; without patience also when a server cannot be reached, which the error names.
     pub async fn open(config: &Config, patience: Patience) -> anyhow::Result<Self> {
         let database = database(config)?;
         let check = async || -> anyhow::Result<()> {
@@ -56,7 +58,7 @@ impl Connections {
     pub async fn close(self) {
         let goodbye = async { tokio::join!(self.nats.flush(), self.pool.close()) };
         if timeout(CONNECT_TIMEOUT, goodbye).await.is_err() {
-            tracing::debug!("a server does not listen: its sessions are left to it");
+            tracing::debug!("a server does not listen: its sessions are left open");
         }
     }
 }
@@ -78,10 +80,12 @@ pub(crate) fn pool(database: &PgConnectOptions, connections: u32) -> PgPool {
         .connect_lazy_with(database.clone().options([("statement_timeout", STATEMENT_TIMEOUT)]))
 }
 
-/// Whether to wait for a server that is away.
+/// What to do about a server that cannot be reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Patience {
+    /// Retry until it can.
     Endless,
+    /// Return an error at once.
     None,
 }
 
@@ -106,7 +110,7 @@ async fn until_there(
             Err(error) if patience == Patience::None => {
                 return Err(error.context(format!("{name} at {url} cannot be reached")));
             }
-            Err(error) => tracing::warn!("{name} at {url} cannot be reached, trying again: {error:#}"),
+            Err(error) => tracing::warn!("{name} at {url} cannot be reached, retrying: {error:#}"),
         }
         sleep(retry.next_wait()).await;
     }

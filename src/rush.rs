@@ -1,4 +1,7 @@
-//! A rush: many users who claim over HTTP at once, and what became of them.
+//! A rush: many users who claim over HTTP at once, and what became of their claims.
+//!
+//! It is a load generator, so it keeps its connections itself and does not share [`crate::client`]: which connection a
+//! request goes on, and what becomes of it, is what it measures.
 
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
@@ -21,14 +24,15 @@ use ulid::Ulid;
 
 use crate::ids::CampaignId;
 
-/// Connections of all the users together.
+/// Connections of all users together: more requests at a time than the API needs to be busy, and few enough files for a
+/// test.
 const CONNECTIONS: usize = 256;
-/// Longer than that, and the request counts as an error.
+/// Limit for an attempt; after it the user tries again on another connection.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
-/// A 503 says when to ask again; a user does so this often.
+/// Attempts of a request until it counts as an error: with their pauses, 90 s, longer than any outage of a test.
 const ATTEMPTS_MAX: u32 = 60;
 
-/// Who rushes, and where to.
+/// How many users claim which campaign, and where.
 #[derive(Clone, Debug)]
 pub struct Rush {
     /// The API, at several addresses if it runs in several processes.
@@ -50,12 +54,12 @@ pub struct Results {
     pub issued: usize,
     pub already_issued: usize,
     pub sold_out: usize,
-    /// Refused with `Retry-After`, and asked again.
+    /// Attempts that were refused for now or got no answer, and were repeated.
     pub retried: usize,
     pub errors: usize,
-    /// The coupons that were promised, in every 201 and every `already-issued`, and to which user.
+    /// Every coupon in a 201 or an `already-issued`, with the number of its user.
     pub promised: HashMap<Ulid, usize>,
-    /// Users who were told that all is sold out.
+    /// Users who were told that the campaign is sold out.
     pub refused: HashSet<usize>,
     pub took: Duration,
     latencies: Vec<Duration>,
@@ -76,7 +80,7 @@ impl Results {
         self.latencies.get(index).copied().unwrap_or_default()
     }
 
-    /// Answers a second.
+    /// Answered requests a second.
     #[must_use]
     pub fn rate(&self) -> f64 {
         #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
@@ -96,7 +100,7 @@ impl Results {
     }
 }
 
-/// The parts of an answer that count here.
+/// The fields of an answer that a rush reads.
 #[derive(Deserialize)]
 struct Answer {
     id: Option<Ulid>,
@@ -150,7 +154,7 @@ impl Rush {
     }
 }
 
-/// Takes one ask after the other until none is left.
+/// Sends one request after the other until none is left.
 async fn one_connection(
     shared: Arc<(Rush, Vec<usize>, AtomicUsize)>,
     number: usize,
@@ -222,7 +226,7 @@ async fn ask(
                 _ => return None,
             }
         }
-        // Refused for now, or the connection broke: to ask again is safe.
+        // Refused for now, or the connection broke: a retry is safe.
         results.retried += 1;
         tokio::time::sleep(Duration::from_millis(u64::from(attempt + 1) * 50)).await;
     }

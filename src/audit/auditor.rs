@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use indicatif::ProgressBar;
 use outbox_relay::Shard;
-use outbox_relay::audit::ShardAudit;
+use outbox_relay::audit::{ShardAudit, ShardPart};
 use sqlx::PgConnection;
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, timeout};
@@ -15,9 +15,9 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use super::campaigns::Campaigns;
 use super::difference::Difference;
 use super::ends;
-use super::leg::{Moment, Part};
+use super::leg::Moment;
 use super::legs::Legs;
-use super::scan::Scan;
+use super::scan::{Part, Scan};
 use super::sources::{Sources, connect};
 use super::walk::Walk;
 use crate::connections::Connections;
@@ -234,15 +234,16 @@ impl Findings {
         sources: &mut Sources,
         campaigns: &Campaigns,
         shard: Shard,
-        part: Part,
+        (after, until): Part,
     ) -> anyhow::Result<bool> {
-        if part.0 >= part.1 {
+        if after >= until {
             return Ok(false);
         }
+        let part = ShardPart { shard, after, until };
         let mut legs = Legs::all(); // which remember the events of this part alone
-        let (compared, of_events) = legs.part(sources, shard, part).await?;
+        let (compared, of_events) = legs.part(sources, part).await?;
         let mut walk = Walk::default();
-        walk.events(&mut legs, sources, campaigns, shard, part).await?;
+        walk.events(&mut legs, sources, campaigns, part).await?;
         let before = self.differences.len();
         self.drift += compared.more_in_stream + compared.different; // the ends count what is missing
         self.differences.extend(of_events);

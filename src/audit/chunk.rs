@@ -1,6 +1,6 @@
 //! A chunk of what is compared: events as the outbox has them, and the coupons of which they tell.
 
-use outbox_relay::Shard;
+use outbox_relay::audit::ShardPart;
 use outbox_relay::event::{StoredEvent, id_of};
 use sqlx::{FromRow, PgConnection};
 use time::OffsetDateTime;
@@ -45,13 +45,12 @@ pub(super) struct Chunk {
 }
 
 impl Chunk {
-    /// The events behind `after`, up to and including `until`, and their coupons. Only those of the campaigns that
+    /// The events of a part, and their coupons. Only those of the campaigns that
     /// are audited.
     pub(super) async fn of_events(
         connection: &mut PgConnection,
         campaigns: &Campaigns,
-        shard: Shard,
-        (after, until): (i64, i64),
+        ShardPart { shard, after, until }: ShardPart,
     ) -> Result<Self, sqlx::Error> {
         let mut events = StoredEvent::between(connection, shard, after, until).await?;
         if let Some(only) = campaigns.only {

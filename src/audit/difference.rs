@@ -31,14 +31,11 @@ impl fmt::Display for LegName {
     }
 }
 
-/// A figure, a word, or what the outbox's own audit has found. In JSON a number, or a string if it is none or outside
-/// 64 bits.
+/// A figure or a word. In JSON a number, or a string if it is a word or a number outside 64 bits.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Value {
     Number(i128),
     Text(String),
-    Shard(ShardDifference),
-    Event(EventDifference),
 }
 
 impl<N: Into<i128>> From<N> for Value {
@@ -52,8 +49,6 @@ impl fmt::Display for Value {
         match self {
             Self::Number(number) => number.fmt(f),
             Self::Text(text) => text.fmt(f),
-            Self::Shard(difference) => difference.fmt(f),
-            Self::Event(difference) => difference.fmt(f),
         }
     }
 }
@@ -66,7 +61,6 @@ impl Serialize for Value {
                 Err(_) => serializer.collect_str(number),
             },
             Self::Text(text) => serializer.serialize_str(text),
-            Self::Shard(_) | Self::Event(_) => serializer.collect_str(self),
         }
     }
 }
@@ -108,11 +102,23 @@ pub enum Mismatch {
     SeatMissing,
     /// A seat (`found`) has no coupon.
     SeatWithoutCoupon,
-    /// An event and the message in its place are not the same; `found` says how.
-    OtherMessage,
-    /// Outbox, stream and projections of a shard contradict each other; `found` says how.
-    ShardContradicts,
-    /// The stream ends (`found`) before the outbox does; `expected` says where both end.
+    /// The message in an event's place has another id, or none.
+    OtherEvent,
+    /// The message of an event is on another subject.
+    OtherSubject,
+    /// The message of an event has another body.
+    OtherBody,
+    /// The stream has no message of an event; `found` is the id of the one that it has next.
+    MessageMissing,
+    /// The stream has a message (`found` is its id) where the outbox has no event.
+    ExtraMessage,
+    /// The stream ends (`found`, a sequence) behind the outbox (`expected`).
+    StreamAhead,
+    /// The stream has lost messages (`found`, their number) before its end.
+    MessagesMissing,
+    /// A projection has parked events (`found`, their number), the first at `position`.
+    EventsParked,
+    /// The stream ends (`found`, a sequence; nothing if it does not exist) before the outbox (`expected`).
     StreamBehind,
     /// A projection has applied a shard up to a position (`found`) before the end of the outbox (`expected`).
     ProjectionBehind,
@@ -136,6 +142,25 @@ pub struct Difference {
     pub found: Option<Value>,
     /// A coupon, row, event or seat that explains a figure which differs.
     pub example: Option<Box<Difference>>,
+    /// What the crate of the outbox found, for the words.
+    #[serde(skip)]
+    pub(super) source: Option<Source>,
+}
+
+/// A difference between an outbox and its stream.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Source {
+    Shard(ShardDifference),
+    Event(EventDifference),
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Shard(difference) => difference.fmt(f),
+            Self::Event(difference) => difference.fmt(f),
+        }
+    }
 }
 
 impl Difference {
@@ -151,6 +176,7 @@ impl Difference {
             expected: None,
             found: None,
             example: None,
+            source: None,
         }
     }
 
@@ -161,20 +187,22 @@ impl Difference {
 
     /// Whether events on their way cannot explain it, so that it is reported at once.
     pub(super) fn is_certain(&self) -> bool {
-        self.mismatch == Mismatch::ShardContradicts
+        matches!(self.mismatch, Mismatch::StreamAhead | Mismatch::MessagesMissing | Mismatch::EventsParked)
     }
 
     /// The part that stays the same for as long as this side stands still: of a side that lags, how far it has
     /// come, however far the outbox has gone since; of any other difference, all of it.
     pub(super) fn at(&self) -> Self {
         match self.mismatch {
-            Mismatch::StreamBehind | Mismatch::ProjectionBehind => Self { expected: None, ..self.clone() },
+            Mismatch::StreamBehind | Mismatch::ProjectionBehind => {
+                Self { position: None, expected: None, source: None, ..self.clone() }
+            }
             _ => self.clone(),
         }
     }
 
     fn sentence(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { leg, shard, coupon, position, expected, found, .. } = self;
+        let Self { leg, shard, coupon, position, expected, found, source, .. } = self;
         let (shard, coupon, position) = (Known(shard), Known(coupon), Known(position));
         let (expected, found) = (Known(expected), Known(found));
         let announces = format_args!("outbox announces coupon {coupon} at position {position}");
@@ -203,8 +231,15 @@ impl Difference {
             Mismatch::RowWithoutCoupon => write!(f, "coupon {coupon} does not belong in the {leg}"),
             Mismatch::SeatMissing => write!(f, "coupon {coupon} has no seat"),
             Mismatch::SeatWithoutCoupon => write!(f, "seat {found} has no coupon"),
-            Mismatch::OtherMessage | Mismatch::ShardContradicts => write!(f, "{found}"),
-            Mismatch::StreamBehind => write!(f, "{expected}"),
+            Mismatch::OtherEvent
+            | Mismatch::OtherSubject
+            | Mismatch::OtherBody
+            | Mismatch::MessageMissing
+            | Mismatch::ExtraMessage
+            | Mismatch::StreamAhead
+            | Mismatch::MessagesMissing
+            | Mismatch::EventsParked
+            | Mismatch::StreamBehind => write!(f, "{}", Known(source)),
             Mismatch::ProjectionBehind => {
                 write!(f, "{leg} has applied shard {shard} up to {found}, the outbox ends at {expected}")
             }

@@ -1,9 +1,9 @@
 //! The ends of the shards: how far outbox, stream and projections go.
 
 use outbox_relay::Shard;
-use outbox_relay::audit::{ShardAudit, audit_shard};
+use outbox_relay::audit::{ShardAudit, ShardDifference, audit_shard};
 
-use super::difference::{Difference, LegName, Mismatch, Value};
+use super::difference::{Difference, LegName, Mismatch, Source, Value};
 use super::legs::stream;
 use super::sources::Sources;
 use crate::event::OUTLET;
@@ -32,19 +32,31 @@ pub(super) fn differences(audited: &ShardAudit) -> impl Iterator<Item = Differen
 
 /// What contradicts the outbox, and whether the stream has not come as far.
 fn in_stream(audited: &ShardAudit) -> impl Iterator<Item = Difference> {
-    let of_shard =
-        |mismatch| Difference { shard: Some(audited.shard), ..Difference::new(stream::NAME, mismatch) };
-    let contradiction = audited.contradiction().map(|difference| Difference {
-        position: difference.position(),
-        found: Some(Value::Shard(difference)),
-        ..of_shard(Mismatch::ShardContradicts)
+    let contradiction = audited.contradiction().map(|found| match &found {
+        ShardDifference::Ends { .. } => of_shard(stream::NAME, Mismatch::StreamAhead, found),
+        ShardDifference::Missing { .. } => of_shard(stream::NAME, Mismatch::MessagesMissing, found),
+        ShardDifference::Parked { projection, .. } => {
+            let known = projections::names().into_iter().find(|name| name == projection);
+            of_shard(known.map_or(stream::NAME, LegName::new), Mismatch::EventsParked, found)
+        }
     });
     let lag = audited.lag().map(|lag| Difference {
         found: lag.at.sequence.map(Value::from),
-        expected: Some(Value::Shard(lag.difference)),
-        ..of_shard(Mismatch::StreamBehind)
+        ..of_shard(stream::NAME, Mismatch::StreamBehind, lag.difference)
     });
     contradiction.into_iter().chain(lag)
+}
+
+fn of_shard(leg: LegName, mismatch: Mismatch, found: ShardDifference) -> Difference {
+    let (expected, figure) = found.expected_and_found();
+    Difference {
+        shard: Some(found.shard()),
+        position: found.position(),
+        expected: Some(expected.into()),
+        found: Some(figure.into()),
+        source: Some(Source::Shard(found)),
+        ..Difference::new(leg, mismatch)
+    }
 }
 
 /// The projections that have not applied everything.

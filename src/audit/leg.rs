@@ -3,7 +3,7 @@
 use std::fmt;
 
 use futures_util::future::BoxFuture;
-use outbox_relay::Shard;
+use outbox_relay::audit::ShardPart;
 use sqlx::PgConnection;
 
 use super::campaigns::{Campaign, Campaigns};
@@ -14,9 +14,6 @@ use super::sources::Sources;
 
 /// What a leg reads, or why a server could not be asked.
 pub(super) type Asking<'a, T> = BoxFuture<'a, anyhow::Result<T>>;
-
-/// The events behind a position, up to and including another.
-pub(super) type Part = (i64, i64);
 
 /// When figures were read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,8 +63,7 @@ pub(super) trait Leg: fmt::Debug + Send {
     fn part<'a>(
         &'a mut self,
         _: &'a mut Sources,
-        _: Shard,
-        _: Part,
+        _: ShardPart,
     ) -> Asking<'a, Option<(Compared, Option<Difference>)>> {
         Box::pin(async { Ok(None) })
     }

@@ -2,7 +2,7 @@
 
 use anyhow::bail;
 use indicatif::ProgressBar;
-use outbox_relay::audit::ShardAudit;
+use outbox_relay::audit::{ShardAudit, ShardPart};
 
 use super::campaigns::{Campaign, Campaigns};
 use super::difference::Difference;
@@ -89,8 +89,8 @@ impl Reading {
     async fn compare_parts(&mut self) -> anyhow::Result<Parts> {
         let mut parts = Vec::new();
         for shard in &self.shards {
-            let part = (shard.first - 1, shard.end());
-            parts.push(self.legs.part(&mut self.sources, shard.shard, part).await?);
+            let part = ShardPart { shard: shard.shard, after: shard.first - 1, until: shard.end() };
+            parts.push(self.legs.part(&mut self.sources, part).await?);
         }
         Ok(parts)
     }
@@ -99,8 +99,8 @@ impl Reading {
         let Self { sources, legs, shards, campaigns } = self;
         let mut walk = Walk::default();
         for shard in shards.iter() {
-            let part = (shard.first - 1, shard.head);
-            walk.events(legs, sources, campaigns, shard.shard, part).await?;
+            let part = ShardPart { shard: shard.shard, after: shard.first - 1, until: shard.head };
+            walk.events(legs, sources, campaigns, part).await?;
         }
         for campaign in &campaigns.list {
             walk.unannounced(legs, sources, campaigns, campaign).await?;

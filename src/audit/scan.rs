@@ -1,6 +1,7 @@
 //! How far the auditor has compared the events of a shard: which it takes next.
 
-use super::leg::Part;
+/// The events behind a position, up to and including another.
+pub(super) type Part = (i64, i64);
 
 /// How far the comparison of a shard has come.
 #[derive(Clone, Copy, Debug)]

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use outbox_relay::Shard;
+use outbox_relay::audit::ShardPart;
 
 use super::campaigns::{Campaign, Campaigns};
 use super::chunk::{CHUNK_ROWS, Chunk};
 use super::difference::Difference;
-use super::leg::{Part, Unannounced};
+use super::leg::Unannounced;
 use super::legs::Legs;
 use super::sources::Sources;
 use crate::ids::CampaignId;
@@ -26,13 +26,13 @@ impl Walk {
         legs: &mut Legs,
         sources: &mut Sources,
         campaigns: &Campaigns,
-        shard: Shard,
-        (mut after, until): Part,
+        ShardPart { shard, mut after, until }: ShardPart,
     ) -> anyhow::Result<()> {
         let Sources { connection, bar, .. } = sources;
         while after < until {
             let end = until.min(after + CHUNK_ROWS);
-            let chunk = Chunk::of_events(connection, campaigns, shard, (after, end)).await?;
+            let part = ShardPart { shard, after, until: end };
+            let chunk = Chunk::of_events(connection, campaigns, part).await?;
             self.note(legs.batch(connection, campaigns, &chunk).await?);
             bar.inc((end - after).unsigned_abs());
             after = end;

@@ -18,7 +18,7 @@ pub use self::variable::{
     REDIS_URL, SHARDS, VARIABLES, Variable,
 };
 
-/// Claims in one transaction: with more, a batch holds the shard's lock for longer than a client should wait.
+/// The largest number of claims in one transaction.
 const BATCH_ROWS_MAX: usize = 500;
 /// Each shard takes a writer, a relay, a stream and a consumer for each projection.
 const SHARDS_MAX: i16 = 64;

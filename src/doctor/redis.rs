@@ -26,8 +26,9 @@ const TAKES_SNAPSHOTS: &str = "After a snapshot that fails, every claim is refus
 
 pub(super) async fn examine(config: &Config) -> anyhow::Result<Vec<Finding>> {
     let client = seats::client(config.redis.reveal()).context("read REDIS_URL")?;
+    // No limit for an answer: there is one for the whole examination.
     let limits =
-        AsyncConnectionConfig::new().set_connection_timeout(Some(CONNECT_TIMEOUT)).set_response_timeout(None); // the whole examination has a limit
+        AsyncConnectionConfig::new().set_connection_timeout(Some(CONNECT_TIMEOUT)).set_response_timeout(None);
     let mut redis = client.get_multiplexed_async_connection_with_config(&limits).await?;
     let info: String = redis::cmd("INFO").query_async(&mut redis).await.context("INFO")?;
     let mut findings = of_info(&info.lines().filter_map(|line| line.split_once(':')).collect());

@@ -1,50 +1,48 @@
-//! What a server is asked to learn whether it is ready.
+//! The questions that only a server which is ready answers.
 
+use std::path::Path;
 use std::{io, time::Duration};
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 
-use super::{Server, kind::Kind};
-
-/// Limit for one question to a server; after it the question is asked on a new connection.
+/// Limit for one question to a server; after it the question is repeated on a new connection.
 pub(super) const QUESTION_TIME_MAX: Duration = Duration::from_millis(500);
 /// A session of the role `coupon` in the database `coupon`, and its end.
 const SESSION: &[u8] = b"\0\0\0\x25\0\x03\0\0user\0coupon\0database\0coupon\0\0X\0\0\0\x04";
 const SESSION_READY: &[u8] = b"Z\0\0\0\x05I";
-/// The number of the process is in the first answer; the second comes when all data is loaded.
+/// The first answer holds the process id; the second comes when all data is loaded.
 const PING: &str = "INFO server\r\nPING\r\n";
 const PONG: &[u8] = b"+PONG";
-/// After the login. The greeting names the server; the answer is the account of `JetStream`.
+/// After the login. The greeting holds the server's name, and the answer the account of `JetStream`.
 const ACCOUNT: &str = "SUB i 1\r\nPUB $JS.API.INFO i 0\r\n\r\n";
 const ACCOUNT_STREAMS: &[u8] = b"\"streams\":";
 
-impl Server {
-    /// Asks for what only this very server can answer, and only once it is ready.
-    pub(super) async fn ask(&self) -> io::Result<bool> {
-        let connect = || TcpStream::connect(("127.0.0.1", self.port));
-        let login = self.setup.login.as_ref();
-        match self.kind {
-            Kind::Postgres => {
-                let socket = self.dir.join(format!(".s.PGSQL.{}", self.port));
-                let stream = UnixStream::connect(socket).await?;
-                ask(stream, SESSION, &[SESSION_READY]).await
-            }
-            Kind::Redis => {
-                let process = format!("process_id:{}\r\n", self.pid().unwrap_or_default());
-                let login = login.map(|(user, password)| format!("AUTH {user} {password}\r\n"));
-                let question = login.unwrap_or_default() + PING;
-                ask(connect().await?, question.as_bytes(), &[process.as_bytes(), PONG]).await
-            }
-            Kind::Nats => {
-                let set = self.set();
-                let login = login.map(|(user, password)| format!(r#","user":"{user}","pass":"{password}""#));
-                let login = login.unwrap_or_default();
-                let question = format!("CONNECT {{\"verbose\":false{login}}}\r\n{ACCOUNT}");
-                ask(connect().await?, question.as_bytes(), &[set.as_bytes(), ACCOUNT_STREAMS]).await
-            }
-        }
-    }
+/// User and password.
+type Login = (String, String);
+
+/// Whether the Postgres that listens on this socket takes a session.
+pub(super) async fn postgres(socket: &Path) -> io::Result<bool> {
+    ask(UnixStream::connect(socket).await?, SESSION, &[SESSION_READY]).await
+}
+
+/// Whether the Redis on this port is the process `pid`, and has its data.
+pub(super) async fn redis(port: u16, login: Option<&Login>, pid: u32) -> io::Result<bool> {
+    let login = login.map(|(user, password)| format!("AUTH {user} {password}\r\n"));
+    let question = login.unwrap_or_default() + PING;
+    let process = format!("process_id:{pid}\r\n");
+    ask(connect(port).await?, question.as_bytes(), &[process.as_bytes(), PONG]).await
+}
+
+/// Whether the NATS on this port has this name, and serves `JetStream`.
+pub(super) async fn nats(port: u16, login: Option<&Login>, name: &str) -> io::Result<bool> {
+    let login = login.map(|(user, password)| format!(r#","user":"{user}","pass":"{password}""#));
+    let question = format!("CONNECT {{\"verbose\":false{}}}\r\n{ACCOUNT}", login.unwrap_or_default());
+    ask(connect(port).await?, question.as_bytes(), &[name.as_bytes(), ACCOUNT_STREAMS]).await
+}
+
+async fn connect(port: u16) -> io::Result<TcpStream> {
+    TcpStream::connect(("127.0.0.1", port)).await
 }
 
 /// Whether all replies come before the other side closes.

@@ -1,14 +1,14 @@
-//! The guard: owns the folder, and ends what is noted in it when this process ends.
+//! The guard: it owns the folder, and ends the servers that are noted in it when this process ends.
 
 use std::io::{self, BufRead, BufReader};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
-use super::{ServersError, cannot_prepare};
+use super::error::{ServersError, cannot_prepare};
 
-/// Makes the folder, says its name, waits for the end of its owner, ends what is noted in `*.pid`
-/// as "signal pid", releases the shared memory of a killed Postgres, and removes the folder.
+/// Creates the folder and prints its name; waits until its owner ends; ends each process that a file `*.pid` names as
+/// "signal pid"; releases the shared memory of a killed Postgres; removes the folder.
 const GUARD: &str = r#"
 trap '' HUP INT TERM PIPE
 folder=$(mktemp -d "${TMPDIR:-/tmp}/coupon.XXXXXX") && chmod 711 "$folder" || exit
@@ -23,7 +23,7 @@ done
 polls=400
 for note in "$folder"/*.pid; do
   read -r signal pid <"$note" || continue
-  # Again and again: a server that has only just begun may have missed the first.
+  # Repeated: a server that has only just started may have missed the first signal.
   while runs "$pid" && [ $((polls -= 1)) -gt 0 ]; do kill "-$signal" "$pid"; sleep 0.02; done
   ! runs "$pid" || kill -KILL $(family "$pid")
 done
@@ -62,7 +62,7 @@ impl Guard {
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        // The end of its input is its signal. It needs ten seconds at most.
+        // The end of its input tells it to clean up, which takes ten seconds at most.
         drop(self.process.stdin.take());
         let _ = self.process.wait();
     }

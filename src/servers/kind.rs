@@ -5,7 +5,7 @@ use std::{env, fs};
 
 use rustix::process::geteuid;
 
-use super::ServersError;
+use super::error::ServersError;
 
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Kind {
@@ -23,7 +23,7 @@ impl Kind {
         }
     }
 
-    /// Environment variable, program and Debian package.
+    /// The environment variable that names the program, the program, and its Debian package.
     const fn source(self) -> (&'static str, &'static str, &'static str) {
         match self {
             Self::Postgres => ("POSTGRES", "postgres", "postgresql"),
@@ -32,8 +32,8 @@ impl Kind {
         }
     }
 
-    /// How the guard ends it. Postgres cuts all sessions at SIGQUIT and writes no checkpoint, which
-    /// would be for nothing as its folder goes.
+    /// The signal with which the guard ends it. At SIGQUIT, Postgres cuts all sessions and writes no checkpoint, which
+    /// nobody would read as its folder is removed.
     pub(super) const fn last_signal(self) -> &'static str {
         match self {
             Self::Postgres => "QUIT",
@@ -49,7 +49,7 @@ impl Kind {
                 "-c", "listen_addresses=127.0.0.1", // private
                 "-c", "unix_socket_directories=.", // goes with the folder
                 "-c", "dynamic_shared_memory_type=mmap", // goes with the folder, even after SIGKILL
-                "-c", "fsync=on", "-c", "synchronous_commit=on", // said, as they are the point
+                "-c", "fsync=on", "-c", "synchronous_commit=on", // explicit, as the guarantees rest on them
                 "-c", "max_connections=100", // the default, whatever initdb found on this machine
                 "-c", "shared_buffers=128MB", // likewise
                 "-c", "max_wal_size=2GB", // a burst of writes forces no checkpoint
@@ -58,7 +58,7 @@ impl Kind {
             Self::Redis => &[
                 "--bind", "127.0.0.1",
                 "--appendonly", "yes", "--appendfsync", "everysec", // a power cut loses a second
-                "--lazyfree-lazy-expire", "yes", // a large gate that expires holds up nobody
+                "--lazyfree-lazy-expire", "yes", // a large gate that expires delays no request
                 "--save", "", // no snapshots: the append-only file is the data
             ],
             Self::Nats => &["-a", "127.0.0.1", "-js", "-sd", "."],
@@ -72,11 +72,11 @@ impl Kind {
             None => places().map(|place| place.join(program)).find(|path| path.is_file()),
         };
         match self {
-            // Its own folder holds initdb, the folder of a link to it may not.
+            // The folder of a link to it may lack initdb.
             Self::Postgres => found
                 .and_then(|path| path.canonicalize().ok())
                 .filter(|path| path.with_file_name("initdb").is_file()),
-            // The name counts: `redis-server` may be a link to `redis-check-rdb`.
+            // A link is not followed, as the program goes by its name: `redis-server` may be a link to `redis-check-rdb`.
             Self::Redis | Self::Nats => found.and_then(|path| std::path::absolute(path).ok()),
         }
     }
@@ -96,7 +96,7 @@ pub(super) fn find_programs() -> Result<[PathBuf; 3], ServersError> {
     Err(ServersError::Missing { programs: programs.join(", "), packages: packages.join(" ") })
 }
 
-/// Where servers lie: PATH, then the folders that Debian leaves out of it, newest Postgres first.
+/// Folders of server programs: PATH, then those that Debian leaves out of it, the newest Postgres first.
 fn places() -> impl Iterator<Item = PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     let path: Vec<_> = env::split_paths(&path).collect();
@@ -110,7 +110,7 @@ fn places() -> impl Iterator<Item = PathBuf> {
     path.into_iter().chain(versions).chain([PathBuf::from("/usr/sbin")])
 }
 
-/// Postgres refuses to run as root, so root runs it as `postgres` or, without one, as `nobody`.
+/// User and group for Postgres, which refuses to run as root: root runs it as `postgres` or else as `nobody`.
 pub(super) fn postgres_user() -> Option<(u32, u32)> {
     if !geteuid().is_root() {
         return None;

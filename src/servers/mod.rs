@@ -1,46 +1,34 @@
-//! Private Postgres, Redis and NATS: children of this process, on free loopback ports, with their
-//! data in one temporary folder.
+//! Private Postgres, Redis and NATS for the demo and the tests: children of this process, on free loopback ports, with
+//! their data in one temporary folder.
 //!
-//! They are as durable as in operation: Postgres syncs every commit, Redis syncs its append-only
-//! file once a second, `JetStream` keeps its streams in files.
+//! They are as durable as in production: Postgres syncs every commit, Redis syncs its append-only file once a second,
+//! and `JetStream` keeps its streams in files.
 //!
-//! Nothing outlives its owner. A guard (a shell in its own process group) makes the folder and then
-//! reads a pipe of which only this process holds the other end. However this process ends, that
-//! read returns; the guard then ends every server noted in the folder and removes the folder. No
-//! server runs before it is noted: its shell waits for a word, or finds its own pipe closed.
+//! No server outlives this process. A guard (a shell in its own process group) creates the folder, then reads a pipe of
+//! which this process alone holds the other end. However this process ends, the read returns; the guard then ends every
+//! server that is noted in the folder, and removes the folder. No server runs before it is noted: its shell waits for a
+//! line on its own pipe, and ends when that is closed.
 
 mod answer;
 mod data;
+mod error;
 mod guard;
 mod kind;
+mod process;
 mod server;
 
+use std::fs;
 use std::path::Path;
-use std::{fs, io, time::Duration};
 
 use data::copy;
+pub use error::ServersError;
+use error::cannot_prepare;
 use guard::Guard;
 use kind::{Kind, find_programs};
 pub use server::{Server, Setup};
 
-/// Limit for a server to answer after its start, recovery included.
-const ANSWER_TIME_MAX: Duration = Duration::from_secs(15);
-
-/// Why a server does not run.
-#[derive(Debug, thiserror::Error)]
-pub enum ServersError {
-    #[error("cannot find {programs}: `apt-get install {packages}`, or set the variables in brackets")]
-    Missing { programs: String, packages: String },
-    #[error("{program} ended early; its last words:\n{log}")]
-    Ended { program: &'static str, log: String },
-    #[error("{program} did not answer within {ANSWER_TIME_MAX:?}; its last words:\n{log}")]
-    Silent { program: &'static str, log: String },
-    #[error("cannot prepare {what}")]
-    Io { what: &'static str, source: io::Error },
-}
-
-/// Makes a Postgres data folder for [`Servers::start_from`] at `template`, which must not exist.
-/// It appears whole or not at all; the caller removes it.
+/// Creates a Postgres data folder for [`Servers::start_from`] at `template`, which must not exist. It appears whole or
+/// not at all. The caller removes it.
 pub async fn init_template(template: &Path) -> Result<(), ServersError> {
     let [postgres, ..] = find_programs()?;
     let guard = Guard::start()?;
@@ -53,10 +41,10 @@ pub async fn init_template(template: &Path) -> Result<(), ServersError> {
         .map_err(cannot_prepare("the template"))
 }
 
-/// Three running servers. Drop ends them and removes their folder before it returns.
+/// Three running servers. Dropping them ends the servers, and then removes their folder.
 #[derive(Debug)]
 pub struct Servers {
-    // Dropped first: it ends the servers in order; then each of them reaps its child.
+    // Dropped first: it ends the servers in order. Then each server reaps its child.
     _guard: Guard,
     pub postgres: Server,
     pub redis: Server,
@@ -64,12 +52,12 @@ pub struct Servers {
 }
 
 impl Servers {
-    /// Starts all three with empty data, and returns when all three answer.
+    /// Starts all three with empty data. Returns when all of them answer.
     pub async fn start() -> Result<Self, ServersError> {
         Self::start_with(None).await
     }
 
-    /// As [`Servers::start`], with a copy of what [`init_template`] made: faster.
+    /// As [`Servers::start`], but Postgres starts with a copy of what [`init_template`] created, which is faster.
     pub async fn start_from(template: &Path) -> Result<Self, ServersError> {
         Self::start_with(Some(template)).await
     }
@@ -93,25 +81,21 @@ impl Servers {
         Ok(servers)
     }
 
-    /// The database `coupon` as the role `coupon`, a superuser.
+    /// The URL of the database `coupon`, with the role `coupon`, which is a superuser.
     #[must_use]
     pub fn database_url(&self) -> String {
         format!("postgres://coupon@127.0.0.1:{}/coupon", self.postgres.port())
     }
 
-    /// Redis, database 0.
+    /// The URL of Redis, database 0.
     #[must_use]
     pub fn redis_url(&self) -> String {
         format!("redis://{}", self.redis.authority())
     }
 
-    /// NATS with `JetStream`.
+    /// The URL of NATS, which serves `JetStream`.
     #[must_use]
     pub fn nats_url(&self) -> String {
         format!("nats://{}", self.nats.authority())
     }
-}
-
-fn cannot_prepare(what: &'static str) -> impl FnOnce(io::Error) -> ServersError {
-    move |source| ServersError::Io { what, source }
 }

@@ -1,4 +1,4 @@
-//! One server: a child with its data, its port and its log.
+//! One server: a child process with its data, its port and its log.
 
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::hash::{BuildHasher, RandomState};
@@ -8,49 +8,52 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::{iter, net::TcpListener, time::Duration};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal};
 use tokio::time::{sleep, timeout};
 
-use super::answer::QUESTION_TIME_MAX;
-use super::data::tail;
+use super::answer::{self, QUESTION_TIME_MAX};
+use super::data;
+use super::error::{ANSWER_TIME_MAX, ServersError, cannot_prepare, tail};
 use super::kind::{Kind, postgres_user};
-use super::{ANSWER_TIME_MAX, ServersError, cannot_prepare};
+use super::process::{exists, family, send};
 
 /// Limit for an orderly end; after it the server is killed.
 const STOP_TIME_MAX: Duration = Duration::from_secs(10);
+/// Between two looks at a child: short, as tests wait for it, and long enough to leave the processor to the child.
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
-/// A free port can be lost to another process before the server has bound it.
+/// Starts on new ports: another process can take a free port before the server has bound it.
 const PORT_TRIES_MAX: usize = 5;
+/// Random ports that are tried for a free one.
 const PORTS_TRIED_MAX: usize = 100;
-/// Becomes the program `$0` when it is told to.
+/// Waits for a line of input, then becomes the program `$0`.
 const HELD: &str = r#"read -r _ && exec "$0" "$@" </dev/null"#;
 
-/// How a server is run, where that is not as usual.
+/// What differs from the usual way to run a server.
 #[derive(Clone, Debug, Default)]
 pub struct Setup {
-    /// Another program of its kind.
+    /// Another program of the same kind.
     pub program: Option<PathBuf>,
-    /// Besides those of its kind.
+    /// Arguments besides the usual ones.
     pub arguments: Vec<String>,
-    /// User and password, where it does not answer everybody. Its URL carries them.
+    /// User and password, if it requires a login. Its URL carries them.
     pub login: Option<(String, String)>,
 }
 
-/// One server, which can be ended and started again on the same port and with the same data.
+/// One server, which can be ended and restarted on the same port and with the same data.
 #[derive(Debug)]
 pub struct Server {
-    pub(super) kind: Kind,
+    kind: Kind,
     program: PathBuf,
-    pub(super) setup: Setup,
-    /// User and group, where they are not those of this process.
+    setup: Setup,
+    /// User and group, if they are not those of this process.
     user: Option<(u32, u32)>,
-    pub(super) dir: PathBuf,
-    pub(super) port: u16,
+    dir: PathBuf,
+    port: u16,
     child: Option<Child>,
 }
 
 impl Server {
-    /// Its process, unless it was ended.
+    /// The id of its process; `None` if it was ended.
     #[must_use]
     pub fn pid(&self) -> Option<u32> {
         self.child.as_ref().map(Child::id)
@@ -62,19 +65,19 @@ impl Server {
         self.port
     }
 
-    /// The folder of its data; its log lies beside it, with the extension `log`.
+    /// The folder of its data. Its log is beside it, with the extension `log`.
     #[must_use]
     pub fn dir(&self) -> &Path {
         &self.dir
     }
 
-    /// Its address, behind the user and the password if it asks for them.
+    /// Its address, preceded by user and password if it requires a login.
     pub(super) fn authority(&self) -> String {
         let login = self.setup.login.as_ref().map(|(user, password)| format!("{user}:{password}@"));
         format!("{}127.0.0.1:{}", login.unwrap_or_default(), self.port)
     }
 
-    /// Starts it if it does not run, and returns when it answers, all data recovered.
+    /// Starts it unless it runs. Returns when it answers, with all data recovered.
     pub async fn start(&mut self) -> Result<(), ServersError> {
         if self.runs() {
             return Ok(());
@@ -92,7 +95,7 @@ impl Server {
         })
     }
 
-    /// Ends it, and starts it again with a setup, which it keeps.
+    /// Ends it, and starts it with another setup, which it keeps from then on.
     pub async fn restart_with(&mut self, setup: Setup) -> Result<(), ServersError> {
         self.stop().await;
         self.setup = setup;
@@ -114,7 +117,7 @@ impl Server {
         self.kill().await;
     }
 
-    /// Kills it with all its processes (SIGKILL), and returns when they are gone.
+    /// Kills all its processes (SIGKILL). Returns when they are gone.
     pub async fn kill(&mut self) {
         self.freeze();
         let family = self.family();
@@ -127,9 +130,9 @@ impl Server {
         let _ = timeout(STOP_TIME_MAX, gone).await;
     }
 
-    /// Stops the clock of all its processes (SIGSTOP): connections stay, nothing answers.
+    /// Freezes all its processes (SIGSTOP): connections stay open, nothing answers.
     pub fn freeze(&self) {
-        // The first round ends the forking, the second finds what was forked meanwhile.
+        // After the first round nothing forks any more; the second finds what was forked meanwhile.
         send(Signal::STOP, &self.family());
         send(Signal::STOP, &self.family());
     }
@@ -164,8 +167,16 @@ impl Server {
         self.start().await
     }
 
+    /// Gives Postgres its first data.
+    pub(super) async fn fill(&self, template: Option<&Path>) -> Result<(), ServersError> {
+        match template {
+            Some(template) => data::copy(template, &self.dir).await,
+            None => data::run("initdb", self.shell(data::INIT)).await,
+        }
+    }
+
     /// A shell in the data folder, as the user of the server.
-    pub(super) fn shell(&self, script: &str) -> Command {
+    fn shell(&self, script: &str) -> Command {
         let mut shell = Command::new("sh");
         let program = self.setup.program.as_ref().unwrap_or(&self.program);
         shell.args(["-c", script]).arg(program).current_dir(&self.dir);
@@ -197,10 +208,10 @@ impl Server {
         options.chain(own).chain(self.setup.arguments.iter().cloned()).collect()
     }
 
-    /// Waits for an answer; false if the server ended.
+    /// Waits for an answer. False if the server ended first.
     async fn answered(&mut self) -> bool {
         while self.runs() {
-            if let Ok(Ok(true)) = timeout(QUESTION_TIME_MAX, self.ask()).await {
+            if let Ok(Ok(true)) = timeout(QUESTION_TIME_MAX, self.is_ready()).await {
                 return true;
             }
             sleep(POLL_INTERVAL).await;
@@ -208,13 +219,23 @@ impl Server {
         false
     }
 
-    /// The name of the folder, which no other set has.
-    pub(super) fn set(&self) -> String {
+    /// Asks what only this very server can answer, and only when it is ready.
+    async fn is_ready(&self) -> io::Result<bool> {
+        let login = self.setup.login.as_ref();
+        match self.kind {
+            Kind::Postgres => answer::postgres(&self.dir.join(format!(".s.PGSQL.{}", self.port))).await,
+            Kind::Redis => answer::redis(self.port, login, self.pid().unwrap_or_default()).await,
+            Kind::Nats => answer::nats(self.port, login, &self.set()).await,
+        }
+    }
+
+    /// The name of the folder, which no other set of servers has.
+    fn set(&self) -> String {
         let folder = self.dir.parent().and_then(Path::file_name);
         folder.unwrap_or_default().to_string_lossy().into_owned()
     }
 
-    /// Whether the child runs; forgets it if not, so that its number is never used again.
+    /// Whether the child runs. Forgets it if not, so that no signal goes to another process with its id.
     fn runs(&mut self) -> bool {
         let runs = self.child.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)));
         if !runs && self.child.take().is_some() {
@@ -223,16 +244,9 @@ impl Server {
         runs
     }
 
-    /// The child and the children it has.
+    /// The child and its own children.
     fn family(&self) -> Vec<Pid> {
-        let Some(child) = &self.child else {
-            return Vec::new();
-        };
-        let pid = child.id();
-        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
-        let children = children.unwrap_or_default();
-        let children = children.split_whitespace().filter_map(|pid| Pid::from_raw(pid.parse().ok()?));
-        iter::once(Pid::from_child(child)).chain(children).collect()
+        self.child.as_ref().map(family).unwrap_or_default()
     }
 
     fn beside(&self, extension: &str) -> PathBuf {
@@ -247,31 +261,18 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         if let Some(mut child) = self.child.take() {
-            // Usually the guard has ended it already, and this only reaps it.
+            // Usually the guard has ended it, and this only reaps it.
             let _ = child.kill();
             let _ = child.wait();
         }
     }
 }
 
-/// A port that is free now. It lies below the usual range of clients' ports: while a server rests,
-/// no connection takes its port, and no client reaches itself there.
+/// A port that is free now. It is below the usual range of clients' ports: while the server is down, no connection takes
+/// its port, and no client connects to itself there.
 fn free_port() -> io::Result<u16> {
     let random = || u16::try_from(RandomState::new().hash_one(()) % 22_000).unwrap_or_default();
     let ports = iter::repeat_with(|| 10_000 + random());
     let free = ports.take(PORTS_TRIED_MAX).find(|&port| TcpListener::bind(("127.0.0.1", port)).is_ok());
     free.ok_or(io::ErrorKind::AddrInUse.into())
-}
-
-/// A process that has ended since is no error.
-fn send(signal: Signal, processes: &[Pid]) {
-    for &process in processes {
-        let _ = kill_process(process, signal);
-    }
-}
-
-/// Whether a process, which need not be a child, still holds anything.
-fn exists(process: Pid) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{}/stat", process.as_raw_nonzero()));
-    stat.is_ok_and(|stat| !stat.contains(") Z "))
 }

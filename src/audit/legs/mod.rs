@@ -9,13 +9,13 @@ mod settlement;
 pub(super) mod stream;
 mod wallet;
 
-use outbox_relay::Shard;
+use outbox_relay::audit::ShardPart;
 use sqlx::PgConnection;
 
 use super::campaigns::{Campaign, Campaigns};
 use super::chunk::Chunk;
 use super::difference::{Difference, LegName};
-use super::leg::{Leg, Moment, Part, Unannounced};
+use super::leg::{Leg, Moment, Unannounced};
 use super::sheet::{CampaignBalance, Column, Compared};
 use super::sources::{Sources, snapshot};
 
@@ -79,11 +79,10 @@ impl Legs {
     pub(super) async fn part(
         &mut self,
         sources: &mut Sources,
-        shard: Shard,
-        part: Part,
+        part: ShardPart,
     ) -> anyhow::Result<(Compared, Option<Difference>)> {
         for leg in &mut self.0 {
-            if let Some(compared) = leg.part(sources, shard, part).await? {
+            if let Some(compared) = leg.part(sources, part).await? {
                 return Ok(compared);
             }
         }

@@ -2,13 +2,13 @@
 
 use std::collections::HashMap;
 
-use outbox_relay::audit::{Comparison, ShardPart, compare};
+use outbox_relay::audit::{Comparison, EventDifference, ShardPart, compare};
 use outbox_relay::stream::counts;
 use outbox_relay::{Outlet, Shard};
 
 use crate::audit::campaigns::{Campaign, Campaigns};
-use crate::audit::difference::{Difference, LegName, Mismatch, Value};
-use crate::audit::leg::{Asking, Field, Leg, Moment, Part};
+use crate::audit::difference::{Difference, LegName, Mismatch, Source, Value};
+use crate::audit::leg::{Asking, Field, Leg, Moment};
 use crate::audit::sheet::Compared;
 use crate::audit::sources::Sources;
 use crate::event::{ISSUED, OUTLET};
@@ -52,24 +52,16 @@ impl Leg for Stream {
     fn part<'a>(
         &'a mut self,
         sources: &'a mut Sources,
-        shard: Shard,
-        part: Part,
+        part: ShardPart,
     ) -> Asking<'a, Option<(Compared, Option<Difference>)>> {
         Box::pin(async move {
             let Sources { connections, connection, bar, .. } = sources;
             let progress = |positions| bar.inc(positions);
-            let part = ShardPart { shard, after: part.0, until: part.1 };
             let found = compare(connection, &connections.nats, &OUTLET, part, progress).await?;
             let Comparison { compared: events, missing, extra, different, first_difference } = found;
             let compared =
                 Compared { events, missing_from_stream: missing, more_in_stream: extra, different };
-            let difference = first_difference.map(|difference| Difference {
-                shard: Some(shard),
-                position: difference.position(),
-                found: Some(Value::Event(difference)),
-                ..Difference::new(NAME, Mismatch::OtherMessage)
-            });
-            Ok(Some((compared, difference)))
+            Ok(Some((compared, first_difference.map(of_event))))
         })
     }
 
@@ -79,5 +71,32 @@ impl Leg for Stream {
 
     fn fields(&self, campaign: &Campaign) -> Vec<Field> {
         vec![("stream", self.printed(campaign).map(Value::from))]
+    }
+}
+
+/// A difference between an event and its message.
+fn of_event(source: EventDifference) -> Difference {
+    let id = |id: &Option<String>| id.clone().map(Value::Text);
+    let (mismatch, expected, found) = match &source {
+        EventDifference::OtherEvent { expected, found, .. } => {
+            (Mismatch::OtherEvent, Some(Value::Text(expected.to_string())), id(found))
+        }
+        EventDifference::OtherSubject { expected, found, .. } => {
+            (Mismatch::OtherSubject, Some(Value::Text(expected.clone())), Some(Value::Text(found.clone())))
+        }
+        EventDifference::OtherBody { .. } => (Mismatch::OtherBody, None, None),
+        EventDifference::Missing { expected, next, .. } => {
+            let next = next.as_ref().and_then(|(_, next)| id(next));
+            (Mismatch::MessageMissing, Some(Value::Text(expected.to_string())), next)
+        }
+        EventDifference::Extra { found, .. } => (Mismatch::ExtraMessage, None, id(found)),
+    };
+    Difference {
+        shard: Some(source.shard()),
+        position: source.position(),
+        expected,
+        found,
+        source: Some(Source::Event(source)),
+        ..Difference::new(NAME, mismatch)
     }
 }

@@ -4,6 +4,8 @@
 mod args;
 mod report;
 
+use std::ops::ControlFlow;
+
 use anyhow::Context as _;
 use outbox_relay::Shard;
 use outbox_relay::replay::{ReplayError, Replayer, Run, RunEnd, RunId, RunRequest, at_work, cancel, stored};
@@ -21,13 +23,8 @@ use crate::progress::progress_bar;
 pub use args::ReplayArgs;
 use report::{LIST_HEADER, ListedRun, Plan, Report};
 
-/// What comes before anything is published.
-#[expect(clippy::large_enum_variant, reason = "there is one, for a moment")]
-enum Begun {
-    /// The command published nothing, and need not.
-    Ended(Ended),
-    Run(Connections, Replayer),
-}
+/// A run to publish, unless the command has ended before.
+type Begun = ControlFlow<Ended, (Connections, Replayer)>;
 
 /// Does what the arguments say, until it is done or a signal stops it. What was published stays.
 ///
@@ -40,8 +37,8 @@ pub(super) async fn run(args: ReplayArgs, config: &Config) -> anyhow::Result<End
         () = stop.cancelled() => return Ok(Ended::Stopped(None)),
     };
     let (connections, replayer) = match begun {
-        Begun::Run(connections, replayer) => (connections, replayer),
-        Begun::Ended(ended) => return Ok(ended),
+        Begun::Continue(begun) => begun,
+        Begun::Break(ended) => return Ok(ended),
     };
     let run = replayer.run().id.clone();
     let published = publish(&args, &connections, replayer, &stop).await;
@@ -65,12 +62,12 @@ async fn begin(args: &ReplayArgs, config: &Config) -> anyhow::Result<Begun> {
         dry_run(args, &connections, config.shards).await?;
     } else {
         return match replayer(args, &connections, config.shards).await {
-            Ok(replayer) => Ok(Begun::Run(connections, replayer)),
-            Err(busy @ ReplayError::Busy { .. }) => Ok(Begun::Ended(Ended::Busy(busy))),
+            Ok(replayer) => Ok(Begun::Continue((connections, replayer))),
+            Err(busy @ ReplayError::Busy { .. }) => Ok(Begun::Break(Ended::Busy(busy))),
             Err(error) => Err(error.into()),
         };
     }
-    Ok(Begun::Ended(Ended::Done))
+    Ok(Begun::Break(Ended::Done))
 }
 
 /// A replayer of the run to resume, or of a new one.

@@ -48,7 +48,7 @@ async fn plants(scene: &Scene) -> Vec<Plant> {
         ),
         plant(
             "stream",
-            "other_message",
+            "other_event",
             "UPDATE outbox SET event_id = gen_random_uuid() WHERE {}",
             &format!("UPDATE outbox SET event_id = '{event_id}' WHERE {{}}"),
             &position,
