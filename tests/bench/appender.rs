@@ -1,4 +1,4 @@
-//! Whoever appends: a connection, and events as the service has them.
+//! A client of the outbox: appends events of the size that the service appends.
 
 use std::time::{Duration, Instant};
 
@@ -18,16 +18,16 @@ pub(crate) struct Appender {
     number: u64,
 }
 
-/// A batch that is committed.
+/// A committed batch.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Appended {
-    /// The position of its last event.
+    /// Position of its last event.
     pub(crate) last: i64,
-    /// Of `append` alone.
+    /// Duration of `append` alone.
     pub(crate) call: Duration,
-    /// From BEGIN to COMMIT.
+    /// Duration from BEGIN to COMMIT.
     pub(crate) transaction: Duration,
-    /// When COMMIT had returned.
+    /// When COMMIT returned.
     pub(crate) at: Instant,
 }
 
@@ -37,7 +37,7 @@ impl Appender {
         Ok(Self { connection, campaign: Ulid::generate().to_string(), number: 0 })
     }
 
-    /// So many events in a transaction.
+    /// Appends `count` events in one transaction.
     pub(crate) async fn append(&mut self, count: usize) -> Result<Appended> {
         let events = (0..count).map(|_| self.event()).collect::<Vec<_>>();
         let started = Instant::now();
@@ -50,7 +50,7 @@ impl Appender {
         Ok(Appended { last, call, transaction: at - started, at })
     }
 
-    /// As `issue_batch()` writes it.
+    /// An event with the fields that `issue_batch()` writes.
     fn event(&mut self) -> NewEvent {
         self.number += 1;
         let coupon = Ulid::generate().to_string();

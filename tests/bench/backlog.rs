@@ -1,4 +1,4 @@
-//! A backlog, drained by the relay and published plainly.
+//! A backlog, first published without an outbox and then drained by the relay.
 
 use std::time::Instant;
 
@@ -17,17 +17,17 @@ use crate::appender::Appender;
 use crate::running::{RunningRelay, Site, stored};
 
 const BATCH_EVENTS: usize = 500;
-/// Subjects as long as those of the service, in another stream.
+/// Subjects of the same length as the service's, in a stream of its own.
 const PLAIN: Outlet = Outlet { stream: "PLAINLY", subjects: "plainly", ..OUTLET };
-/// As the relay does: one message in so many is acknowledged, and so many are on their way at the most.
+/// As in the relay: NATS acknowledges one message in 100, and at most 4,000 are in flight.
 const ACKNOWLEDGED_EVERY: usize = 100;
 const IN_FLIGHT_MAX: usize = 4_000;
 
-/// Events a second.
+/// Events per second.
 #[derive(Debug)]
 pub(crate) struct Backlog {
     pub(crate) drained: f64,
-    /// The mean of just before and just after.
+    /// Mean of a run before the drain and a run after it.
     pub(crate) plain: f64,
 }
 
@@ -47,10 +47,10 @@ pub(crate) async fn measure(site: &Site, events: u64) -> Result<Backlog> {
     Ok(Backlog { drained, plain: f64::midpoint(before, after) })
 }
 
-/// From the start of the relay until it says that all is stored.
+/// Events per second from the start of the relay until it reports that the stream has all of them.
 async fn drain(site: &Site, head: i64) -> Result<f64> {
     let nats = site.nats().await?;
-    // As in operation. A relay that finds none waits a second for it to come back.
+    // The stream exists, as in operation: a relay that finds none waits a second before it creates one.
     stream::of_shard(&nats, &OUTLET, SHARD, 1).await?;
     let mut relay = RunningRelay::start(site).await?;
     let started = Instant::now();
@@ -61,7 +61,7 @@ async fn drain(site: &Site, head: i64) -> Result<f64> {
     Ok(drained)
 }
 
-/// The same bytes, from memory, to a stream of the same kind: no outbox, nothing expected of the stream.
+/// Publishes the same bytes from memory to a stream of the same kind, without an outbox and without expected sequences.
 async fn publish(site: &Site, connection: &mut PgConnection, head: i64) -> Result<f64> {
     let nats = site.nats().await?;
     let messages = prepare(connection, head).await?;
@@ -86,7 +86,7 @@ async fn publish(site: &Site, connection: &mut PgConnection, head: i64) -> Resul
     }
     let published = rate(head, started);
     let end = stream::end(&nats, &name).await?;
-    ensure!(end == head.cast_unsigned(), "{end} of {head} messages were stored");
+    ensure!(end == head.cast_unsigned(), "the stream has {end} of {head} messages");
     jetstream::new(nats).delete_stream(name).await?;
     Ok(published)
 }

@@ -1,4 +1,4 @@
-//! What stays behind in the tables, and what retention takes away.
+//! Rows and bytes that relay and projections leave in the tables, and what retention removes.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::partitions::{self, PARTITION};
 use crate::running::{RunningRelay, Site, stored};
 use crate::support::{wait_for, wait_until};
 
-/// Partitions only: the table above them has no rows of its own. Bytes with indexes.
+/// The partitions of the outbox and the positions of projections; bytes include indexes.
 const TABLES: &str = "SELECT relname::text AS name, pg_total_relation_size(relid) AS bytes, \
     n_tup_ins AS inserted, n_tup_upd AS updated, n_tup_del AS deleted, n_dead_tup AS dead \
     FROM pg_stat_user_tables WHERE relname ~ '^outbox_[0-9]+$' OR relname = 'projection_positions' \
@@ -23,9 +23,9 @@ const TABLES: &str = "SELECT relname::text AS name, pg_total_relation_size(relid
 
 #[derive(Debug)]
 pub(crate) struct Bloat {
-    /// Rows of the outbox.
+    /// Rows of the outbox that were updated or deleted, or are dead.
     pub(crate) changed: f64,
-    /// Bytes of the outbox after retention, of those before.
+    /// Bytes of the outbox after retention ÷ bytes before.
     pub(crate) left: f64,
 }
 
@@ -39,7 +39,7 @@ struct Table {
     dead: i64,
 }
 
-/// Moves a projection's position, and does nothing else.
+/// A projection that only moves its position.
 #[derive(Debug)]
 struct Nothing;
 
@@ -62,15 +62,15 @@ pub(crate) async fn measure(site: &Site) -> Result<Bloat> {
     let head: i64 =
         sqlx::query_scalar("SELECT outbox_head($1)").bind(SHARD.0).fetch_one(&mut connection).await?;
     relay_and_project(site, &mut connection, head).await?;
-    println!("all relayed and projected, {head} events:");
+    println!("{head} events, all published and projected:");
     let before = tables(&mut connection, head).await?;
 
-    // As if all between had been appended.
+    // One event two partitions ahead: for retention the same as if everything between had been appended.
     partitions::append_at(&mut connection, (head / PARTITION + 2) * PARTITION).await?;
     let retention = Retention { outlet: OUTLET, shards: 1, projections: vec![], keep: Duration::ZERO };
     let dropped = retention.drop_old(&site.database, &site.nats().await?).await?;
     println!(
-        "the head two partitions further (one row, the positions between are left out), swept: {dropped:?}"
+        "dropped by retention, with the head two partitions ahead (one row, no rows between): {dropped:?}"
     );
     let after = tables(&mut connection, 1).await?;
     let outbox = |tables: &[Table]| -> Vec<(i64, i64)> {
@@ -78,7 +78,7 @@ pub(crate) async fn measure(site: &Site) -> Result<Bloat> {
         partitions.map(|table| (table.bytes, table.updated + table.deleted + table.dead)).collect()
     };
     let bytes = |tables: &[Table]| outbox(tables).iter().map(|(bytes, _)| *bytes).sum::<i64>();
-    ensure!(!dropped.is_empty(), "nothing was dropped");
+    ensure!(!dropped.is_empty(), "retention dropped nothing");
     let changed = outbox(&before).iter().map(|(_, changed)| *changed).sum::<i64>();
     Ok(Bloat { changed: changed as f64, left: bytes(&after) as f64 / bytes(&before) as f64 })
 }
@@ -97,15 +97,15 @@ async fn relay_and_project(site: &Site, connection: &mut PgConnection, head: i64
     .await
 }
 
-/// Prints them, once so many inserts into the outbox are told: sessions tell once a second.
+/// Prints the tables once the statistics count `inserts` into the outbox: sessions report once a second.
 async fn tables(connection: &mut PgConnection, inserts: i64) -> Result<Vec<Table>> {
     let tables = wait_for(async || {
         let tables: Vec<Table> = sqlx::query_as(TABLES).fetch_all(&mut *connection).await?;
         let (positions, outbox): (Vec<_>, Vec<_>) =
             tables.iter().partition(|table| table.name == "projection_positions");
-        let told = outbox.iter().map(|table| table.inserted).sum::<i64>() >= inserts
+        let counted = outbox.iter().map(|table| table.inserted).sum::<i64>() >= inserts
             && positions.iter().all(|table| table.inserted > 0);
-        Ok(told.then_some(tables))
+        Ok(counted.then_some(tables))
     })
     .await?;
     println!("{:<22} {:>9} {:>9} {:>8} {:>8} {:>8}", "", "MB", "inserted", "updated", "deleted", "dead");

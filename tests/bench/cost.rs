@@ -1,4 +1,4 @@
-//! What appending costs, by itself and within `issue_batch()`.
+//! The cost of appending, alone and within `issue_batch()`.
 
 use std::time::{Duration, Instant};
 
@@ -22,15 +22,17 @@ const CAMPAIGN: &str = "INSERT INTO campaigns (id, shard, name, merchant_id, fac
     1, now(), now() + interval '1 day', 86400, 'issue', 'open')";
 const ISSUE: &str = "SELECT claims, verdict, nths, numbers, issued_at, expires_at, coupon_id, code, state \
     FROM issue_batch($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)";
-/// Milliseconds of so many calls, with all that they call.
+/// Milliseconds that `$2` calls of a function took, including the functions that they called.
 const SPENT: &str = "SELECT total_time FROM pg_stat_user_functions WHERE funcname = $1 AND calls = $2";
 
-/// Shares of `outbox_append()`.
+/// The time of `outbox_append()` as a share of other times.
 #[derive(Debug)]
 pub(crate) struct Cost {
-    /// Its time within `issue_batch()`, to that of `append` by itself.
+    /// Of the time of a separate `append`.
     pub(crate) to_alone: f64,
+    /// Of the time of `issue_batch()`.
     pub(crate) within: f64,
+    /// Of the whole call of `issue_batch()`, with round trip and commit.
     pub(crate) of_the_call: f64,
 }
 
@@ -55,18 +57,18 @@ pub(crate) async fn measure(site: &Site) -> Result<Cost> {
     issue(site, alone_us).await
 }
 
-/// Both times are of the same calls: Postgres measures its functions, without the commit.
+/// Measures both functions in the same calls: Postgres times its functions, without the commit.
 async fn issue(site: &Site, alone_us: f64) -> Result<Cost> {
     let mut connection = site.database.clone().options(PLANS).connect().await?;
     let campaign = Ulid::generate();
     sqlx::query(CAMPAIGN).bind(Uuid::from(campaign)).bind(SHARD.0).execute(&mut connection).await?;
-    issue_batch(&mut connection, campaign).await?; // plans are made
+    issue_batch(&mut connection, campaign).await?; // makes the plans
     sqlx::query("SET track_functions = 'pl'").execute(&mut connection).await?;
     let mut called = Duration::ZERO;
     for _ in 0..BATCHES {
         called += issue_batch(&mut connection, campaign).await?;
     }
-    connection.close().await?; // and with that the session tells what it has measured
+    connection.close().await?; // the session then reports its statistics
 
     let mut connection = site.database.connect().await?;
     let issued_ms = spent_ms(&mut connection, "issue_batch").await?;
@@ -74,7 +76,7 @@ async fn issue(site: &Site, alone_us: f64) -> Result<Cost> {
     let called_ms = called.as_secs_f64() * 1_000.0;
     let per_event = |ms: f64| ms * 1_000.0 / (BATCHES * ISSUED_TOGETHER) as f64;
     println!(
-        "issued {ISSUED_TOGETHER} at once: {:.1}, of it outbox_append() {:.1}; with round trip and commit {:.1}",
+        "issue_batch() of {ISSUED_TOGETHER}: {:.1}, of which outbox_append() {:.1}; with round trip and commit {:.1}",
         per_event(issued_ms),
         per_event(appended_ms),
         per_event(called_ms),
@@ -86,7 +88,7 @@ async fn issue(site: &Site, alone_us: f64) -> Result<Cost> {
     })
 }
 
-/// One call as the writer makes it, of users who have nothing yet.
+/// One call, as the writer makes it, for users without a coupon.
 async fn issue_batch(connection: &mut PgConnection, campaign: Ulid) -> Result<Duration> {
     let ids = || (0..ISSUED_TOGETHER).map(|_| Ulid::generate()).collect::<Vec<_>>();
     let uuids = |ids: &[Ulid]| ids.iter().map(|id| Uuid::from(*id)).collect::<Vec<_>>();
@@ -106,8 +108,8 @@ async fn issue_batch(connection: &mut PgConnection, campaign: Ulid) -> Result<Du
     let started = Instant::now();
     let rows = call.fetch_all(connection).await?;
     let took = started.elapsed();
-    let issued: Vec<i32> = rows.first().context("no answer")?.try_get("claims")?;
-    ensure!(issued.len() == ISSUED_TOGETHER, "{} answers", issued.len());
+    let issued: Vec<i32> = rows.first().context("issue_batch() returned no row")?.try_get("claims")?;
+    ensure!(issued.len() == ISSUED_TOGETHER, "issue_batch() issued {} of {ISSUED_TOGETHER}", issued.len());
     Ok(took)
 }
 

@@ -1,4 +1,4 @@
-//! A crowd that comes at a rate, whether it is answered or not: each of its users claims once.
+//! A crowd of users who each claim once and arrive at a fixed rate, however fast they are answered.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,32 +13,33 @@ use tokio::time::{sleep_until, timeout};
 
 use crate::service::TOKEN;
 
-/// A user who finds no connection free for so long goes away.
+/// A user who waits longer for a free connection leaves.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// Longer than that, and the claim counts as not answered.
+/// A claim that takes longer counts as failed.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 
 #[derive(Clone, Debug)]
 pub(crate) struct Crowd {
     pub(crate) address: SocketAddr,
     pub(crate) campaign: String,
-    /// What the names of its users begin with.
+    /// Prefix of the users' names.
     pub(crate) name: &'static str,
     pub(crate) connections: usize,
-    /// Users a second. Nothing is as many as are answered.
+    /// Users per second; if none, each connection claims again as soon as it is answered.
     pub(crate) rate: Option<f64>,
     pub(crate) lasts: Duration,
 }
 
-/// What became of its users.
+/// The outcomes of the users' claims.
 #[derive(Debug, Default)]
 pub(crate) struct Fates {
-    /// From the first byte of the claim to the last of the answer.
+    /// Times from the first byte of the claim to the last byte of the answer.
     pub(crate) issued: Vec<Duration>,
-    /// With 503 and `Retry-After`.
+    /// The same times, of answers 503 with `Retry-After`.
     pub(crate) refused: Vec<Duration>,
+    /// Users who left before a connection was free.
     pub(crate) gone_away: usize,
-    /// Another answer, or none.
+    /// Claims with another answer, or none.
     pub(crate) failed: usize,
     pub(crate) seconds: f64,
 }
@@ -48,7 +49,7 @@ impl Fates {
         self.issued.len() + self.refused.len() + self.gone_away + self.failed
     }
 
-    /// Coupons a second.
+    /// Coupons per second.
     pub(crate) fn goodput(&self) -> f64 {
         self.per_second(self.issued.len())
     }
@@ -86,7 +87,7 @@ impl Crowd {
     }
 }
 
-/// Takes one user after the other until the time is over.
+/// Claims for one user after the other until the time is over.
 async fn one_connection(shared: Arc<(Crowd, AtomicUsize, Instant)>) -> Fates {
     let (crowd, next, started) = &*shared;
     let (mut fates, mut connected) = (Fates::default(), None);
@@ -116,7 +117,7 @@ async fn one_connection(shared: Arc<(Crowd, AtomicUsize, Instant)>) -> Fates {
     }
 }
 
-/// As cheap as can be: the crowd and the service share the machine.
+/// Cheap, without an HTTP library: the crowd and the service share the machine.
 async fn claim(crowd: &Crowd, user: usize, connected: &mut Option<TcpStream>) -> Result<Fate> {
     let stream = match connected {
         Some(stream) => stream,
@@ -139,7 +140,7 @@ async fn claim(crowd: &Crowd, user: usize, connected: &mut Option<TcpStream>) ->
         length += read;
         let text = std::str::from_utf8(&answer[..length])?;
         if let Some((header, body)) = text.split_once("\r\n\r\n")
-            && body.len() >= value(header, "content-length").context("no length")?.parse()?
+            && body.len() >= value(header, "content-length").context("the answer has no length")?.parse()?
         {
             break header;
         }
@@ -151,7 +152,7 @@ async fn claim(crowd: &Crowd, user: usize, connected: &mut Option<TcpStream>) ->
     }
 }
 
-/// Of a header line, whose name hyper writes in small letters.
+/// The value of a header; `name` is in lower case, as hyper writes it.
 fn value<'a>(header: &'a str, name: &str) -> Option<&'a str> {
     header.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
 }

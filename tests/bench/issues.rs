@@ -1,13 +1,13 @@
-//! Issues a second, end to end, with an outside client (wrk), everything on one machine, from an
-//! empty database on. Figures of one machine mean little; their ratios are what counts:
+//! Measures issues per second, end to end, with an outside client (wrk) on the same machine, starting with an
+//! empty database. Absolute figures depend on the machine; compare the ratios:
 //!
-//! * to the rate of `GET /livez`, measured with the same client before and after each segment;
-//! * to the same service with batches of one;
-//! * of the last segment to the first, also while another session holds a snapshot open;
-//! * while NATS is away to before, and of the drain of the backlog to what is issued meanwhile.
+//! * issues/s ÷ `GET /livez` per second, measured with the same client before and after each segment;
+//! * issues/s ÷ issues/s of the same service with batches of one;
+//! * last segment ÷ first segment, also while another session holds a snapshot open;
+//! * issues/s while NATS is away ÷ before, and then events drained ÷ coupons issued meanwhile.
 //!
-//! `BENCH_COUPONS` says how many coupons (1,000,000), `BENCH_SECONDS` how long a segment is (5),
-//! `BENCH_AWAY_SECONDS` how long NATS is away (60).
+//! `BENCH_COUPONS` sets the number of coupons (1,000,000), `BENCH_SECONDS` the length of a segment (5 s),
+//! `BENCH_AWAY_SECONDS` how long NATS is away (60 s).
 
 mod load;
 mod report;
@@ -30,24 +30,24 @@ async fn main() -> Result<()> {
     let coupons = number("BENCH_COUPONS", 1_000_000);
     let seconds = number("BENCH_SECONDS", 5);
 
-    println!("from an empty database to {coupons} coupons, {seconds} s a segment, 256 connections");
+    println!("from an empty database to {coupons} coupons, segments of {seconds} s, 256 connections");
     let alone = run(coupons, seconds, None, false).await?;
     println!("\nthe same, while another session holds a snapshot open");
     let beside_snapshot = run(coupons, seconds, None, true).await?;
     println!("\nbatches of one");
     let one_by_one = run(1, seconds, Some("1"), false).await?;
-    println!("\nwithout NATS, and behind it");
+    println!("\nwithout NATS, and afterwards");
     let outage = outage(seconds, number("BENCH_AWAY_SECONDS", 60)).await?;
 
     report::heading();
-    line("issues/s to livez/s", share(&alone, |s| s.to_livez()), ">= 0.22");
+    line("issues/s ÷ livez/s", share(&alone, |s| s.to_livez()), ">= 0.22");
     let to_one = share(&alone, |s| s.to_livez()) / share(&one_by_one, |s| s.to_livez());
-    line("issues/s to issues/s in batches of one (both to livez)", to_one, ">= 8");
+    line("issues/s ÷ issues/s in batches of one (both ÷ livez/s)", to_one, ">= 8");
     line("p99 at 256 connections, ms, median of segments", share(&alone, |s| s.claims.p99_ms), "< 50");
-    line("last segment to first (both to livez)", decline(&alone), "~ 1");
-    line("the same beside a snapshot", decline(&beside_snapshot), "~ 1");
-    line("issues/s while NATS is away, to before", outage.away / outage.before, "~ 1");
-    line("backlog drained/s to issues/s meanwhile", outage.drained / outage.meanwhile, ">= 2");
+    line("last segment ÷ first (both ÷ livez/s)", decline(&alone), "~ 1");
+    line("the same while a snapshot is open", decline(&beside_snapshot), "~ 1");
+    line("issues/s while NATS is away ÷ before", outage.away / outage.before, "~ 1");
+    line("backlog drained/s ÷ issues/s meanwhile", outage.drained / outage.meanwhile, ">= 2");
     Ok(())
 }
 
@@ -109,13 +109,13 @@ async fn run(coupons: u64, seconds: u64, batch_rows: Option<&str>, snapshot: boo
     Ok(segments)
 }
 
-/// Events a second.
+/// Coupons or events per second.
 struct Outage {
     before: f64,
     away: f64,
-    /// Projected, from the return of NATS until nothing was left behind.
+    /// Events projected, from the return of NATS until the backlog was gone.
     drained: f64,
-    /// Issued in the same time.
+    /// Coupons issued in the same time.
     meanwhile: f64,
 }
 
@@ -134,7 +134,7 @@ async fn outage(seconds: u64, away_seconds: u64) -> Result<Outage> {
     let drain = async {
         loop {
             let (done, issued) = (projected(&mut connection).await?, head(&mut connection).await?);
-            // What is on its way at any time.
+            // Fewer are in flight at any time under this load.
             if issued - done < 10_000 {
                 return anyhow::Ok((rate(done - from, started), rate(issued - issued_from, started)));
             }
@@ -147,7 +147,7 @@ async fn outage(seconds: u64, away_seconds: u64) -> Result<Outage> {
     let (drained, meanwhile) = drain?;
     println!(
         "{before:.0} issues/s before, {away:.0} while NATS was away for {away_seconds} s; then {drained:.0} \
-         events/s projected and {meanwhile:.0} issued, until none were left behind"
+         events/s were projected and {meanwhile:.0} coupons/s issued until the backlog was gone"
     );
     Ok(Outage { before, away, drained, meanwhile })
 }

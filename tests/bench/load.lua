@@ -1,6 +1,6 @@
--- Load for wrk, and its figures in one line. With CAMPAIGN in the environment every request is the
--- claim of another user, with TOKEN; runs differ by FIRST. Without, it is `GET /livez`, made by the
--- same steps, so that the client costs the same.
+-- Load for wrk. With CAMPAIGN in the environment every request is a claim by another user, with TOKEN; FIRST is part
+-- of the users' names and differs from run to run. Without CAMPAIGN every request is `GET /livez`, built in the same
+-- steps, so that the client costs the same. At the end it prints its figures in one line.
 
 local thread_count = 0
 
@@ -24,7 +24,7 @@ function init(args)
     "Authorization: Bearer " .. os.getenv("TOKEN") .. "\r\nContent-Length: "
 end
 
--- RESULT requests seconds p50 p99 max (in ms) errors
+-- RESULT requests seconds p50 p99 max errors; p50, p99 and max in ms
 function done(summary, latency, requests)
   local errors = summary.errors
   io.write(string.format(

@@ -1,9 +1,9 @@
-//! Ten times as many claims as can be served, for half a minute: what of them is served, how fast, and
-//! what it costs. Everything runs on one machine, the crowd too, so only ratios count: to what the same
-//! crowd gets before and after, when it asks with 256 connections as fast as it is answered.
+//! Offers ten times as many claims as the service can serve, for half a minute, and measures how many it serves,
+//! how fast, and at what cost in memory. The crowd runs on the same machine, so compare the ratios to what the same
+//! crowd gets before and after, when it claims over 256 connections as fast as it is answered.
 //!
-//! `BENCH_SECONDS` says how long the crowd comes (30), `BENCH_CONNECTIONS` with how many connections
-//! (9,000; each takes two of the files that may be open on this machine, one in each process).
+//! `BENCH_SECONDS` sets how long users arrive (30 s), `BENCH_CONNECTIONS` the number of connections (9,000; each
+//! takes an open file in this process and one in the service).
 
 mod crowd;
 mod report;
@@ -46,7 +46,7 @@ async fn main() -> Result<()> {
         "{:<8}{:>10}{:>10}{:>10}{:>10}{:>8}{:>8}{:>8}",
         "", "offered/s", "issued/s", "refused/s", "gone/s", "p50 ms", "p99 ms", "max ms"
     );
-    let first = calm("first").await?; // plans are made, pages are in memory
+    let first = calm("first").await?; // makes the plans, and reads the pages into memory
     let before = calm("before").await?;
     let resident_mb = status_mb(&service, "VmRSS")?;
     let rate = before.goodput() * TIMES;
@@ -58,23 +58,23 @@ async fn main() -> Result<()> {
     let issued: usize = [&first, &before, &rush, &after].iter().map(|fates| fates.issued.len()).sum();
     let mut connection = PgConnection::connect(&service.servers.database_url()).await?;
     let coupons: i64 = sqlx::query_scalar("SELECT count(*) FROM coupons").fetch_one(&mut connection).await?;
-    ensure!(coupons == issued as i64, "{issued} were told that they have one of {coupons} coupons");
+    ensure!(coupons == issued as i64, "{issued} claims were answered 201, and there are {coupons} coupons");
 
     let most = f64::midpoint(before.goodput(), after.goodput());
     report::heading();
-    line("offered to what can be served", rush.per_second(rush.offered()) / most, "~ 10");
-    line("issued to what can be served", rush.goodput() / most, ">= 0.7");
-    line("the same afterwards", after.goodput() / before.goodput(), "~ 1");
+    line("offered ÷ what can be served", rush.per_second(rush.offered()) / most, "~ 10");
+    line("issued ÷ what can be served", rush.goodput() / most, ">= 0.7");
+    line("issued afterwards ÷ before", after.goodput() / before.goodput(), "~ 1");
     line("issued, p99, ms", quantile_ms(&rush.issued, 99), "< 2000");
     line("refused, p50, ms", quantile_ms(&rush.refused, 50), "");
-    line("/readyz was not ready, times", f64::from(unready), "0");
+    line("/readyz answered not ready, times", f64::from(unready), "0");
     line("/readyz, p99, ms", quantile_ms(&health, 99), "< 1000");
-    line("memory, peak above that before, MB", peak_mb - resident_mb, "< 512");
+    line("memory, peak minus before, MB", peak_mb - resident_mb, "< 512");
     Ok(())
 }
 
-/// Asks for readiness again and again. Answers how long that took each time, the shortest first, and how
-/// often it was not ready.
+/// Asks `/readyz` every 100 ms. Returns the times of the answers, the shortest first, and how many answers were
+/// not ready.
 async fn health(service: &Service, is_over: impl Fn() -> bool) -> (Vec<Duration>, u32) {
     let client = Client::new(&format!("http://{}", service.address), Secret::from(TOKEN.to_owned()));
     let (mut took, mut unready) = (Vec::new(), 0);
@@ -99,21 +99,23 @@ fn tell(name: &str, fates: Fates) -> Result<Fates> {
         quantile_ms(&fates.issued, 99),
         quantile_ms(&fates.issued, 100),
     );
-    ensure!(fates.failed == 0, "{} claims were not answered as they should", fates.failed);
+    ensure!(fates.failed == 0, "{} claims failed", fates.failed);
     Ok(fates)
 }
 
-/// The time that so many percent were under.
+/// The time that `percent` of the sorted times do not exceed, in ms.
 fn quantile_ms(times: &[Duration], percent: usize) -> f64 {
     let last = times.len().saturating_sub(1);
     times.get(last * percent / 100).map_or(0.0, |time| time.as_secs_f64() * 1_000.0)
 }
 
-/// A size that Linux tells of the service's process.
+/// A size from `/proc/<pid>/status` of the service, in MB.
 fn status_mb(service: &Service, name: &str) -> Result<f64> {
     let id = service.process.id().context("the service has ended")?;
     let status = fs::read_to_string(format!("/proc/{id}/status"))?;
-    let kb =
-        status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).context("no such size")?;
+    let kb = status
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
+        .context("/proc/<pid>/status has no such size")?;
     Ok(kb.trim().trim_end_matches(" kB").parse::<f64>()? / 1_024.0)
 }

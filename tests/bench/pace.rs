@@ -1,4 +1,4 @@
-//! From the commit to the stream, at a steady rate.
+//! Latency from the commit to the stream, at a steady rate.
 
 use std::time::{Duration, Instant};
 
@@ -15,24 +15,24 @@ use crate::SHARD;
 use crate::appender::Appender;
 use crate::running::{RunningRelay, Site, stored};
 
-/// 10 thousand events a second.
+/// 100 events every 10 ms: 10,000 events per second.
 const BATCH_EVENTS: usize = 100;
 const INTERVAL_MS: u64 = 10;
 
 #[derive(Debug)]
 pub(crate) struct Pace {
-    /// Until a reader of the stream has the last event of a batch.
+    /// From each commit until a reader of the stream receives the batch's last event.
     pub(crate) read_ms: Vec<f64>,
-    /// Until the relay says that it is stored.
+    /// From each commit until the relay reports that the stream has the batch's last event.
     pub(crate) told_ms: Vec<f64>,
-    /// Of the rate that was asked for.
+    /// Achieved rate ÷ requested rate.
     pub(crate) kept: f64,
 }
 
-/// A position, and when it was committed, or seen.
+/// A position, and when it was committed or seen.
 type Moment = (i64, Instant);
 
-/// The relay is woken as the writer wakes it.
+/// Appends batches for `seconds`, and wakes the relay after each, as the writer does.
 pub(crate) async fn measure(site: &Site, seconds: u64) -> Result<Pace> {
     let mut appender = Appender::connect(&site.database).await?;
     let mut relay = RunningRelay::start(site).await?;
@@ -47,7 +47,7 @@ pub(crate) async fn measure(site: &Site, seconds: u64) -> Result<Pace> {
     let mut ticks = interval(Duration::from_millis(INTERVAL_MS));
     let started = Instant::now();
     for _ in 0..batches {
-        ticks.tick().await; // one that is late is made up for
+        ticks.tick().await; // a late tick is followed by shorter ones
         let batch = appender.append(BATCH_EVENTS).await?;
         relay.wake.notify_one();
         committed.push((batch.last, batch.at));
@@ -60,7 +60,7 @@ pub(crate) async fn measure(site: &Site, seconds: u64) -> Result<Pace> {
     Ok(Pace { read_ms, told_ms, kept })
 }
 
-/// What the relay says, whenever it changes.
+/// The relay's reported positions, each when it was reported.
 async fn tell(mut status: watch::Receiver<RelayStatus>, end: i64) -> Result<Vec<Moment>> {
     let mut seen = Vec::new();
     loop {
@@ -73,7 +73,7 @@ async fn tell(mut status: watch::Receiver<RelayStatus>, end: i64) -> Result<Vec<
     }
 }
 
-/// What the stream delivers, headers only, to somebody who follows it: it has stored that.
+/// The positions that the stream delivers to a reader, each when it arrived. Headers only.
 async fn read(nats: async_nats::Client, after: i64, end: i64) -> Result<Vec<Moment>> {
     let stream = stream::of_shard(&nats, &OUTLET, SHARD, 1).await?;
     let config = OrderedConfig {
@@ -85,7 +85,7 @@ async fn read(nats: async_nats::Client, after: i64, end: i64) -> Result<Vec<Mome
     let mut messages = stream.create_consumer(config).await?.messages().await?;
     let mut seen = Vec::new();
     loop {
-        let message = messages.next().await.context("the stream tells no more")??;
+        let message = messages.next().await.context("the stream delivers no more")??;
         let position = message.info().map_err(anyhow::Error::msg)?.stream_sequence.cast_signed();
         seen.push((position, Instant::now()));
         if position >= end {
@@ -94,7 +94,7 @@ async fn read(nats: async_nats::Client, after: i64, end: i64) -> Result<Vec<Mome
     }
 }
 
-/// From each commit to the first moment at which its position was seen.
+/// The time from each commit until its position was first seen.
 fn waits_ms(committed: &[Moment], seen: &[Moment]) -> Vec<f64> {
     let first_seen = |last| seen[seen.partition_point(|(position, _)| *position < last)].1;
     let waits = committed.iter().map(|(last, at)| first_seen(*last).saturating_duration_since(*at));

@@ -1,4 +1,4 @@
-//! What a year of partitions costs, in a database of its own.
+//! The cost of a year's partitions, in a separate database.
 
 use std::time::{Duration, Instant};
 
@@ -12,19 +12,20 @@ use crate::appender::{Appended, Appender};
 use crate::running::Site;
 use crate::{SHARD, quantile};
 
-/// Positions.
+/// Positions in a partition.
 pub(crate) const PARTITION: i64 = 1_000_000;
+/// Partitions besides the first two: one a day for a year.
 const MADE: i64 = 365;
 const EVENTS: usize = 100;
 const CALLS: usize = 200;
 
-/// Medians.
+/// Medians, with a given number of partitions.
 #[derive(Debug)]
 pub(crate) struct Partitions {
     pub(crate) name: String,
     pub(crate) append_us: f64,
     pub(crate) head_us: f64,
-    /// As the relay reads.
+    /// Time of one read, with the statement of the relay.
     pub(crate) read_us: f64,
 }
 
@@ -39,13 +40,13 @@ pub(crate) async fn measure(site: &Site) -> Result<Vec<Partitions>> {
         add_partitions(&mut connection, number * PARTITION).await?;
     }
     let ahead = state(&database, &format!("{} partitions, ahead", MADE + 2)).await?;
-    // All but the last two are behind the head.
+    // Then all but the last two are behind the head.
     append_at(&mut connection, MADE * PARTITION).await?;
     let behind = state(&database, &format!("{} partitions, behind", MADE + 2)).await?;
     Ok(vec![few, ahead, behind])
 }
 
-/// One event, wherever the head is.
+/// Inserts one event at `position`, wherever the head is.
 pub(crate) async fn append_at(connection: &mut PgConnection, position: i64) -> Result<()> {
     add_partitions(&mut *connection, position).await?;
     sqlx::query(
@@ -68,7 +69,7 @@ async fn add_partitions(connection: &mut PgConnection, position: i64) -> Result<
     Ok(())
 }
 
-/// In a new session, whose first append makes the plans.
+/// Measures in a new session, whose first append makes the plans.
 async fn state(database: &PgConnectOptions, name: &str) -> Result<Partitions> {
     let mut appender = Appender::connect(database).await?;
     let first_us = us(appender.append(EVENTS).await?.call);

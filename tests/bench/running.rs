@@ -1,4 +1,4 @@
-//! Private servers, and what runs on them.
+//! Private servers, and a relay on them.
 
 use std::sync::Arc;
 
@@ -30,13 +30,13 @@ impl Site {
         Ok(Self { servers, database })
     }
 
-    /// A connection of its own.
+    /// Opens a new connection.
     pub(crate) async fn nats(&self) -> Result<async_nats::Client> {
         Ok(async_nats::connect(self.servers.nats_url()).await?)
     }
 }
 
-/// A relay in this process, until it is dropped.
+/// A relay in this process, which ends when it is dropped.
 #[derive(Debug)]
 pub(crate) struct RunningRelay {
     pub(crate) wake: Arc<Notify>,
@@ -56,7 +56,7 @@ impl RunningRelay {
     }
 }
 
-/// Waits until a relay says that the stream has a position.
+/// Waits until the relay reports that the stream has `position`; fails if the relay halts.
 pub(crate) async fn stored(status: &mut watch::Receiver<RelayStatus>, position: i64) -> Result<()> {
     let status = status.wait_for(|status| status.published >= position || status.halted.is_some()).await?;
     ensure!(status.halted.is_none(), "the relay stopped: {:?}", status.halted);
