@@ -5,8 +5,8 @@ use std::borrow::Cow;
 use std::fmt::Display;
 use std::str::FromStr;
 
-use outbox_relay::event::from_object;
 use outbox_relay::projection::ApplyError;
+use outbox_relay::strict::from_object;
 use outbox_relay::{Event, Outlet};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use outbox_relay::Shard;
-use outbox_relay::event::id_of;
+use outbox_relay::strict::id_of;
 use serde::{Deserialize, Serialize, Serializer};
 use sqlx::encode::IsNull;
 use sqlx::error::BoxDynError;

@@ -1,6 +1,6 @@
 //! Objects of JSON in the bodies of requests.
 
-use outbox_relay::event::is_array;
+use outbox_relay::strict::is_array;
 use serde::de::DeserializeOwned;
 
 use crate::ids::FieldProblem;

@@ -16,7 +16,7 @@ use ulid::Ulid;
 use uuid::Uuid;
 
 use crate::outlet::{Outlet, Shard};
-pub use crate::strict::{from_object, id_of, is_array, number};
+use crate::strict::{from_object, id_of, number};
 
 /// Header with the shard of an event.
 pub const SHARD_HEADER: &str = "Outbox-Shard";

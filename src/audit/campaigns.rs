@@ -4,7 +4,8 @@ use outbox_relay::Shard;
 use outbox_relay::audit::ShardAudit;
 use sqlx::{FromRow, PgConnection};
 
-use super::difference::{Difference, LegName, Mismatch, Value};
+use super::difference::{Difference, LegName, Mismatch};
+use super::value::Value;
 use crate::campaign::{SettleOn, State};
 use crate::ids::CampaignId;
 

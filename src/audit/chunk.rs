@@ -1,7 +1,8 @@
 //! A chunk of what is compared: events as the outbox has them, and the coupons of which they tell.
 
 use outbox_relay::audit::ShardPart;
-use outbox_relay::event::{StoredEvent, id_of};
+use outbox_relay::event::StoredEvent;
+use outbox_relay::strict::id_of;
 use sqlx::{FromRow, PgConnection};
 use time::OffsetDateTime;
 use uuid::Uuid;

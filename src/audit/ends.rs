@@ -3,9 +3,10 @@
 use outbox_relay::Shard;
 use outbox_relay::audit::{ShardAudit, ShardDifference, audit_shard};
 
-use super::difference::{Difference, LegName, Mismatch, Source, Value};
+use super::difference::{Difference, LegName, Mismatch, Source};
 use super::legs::stream;
 use super::sources::Sources;
+use super::value::Value;
 use crate::event::OUTLET;
 use crate::projections;
 

@@ -8,9 +8,10 @@ use sqlx::PgConnection;
 
 use super::campaigns::{Campaign, Campaigns};
 use super::chunk::Chunk;
-use super::difference::{Difference, LegName, Value};
+use super::difference::{Difference, LegName};
 use super::sheet::Compared;
 use super::sources::Sources;
+use super::value::Value;
 
 /// What a leg reads, or why a server could not be asked.
 pub(super) type Asking<'a, T> = BoxFuture<'a, anyhow::Result<T>>;

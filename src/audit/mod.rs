@@ -28,15 +28,17 @@ mod reading;
 mod scan;
 mod sheet;
 mod sources;
+mod value;
 mod walk;
 
 use indicatif::ProgressBar;
 
 pub use self::auditor::{AuditRound, Auditor};
-pub use self::difference::{Difference, LegName, Mismatch, Value};
+pub use self::difference::{Difference, LegName, Mismatch};
 use self::legs::Legs;
 use self::reading::Reading;
 pub use self::sheet::{CampaignBalance, Column, Compared, ShardBalance, Sheet};
+pub use self::value::Value;
 use crate::connections::Connections;
 use crate::ids::CampaignId;
 use crate::progress::progress_bar;

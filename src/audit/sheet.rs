@@ -7,7 +7,8 @@ use outbox_relay::audit::ShardAudit;
 use serde::ser::{SerializeMap as _, SerializeStruct as _};
 use serde::{Serialize, Serializer};
 
-use super::difference::{Difference, LegName, Value};
+use super::difference::{Difference, LegName};
+use super::value::Value;
 use crate::campaign::State;
 use crate::ids::CampaignId;
 

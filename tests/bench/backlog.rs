@@ -19,7 +19,7 @@ use crate::running::{RunningRelay, Site, stored};
 const BATCH_EVENTS: usize = 500;
 /// Subjects of the same length as the service's, in a stream of its own.
 const PLAIN: Outlet = Outlet { stream: "PLAINLY", subjects: "plainly", ..OUTLET };
-/// As in the relay: NATS acknowledges one message in 100, and at most 4,000 are in flight.
+/// As in the relay, at most 4,000 messages are in flight. Unlike there, NATS acknowledges one message in 100.
 const ACKNOWLEDGED_EVERY: usize = 100;
 const IN_FLIGHT_MAX: usize = 4_000;
 

@@ -5,9 +5,10 @@ use std::collections::{HashMap, HashSet};
 use sqlx::PgPool;
 
 use crate::audit::campaigns::{Campaign, Campaigns};
-use crate::audit::difference::{Difference, LegName, Mismatch, Value};
+use crate::audit::difference::{Difference, LegName, Mismatch};
 use crate::audit::leg::{Asking, Field, Leg, Moment};
 use crate::audit::sources::Sources;
+use crate::audit::value::Value;
 use crate::coupon::store;
 use crate::gate::seat::Seat;
 use crate::ids::CampaignId;

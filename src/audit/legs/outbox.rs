@@ -2,14 +2,16 @@
 
 use std::collections::HashMap;
 
-use outbox_relay::event::{StoredEvent, from_object, id_of};
+use outbox_relay::event::StoredEvent;
+use outbox_relay::strict::{from_object, id_of};
 use sqlx::PgConnection;
 
 use super::serials::Serials;
 use crate::audit::campaigns::{Campaign, Campaigns, States};
 use crate::audit::chunk::{Chunk, CouponRow};
-use crate::audit::difference::{Difference, LegName, Mismatch, Value};
+use crate::audit::difference::{Difference, LegName, Mismatch};
 use crate::audit::leg::{Asking, Field, Leg, Moment, Unannounced};
+use crate::audit::value::Value;
 use crate::event::{ISSUED, Issued};
 use crate::ids::{CampaignId, CouponId};
 

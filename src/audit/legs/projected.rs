@@ -4,9 +4,10 @@ use std::fmt::Display;
 
 use crate::audit::campaigns::Campaign;
 use crate::audit::chunk::CouponRow;
-use crate::audit::difference::{Difference, LegName, Mismatch, Value};
+use crate::audit::difference::{Difference, LegName, Mismatch};
 use crate::audit::leg::Asking;
 use crate::audit::sources::{Sources, snapshot};
+use crate::audit::value::Value;
 use crate::ids::{CampaignId, CouponId};
 
 /// Campaigns, with the number of their rows.

@@ -7,10 +7,11 @@ use outbox_relay::stream::counts;
 use outbox_relay::{Outlet, Shard};
 
 use crate::audit::campaigns::{Campaign, Campaigns};
-use crate::audit::difference::{Difference, LegName, Mismatch, Source, Value};
+use crate::audit::difference::{Difference, LegName, Mismatch, Source};
 use crate::audit::leg::{Asking, Field, Leg, Moment};
 use crate::audit::sheet::Compared;
 use crate::audit::sources::Sources;
+use crate::audit::value::Value;
 use crate::event::{ISSUED, OUTLET};
 
 pub(in crate::audit) const NAME: LegName = LegName::new("stream");

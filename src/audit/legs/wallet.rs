@@ -8,9 +8,10 @@ use time::OffsetDateTime;
 use super::projected::{self, RowCounts, first_other, other};
 use crate::audit::campaigns::{Campaign, Campaigns, States};
 use crate::audit::chunk::{Chunk, CouponRow};
-use crate::audit::difference::{Difference, LegName, Mismatch, Value};
+use crate::audit::difference::{Difference, LegName, Mismatch};
 use crate::audit::leg::{Asking, Field, Leg, Moment};
 use crate::audit::sources::Sources;
+use crate::audit::value::Value;
 use crate::ids::{CampaignId, CouponId};
 
 pub(in crate::audit) const NAME: LegName = LegName::new("wallet");

@@ -130,7 +130,7 @@ async fn what_a_replica_has_not_got_yet_is_not_missing() {
     gives("coupons.tested.*.0").await;
     let finished = world.coupon(FULL).await;
     assert_eq!((finished.code, finished.out.as_str()), (Some(2), ""), "{finished:?}");
-    assert!(finished.err.contains("nothing behind sequence 2, and there is more"), "{finished:?}");
+    assert!(finished.err.contains("nothing after sequence 2, and the stream holds more"), "{finished:?}");
 
     // It catches up between two questions.
     stream.delete_consumer("0").await.unwrap();

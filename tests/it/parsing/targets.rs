@@ -20,9 +20,10 @@ use coupon_dispatcher::ids::{CampaignId, UserId};
 use coupon_dispatcher::json::read_object;
 use coupon_dispatcher::money::Money;
 use outbox_relay::Event;
-use outbox_relay::event::{EPOCH_HEADER, POSITION_HEADER, epoch_of, from_object, number};
+use outbox_relay::event::{EPOCH_HEADER, POSITION_HEADER, epoch_of};
 use outbox_relay::parsers::stored;
 use outbox_relay::replay::{RunId, Selection};
+use outbox_relay::strict::{from_object, number};
 use serde_json::{Value, json};
 use time::format_description::well_known::Rfc3339;
 
