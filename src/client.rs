@@ -125,7 +125,10 @@ fn certificate_authorities() -> anyhow::Result<RootCertStore> {
 /// Says why a request failed: what to do about TLS, or else each cause once.
 fn explained(error: &HttpError) -> anyhow::Error {
     match anyhow::Chain::new(error).find_map(tls_error) {
-        Some(TlsError::InvalidCertificate(CertificateError::UnknownIssuer)) => anyhow!(
+        // The signature is bad if an authority of the same name is trusted, such as an earlier one.
+        Some(TlsError::InvalidCertificate(
+            CertificateError::UnknownIssuer | CertificateError::BadSignature,
+        )) => anyhow!(
             "its certificate comes from an authority that is not trusted here: install that authority on this machine, \
              or name the PEM file of its certificate in SSL_CERT_FILE"
         ),

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use serde_json::{Value, json};
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
@@ -27,7 +27,7 @@ struct TlsProxy {
 impl TlsProxy {
     /// In front of a world's first API, with a certificate for `name`.
     async fn start(world: &World, name: &str) -> Self {
-        let authority = authority();
+        let authority = authority("ours");
         let (key, params) =
             (KeyPair::generate().unwrap(), CertificateParams::new(vec![name.to_owned()]).unwrap());
         let certificate = params.signed_by(&key, &authority).unwrap();
@@ -48,9 +48,10 @@ impl TlsProxy {
     }
 }
 
-/// A new certificate authority.
-fn authority() -> CertifiedIssuer<'static, KeyPair> {
+/// A new certificate authority, with a key of its own.
+fn authority(name: &str) -> CertifiedIssuer<'static, KeyPair> {
     let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.distinguished_name.push(DnType::CommonName, name);
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
 }
@@ -89,11 +90,13 @@ async fn a_campaign_is_listed_over_tls() {
             assert_eq!(finished.err.matches(word).count(), 1, "{word}: {finished:?}");
         }
     };
-    // Another authority, none, the name of another host, and a server without TLS.
-    let other = world.folder().join("other.pem");
-    std::fs::write(&other, authority().pem()).unwrap();
-    let cure = "name the PEM file of its certificate in SSL_CERT_FILE";
-    refused(&url, other.to_str().unwrap(), &[&url, "an authority that is not trusted here", cure]).await;
+    // Another authority, one of the same name, none, the name of another host, and a server without TLS.
+    let (other, cure) =
+        (world.folder().join("other.pem"), "name the PEM file of its certificate in SSL_CERT_FILE");
+    for name in ["theirs", "ours"] {
+        std::fs::write(&other, authority(name).pem()).unwrap();
+        refused(&url, other.to_str().unwrap(), &[&url, "an authority that is not trusted here", cure]).await;
+    }
     refused(&url, "/nowhere.pem", &[&url, "/nowhere.pem", "name a PEM file in SSL_CERT_FILE"]).await;
     let elsewhere = format!("https://127.0.0.1:{}", proxy.port);
     refused(&elsewhere, proxy.authority.to_str().unwrap(), &["its certificate is refused", "localhost"])
