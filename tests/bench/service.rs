@@ -53,14 +53,24 @@ impl Service {
         ensure!(migrated.success(), "`coupon migrate` failed: {migrated}");
         make_wal_files(&servers).await?;
         let process = command("serve").spawn()?;
+        ready(address).await?;
         let campaign = open_campaign(address).await?;
         Ok(Self { process, servers, address, campaign })
     }
 }
 
+/// Waits until the service can issue.
+pub(crate) async fn ready(address: SocketAddr) -> Result<()> {
+    let client = client(address);
+    wait_until(async || Ok(client.get("/readyz").await.is_ok())).await
+}
+
+fn client(address: SocketAddr) -> Client {
+    Client::new(&format!("http://{address}"), Secret::from(TOKEN.to_owned()))
+}
+
 async fn open_campaign(address: SocketAddr) -> Result<String> {
-    let client = Client::new(&format!("http://{address}"), Secret::from(TOKEN.to_owned()));
-    wait_until(async || Ok(client.get("/readyz").await.is_ok())).await?;
+    let client = client(address);
     let now = OffsetDateTime::now_utc();
     let body = json!({
         "name": "Bench", "merchant_id": "bench", "face_value": 100, "currency": "EUR", "quantity": 10_000_000,

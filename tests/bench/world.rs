@@ -11,7 +11,7 @@ use sqlx::{Connection as _, PgConnection};
 
 use crate::cpu;
 use crate::load::{head, projected};
-use crate::service::Service;
+use crate::service::{Service, ready};
 use crate::support::{wait_for, wait_until};
 
 const CLAIMS_SECONDS: u64 = 3;
@@ -100,7 +100,7 @@ impl World {
     }
 
     /// Appends a backlog while the service is frozen; timed from the first of its events in the stream to the
-    /// last. Returns when the projections have passed it, too.
+    /// last. Returns when the projections have passed it and the service can issue again.
     #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
     async fn drain(&mut self) -> Result<f64> {
         let pid = self.service.process.id().and_then(|id| Pid::from_raw(id.cast_signed()));
@@ -119,6 +119,8 @@ impl World {
         wait_until(async || Ok(stream::end(nats, &stream).await? >= head.cast_unsigned())).await?;
         let drained = (head.cast_unsigned() - first) as f64 / started.elapsed().as_secs_f64();
         wait_until(async || Ok(projected(database).await? >= head)).await?;
+        // A question to Redis may have timed out while the service was frozen.
+        ready(self.service.address).await?;
         Ok(drained)
     }
 }
