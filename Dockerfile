@@ -1,9 +1,9 @@
-# The service: built in one stage, run in another as a user who may do nothing else.
+# Builds the service in one stage and runs it in another, as a user without rights.
 
 FROM rust:1.95-bookworm AS build
 WORKDIR /src
 COPY . .
-# A few per cent more issues a second, for minutes more of building.
+# A few per cent more issues per second; the build takes minutes longer.
 ENV CARGO_PROFILE_RELEASE_LTO=fat
 RUN cargo build --release --locked --bin coupon
 

@@ -4,30 +4,30 @@
 help: ## Lists the targets
 	@sed -n 's/^\([a-z]*\):.*## /  \1\t/p' $(MAKEFILE_LIST)
 
-demo: ## Runs everything on private servers; ARGS="..." are passed on
+demo: ## Runs the demo on private servers; ARGS="..." are its options
 	@.ci/servers && cargo run --release --quiet --bin coupon -- demo $(ARGS)
 
-test: ## Runs all tests, against real servers
+test: ## Runs all tests on real servers
 	.ci/servers test && RUST_TEST_THREADS=4 cargo test --workspace --locked --features failpoints
 
-zoo: ## Plants known bugs, one at a time: a test has to find each
+zoo: ## Plants known bugs, one at a time; a named test must find each
 	@.ci/servers test && cargo test --locked --features failpoints,zoo --test it -- --exact zoo::each_bug_is_found --nocapture
 
-nemesis: ## Breaks everything at random for SECONDS, as SEED tells
+nemesis: ## Injects random faults for SECONDS (30), chosen by SEED (1)
 	@.ci/servers test && SEED=$(or $(SEED),1) SECONDS=$(or $(SECONDS),30) cargo test --locked --features failpoints --test it -- --exact nemesis::first --nocapture
 
-# What serves: the newest tag, or the commit before.
+# The version in production: the newest tag, or without tags the commit before.
 VERSION ?= $(or $(shell git describe --tags --abbrev=0 2>/dev/null),HEAD~1)
 
-drill: ## Breaks what takes minutes; VERSION names the version that this one replaces
+drill: ## Runs the tests that take minutes, also beside VERSION, which this one replaces
 	@.ci/servers test && rm -rf target/previous && mkdir -p target/previous && git archive $(VERSION) | tar -x -C target/previous
 	cargo build --locked --manifest-path target/previous/Cargo.toml --target-dir target/previous/target --bin coupon
 	PREVIOUS=$(CURDIR)/target/previous/target/debug/coupon cargo test --locked --features failpoints,drills --test it -- --test-threads 2 --nocapture drills
 
-fuzz: ## Attacks each parser of what comes from outside for SECONDS
+fuzz: ## Fuzzes each parser of bytes from outside for SECONDS (60)
 	@.ci/fuzz $(or $(SECONDS),60)
 
-bench: ## Measures the release build; BENCH=quick BASE=<another release binary> compares
+bench: ## Measures the release build; BENCH=quick BASE=<release binary> compares two
 ifeq ($(BENCH),quick)
 	@[ -x "$(BASE)" ] || { echo "BASE must be the path of the release binary to compare with" >&2; exit 2; }
 	.ci/servers bench && cargo bench --locked --bench quick
@@ -35,8 +35,8 @@ else
 	.ci/servers bench && cargo bench --locked --bench issues && cargo bench --locked --bench overload && cargo bench --locked --bench relay
 endif
 
-# The fuzzer itself, in C++, is not built to lint its targets: nothing is linked.
-check: ## Format, lints and documentation, without warnings
+# A lint links nothing, so the path spares the fuzz crate the build of libFuzzer, which needs a C++ compiler.
+check: ## Checks format, lints and documentation; warnings fail
 	cargo fmt --all --check
 	cargo fmt --manifest-path tests/fuzz/Cargo.toml --check
 	cargo clippy --workspace --all-targets --all-features --locked -- -D warnings
