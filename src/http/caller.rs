@@ -80,6 +80,25 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_request_is_the_cause_of_what_follows() {
+        let token = Secret::from("0123456789abcdef".to_owned());
+        let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        let cause = |traceparent: &'static str, key: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(AUTHORIZATION, HeaderValue::from_static("Bearer 0123456789abcdef"));
+            headers.insert("traceparent", HeaderValue::from_static(traceparent));
+            headers.insert("idempotency-key", HeaderValue::from_static(key));
+            Caller::identify(&headers, Some(&token)).map(|caller| caller.cause).ok()
+        };
+        let principal = Principal::Administrator;
+        let (traceparent, key) = (Traceparent::parse(trace), IdempotencyKey::parse("order-7"));
+        assert!(traceparent.is_some() && key.is_some());
+        assert_eq!(cause(trace, "order-7"), Some(Cause { traceparent, principal: principal.clone(), key }));
+        let nothing = Cause { traceparent: None, principal, key: None };
+        assert_eq!(cause("00-0-0-01", "two words"), Some(nothing));
+    }
+
+    #[test]
     fn a_caller_without_the_right_is_refused() {
         let cause = Cause { traceparent: None, principal: Principal::Administrator, key: None };
         let caller = Caller { scopes: Scopes::NONE.with(Scope::ReadCoupons), cause };

@@ -30,7 +30,7 @@ pub enum Access {
 pub enum Load {
     /// Nothing: it takes no connection of the pool.
     Light,
-    /// [`ADMIN_REQUESTS_MAX`](super::guard::ADMIN_REQUESTS_MAX), together with all other routes of this kind.
+    /// [`ADMIN_REQUESTS_MAX`](super::ADMIN_REQUESTS_MAX), together with all other routes of this kind.
     Admin,
     /// The issuer, shard by shard.
     Claims,
