@@ -1,6 +1,6 @@
 //! Identities of callers: the principal that a request speaks for, and the rights that it has.
 
-/// Who a request speaks for, once its credentials are checked.
+/// The party that a request speaks for, once its credentials are checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Principal {
     /// The holder of `ADMIN_TOKEN`.

@@ -62,7 +62,7 @@ impl Caller {
     }
 }
 
-/// Whether the header `Authorization` carries the token. Without a token nobody is authorized.
+/// Whether the header `Authorization` carries the token. Without a token no caller is authorized.
 #[must_use]
 pub fn is_authorized(header: Option<&[u8]>, token: Option<&Secret>) -> bool {
     let given = header.and_then(|header| header.strip_prefix(b"Bearer "));

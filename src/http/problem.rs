@@ -159,7 +159,7 @@ impl IntoResponse for Problem {
     }
 }
 
-/// What made a request fail, for the log and for nobody else. It travels in the extensions of the answer.
+/// What made a request fail, for the log alone. It travels in the extensions of the answer.
 #[derive(Clone, Debug)]
 pub(super) struct Failure {
     kind: ProblemKind,

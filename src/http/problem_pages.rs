@@ -1,4 +1,4 @@
-//! Pages about the kinds of problems, for people who follow the type of one: HTML for browsers, text for others.
+//! Pages about the kinds of problems, for people who open the type of a problem: HTML for browsers, text for others.
 
 use std::fmt::Write as _;
 

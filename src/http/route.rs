@@ -16,7 +16,7 @@ pub struct Route {
     pub operation: &'static str,
 }
 
-/// Who may use a route.
+/// What a caller needs to use a route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
     /// Everybody, without a token.
