@@ -118,7 +118,8 @@ impl Passage {
         self.log_span()
     }
 
-    /// Method, template of the path, and trace id, if there is one. Its level is ERROR, so that every log level shows it.
+    /// Method, template of the path, and trace id, if there is one. Its level is ERROR, so that every log level shows
+    /// it.
     fn log_span(&self) -> Span {
         let trace_id = self.traceparent.as_ref().map(Traceparent::trace_id);
         tracing::error_span!("request", method = %self.route.method, route = self.route.path, trace_id)

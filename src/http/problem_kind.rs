@@ -77,13 +77,14 @@ impl Retry {
     pub(super) const fn sentence(self) -> &'static str {
         match self {
             Self::Useless => {
-                "A retry is safe, but returns the same answer until the request or the state of the service changes."
+                "A retry is safe, but returns the same answer until the request or the state of the service \
+                 changes."
             }
             Self::Useful => "A retry is safe: the request changed nothing.",
             Self::Unknown => {
-                "The request may have taken effect before it failed. A retry is safe, except that POST /v1/campaigns may \
-                 create a second campaign, and that a claim may get a user another coupon of a campaign that gives \
-                 each user several."
+                "The request may have taken effect before it failed. A retry is safe, except that POST \
+                 /v1/campaigns may create a second campaign, and that a claim may get a user another coupon of a \
+                 campaign that gives each user several."
             }
         }
     }
