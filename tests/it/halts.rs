@@ -193,7 +193,11 @@ async fn a_durable_consumer_that_is_deleted_is_made_again() {
     for _ in 0..2 {
         world.append_events(10).await;
         world.balanced().await;
-        context.delete_consumer_from_stream("projections", OUTLET.stream_of(SHARD)).await.unwrap();
+        // The server may fail to remove files that it writes at that moment.
+        wait_until("the consumer is deleted", SOON, async || {
+            context.delete_consumer_from_stream("projections", OUTLET.stream_of(SHARD)).await.is_ok()
+        })
+        .await;
         fault.fired(1);
     }
     world.append_events(10).await;
@@ -209,14 +213,18 @@ async fn a_durable_consumer_that_gives_nothing_is_made_again() {
     world.append_events(10).await;
     world.balanced().await;
     let stream = jetstream::new(world.nats().await).get_stream(OUTLET.stream_of(SHARD)).await.unwrap();
-    stream.delete_consumer("projections").await.unwrap();
     let mute = pull::Config {
         durable_name: Some("projections".to_owned()),
         filter_subject: "coupons.nothing.*.0".to_owned(),
         ack_policy: AckPolicy::All,
         ..Default::default()
     };
-    stream.create_consumer(mute).await.unwrap();
+    // Between the two the projector may create its own again.
+    wait_until("the consumer gives nothing", SOON, async || {
+        stream.delete_consumer("projections").await.ok();
+        stream.create_consumer(mute.clone()).await.is_ok()
+    })
+    .await;
     fault.fired(1);
     world.append_events(10).await;
     world.balanced().await;
