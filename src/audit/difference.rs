@@ -7,7 +7,6 @@ use outbox_relay::audit::{EventDifference, ShardDifference};
 use serde::Serialize;
 
 use super::value::Value;
-
 use crate::ids::{CampaignId, CouponId};
 
 /// The name of a leg of the audit, such as `wallet`: the heading of its column, too.
