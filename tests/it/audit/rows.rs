@@ -133,6 +133,26 @@ async fn an_event_that_is_gone_or_told_twice_is_named() {
     scene.world.close().await;
 }
 
+/// A row of the outbox that the service did not write.
+#[tokio::test]
+async fn an_event_of_a_campaign_that_does_not_exist_is_named() {
+    let scene = Scene::start().await;
+    let first = scene.world.outbox(SHARD).await.swap_remove(0);
+    assert_eq!((first.position, &*first.kind), (1, "campaign-opened"));
+    let stranger = Ulid::generate().to_string();
+    let change = async |kind: &str, key: &str, subject: &str| {
+        let columns = format!("type = '{kind}', key = '{key}', subject = '{subject}'");
+        scene.execute(&format!("UPDATE outbox SET {columns} WHERE shard = 0 AND position = 1")).await;
+    };
+    change("issued", &stranger, &stranger).await;
+    let announces =
+        format!("outbox announces coupon {stranger} at position 1, which has no row in `coupons`");
+    scene.assert_named(FULL, &[&format!("campaign {stranger}: {announces}")]).await;
+    change(&first.kind, &first.key, &first.subject).await;
+    scene.assert_balanced(FULL).await;
+    scene.world.close().await;
+}
+
 #[tokio::test]
 async fn an_amount_that_is_another_is_named() {
     let scene = Scene::start().await;
