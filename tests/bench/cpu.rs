@@ -1,4 +1,4 @@
-//! CPU time, as Linux reports it in `/proc/<pid>/stat`.
+//! CPU time, as Linux reports it in `/proc/<pid>/stat` and `/proc/stat`.
 
 use std::fs;
 
@@ -11,6 +11,8 @@ const TICK_US: f64 = 10_000.0;
 const OWN: usize = 11;
 const ENDED_CHILDREN: usize = 13;
 const END: usize = 15;
+/// In the first line of `/proc/stat`: user, nice, system, irq, softirq, steal.
+const BUSY: [usize; 6] = [0, 1, 2, 5, 6, 7];
 
 /// User and system time of a process and its children, living and ended, in microseconds.
 pub(crate) fn family_us(pid: u32) -> Result<f64> {
@@ -26,6 +28,20 @@ pub(crate) fn family_us(pid: u32) -> Result<f64> {
 /// User and system time of those children of this process that have ended, in microseconds.
 pub(crate) fn ended_children_us() -> Result<f64> {
     times_us("self", ENDED_CHILDREN)
+}
+
+/// User and system time of this process and of its children that have ended, in microseconds.
+pub(crate) fn own_us() -> Result<f64> {
+    times_us("self", OWN)
+}
+
+/// Time that the cores of this machine were busy, or taken by its host, since it was started, in microseconds.
+pub(crate) fn machine_us() -> Result<f64> {
+    let stat = fs::read_to_string("/proc/stat")?;
+    let all = stat.lines().next().context("/proc/stat is empty")?.split_whitespace().skip(1);
+    let busy =
+        all.enumerate().filter(|(field, _)| BUSY.contains(field)).map(|(_, ticks)| ticks.parse::<f64>());
+    Ok(busy.sum::<Result<f64, _>>()? * TICK_US)
 }
 
 /// The sum of the times from the field `first` on.

@@ -22,8 +22,9 @@ use sqlx::{Connection as _, PgConnection};
 use tokio::time::sleep;
 
 use crate::load::{Claims, head, median, projected};
-use crate::report::{line, number};
+use crate::report::line;
 use crate::service::{PROGRAM, Service};
+use crate::support::number;
 
 #[tokio::main]
 async fn main() -> Result<()> {

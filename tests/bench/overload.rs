@@ -21,8 +21,9 @@ use sqlx::{Connection as _, PgConnection};
 use tokio::time::sleep;
 
 use crate::crowd::{Crowd, Fates};
-use crate::report::{line, number};
+use crate::report::line;
 use crate::service::{PROGRAM, Service, TOKEN};
+use crate::support::number;
 
 const CALM: Duration = Duration::from_secs(8);
 const CALM_CONNECTIONS: usize = 256;

@@ -15,8 +15,8 @@
 //!   to the last. The backlog is appended in SQL while the service is frozen (SIGSTOP).
 //!
 //! Postgres runs without autovacuum and checkpoints, which would hit one binary and not the other: their cost
-//! is in the long benchmarks. `BENCH_JSON=<file>` also writes the figures to a file. Exit codes: 0 measured,
-//! 1 failed, 2 no `BASE`.
+//! is in the long benchmarks. `BENCH_ROUNDS` sets the number of rounds (5; an odd one), `BENCH_JSON=<file>` also
+//! writes the figures to a file. Exit codes: 0 measured, 1 failed, 2 no `BASE`.
 
 mod cpu;
 mod load;
@@ -26,6 +26,7 @@ mod world;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::thread::available_parallelism;
 use std::time::Instant;
 use std::{env, fs};
 
@@ -34,10 +35,13 @@ use serde_json::{Value, json};
 
 use crate::load::median;
 use crate::service::PROGRAM;
+use crate::support::number;
 use crate::world::{Segment, World};
 
-/// Odd, so that each median is a measured value; more would not fit into two minutes.
-const ROUNDS: usize = 5;
+/// Odd, so that each median is a measured value; more do not fit into two minutes.
+const ROUNDS: u64 = 5;
+/// Share of the machine. The rates of five rounds with one binary as both varied by half at three times this share.
+const OTHERS_MAX: f64 = 0.1;
 
 /// The figures of each segment, and which direction is better.
 const SEGMENTS: [(Segment, &[(&str, &str)]); 3] = [
@@ -66,26 +70,45 @@ async fn main() -> Result<ExitCode> {
         eprintln!("BASE must be the path of the release binary to compare with");
         return Ok(ExitCode::from(2));
     };
+    let count = usize::try_from(number("BENCH_ROUNDS", ROUNDS))?.max(1);
     let started = Instant::now();
-    let load = fs::read_to_string("/proc/loadavg")?;
     println!("base: {}\nnew:  {PROGRAM}", base.display());
     let mut worlds = [World::start(&base).await?, World::start(Path::new(PROGRAM)).await?];
-    let mut rounds = Vec::new();
-    for number in 0..=ROUNDS {
-        rounds.push(round(&mut worlds, number).await?);
-        if number == 0 {
-            for world in &mut worlds {
-                world.analyze().await?;
-            }
-        }
+    round(&mut worlds, 0).await?;
+    for world in &mut worlds {
+        world.analyze().await?;
     }
-    let figures = report(&rounds[1..]);
-    let load = load.split(' ').next().unwrap_or_default();
-    println!("{ROUNDS} rounds, {} s in all; load average before: {load}", started.elapsed().as_secs());
+    let (others_us, since) = (others_us(&worlds)?, Instant::now());
+    let mut rounds = Vec::with_capacity(count);
+    for number in 1..=count {
+        rounds.push(round(&mut worlds, number).await?);
+    }
+    let others = share_of_machine(self::others_us(&worlds)? - others_us, since)?;
+    let figures = report(&rounds);
+    println!(
+        "{count} rounds, {} s in all; other programs took {:.0} % of the machine{}",
+        started.elapsed().as_secs(),
+        others * 100.0,
+        if others > OTHERS_MAX { ": too much, run it again when they rest" } else { "" }
+    );
     if let Some(file) = env::var_os("BENCH_JSON") {
         fs::write(file, serde_json::to_vec_pretty(&figures)?).context("write BENCH_JSON")?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// CPU time of everything on this machine but this benchmark, in microseconds.
+fn others_us(worlds: &[World; 2]) -> Result<f64> {
+    let mut others = cpu::machine_us()? - cpu::own_us()?;
+    for world in worlds {
+        others -= world.cpu_us()?.iter().sum::<f64>();
+    }
+    Ok(others)
+}
+
+#[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
+fn share_of_machine(us: f64, since: Instant) -> Result<f64> {
+    Ok(us / (since.elapsed().as_secs_f64() * 1_000_000.0 * available_parallelism()?.get() as f64))
 }
 
 /// Measures every segment of both binaries in turn.

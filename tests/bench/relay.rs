@@ -24,8 +24,9 @@ mod support;
 use anyhow::Result;
 use outbox_relay::Shard;
 
-use crate::report::{heading, line, number};
+use crate::report::{heading, line};
 use crate::running::Site;
+use crate::support::number;
 
 const SHARD: Shard = Shard(0);
 

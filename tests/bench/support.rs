@@ -1,4 +1,4 @@
-//! Preparation of Postgres, and waiting.
+//! Preparation of Postgres, waiting, and sizes from the environment.
 
 use std::time::Duration;
 
@@ -38,4 +38,9 @@ pub(crate) async fn wait_for<T>(mut ask: impl AsyncFnMut() -> Result<Option<T>>)
 /// Calls `holds` every [`POLL_INTERVAL`] until it returns true or fails.
 pub(crate) async fn wait_until(mut holds: impl AsyncFnMut() -> Result<bool>) -> Result<()> {
     wait_for(async || Ok(holds().await?.then_some(()))).await
+}
+
+/// The number in an environment variable, or `default` when it is unset or no number.
+pub(crate) fn number(variable: &str, default: u64) -> u64 {
+    std::env::var(variable).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
