@@ -64,6 +64,11 @@ impl Client {
     }
 
     async fn call(&self, method: Method, path: &str, body: Option<&Value>) -> anyhow::Result<Value> {
+        // Errors show the URL.
+        ensure!(
+            !self.url.contains('@'),
+            "the URL of the API holds a login, which the API does not use: put the token into ADMIN_TOKEN"
+        );
         let request = Request::builder()
             .method(method)
             .uri(format!("{}{path}", self.url))

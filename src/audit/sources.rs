@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use anyhow::Context as _;
 use indicatif::ProgressBar;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions as _, Connection as _, PgConnection, PgTransaction};
@@ -43,7 +44,10 @@ impl Sources {
         shards: i16,
         bar: ProgressBar,
     ) -> anyhow::Result<Self> {
-        let gates = Seats::connect(&connections.redis, GATE_TIMEOUT).await?;
+        let address = connections.redis.get_connection_info().addr();
+        let gates = Seats::connect(&connections.redis, GATE_TIMEOUT)
+            .await
+            .with_context(|| format!("Redis at {address} cannot be reached"))?;
         Ok(Self { connections: connections.clone(), connection, gates, shards, bar })
     }
 }

@@ -1,13 +1,12 @@
 //! `coupon campaign`: campaigns, through the API.
 
-use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use serde_json::Value;
 
 use super::ended::Ended;
 use super::print;
 use crate::client::Client;
-use crate::config::{ADMIN_TOKEN, HTTP_ADDR, Secret};
+use crate::config::{ADMIN_TOKEN, ConfigError, HTTP_ADDR, Secret};
 use crate::ids::CampaignId;
 
 #[derive(Debug, Args)]
@@ -24,7 +23,8 @@ enum CampaignAction {
     /// Create a draft. Example: coupon campaign create '{"name": "Friday", …}'
     Create {
         /// The body of `POST /v1/campaigns`.
-        json: String,
+        #[arg(value_parser = parse_json)]
+        json: Value,
     },
     /// List campaigns, the newest first. Example: coupon campaign list
     List,
@@ -43,13 +43,12 @@ pub(super) async fn run(
 ) -> anyhow::Result<Ended> {
     let address = || HTTP_ADDR.value(&variable).unwrap_or_default();
     let url = url.unwrap_or_else(|| format!("http://{}", address()));
-    let token = ADMIN_TOKEN.value(&variable).context("ADMIN_TOKEN is needed")?;
+    let Some(token) = ADMIN_TOKEN.value(&variable) else {
+        return Ok(Ended::Misconfigured(ConfigError::new("ADMIN_TOKEN is needed")));
+    };
     let client = Client::new(&url, Secret::from(token));
     let answer = match action {
-        CampaignAction::Create { json } => {
-            let body: Value = serde_json::from_str(&json).context("read the campaign")?;
-            client.post("/v1/campaigns", Some(&body)).await?
-        }
+        CampaignAction::Create { json } => client.post("/v1/campaigns", Some(&json)).await?,
         CampaignAction::List => client.get("/v1/campaigns").await?,
         CampaignAction::Show { id } => client.get(&format!("/v1/campaigns/{id}")).await?,
         CampaignAction::Open { id } => client.post(&format!("/v1/campaigns/{id}/open"), None).await?,
@@ -57,4 +56,8 @@ pub(super) async fn run(
     };
     print::document(&answer)?;
     Ok(Ended::Done)
+}
+
+fn parse_json(text: &str) -> serde_json::Result<Value> {
+    serde_json::from_str(text)
 }

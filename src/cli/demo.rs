@@ -42,7 +42,7 @@ pub(super) struct Arguments {
     /// Quantity of the campaign.
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
     coupons: u32,
-    /// Users, each of whom asks twice.
+    /// Users. Each user claims twice.
     #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
     users: u32,
     /// Requests a second; 0 is as fast as they are answered.

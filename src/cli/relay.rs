@@ -19,7 +19,8 @@ pub(super) struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum RelayAction {
-    /// Epochs say which sequence of the stream is which position of the outbox. Example: coupon relay epoch list
+    /// Begin a new epoch for a halted relay, or list epochs. An epoch maps positions of the outbox to sequences of the
+    /// stream. Example: coupon relay epoch list
     Epoch {
         #[command(subcommand)]
         action: EpochAction,
@@ -32,6 +33,7 @@ enum EpochAction {
     /// Let a halted relay continue, at the end of the stream as it is, behind the last event on which outbox and stream
     /// agree. Example: coupon relay epoch new --shard 0
     New {
+        /// Number of the shard, from 0.
         #[arg(long, default_value_t = 0)]
         shard: i16,
         /// Print one line of JSON.
@@ -40,6 +42,7 @@ enum EpochAction {
     },
     /// List the epochs of a shard as JSON, the first one first. Example: coupon relay epoch list --shard 0
     List {
+        /// Number of the shard, from 0.
         #[arg(long, default_value_t = 0)]
         shard: i16,
     },
@@ -50,6 +53,8 @@ pub(super) async fn run(
     Arguments { action: RelayAction::Epoch { action } }: Arguments,
     config: &Config,
 ) -> anyhow::Result<Ended> {
+    let (EpochAction::New { shard, .. } | EpochAction::List { shard }) = &action;
+    ensure!((0..config.shards).contains(shard), "there is no shard {shard}");
     let connections = Connections::open(config, Patience::None).await?;
     match action {
         EpochAction::List { shard } => {
@@ -57,7 +62,6 @@ pub(super) async fn run(
             print::document(&Epochs::read(&mut connection, Shard(shard)).await?)?;
         }
         EpochAction::New { shard, json } => {
-            ensure!((0..config.shards).contains(&shard), "there is no shard {shard}");
             let Connections { database, nats, .. } = &connections;
             let begun = recovery::begin(database, nats, &OUTLET, Shard(shard), config.replicas).await?;
             if json {

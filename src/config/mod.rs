@@ -83,6 +83,13 @@ pub struct Config {
 #[error("the configuration is wrong:\n  {}", .0.join("\n  "))]
 pub struct ConfigError(Vec<String>);
 
+impl ConfigError {
+    /// One problem, which names its variable.
+    pub(crate) fn new(problem: impl Into<String>) -> Self {
+        Self(vec![problem.into()])
+    }
+}
+
 impl Config {
     /// Reads the variables that `lookup` knows.
     ///

@@ -45,6 +45,30 @@ async fn a_campaign_command_without_an_api_says_where_it_looked() {
         assert_eq!(finished.code, Some(1), "{finished:?}");
         assert!(finished.err.contains(url), "{finished:?}");
     }
+    let finished =
+        coupon(&["campaign", "list", "--url", "http://me:hunter2@127.0.0.1:9"], &environment).await;
+    assert_eq!(finished.code, Some(1), "{finished:?}");
+    assert!(finished.err.contains("ADMIN_TOKEN") && !finished.err.contains("hunter2"), "{finished:?}");
+}
+
+#[tokio::test]
+async fn wrong_usage_and_configuration_end_with_2_and_say_why() {
+    let token = [("ADMIN_TOKEN", TOKEN.to_owned())];
+    for (arguments, environment, why) in [
+        (&["campaign", "list"][..], &[][..], "ADMIN_TOKEN is needed"),
+        (&["campaign", "create", "{"], &token, "EOF while parsing"),
+    ] {
+        let finished = coupon(arguments, environment).await;
+        assert_eq!((finished.code, finished.out.as_str()), (Some(2), ""), "{finished:?}");
+        assert!(finished.err.contains(why), "{finished:?}");
+    }
+    let world = World::start().await;
+    for action in ["list", "new"] {
+        let finished = world.coupon(&["relay", "epoch", action, "--shard", "9"]).await;
+        assert_eq!((finished.code, finished.out.as_str()), (Some(1), ""), "{finished:?}");
+        assert!(finished.err.contains("there is no shard 9"), "{finished:?}");
+    }
+    world.close().await;
 }
 
 #[tokio::test]

@@ -1,9 +1,10 @@
 //! What the legs of projections have in common: rows that are compared with coupons, column by column.
 
+use std::collections::HashMap;
 use std::fmt::Display;
 
-use crate::audit::campaigns::Campaign;
-use crate::audit::chunk::CouponRow;
+use crate::audit::campaigns::{Campaign, Campaigns};
+use crate::audit::chunk::{Chunk, CouponRow};
 use crate::audit::difference::{Difference, LegName, Mismatch};
 use crate::audit::leg::Asking;
 use crate::audit::sources::{Sources, snapshot};
@@ -45,6 +46,22 @@ impl Other {
             ..difference(leg, campaign, coupon, Mismatch::OtherValue { column })
         }
     }
+}
+
+/// Compares each coupon of a chunk with its row, if it has one.
+pub(super) fn compared<R>(
+    chunk: &Chunk,
+    campaigns: &Campaigns,
+    rows: Vec<(CouponId, R)>,
+    compare: impl Fn(&Campaign, &CouponRow, Option<&R>) -> Option<Difference>,
+) -> Vec<Difference> {
+    let rows: HashMap<CouponId, R> = rows.into_iter().collect();
+    let coupons = chunk.coupons.iter();
+    let differences = coupons.filter_map(|coupon| {
+        let campaign = campaigns.get(coupon.campaign_id)?;
+        compare(campaign, coupon, rows.get(&coupon.id))
+    });
+    differences.collect()
 }
 
 /// A difference of a coupon.

@@ -77,13 +77,8 @@ impl Leg for Wallet {
             .bind(ids)
             .fetch_all(connection)
             .await?;
-            let rows: HashMap<CouponId, WalletRow> =
-                rows.into_iter().map(|row| (row.coupon_id, row)).collect();
-            let compared = chunk.coupons.iter().filter_map(|coupon| {
-                let campaign = campaigns.get(coupon.campaign_id)?;
-                compare(campaign, coupon, rows.get(&coupon.id))
-            });
-            Ok(compared.collect())
+            let rows = rows.into_iter().map(|row| (row.coupon_id, row)).collect();
+            Ok(projected::compared(chunk, campaigns, rows, compare))
         })
     }
 
