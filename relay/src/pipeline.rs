@@ -33,7 +33,7 @@ use crate::stream::{self, CONNECTION_CHECK_INTERVAL, StreamError};
 use crate::zoo;
 
 /// Rows read from the outbox at a time.
-const BATCH_ROWS: i64 = 500;
+const READ_ROWS: i64 = 500;
 /// Messages published and not yet acknowledged, at most. Servers from 2.11 on refuse more than 10,000 waiting
 /// messages of one stream.
 pub(crate) const IN_FLIGHT_MAX: i64 = 4_000;
@@ -94,13 +94,13 @@ impl<'a> Pipeline<'a> {
         let mut checked = Instant::now();
         loop {
             let next_batch_at = Instant::now() + RELAY_PACE;
-            let has_room = self.sent - self.published <= IN_FLIGHT_MAX - BATCH_ROWS;
+            let has_room = self.sent - self.published <= IN_FLIGHT_MAX - READ_ROWS;
             let read = if has_room { self.publish_batch(connection).await? } else { 0 };
             if self.sent > self.published {
                 self.take_acknowledgements().await?;
                 idle = IDLE_FIRST;
                 checked = Instant::now();
-                if read < BATCH_ROWS {
+                if read < READ_ROWS {
                     sleep_until(next_batch_at).await;
                 }
             } else if read == 0 {
@@ -117,7 +117,7 @@ impl<'a> Pipeline<'a> {
     }
 
     async fn publish_batch(&mut self, connection: &mut PgConnection) -> Result<i64, RelayError> {
-        let (shard, until) = (self.route.site.shard, self.sent + BATCH_ROWS);
+        let (shard, until) = (self.route.site.shard, self.sent + READ_ROWS);
         let events = StoredEvent::between(connection, shard, self.sent, until).await?;
         let count = events.len() as i64;
         if count > 0 {

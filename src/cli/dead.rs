@@ -45,6 +45,7 @@ struct Parked {
     projection: String,
     /// Its position in the outbox of its shard.
     position: i64,
+    /// Number of the shard, from 0.
     #[arg(long, default_value_t = 0)]
     shard: i16,
 }

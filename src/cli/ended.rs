@@ -1,5 +1,7 @@
 //! How a command ended, and the exit code for it.
 
+use std::io;
+
 use outbox_relay::replay::{ReplayError, RunId};
 
 use crate::config::ConfigError;
@@ -53,6 +55,7 @@ impl Ended {
     pub fn message(&self) -> Option<String> {
         match self {
             Self::Done | Self::NotBalanced | Self::Unhealthy => None,
+            Self::Failed(error) | Self::CouldNotTell(error) if nobody_reads(error) => None,
             Self::Failed(error) | Self::CouldNotTell(error) => Some(format!("{error:#}")),
             Self::Misconfigured(error) => Some(error.to_string()),
             Self::Stopped(Some(run)) => {
@@ -63,6 +66,11 @@ impl Ended {
             Self::Busy(error) => Some(error.to_string()),
         }
     }
+}
+
+/// Whether the reader of standard output has left, as in `coupon audit | head`.
+fn nobody_reads(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
 
 #[cfg(test)]

@@ -21,5 +21,7 @@ pub(super) async fn apply(config: &Config) -> anyhow::Result<()> {
     let mut connection = PgConnection::connect(config.database.reveal())
         .await
         .with_context(|| format!("Postgres at {} cannot be reached", config.database))?;
+    // Otherwise Postgres reports each table that exists already, and the log would show that as a message.
+    sqlx::query("SET client_min_messages = warning").execute(&mut connection).await?;
     Ok(schema::migrate(&mut connection, config.shards).await?)
 }

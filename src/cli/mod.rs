@@ -72,7 +72,7 @@ enum Command {
     /// Prove that gate, coupons, outbox, stream and projections agree. Example: coupon audit --full
     ///
     /// The quick audit reads ends and counts that the servers keep. It checks that no campaign has numbered more coupons
-    /// than its quantity, that gate and stream have as many, that the stream ends where the outbox ends and lacks no
+    /// than its quantity, that gate and stream have the same number, that the stream ends where the outbox ends and lacks no
     /// position, and that the projections have reached the end. It misses a row that was changed, exchanged or deleted
     /// from the middle of a table, and counts no rows: those columns of the sheet show `-`. The full audit compares every
     /// event, seat and row, and counts them. Exit codes: 0 balanced, 1 not balanced, 2 could not tell.

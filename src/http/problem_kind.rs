@@ -77,7 +77,7 @@ impl Retry {
     pub(super) const fn sentence(self) -> &'static str {
         match self {
             Self::Useless => {
-                "A retry is safe, but returns the same answer until the request or the state of the service \
+                "A retry changes nothing: it returns the same answer until the request or the state of the service \
                  changes."
             }
             Self::Useful => "A retry is safe: the request changed nothing.",
@@ -155,8 +155,8 @@ kinds! {
         retry: Useless,
     }
     NotOpen: FORBIDDEN "not-open" "The campaign is not open" {
-        cause: "The campaign is a draft or paused, or its time has not come: the member opens_at says when it opens.",
-        advice: "Claim again when the campaign is open.",
+        cause: "The campaign is a draft or paused, or its opens_at has not come yet. A draft does not open by itself.",
+        advice: "Claim again from the time in the member opens_at on, or when an operator has opened the campaign.",
         retry: Useless,
     }
     Closed: GONE "closed" "The campaign is closed" {
@@ -165,12 +165,13 @@ kinds! {
         retry: Useless,
     }
     GateUnavailable: SERVICE_UNAVAILABLE "gate-unavailable" "Claims cannot be taken right now" {
-        cause: "Redis cannot be reached, or the service is loading the campaign into it.",
+        cause: "Redis cannot be reached, answers too late or takes no writes; or the service is loading the campaign into it.",
         advice: "Retry after the seconds that the header Retry-After says.",
         retry: Useful,
     }
     Overloaded: SERVICE_UNAVAILABLE "overloaded" "Too many concurrent requests" {
-        cause: "More requests are in progress than the service accepts at a time.",
+        cause: "More requests are in progress than the service accepts at a time, or the claim waited too long for the database \
+                to write it.",
         advice: "Retry after the seconds that the header Retry-After says, and wait longer after each refusal.",
         retry: Useful,
     }
