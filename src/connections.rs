@@ -5,33 +5,52 @@ use std::time::Duration;
 use anyhow::Context as _;
 use outbox_relay::retry::Retry;
 use outbox_relay::zoo;
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{ConnectOptions as _, PgPool};
+use sqlx::ConnectOptions as _;
+use sqlx::postgres::PgConnectOptions;
 use tokio::time::{sleep, timeout};
 
 use crate::config::{Config, ServerUrl, login};
 use crate::gate::redis as seats;
+use crate::pool::Pool;
 use crate::schema::{self, SchemaError};
 
 /// Connections for reads and rare writes. Each writer has one of its own.
-pub(crate) const POOL_CONNECTIONS: u32 = 8;
-/// How long a request waits for one of them: shorter than a client waits for an answer.
-const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
-/// For one attempt to connect, and for the goodbye at the end.
+pub(crate) const POOL_CONNECTIONS: u16 = 8;
+/// For one attempt to connect and to check the schema, and for the goodbye at the end.
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// For one request to NATS. A cluster that elects a leader does not answer; a retry soon reaches the new leader.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(4);
-/// For one statement of the pool.
-const STATEMENT_TIMEOUT: &str = "5s";
+/// The client closes a connection on which NATS leaves three pings in a row without an answer, and connects again: a
+/// silent NATS is left after 6 s. The client's default is 60 s.
+const NATS_PING_INTERVAL: Duration = Duration::from_secs(2);
 
-/// A 201 promises a coupon that is on disk, whatever the default of the database or its owner is.
+/// A 201 promises a coupon that is on disk.
 const DURABLE: (&str, &str) = ("synchronous_commit", "on");
+/// What every session relies on, whatever the defaults of the server, the database and the login are. Parts that need
+/// limits of their own set them on top. `default_transaction_read_only` is left alone: it is how an administrator keeps writers
+/// away. The driver itself sets `DateStyle`, `TimeZone` and `client_encoding`.
+const PINNED: [(&str, &str); 11] = [
+    // A batch must see what was committed while it waited for the lock of its shard.
+    ("default_transaction_isolation", "read\\ committed"),
+    ("default_transaction_deferrable", "off"),
+    ("statement_timeout", "0"),
+    ("lock_timeout", "0"),
+    ("idle_in_transaction_session_timeout", "0"),
+    ("idle_session_timeout", "0"),
+    ("standard_conforming_strings", "on"),
+    ("transform_null_equals", "off"),
+    ("array_nulls", "on"),
+    ("bytea_output", "hex"),
+    ("IntervalStyle", "postgres"),
+];
+/// Where the tables are, unless `DATABASE_URL` has a `search_path` of its own among its options.
+const SCHEMA: (&str, &str) = ("search_path", "public");
 
 /// Connections to the three servers.
 #[derive(Clone, Debug)]
 pub struct Connections {
     pub database: PgConnectOptions,
-    pub pool: PgPool,
+    pub pool: Pool,
     pub redis: redis::Client,
     pub nats: async_nats::Client,
 }
@@ -44,11 +63,14 @@ impl Connections {
     pub async fn open(config: &Config, patience: Patience) -> anyhow::Result<Self> {
         let database = database(config)?;
         let check = async || -> anyhow::Result<()> {
-            let mut connection = timeout(CONNECT_TIMEOUT, database.connect()).await??;
-            Ok(schema::check(&mut connection, config.shards).await?)
+            let checked = async {
+                let mut connection = database.connect().await?;
+                schema::check(&mut connection, config.shards).await
+            };
+            Ok(timeout(CONNECT_TIMEOUT, checked).await??)
         };
         until_there("Postgres", &config.database, patience, check).await?;
-        let pool = pool(&database, POOL_CONNECTIONS);
+        let pool = Pool::new(&database, POOL_CONNECTIONS);
         let redis = seats::client(config.redis.reveal()).context("read REDIS_URL")?;
         let nats = connect_nats(config, patience).await?;
         Ok(Self { database, pool, redis, nats })
@@ -56,9 +78,9 @@ impl Connections {
 
     /// Sends what is still buffered, and closes the sessions at servers that answer.
     pub async fn close(self) {
-        let goodbye = async { tokio::join!(self.nats.flush(), self.pool.close()) };
-        if timeout(CONNECT_TIMEOUT, goodbye).await.is_err() {
-            tracing::debug!("a server does not listen: its sessions are left open");
+        self.pool.close();
+        if timeout(CONNECT_TIMEOUT, self.nats.flush()).await.is_err() {
+            tracing::debug!("NATS does not listen: its session is left open");
         }
     }
 }
@@ -66,18 +88,13 @@ impl Connections {
 /// The options of every session at Postgres.
 pub(crate) fn database(config: &Config) -> anyhow::Result<PgConnectOptions> {
     let database: PgConnectOptions = config.database.reveal().parse().context("read DATABASE_URL")?;
+    let has_schema = database.get_options().is_some_and(|options| options.contains("search_path"));
     Ok(database
         .application_name("coupon")
+        .options(PINNED)
+        .options((!has_schema).then_some(SCHEMA))
         .options((!zoo::has("not-durable")).then_some(DURABLE))
         .disable_statement_logging())
-}
-
-/// A pool that connects when a connection is first needed.
-pub(crate) fn pool(database: &PgConnectOptions, connections: u32) -> PgPool {
-    PgPoolOptions::new()
-        .max_connections(connections)
-        .acquire_timeout(ACQUIRE_TIMEOUT)
-        .connect_lazy_with(database.clone().options([("statement_timeout", STATEMENT_TIMEOUT)]))
 }
 
 /// What to do about a server that cannot be reached.
@@ -134,6 +151,7 @@ pub(crate) async fn connect_nats(config: &Config, patience: Patience) -> anyhow:
         .name("coupon")
         .connection_timeout(CONNECT_TIMEOUT)
         .request_timeout(Some(REQUEST_TIMEOUT))
+        .ping_interval(NATS_PING_INTERVAL)
         .event_callback(move |event| {
             match event {
                 async_nats::Event::Connected => tracing::info!("connected to NATS"),

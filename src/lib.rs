@@ -40,6 +40,7 @@ pub mod issue;
 pub mod json;
 pub mod money;
 pub mod page;
+pub mod pool;
 pub mod progress;
 pub mod projections;
 pub mod rush;

@@ -1,5 +1,6 @@
 //! The schema: applied by `coupon migrate`, and checked by every other process at its start.
 
+use outbox_relay::in_time::InTime as _;
 use outbox_relay::schema::{self, ApplyError, Function, Schema};
 use sqlx::PgConnection;
 
@@ -38,6 +39,7 @@ pub async fn migrate(connection: &mut PgConnection, shards: i16) -> Result<(), S
     sqlx::query("INSERT INTO deployment (shards) VALUES ($1) ON CONFLICT DO NOTHING")
         .bind(shards)
         .execute(&mut *connection)
+        .in_time()
         .await?;
     check(connection, shards).await
 }
@@ -61,7 +63,7 @@ pub async fn check(connection: &mut PgConnection, shards: i16) -> Result<(), Sch
         return Err(SchemaError::Dropped { dropped: dropped.join(", ") });
     }
     let fixed: Option<i16> =
-        sqlx::query_scalar("SELECT shards FROM deployment").fetch_optional(connection).await?;
+        sqlx::query_scalar("SELECT shards FROM deployment").fetch_optional(connection).in_time().await?;
     match fixed {
         Some(fixed) if fixed == shards => Ok(()),
         Some(fixed) => Err(SchemaError::Shards { fixed, asked: shards }),

@@ -5,7 +5,7 @@ use std::str::FromStr;
 use outbox_relay::event::{Event, NewEvent};
 use outbox_relay::projection::{ApplyError, Applying, Projection};
 use serde::Serialize;
-use sqlx::{FromRow, PgConnection, PgPool};
+use sqlx::{FromRow, PgConnection};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -14,6 +14,7 @@ use crate::event;
 use crate::ids::{CampaignId, CouponId, UserId};
 use crate::money::Money;
 use crate::page::{Page, PageRequest};
+use crate::pool::Pool;
 use crate::storage::StorageError;
 
 /// The projection into table `wallet`.
@@ -114,11 +115,11 @@ impl Shown {
 
 /// Wallets, to be shown. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Wallets(PgPool);
+pub struct Wallets(Pool);
 
 impl Wallets {
     #[must_use]
-    pub fn new(pool: PgPool) -> Self {
+    pub fn new(pool: Pool) -> Self {
         Self(pool)
     }
 

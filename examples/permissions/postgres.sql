@@ -25,6 +25,12 @@ GRANT USAGE ON SCHEMA public TO coupon_api, coupon_relay, coupon_projector, coup
 GRANT SELECT ON _sqlx_migrations, schema_functions, deployment
     TO coupon_api, coupon_relay, coupon_projector, coupon_replay, coupon_reader;
 
+-- Every process of the service reports how far relays and projections are. Nothing of an event can be read so.
+GRANT SELECT (shard, position, time) ON outbox TO coupon_api;
+GRANT SELECT ON outbox_epochs, outbox_halts TO coupon_api, coupon_relay;
+GRANT SELECT (projection, shard) ON parked_events TO coupon_api, coupon_relay;
+GRANT EXECUTE ON FUNCTION outbox_head, projection_position TO coupon_api;
+
 -- The API: campaigns and their states; coupons and events only through the functions, which run as the owner.
 GRANT SELECT, INSERT, UPDATE (state, version) ON campaigns TO coupon_api;
 GRANT SELECT ON coupons, wallet TO coupon_api;
@@ -39,6 +45,7 @@ ALTER FUNCTION outbox_head SECURITY DEFINER SET search_path = public, pg_temp;
 -- retention only through the function, which runs as the owner. Its advisory lock needs no right.
 GRANT SELECT ON outbox, outbox_epochs, outbox_limits, projection_positions TO coupon_relay;
 GRANT UPDATE (max_payload) ON outbox_limits TO coupon_relay;
+GRANT INSERT, UPDATE, DELETE ON outbox_halts TO coupon_relay; -- why it has stopped
 ALTER FUNCTION outbox_drop_partition SECURITY DEFINER SET search_path = public, pg_temp;
 GRANT EXECUTE ON FUNCTION outbox_head, projection_position, outbox_drop_partition TO coupon_relay;
 

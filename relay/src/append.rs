@@ -4,6 +4,7 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::event::NewEvent;
+use crate::in_time::InTime as _;
 use crate::outlet::Shard;
 use crate::sqlstate::is_fault_of_data;
 
@@ -40,6 +41,7 @@ pub async fn append(
         .bind(column(|event| &event.data))
         .bind(events.iter().map(|event| event.traceparent.as_deref()).collect::<Vec<_>>())
         .fetch_one(transaction)
+        .in_time()
         .await
         .map_err(|error| match &error {
             sqlx::Error::Database(refusal) if is_fault_of_data(&error) => {

@@ -15,6 +15,7 @@ use uuid::Uuid;
 
 use crate::epoch::{Epoch, Epochs};
 use crate::event::epoch_of;
+use crate::in_time::InTime as _;
 use crate::outbox;
 use crate::outlet::{Outlet, Shard};
 use crate::pipeline::IN_FLIGHT_MAX;
@@ -104,6 +105,7 @@ impl Cursor<'_> {
         .bind(after)
         .bind(last)
         .fetch_all(connection)
+        .in_time()
         .await?;
         let positions = events.iter().map(|(position, _)| *position).chain([last + 1]);
         if let Some((missing, _)) = (after + 1..).zip(positions).find(|(expected, there)| expected != there) {
@@ -179,6 +181,7 @@ impl Cursor<'_> {
                 .bind(self.shard)
                 .bind(position)
                 .fetch_optional(connection)
+                .in_time()
                 .await?;
         Ok(id.map(Ulid::from))
     }

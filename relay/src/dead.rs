@@ -17,6 +17,7 @@ pub use self::parked::{Parked, list};
 use crate::event::{Event, StoredEvent};
 use crate::failpoint;
 use crate::follow_up::append_last;
+use crate::in_time::InTime as _;
 use crate::outlet::{Outlet, Shard};
 use crate::projection::{ApplyError, Projection};
 use crate::stream::StreamError;
@@ -86,12 +87,12 @@ impl Letters<'_> {
         let name = projection.name();
         let applied = async {
             let (_, event) = self.show(connection, name, position).await?;
-            let mut transaction = connection.begin().await?;
-            sqlx::query(IDLE_TIMEOUT).execute(&mut *transaction).await?;
+            let mut transaction = connection.begin().in_time().await?;
+            sqlx::query(IDLE_TIMEOUT).execute(&mut *transaction).in_time().await?;
             self.forget(&mut transaction, name, position).await?;
-            let follow_ups = projection.apply(&mut transaction, &[event]).await?;
+            let follow_ups = projection.apply(&mut transaction, &[event]).in_time().await?;
             append_last(&mut transaction, self.shard, &follow_ups).await?;
-            Ok(transaction.commit().await?)
+            Ok(transaction.commit().in_time().await?)
         };
         let applied = applied.await;
         self.remove_after(applied, connection, name, position).await
@@ -148,6 +149,7 @@ impl Letters<'_> {
         .bind(self.shard)
         .bind(letters)
         .fetch_all(connection)
+        .in_time()
         .await?;
         for position in left {
             self.remove(projection, position).await?;

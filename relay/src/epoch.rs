@@ -9,6 +9,7 @@ use serde::Serialize;
 use sqlx::PgConnection;
 use ulid::Ulid;
 
+use crate::in_time::InTime as _;
 use crate::outlet::Shard;
 
 /// From `first_position` on, until the next epoch, the event at a position is the message at sequence
@@ -59,6 +60,7 @@ impl Epochs {
         )
         .bind(shard)
         .fetch_all(connection)
+        .in_time()
         .await?;
         Ok(Self([vec![Epoch::FIRST], later].concat()))
     }

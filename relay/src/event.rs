@@ -15,6 +15,7 @@ use time::format_description::well_known::Rfc3339;
 use ulid::Ulid;
 use uuid::Uuid;
 
+use crate::in_time::InTime as _;
 use crate::outlet::{Outlet, Shard};
 use crate::strict::{from_object, id_of, number};
 
@@ -97,6 +98,7 @@ impl StoredEvent {
         .bind(after)
         .bind(until)
         .fetch_all(connection)
+        .in_time()
         .await
     }
 

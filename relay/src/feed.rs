@@ -13,6 +13,7 @@ use crate::dead;
 use crate::event::{Event, StoredEvent};
 use crate::failpoint;
 use crate::follow_up::FollowUps;
+use crate::in_time::InTime as _;
 use crate::outbox;
 use crate::positions;
 use crate::projection::{Projection, ProjectorError};
@@ -112,6 +113,7 @@ impl<'a> Feed<'a> {
         .bind(first.position)
         .bind(last.position)
         .fetch_one(&mut self.connection)
+        .in_time()
         .await?;
         // The oldest may be past retention.
         let ours: Vec<Ulid> = ours.into_iter().flatten().map(Ulid::from).collect();
@@ -156,20 +158,20 @@ impl<'a> Feed<'a> {
     /// takes the shard's lock, and every other append waits for that.
     async fn apply_together(&mut self, events: &[Event]) -> Result<(), ProjectorError> {
         let Some(last) = events.last().map(|event| event.position) else { return Ok(()) };
-        let mut transaction = self.connection.begin().await?;
+        let mut transaction = self.connection.begin().in_time().await?;
         let mut moved = Vec::with_capacity(self.projections.len());
         let mut follow_ups = Vec::new();
         for (projection, position) in self.projections.iter().zip(&self.positions) {
             let position = if zoo::has("applied-however-often") { 0 } else { *position };
             let new = &events[events.partition_point(|event| event.position <= position)..];
             if !new.is_empty() {
-                follow_ups.extend(projection.apply(&mut transaction, new).await?);
+                follow_ups.extend(projection.apply(&mut transaction, new).in_time().await?);
                 moved.push(projection.name());
             }
         }
         if zoo::has("position-in-another-transaction") {
-            transaction.commit().await?;
-            transaction = self.connection.begin().await?;
+            transaction.commit().in_time().await?;
+            transaction = self.connection.begin().in_time().await?;
         }
         positions::save(&mut transaction, &moved, self.site.shard, last).await?;
         failpoint::reached("projector.applied").await;
@@ -178,7 +180,7 @@ impl<'a> Feed<'a> {
             positions::prune(&mut transaction, &moved, self.site.shard, last).await?;
         }
         self.follow_ups.finish(&mut transaction, self.site.shard, &follow_ups).await?;
-        transaction.commit().await?;
+        transaction.commit().in_time().await?;
         if !follow_ups.is_empty() {
             self.site.appended.notify_one();
         }
@@ -217,11 +219,11 @@ impl<'a> Feed<'a> {
     }
 
     async fn apply_one(&mut self, projection: &dyn Projection, event: &Event) -> Result<(), ProjectorError> {
-        let mut transaction = self.connection.begin().await?;
-        let follow_ups = projection.apply(&mut transaction, std::slice::from_ref(event)).await?;
+        let mut transaction = self.connection.begin().in_time().await?;
+        let follow_ups = projection.apply(&mut transaction, std::slice::from_ref(event)).in_time().await?;
         positions::save(&mut transaction, &[projection.name()], self.site.shard, event.position).await?;
         self.follow_ups.finish(&mut transaction, self.site.shard, &follow_ups).await?;
-        transaction.commit().await?;
+        transaction.commit().in_time().await?;
         if !follow_ups.is_empty() {
             self.site.appended.notify_one();
         }
@@ -240,12 +242,12 @@ impl<'a> Feed<'a> {
         let parked = dead::Parked::new(projection, self.site.shard, event, &reason_of(error), attempts);
         dead::publish(&self.site.nats, &self.site.outlet, &parked, event).await?;
         failpoint::reached("projector.wrote_letter").await;
-        let mut transaction = self.connection.begin().await?;
+        let mut transaction = self.connection.begin().in_time().await?;
         if !zoo::has("poison-is-dropped") {
             parked.note(&mut transaction).await?;
         }
         positions::save(&mut transaction, &[projection], self.site.shard, event.position).await?;
-        transaction.commit().await?;
+        transaction.commit().in_time().await?;
         failpoint::reached("projector.parked").await;
         tracing::error!(
             projection, shard = %self.site.shard, position = event.position, event = %event.id, reason = parked.reason,

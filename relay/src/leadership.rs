@@ -4,21 +4,22 @@
 use std::pin::pin;
 use std::time::Duration;
 
+use crate::in_time::InTime as _;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions as _, Connection as _, PgConnection};
 use tokio::time::{Instant, sleep, timeout};
 
-/// The class of the advisory lock that the active relay of a shard holds.
-pub(crate) const RELAY_LOCK: &str = "outbox_relay";
 /// How often a process that stands by tries to take the lock.
 const STAND_BY_INTERVAL: Duration = Duration::from_millis(250);
+/// How long a command waits for the lock of a process that was killed a moment ago, until Postgres notices.
+pub(crate) const GRACE: Duration = Duration::from_millis(500);
 /// How often a leader that waits for something else uses its session, to keep it.
 const PING_INTERVAL: Duration = Duration::from_secs(3);
 
 /// Settings of the session that holds the lock, enforced by the server. A leader uses its session at least
 /// every 5 s. The session of a frozen leader is ended after 10 s; that of a leader whose machine is gone, after
 /// 5 s. The lock then goes to a process that stands by.
-const SESSION: [(&str, &str); 6] = [
+const SESSION: [(&str, &str); 8] = [
     // A leader runs the same statements for every batch: one plan for all.
     ("plan_cache_mode", "force_generic_plan"),
     ("idle_session_timeout", "10s"),
@@ -26,6 +27,9 @@ const SESSION: [(&str, &str); 6] = [
     ("tcp_keepalives_idle", "2"),
     ("tcp_keepalives_interval", "1"),
     ("tcp_keepalives_count", "3"),
+    // A reply that the machine of the leader does not acknowledge; a leader that has gone during a statement.
+    ("tcp_user_timeout", "5s"),
+    ("client_connection_check_interval", "2s"),
 ];
 
 /// Connects, and returns the connection once it holds the lock `(class, number)`.
@@ -70,13 +74,13 @@ pub(crate) async fn keep<T>(
     loop {
         match timeout(PING_INTERVAL, &mut wait).await {
             Ok(done) => return Ok(done),
-            Err(_) => connection.ping().await?,
+            Err(_) => connection.ping().in_time().await?,
         }
     }
 }
 
 async fn connect(database: &PgConnectOptions) -> Result<PgConnection, sqlx::Error> {
-    database.clone().options(SESSION).connect().await
+    database.clone().options(SESSION).connect().in_time().await
 }
 
 async fn lock(connection: &mut PgConnection, class: &str, number: i16) -> Result<bool, sqlx::Error> {
@@ -84,5 +88,6 @@ async fn lock(connection: &mut PgConnection, class: &str, number: i16) -> Result
         .bind(class)
         .bind(i32::from(number))
         .fetch_one(connection)
+        .in_time()
         .await
 }

@@ -8,6 +8,7 @@
 //! * [`outlet`] and [`site`]: the names of a service's streams, subjects and types; where one shard is.
 //! * [`relay`]: copies the outbox of a shard into its stream.
 //! * [`epoch`]: maps positions of the outbox to sequences of the stream.
+//! * [`standing`]: what the servers say about a shard, whichever process runs its relay.
 //! * [`status`] and [`recovery`]: what a relay reports, and what an operator decides when it has stopped.
 //! * [`projector`], [`mod@feed`] and [`projection`]: apply the events of a stream to tables, each event once.
 //! * [`follow_up`]: appends the events that follow from an applied event.
@@ -17,6 +18,7 @@
 //! * [`mod@replay`]: publishes selected events again, for a subscriber who asks.
 //! * [`audit`]: proves that a shard's outbox and its stream hold the same events.
 //! * [`metrics`]: what relays and projectors measure.
+//! * [`in_time`]: a limit on every wait for Postgres.
 //! * [`stream`]: creates and finds streams.
 //! * [`schema`]: applies the tables and functions to Postgres.
 //! * [`strict`]: parsers of outside text.
@@ -33,6 +35,7 @@ pub mod event;
 pub mod failpoint;
 pub mod feed;
 pub mod follow_up;
+pub mod in_time;
 mod leadership;
 pub mod metrics;
 mod outbox;
@@ -50,6 +53,7 @@ pub mod retry;
 pub mod schema;
 pub mod site;
 mod sqlstate;
+pub mod standing;
 pub mod status;
 pub mod stream;
 pub mod strict;

@@ -9,11 +9,11 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
-use sqlx::PgConnection;
 use std::sync::atomic::AtomicU64;
 use time::OffsetDateTime;
 
 use crate::outlet::Shard;
+use crate::standing::{ProjectionStanding, Standing};
 use crate::status::RelayStatus;
 
 /// In seconds: from the latency of a quiet machine to the length of an outage.
@@ -89,62 +89,53 @@ impl Metrics {
         registry.register_with_unit("outbox_commit_to_projected", "From the append to the commit of the projections, of every event, by the same clocks", Unit::Seconds, self.to_projected.clone());
         registry.register("outbox_relay_leads", "1 in the process with the active relay of the shard, 0 in others", self.leads.clone());
         registry.register("outbox_relay_halted", "1 while the relay has stopped and waits for a decision of an operator", self.halted.clone());
-        registry.register_with_unit("outbox_head_of_line_age", "Age of the oldest event that the stream has not acknowledged, 0 when there is none; exported by the process with the active relay", Unit::Seconds, self.age.clone());
-        registry.register("outbox_backlog_events", "Events that the stream has not acknowledged; exported by the process with the active relay", self.backlog.clone());
+        registry.register_with_unit("outbox_head_of_line_age", "Age of the oldest event that the stream has not acknowledged, 0 when there is none; absent when it is not known", Unit::Seconds, self.age.clone());
+        registry.register("outbox_backlog_events", "Events that the stream has not acknowledged; absent when it is not known", self.backlog.clone());
         registry.register("outbox_projection_lag_events", "Events that a projection has not applied yet", self.lag.clone());
         registry.register("outbox_parked_events", "Events that a projection could not apply, and that wait to be redriven or dropped", self.parked.clone());
     }
 
-    /// Updates the gauges of these relays, and those of `projections` for all `shards`.
-    ///
-    /// # Errors
-    /// When a query fails; the gauges keep their values.
-    pub async fn sample(
+    /// Sets the gauges to what these relays report and what the servers say. What is not known has no gauge.
+    pub fn set(
         &self,
-        connection: &mut PgConnection,
         relays: &[(Shard, RelayStatus)],
-        projections: &[&str],
-        shards: i16,
-    ) -> Result<(), sqlx::Error> {
+        standings: &[Standing],
+        projections: &[ProjectionStanding],
+    ) {
         for (shard, status) in relays {
-            let label = OfShard::from(*shard);
-            self.leads.get_or_create(&label).set(status.leads.into());
-            self.halted.get_or_create(&label).set(status.halted.is_some().into());
-            // A relay that has stopped does not lead, and no other relay leads either.
-            if status.leads || status.halted.is_some() {
-                let (backlog, age): (i64, Option<f64>) = sqlx::query_as(
-                    "SELECT outbox_head($1) - $2, \
-                     (SELECT extract(epoch FROM clock_timestamp() - time)::float8 FROM outbox WHERE shard = $1 AND position = $2 + 1)",
-                )
-                .bind(shard)
-                .bind(status.published)
-                .fetch_one(&mut *connection)
-                .await?;
-                self.backlog.get_or_create(&label).set(backlog.max(0));
-                self.age.get_or_create(&label).set(age.unwrap_or_default());
-            } else {
-                self.backlog.remove(&label);
-                self.age.remove(&label);
+            self.leads.get_or_create(&OfShard::from(*shard)).set(status.leads.into());
+        }
+        for standing in standings {
+            let label = OfShard::from(standing.shard);
+            self.halted.get_or_create(&label).set(standing.halted.is_some().into());
+            match (standing.backlog(), standing.age) {
+                (Some(backlog), Some(age)) => {
+                    self.backlog.get_or_create(&label).set(backlog);
+                    self.age.get_or_create(&label).set(age);
+                }
+                _ => {
+                    self.backlog.remove(&label);
+                    self.age.remove(&label);
+                }
             }
         }
-        if projections.is_empty() {
-            return Ok(());
+        for ProjectionStanding { projection, shard, lag, parked, .. } in projections {
+            let label = OfProjection { projection: projection.clone(), shard: shard.0.into() };
+            self.lag.get_or_create(&label).set(*lag);
+            self.parked.get_or_create(&label).set(*parked);
         }
-        let of_projections: Vec<(String, i16, i64, i64)> = sqlx::query_as(
-            "SELECT name, shard::smallint, greatest(outbox_head(shard::smallint) - projection_position(name, shard::smallint), 0), \
-             (SELECT count(*) FROM parked_events WHERE projection = name AND parked_events.shard = s.shard) \
-             FROM unnest($1::text[]) AS name, generate_series(0, $2 - 1) AS s (shard)",
-        )
-        .bind(projections)
-        .bind(i32::from(shards))
-        .fetch_all(connection)
-        .await?;
-        for (projection, shard, lag, parked) in of_projections {
-            let label = OfProjection { projection, shard: shard.into() };
-            self.lag.get_or_create(&label).set(lag);
-            self.parked.get_or_create(&label).set(parked);
+    }
+}
+
+impl Metrics {
+    /// Removes the gauges of what the servers say: they have not answered for too long.
+    pub fn forget(&self) {
+        for family in [&self.halted, &self.backlog] {
+            family.clear();
         }
-        Ok(())
+        self.age.clear();
+        self.lag.clear();
+        self.parked.clear();
     }
 }
 

@@ -3,11 +3,12 @@
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 
+use crate::in_time::InTime as _;
 use crate::outlet::Shard;
 
 /// The highest position of a shard, 0 when it has none.
 pub(crate) async fn head(connection: &mut PgConnection, shard: Shard) -> Result<i64, sqlx::Error> {
-    sqlx::query_scalar("SELECT outbox_head($1)").bind(shard).fetch_one(connection).await
+    sqlx::query_scalar("SELECT outbox_head($1)").bind(shard).fetch_one(connection).in_time().await
 }
 
 /// Position and time of the oldest event that a shard still holds.
@@ -18,6 +19,7 @@ pub(crate) async fn oldest(
     sqlx::query_as("SELECT position, time FROM outbox WHERE shard = $1 ORDER BY position LIMIT 1")
         .bind(shard)
         .fetch_optional(connection)
+        .in_time()
         .await
 }
 
@@ -29,5 +31,6 @@ pub(crate) async fn bounds(connection: &mut PgConnection, shard: Shard) -> Resul
     )
     .bind(shard)
     .fetch_one(connection)
+    .in_time()
     .await
 }

@@ -2,6 +2,7 @@
 
 use sqlx::PgConnection;
 
+use crate::in_time::InTime as _;
 use crate::outlet::Shard;
 
 /// The last position that a projection has applied; 0 before the first.
@@ -14,6 +15,7 @@ pub(crate) async fn read(
         .bind(projection)
         .bind(shard)
         .fetch_one(connection)
+        .in_time()
         .await
 }
 
@@ -31,6 +33,7 @@ pub(crate) async fn save(
     .bind(shard)
     .bind(position)
     .execute(transaction)
+    .in_time()
     .await
     .map(drop)
 }
@@ -49,6 +52,7 @@ pub(crate) async fn prune(
     .bind(shard)
     .bind(position)
     .execute(transaction)
+    .in_time()
     .await
     .map(drop)
 }

@@ -3,8 +3,9 @@
 use std::convert::Infallible;
 use std::time::Duration;
 
-use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, PullConsumer, pull};
-use async_nats::jetstream::{Message, stream::Stream};
+use async_nats::jetstream::Message;
+use async_nats::jetstream::consumer::{self, AckPolicy, DeliverPolicy, PullConsumer, pull};
+use async_nats::jetstream::stream::{ConsumerErrorKind, Stream};
 use futures_util::TryStreamExt as _;
 use sqlx::Connection as _;
 use time::OffsetDateTime;
@@ -16,6 +17,7 @@ use crate::event::{Event, epoch_of};
 use crate::failpoint;
 use crate::feed::{BATCH_EVENTS, Feed};
 use crate::follow_up::FollowUps;
+use crate::in_time::InTime as _;
 use crate::leadership;
 use crate::metrics::{Metrics, seconds_since};
 use crate::projection::{Projection, ProjectorError};
@@ -107,7 +109,7 @@ impl Projector {
                 () = stream::connection_lost(&self.site.nats) => return Err(self.error(&ConnectionLost)),
             };
             let Some(last) = batch.last() else {
-                feed.connection.ping().await?; // an idle session is ended
+                feed.connection.ping().in_time().await?; // an idle session is ended
                 if let Some((_, published)) = epochs.place_of(there).filter(|(_, at)| *at > feed.position()) {
                     return self.overlooked(&mut feed, &stream, published).await;
                 }
@@ -167,9 +169,9 @@ impl Projector {
         }
     }
 
-    /// Returns the durable consumer, positioned after `position`. If messages were delivered to another process
-    /// and not acknowledged, the consumer is recreated, because the server would redeliver them only after
-    /// [`ACKNOWLEDGEMENT_WAIT`].
+    /// Returns the durable consumer, positioned after `position`. It is recreated if it has another configuration, or if
+    /// messages were delivered to another process and not acknowledged, because the server would redeliver them only
+    /// after [`ACKNOWLEDGEMENT_WAIT`].
     async fn consumer(
         &self,
         epochs: &Epochs,
@@ -187,14 +189,24 @@ impl Projector {
             max_ack_pending: UNACKNOWLEDGED_MAX,
             ..Default::default()
         };
-        let mut consumer: PullConsumer = stream
-            .get_or_create_consumer(self.consumer, config.clone())
-            .await
-            .map_err(|error| self.error(&error))?;
-        if consumer.cached_info().delivered.stream_sequence >= start {
-            stream.delete_consumer(self.consumer).await.map_err(|error| self.error(&error))?;
-            consumer = stream.create_consumer(config).await.map_err(|error| self.error(&error))?;
+        let consumer: Option<PullConsumer> =
+            match stream.get_or_create_consumer(self.consumer, config.clone()).await {
+                Ok(consumer) => Some(consumer).filter(|consumer| fits(&consumer.cached_info().config)),
+                Err(error) if error.kind() == ConsumerErrorKind::InvalidConsumerType => None, // it pushes
+                Err(error) => return Err(self.error(&error)),
+            };
+        if consumer.is_none() {
+            tracing::warn!(
+                consumer = self.consumer, shard = %self.site.shard,
+                "the durable consumer of the projector has another configuration: it is recreated"
+            );
         }
+        let kept = consumer.filter(|consumer| consumer.cached_info().delivered.stream_sequence < start);
+        if let Some(consumer) = kept {
+            return Ok((stream, consumer));
+        }
+        stream.delete_consumer(self.consumer).await.map_err(|error| self.error(&error))?;
+        let consumer = stream.create_consumer(config).await.map_err(|error| self.error(&error))?;
         Ok((stream, consumer))
     }
 
@@ -203,17 +215,27 @@ impl Projector {
     }
 }
 
+/// Whether a durable consumer delivers every event, as a projector needs it.
+fn fits(config: &consumer::Config) -> bool {
+    config.ack_policy == AckPolicy::All
+        && config.max_ack_pending == UNACKNOWLEDGED_MAX
+        && config.filter_subject.is_empty()
+        && config.filter_subjects.is_empty()
+        && !config.headers_only
+        && config.max_deliver <= 0
+}
+
 /// All messages that the stream holds; if there are none, the next one, or nothing after [`PULL_EXPIRY`]. They
 /// are fetched and not streamed, because the server then sends a batch in one write instead of one write for
 /// each message. There is no limit of bytes (an event is small): with one, servers from 2.10 on announce the
 /// end of a batch, and with a replicated consumer they announce it before the messages.
 async fn next_batch(consumer: &PullConsumer) -> Result<Vec<Message>, async_nats::Error> {
     let there = consumer.fetch().max_messages(BATCH_EVENTS).messages().await?;
-    // The server answers at once; the timeout is for a server that is gone.
+    // The server answers at once, or when the request expires; the timeout is for a server that is gone.
     let mut batch: Vec<Message> = timeout(FETCH_TIMEOUT, there.try_collect()).await??;
     if batch.is_empty() {
         let next = consumer.batch().max_messages(1).expires(PULL_EXPIRY).messages().await?;
-        batch = next.try_collect().await?;
+        batch = timeout(FETCH_TIMEOUT, next.try_collect()).await??;
     }
     Ok(batch)
 }

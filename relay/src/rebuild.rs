@@ -16,6 +16,8 @@ use crate::epoch::Epochs;
 use crate::failpoint;
 use crate::feed::{BATCH_EVENTS, Feed};
 use crate::follow_up::FollowUps;
+use crate::in_time::{InTime as _, LONG_TIMEOUT};
+use crate::leadership;
 use crate::outbox;
 use crate::outlet::{Outlet, Shard};
 use crate::positions;
@@ -83,15 +85,12 @@ impl Rebuild<'_> {
     /// See [`RebuildError`].
     pub async fn run(&self, mut progress: impl FnMut(Progress)) -> Result<i64, RebuildError> {
         let name = self.projection[0].name();
-        let mut home = self.database.clone().options([("lock_timeout", SWAP_LOCK_TIMEOUT)]).connect().await?;
-        let free: bool = sqlx::query_scalar("SELECT pg_try_advisory_lock(hashtext('rebuild_' || $1), 0)")
-            .bind(name)
-            .fetch_one(&mut home)
-            .await?;
+        let schema = format!("rebuild_{name}");
+        let database = self.database.clone().options([("lock_timeout", SWAP_LOCK_TIMEOUT)]);
+        let (mut home, free) = leadership::try_take(&database, &schema, 0, leadership::GRACE).await?;
         if !free {
             return Err(RebuildError::AtWork(name));
         }
-        let schema = format!("rebuild_{name}");
         tables::create(&mut home, &schema, self.projection[0].tables()).await?;
         failpoint::reached("rebuild.made_tables").await;
 
@@ -123,10 +122,11 @@ impl Rebuild<'_> {
         site: &'a Site,
         position: &'a watch::Sender<i64>,
     ) -> Result<Feed<'a>, sqlx::Error> {
-        let home: String = sqlx::query_scalar("SELECT quote_ident(current_schema)").fetch_one(home).await?;
-        let mut connection = self.database.connect().await?;
+        let home: String =
+            sqlx::query_scalar("SELECT quote_ident(current_schema)").fetch_one(home).in_time().await?;
+        let mut connection = self.database.connect().in_time().await?;
         let path = format!("SET search_path = \"{schema}\", {home}");
-        sqlx::raw_sql(&path).execute(&mut connection).await?;
+        sqlx::raw_sql(&path).execute(&mut connection).in_time().await?;
         let follow_ups = if zoo::has("rebuild-appends") { FollowUps::Append } else { FollowUps::REBUILD };
         Feed::open(site, &self.projection, connection, position, follow_ups).await
     }
@@ -143,8 +143,8 @@ impl Rebuild<'_> {
             for feed in &mut *feeds {
                 let end = self.applied_at_home(home, feed.site.shard).await?;
                 let stretch = end.min(feed.position() + STRETCH);
-                self.past_retention(feed, stretch).await?;
-                feed.take_from_outbox(stretch).await?;
+                leadership::keep(home, self.past_retention(feed, stretch)).await??;
+                leadership::keep(home, feed.take_from_outbox(stretch)).await??;
                 standing.applied += feed.position();
                 standing.total += end;
             }
@@ -200,7 +200,7 @@ impl Rebuild<'_> {
                  WHERE (rebuilt.projection, rebuilt.shard, rebuilt.position) \
                      = (home.projection, home.shard, home.position))"
         );
-        match sqlx::query_scalar(&applied).bind(projection).fetch_one(home).await? {
+        match sqlx::query_scalar(&applied).bind(projection).fetch_one(home).in_time().await? {
             0 => Ok(()),
             count => Err(RebuildError::Parked { projection, count }),
         }
@@ -217,13 +217,16 @@ impl Rebuild<'_> {
         let name = self.projection[0].name();
         let tables = self.projection[0].tables();
         let made: Vec<String> = tables.iter().map(|table| format!("\"{schema}\".\"{table}\"")).collect();
-        sqlx::raw_sql(&format!("ANALYZE {}", made.join(", "))).execute(&mut *home).await?;
+        sqlx::raw_sql(&format!("ANALYZE {}", made.join(", ")))
+            .execute(&mut *home)
+            .within(LONG_TIMEOUT)
+            .await?;
         if !tables::lock(home, tables).await? {
             return Ok(false);
         }
         for feed in &mut *feeds {
             let end = self.applied_at_home(home, feed.site.shard).await?;
-            feed.take_from_outbox(end).await?;
+            leadership::keep(home, feed.take_from_outbox(end)).await??;
         }
         if feeds.iter().any(|feed| feed.follow_ups.dropped_any()) {
             self.refuse_parked(home, schema).await?;
@@ -233,6 +236,7 @@ impl Rebuild<'_> {
                 .bind(schema)
                 .bind(table)
                 .execute(&mut *home)
+                .in_time()
                 .await?;
         }
         failpoint::reached("rebuild.swapped").await;
@@ -241,7 +245,7 @@ impl Rebuild<'_> {
              INSERT INTO parked_events SELECT * FROM \"{schema}\".parked_events; \
              DROP SCHEMA \"{schema}\" CASCADE; COMMIT"
         );
-        sqlx::raw_sql(&finish).execute(&mut *home).await?;
+        sqlx::raw_sql(&finish).execute(&mut *home).within(LONG_TIMEOUT).await?;
         failpoint::reached("rebuild.committed").await;
         self.remove_letters(home, feeds).await;
         Ok(true)

@@ -12,9 +12,11 @@ use tokio::time::timeout;
 use crate::cursor::Cursor;
 use crate::epoch::{Epoch, Epochs};
 use crate::failpoint;
-use crate::leadership::{self, RELAY_LOCK};
+use crate::in_time::InTime as _;
+use crate::leadership;
 use crate::outbox;
 use crate::outlet::{Outlet, Shard};
+use crate::standing::RELAY_LOCK;
 use crate::status::{Halt, RelayError};
 use crate::stream;
 
@@ -122,6 +124,7 @@ impl Cursor<'_> {
         .bind(epoch.first_sequence)
         .bind(reason.to_string())
         .execute(connection)
+        .in_time()
         .await?;
         failpoint::reached("epoch.begun").await;
         let end = epochs.sequence_of(agreed);

@@ -10,11 +10,13 @@ use tokio::time::sleep;
 
 use crate::cursor::Cursor;
 use crate::failpoint;
-use crate::leadership::{self, RELAY_LOCK};
+use crate::in_time::InTime as _;
+use crate::leadership;
 use crate::metrics::Metrics;
 use crate::pipeline::{Pipeline, Route};
 use crate::retry::Retry;
 use crate::site::Site;
+use crate::standing::{self, RELAY_LOCK};
 use crate::status::{RelayError, RelayStatus};
 use crate::stream::CONNECTION_CHECK_INTERVAL;
 
@@ -79,22 +81,33 @@ impl Relay {
         let (mut connection, leads_on) = self.take_lock().await?;
         self.route.status.send_modify(|status| status.leads = true);
         failpoint::reached("relay.leads").await;
-        let Site { outlet, shard, nats, .. } = &self.route.site;
+        let Site { shard, nats, .. } = &self.route.site;
         // The client reports `Connected` a moment before it has the server's data.
         let server = loop {
             match nats.try_server_info() {
                 Some(server) if nats.connection_state() == State::Connected => break server,
-                _ => connection.ping().await?, // an idle session is ended
+                _ => connection.ping().in_time().await?, // an idle session is ended
             }
             sleep(CONNECTION_CHECK_INTERVAL).await;
         };
         note_max_payload(&mut connection, server.max_payload).await?;
+        let Err(error) = self.relay(&mut connection, leads_on).await;
+        if let RelayError::Halted(halt) = &error {
+            standing::note(&mut connection, *shard, halt).await?;
+        }
+        Err(error)
+    }
+
+    /// Relays on the connection that holds the lock.
+    async fn relay(&self, connection: &mut PgConnection, leads_on: bool) -> Result<Infallible, RelayError> {
+        let Site { outlet, shard, nats, .. } = &self.route.site;
         let cursor = Cursor { outlet, shard: *shard, replicas: self.replicas, nats };
         let published = if leads_on { self.route.status.borrow().published } else { 0 };
-        let (published, epochs) = cursor.find(&mut connection, published).await?;
+        let (published, epochs) = cursor.find(connection, published).await?;
         failpoint::reached("relay.found").await;
+        standing::forget(connection, *shard).await?;
         self.found(published, leads_on);
-        Pipeline::new(&self.route, epochs.current(), published).await?.run(&mut connection).await
+        Pipeline::new(&self.route, epochs.current(), published).await?.run(connection).await
     }
 
     /// Waits for the lock of the shard. Returns its connection, and whether this relay was the active one already.
@@ -105,7 +118,9 @@ impl Relay {
         if let (connection, true) = first_try {
             return Ok((connection, led));
         }
-        self.route.status.send_modify(|status| (status.leads, status.held_up) = (false, false));
+        self.route
+            .status
+            .send_modify(|status| (status.leads, status.found, status.held_up) = (false, false, false));
         Ok((leadership::take(database, RELAY_LOCK, shard.0).await?, false))
     }
 
@@ -123,6 +138,7 @@ impl Relay {
                 metrics.published.get_or_create(&shard.into()).inc_by(found.unsigned_abs());
             }
             status.published = published;
+            status.found = true;
             status.halted = None;
         });
     }
@@ -136,6 +152,7 @@ async fn note_max_payload(connection: &mut PgConnection, max: usize) -> Result<(
     sqlx::query("UPDATE outbox_limits SET max_payload = $1 WHERE max_payload <> $1 AND $1 > 1024")
         .bind(max)
         .execute(connection)
+        .in_time()
         .await
         .map(drop)
 }

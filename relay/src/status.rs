@@ -7,6 +7,8 @@ use crate::stream::StreamError;
 pub struct RelayStatus {
     /// Whether this relay is the active one of its shard, as far as it knows.
     pub leads: bool,
+    /// Whether this relay, the active one, knows where the stream ends.
+    pub found: bool,
     /// The last position that the stream has acknowledged.
     pub published: i64,
     /// How many events this relay has published again because the stream had lost them.
@@ -35,7 +37,8 @@ pub enum RelayError {
 pub enum Halt {
     #[error(
         "stream {stream} ends at sequence {last}, where the outbox ends at position {head}: the database was \
-         restored to an earlier time. Begin a new epoch"
+         restored to an earlier time, or another client wrote to the stream. Stop every other writer, make sure that this \
+         is the database to continue with, then begin a new epoch"
     )]
     StreamIsAhead { stream: String, last: i64, head: i64 },
     #[error(
@@ -51,7 +54,8 @@ pub enum Halt {
     BeforeEpoch { stream: String, last: i64, sequence: i64 },
     #[error(
         "stream {stream} has {theirs} at sequence {sequence}, where the outbox has {ours} at position {position}: \
-         the database was restored to an earlier time, or another client wrote to the stream. Begin a new epoch"
+         the database was restored to an earlier time, or another client wrote to the stream. Stop every other writer, \
+         make sure that this is the database to continue with, then begin a new epoch"
     )]
     Differs { stream: String, sequence: i64, theirs: String, position: i64, ours: String },
     #[error(

@@ -1,5 +1,6 @@
 //! Runs the roles of a process.
 
+mod doors;
 mod issuing;
 
 use std::collections::BTreeSet;
@@ -8,27 +9,29 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use outbox_relay::retention::Retention;
 use outbox_relay::{Metrics, Projector, Relay, Shard, Site};
-use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use self::doors::Doors;
+pub use self::doors::Listeners;
 use self::issuing::Issuing;
 use crate::audit::Auditor;
 use crate::campaign::change::Campaigns;
 use crate::config::{Config, Role};
-use crate::connections::{Connections, Patience, pool};
+use crate::connections::{Connections, Patience};
 use crate::coupon::store::Coupons;
 use crate::event::OUTLET;
 use crate::gate::sweeper;
-use crate::health::Health;
+use crate::health::{Health, Watch};
+use crate::http::Api;
 use crate::http::server::{self, Threads};
-use crate::http::{Api, router};
+use crate::pool::Pool;
 use crate::projections;
 use crate::wallet::Wallets;
 
 /// For readiness and for metrics, apart from the others: who has no connection left is busy, but not unready.
-const MONITOR_CONNECTIONS: u32 = 2;
+const MONITOR_CONNECTIONS: u16 = 2;
 
 /// Plays `roles` until `stop`, or until one of them ends; then brings the rest down in order.
 ///
@@ -37,20 +40,50 @@ const MONITOR_CONNECTIONS: u32 = 2;
 pub async fn serve(
     config: &Config,
     roles: &BTreeSet<Role>,
-    listener: Option<TcpListener>,
+    listeners: Listeners,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     let threads = Threads::start().context("start the threads of HTTP")?;
-    let connections = tokio::select! {
-        connections = Connections::open(config, Patience::Endless) => connections?,
+    if let Some(listener) = &listeners.http {
+        server::announce(listener);
+    }
+    let opened = Connections::open(config, Patience::Endless);
+    let (connections, doors) = tokio::select! {
+        opened = doors::open_within(listeners, &threads, &stop, opened) => opened,
         () = stop.cancelled() => return Ok(()),
     };
-    let Connections { database, nats, .. } = connections.clone();
+    let connections = connections?;
     let wakes: Vec<Arc<Notify>> = (0..config.shards).map(|_| Arc::default()).collect();
+    let (mut background, health) = start_roles(config, roles, &connections, &wakes);
+    let served = async {
+        if roles.contains(&Role::Api) {
+            serve_api(config, &connections, wakes, (health, doors), &stop).await;
+        } else {
+            doors.serve(None, &Arc::new(health), &stop).await;
+        }
+    };
+    let result = tokio::select! {
+        () = served => Ok(()),
+        Some(ended) = background.join_next() => Err(anyhow::anyhow!("a role ended by itself: {ended:?}")),
+    };
+    stop.cancel();
+    background.shutdown().await; // safe at any point
+    connections.close().await;
+    result
+}
+
+/// Starts everything but the API: relays, projectors, retention, the auditor. Each runs until it is dropped.
+fn start_roles(
+    config: &Config,
+    roles: &BTreeSet<Role>,
+    connections: &Connections,
+    wakes: &[Arc<Notify>],
+) -> (JoinSet<()>, Health) {
+    let Connections { database, nats, .. } = connections.clone();
     let mut background = JoinSet::new();
     let mut relays = Vec::new();
     let metrics = Metrics::default();
-    for (shard, wake) in (0..config.shards).map(Shard).zip(&wakes) {
+    for (shard, wake) in (0..config.shards).map(Shard).zip(wakes) {
         let (database, nats) = (database.clone(), nats.clone());
         let site = Site { outlet: OUTLET, shard, database, nats, appended: wake.clone() };
         if roles.contains(&Role::Relay) {
@@ -78,42 +111,18 @@ pub async fn serve(
         background.spawn(async move { match auditor.run().await {} });
         verdict
     });
-    let pool = pool(&database, MONITOR_CONNECTIONS);
-    let health = Health { pool, nats, shards: config.shards, issuer: None, relays, verdict, metrics };
-    let api = async {
-        match listener {
-            Some(listener) if roles.contains(&Role::Api) => {
-                let http = Http { listener, health, threads: &threads, stop: stop.clone() };
-                serve_api(config, &connections, wakes, http).await;
-            }
-            Some(listener) => threads.run(server::serve(listener, router(None, health), stop.clone())).await,
-            None => stop.cancelled().await,
-        }
-    };
-    let result = tokio::select! {
-        () = api => Ok(()),
-        Some(ended) = background.join_next() => Err(anyhow::anyhow!("a role ended by itself: {ended:?}")),
-    };
-    stop.cancel();
-    background.shutdown().await; // safe at any point
-    connections.close().await;
-    result
+    let pool = Pool::new(&database, MONITOR_CONNECTIONS);
+    let watch = Watch::new(pool, nats, config.shards, relays, metrics);
+    (background, Health { watch, issuer: None, verdict })
 }
 
-/// What HTTP is served with.
-struct Http<'a> {
-    listener: TcpListener,
-    health: Health,
-    threads: &'a Threads,
-    stop: CancellationToken,
-}
-
-/// Serves HTTP until it is to stop; then lets requests, writers and the gate finish, in this order.
+/// Serves the API until it is to stop; then lets requests, writers and the gate finish, in this order.
 async fn serve_api(
     config: &Config,
     connections: &Connections,
     wakes: Vec<Arc<Notify>>,
-    Http { listener, health, threads, stop }: Http<'_>,
+    (health, doors): (Health, Doors),
+    stop: &CancellationToken,
 ) {
     let Connections { pool, redis, .. } = connections.clone();
     let (issuer, issuing) = Issuing::start(config, connections, wakes);
@@ -121,7 +130,7 @@ async fn serve_api(
     if admin_token.is_none() {
         tracing::warn!("there is no ADMIN_TOKEN: all of /v1 answers 401");
     }
-    let health = Health { issuer: Some(issuer.clone()), ..health };
+    let health = Arc::new(Health { issuer: Some(issuer.clone()), ..health });
     let api = Api {
         campaigns: Campaigns::new(pool.clone(), config.shards, issuer.clone()),
         coupons: Coupons::new(pool.clone()),
@@ -130,9 +139,10 @@ async fn serve_api(
         admin_token,
     };
     tokio::select! {
-        () = threads.run(server::serve(listener, router(Some(api), health), stop)) => {}
+        () = doors.serve(Some(api), &health, stop) => {}
         never = sweeper::run(redis, pool) => match never {},
     }
-    // The routes are gone, and with them the last who could ask.
+    // The routes are gone, and with this the last that could ask.
+    drop(health);
     issuing.drain().await;
 }

@@ -4,8 +4,9 @@
 use std::fmt::Debug;
 
 use futures_util::future::BoxFuture;
+use outbox_relay::in_time::InTime as _;
 use outbox_relay::{AppendError, NewEvent};
-use sqlx::PgPool;
+use sqlx::Connection as _;
 use time::OffsetDateTime;
 use ulid::Ulid;
 
@@ -14,6 +15,7 @@ use super::store::{self, Snapshot, Standing};
 use super::{Campaign, State};
 use crate::event::{self, CampaignChanged};
 use crate::ids::CampaignId;
+use crate::pool::Pool;
 use crate::storage::StorageError;
 
 /// Receives a notice of each change of a campaign, after its commit. A notice is lost when the process ends before
@@ -55,7 +57,7 @@ impl From<AppendError> for ChangeError {
 /// Campaigns, to be created, changed and shown. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Campaigns<L> {
-    pool: PgPool,
+    pool: Pool,
     shards: i16,
     listener: L,
 }
@@ -63,7 +65,7 @@ pub struct Campaigns<L> {
 impl<L: Listener> Campaigns<L> {
     /// `listener` receives every change.
     #[must_use]
-    pub fn new(pool: PgPool, shards: i16, listener: L) -> Self {
+    pub fn new(pool: Pool, shards: i16, listener: L) -> Self {
         Self { pool, shards, listener }
     }
 
@@ -109,7 +111,7 @@ impl<L: Listener> Campaigns<L> {
 }
 
 /// Opens and closes the campaigns whose time has come, by the clock of the database. Returns those that changed.
-pub async fn bring_up_to_date(pool: &PgPool) -> Result<Vec<Campaign>, ChangeError> {
+pub async fn bring_up_to_date(pool: &Pool) -> Result<Vec<Campaign>, ChangeError> {
     let mut changed = Vec::new();
     for id in store::due(pool).await? {
         let due =
@@ -121,12 +123,13 @@ pub async fn bring_up_to_date(pool: &PgPool) -> Result<Vec<Campaign>, ChangeErro
 
 /// Brings a campaign into the state that `rule` returns, and appends the event in the same transaction.
 async fn commit(
-    pool: &PgPool,
+    pool: &Pool,
     id: CampaignId,
     asked: &'static str,
     rule: impl FnOnce(&Campaign, OffsetDateTime) -> Option<State>,
 ) -> Result<Campaign, ChangeError> {
-    let mut transaction = pool.begin().await?;
+    let mut lease = pool.acquire().await?;
+    let mut transaction = lease.begin().in_time().await?;
     let locked = store::lock(&mut transaction, id).await?;
     let Snapshot { campaign, taken_at } = locked.ok_or(ChangeError::Unknown)?;
     let state = rule(&campaign, taken_at).ok_or(ChangeError::NotAllowed { state: campaign.state, asked })?;
@@ -139,7 +142,7 @@ async fn commit(
     if let Some(event) = event_of(&changed) {
         outbox_relay::append(&mut transaction, changed.shard, &[event]).await?;
     }
-    transaction.commit().await?;
+    transaction.commit().in_time().await?;
     Ok(changed)
 }
 

@@ -1,7 +1,8 @@
 //! Campaigns in Postgres.
 
+use outbox_relay::in_time::InTime as _;
 use serde::Serialize;
-use sqlx::{FromRow, PgConnection, PgPool};
+use sqlx::{FromRow, PgConnection};
 use time::OffsetDateTime;
 use ulid::Ulid;
 
@@ -9,6 +10,7 @@ use super::draft::Draft;
 use super::{Campaign, Expiry, State};
 use crate::coupon::store::issued_of;
 use crate::ids::CampaignId;
+use crate::pool::Pool;
 
 /// The columns of a [`Campaign`], before the literal that follows. Named, because a plan that is kept for `*`
 /// fails as soon as a migration has added a column.
@@ -51,7 +53,7 @@ pub struct Standing {
 }
 
 /// Inserts a draft.
-pub async fn insert(pool: &PgPool, draft: &Draft, shards: i16) -> Result<Campaign, sqlx::Error> {
+pub async fn insert(pool: &Pool, draft: &Draft, shards: i16) -> Result<Campaign, sqlx::Error> {
     let id = CampaignId(Ulid::generate());
     let (expires_at, valid_for) = match draft.expiry {
         Expiry::At(time) => (Some(time), None),
@@ -81,7 +83,7 @@ pub async fn insert(pool: &PgPool, draft: &Draft, shards: i16) -> Result<Campaig
 }
 
 /// One campaign.
-pub async fn get(pool: &PgPool, id: CampaignId) -> Result<Option<Snapshot>, sqlx::Error> {
+pub async fn get(pool: &Pool, id: CampaignId) -> Result<Option<Snapshot>, sqlx::Error> {
     sqlx::query_as(columns!("SELECT ", ", now() AS now FROM campaigns WHERE id = $1"))
         .bind(id)
         .fetch_optional(pool)
@@ -104,16 +106,12 @@ macro_rules! standings {
 }
 
 /// One campaign with its counts.
-pub async fn standing(pool: &PgPool, id: CampaignId) -> Result<Option<Standing>, sqlx::Error> {
+pub async fn standing(pool: &Pool, id: CampaignId) -> Result<Option<Standing>, sqlx::Error> {
     sqlx::query_as(standings!("id = $1")).bind(id).fetch_optional(pool).await
 }
 
 /// Campaigns from the newest on, behind `before`; at most `limit`.
-pub async fn page(
-    pool: &PgPool,
-    before: Option<CampaignId>,
-    limit: i64,
-) -> Result<Vec<Standing>, sqlx::Error> {
+pub async fn page(pool: &Pool, before: Option<CampaignId>, limit: i64) -> Result<Vec<Standing>, sqlx::Error> {
     sqlx::query_as(standings!("($1::uuid IS NULL OR id < $1) ORDER BY id DESC LIMIT $2"))
         .bind(before)
         .bind(limit)
@@ -122,7 +120,7 @@ pub async fn page(
 }
 
 /// The campaigns whose gates matter: not drafts, and closed for no longer than `over`.
-pub async fn live(pool: &PgPool, over: time::Duration) -> Result<Vec<Standing>, sqlx::Error> {
+pub async fn live(pool: &Pool, over: time::Duration) -> Result<Vec<Standing>, sqlx::Error> {
     sqlx::query_as(standings!(
         "(state IN ('scheduled', 'open', 'paused') \
           OR state = 'closed' AND closes_at > now() - make_interval(secs => $1)) ORDER BY id"
@@ -133,7 +131,7 @@ pub async fn live(pool: &PgPool, over: time::Duration) -> Result<Vec<Standing>, 
 }
 
 /// The campaigns that time has opened or closed, by the clock of the database.
-pub async fn due(pool: &PgPool) -> Result<Vec<CampaignId>, sqlx::Error> {
+pub async fn due(pool: &Pool) -> Result<Vec<CampaignId>, sqlx::Error> {
     sqlx::query_scalar(
         "SELECT id FROM campaigns WHERE state = 'scheduled' AND opens_at <= now() \
          OR state IN ('scheduled', 'open', 'paused') AND closes_at <= now()",
@@ -147,6 +145,7 @@ pub async fn lock(transaction: &mut PgConnection, id: CampaignId) -> Result<Opti
     sqlx::query_as(columns!("SELECT ", ", now() AS now FROM campaigns WHERE id = $1 FOR UPDATE"))
         .bind(id)
         .fetch_optional(transaction)
+        .in_time()
         .await
 }
 
@@ -163,5 +162,6 @@ pub async fn save_state(
     .bind(id)
     .bind(state)
     .fetch_one(transaction)
+    .in_time()
     .await
 }

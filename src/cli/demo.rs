@@ -17,7 +17,7 @@ use uuid::Uuid;
 use super::ended::Ended;
 use super::print::say;
 use super::{migrate, stop};
-use crate::app;
+use crate::app::{self, Listeners};
 use crate::audit::{Scope, Sheet, audit};
 use crate::client::Client;
 use crate::config::{Config, Role, Secret};
@@ -64,7 +64,8 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<Ended> {
     migrate::apply(&config).await?;
     let ended = CancellationToken::new();
     let roles = Role::ALL.into();
-    let serving = app::serve(&config, &roles, Some(listener), ended.clone());
+    let listeners = Listeners { http: Some(listener), monitor: None };
+    let serving = app::serve(&config, &roles, listeners, ended.clone());
     let demonstration = async {
         let result = demonstrate(&config, address, &arguments, &stop).await;
         ended.cancel();

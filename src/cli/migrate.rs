@@ -1,10 +1,12 @@
 //! `coupon migrate`: the schema, and the number of shards.
 
 use anyhow::Context as _;
-use sqlx::{Connection as _, PgConnection};
+use outbox_relay::in_time::InTime as _;
+use sqlx::ConnectOptions as _;
 
 use super::ended::Ended;
 use crate::config::Config;
+use crate::connections;
 use crate::schema;
 
 pub(super) async fn run(config: &Config) -> anyhow::Result<Ended> {
@@ -18,10 +20,12 @@ pub(super) async fn run(config: &Config) -> anyhow::Result<Ended> {
 /// # Errors
 /// When Postgres cannot be reached, refuses a migration, or has another number of shards.
 pub(super) async fn apply(config: &Config) -> anyhow::Result<()> {
-    let mut connection = PgConnection::connect(config.database.reveal())
+    let mut connection = connections::database(config)?
+        .connect()
+        .in_time()
         .await
         .with_context(|| format!("Postgres at {} cannot be reached", config.database))?;
     // Otherwise Postgres reports each table that exists already, and the log would show that as a message.
-    sqlx::query("SET client_min_messages = warning").execute(&mut connection).await?;
+    sqlx::query("SET client_min_messages = warning").execute(&mut connection).in_time().await?;
     Ok(schema::migrate(&mut connection, config.shards).await?)
 }

@@ -7,7 +7,7 @@ use clap::Args;
 
 use super::ended::Ended;
 use super::stop;
-use crate::app;
+use crate::app::{self, Listeners};
 use crate::config::{Config, Role};
 use crate::http::server;
 
@@ -26,6 +26,10 @@ pub(super) async fn run(Arguments { roles }: Arguments, config: &Config) -> anyh
     } else {
         None
     };
-    app::serve(config, &roles, listener, stop::on_signal()?).await?;
+    let monitor = config
+        .monitor
+        .map(|address| server::listen(address).with_context(|| format!("listen on MONITOR_ADDR {address}")));
+    let listeners = Listeners { http: listener, monitor: monitor.transpose()? };
+    app::serve(config, &roles, listeners, stop::on_signal()?).await?;
     Ok(Ended::Done)
 }

@@ -14,8 +14,8 @@ use sqlx::postgres::PgConnectOptions;
 
 pub use self::url::{Secret, ServerUrl, login};
 pub use self::variable::{
-    ADMIN_TOKEN, BATCH_ROWS, DATABASE_URL, HTTP_ADDR, NATS_REPLICAS, NATS_URL, OUTBOX_RETENTION_DAYS,
-    REDIS_URL, SHARDS, VARIABLES, Variable,
+    ADMIN_TOKEN, BATCH_ROWS, DATABASE_URL, HTTP_ADDR, MONITOR_ADDR, NATS_REPLICAS, NATS_URL,
+    OUTBOX_RETENTION_DAYS, REDIS_URL, SHARDS, VARIABLES, Variable,
 };
 
 /// The largest number of claims in one transaction.
@@ -64,6 +64,8 @@ pub struct Config {
     pub redis: ServerUrl,
     pub nats: ServerUrl,
     pub http: SocketAddr,
+    /// A listener of its own for `/livez`, `/readyz` and `/metrics`.
+    pub monitor: Option<SocketAddr>,
     /// `HTTP_ADDR` is set: a process without the API listens there too, for monitoring.
     pub listens_without_api: bool,
     /// Without it every request to `/v1` is answered 401.
@@ -115,6 +117,10 @@ impl Config {
         let batch_rows = reader.number(BATCH_ROWS, &[1..=BATCH_ROWS_MAX]);
         let retention_days = reader.number(OUTBOX_RETENTION_DAYS, &[0..=RETENTION_DAYS_MAX]);
         let http = reader.address(HTTP_ADDR);
+        let monitor = match (reader.lookup)(MONITOR_ADDR.name) {
+            Some(_) => reader.address(MONITOR_ADDR).map(Some),
+            None => Some(None),
+        };
         let admin_token = reader.token(ADMIN_TOKEN);
         let retention_days = retention_days?;
         Some(Self {
@@ -122,6 +128,7 @@ impl Config {
             redis: redis?,
             nats: nats?,
             http: http?,
+            monitor: monitor?,
             listens_without_api: (reader.lookup)(HTTP_ADDR.name).is_some(),
             admin_token: admin_token?,
             shards: shards?,

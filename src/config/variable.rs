@@ -32,6 +32,11 @@ pub const HTTP_ADDR: Variable = Variable {
     default: Some("127.0.0.1:8080"),
     about: "address and port of the API; if set, a process without the API serves /livez, /readyz and /metrics there",
 };
+pub const MONITOR_ADDR: Variable = Variable {
+    name: "MONITOR_ADDR",
+    default: None,
+    about: "address and port where every process serves /livez, /readyz and /metrics in addition, apart from clients",
+};
 pub const ADMIN_TOKEN: Variable = Variable {
     name: "ADMIN_TOKEN",
     default: None,
@@ -69,11 +74,12 @@ const SSL_CERT_FILE: Variable = Variable {
 };
 
 /// Every variable that a command reads, in the order of `coupon --help`.
-pub const VARIABLES: [Variable; 11] = [
+pub const VARIABLES: [Variable; 12] = [
     DATABASE_URL,
     REDIS_URL,
     NATS_URL,
     HTTP_ADDR,
+    MONITOR_ADDR,
     ADMIN_TOKEN,
     SHARDS,
     NATS_REPLICAS,

@@ -1,10 +1,9 @@
 //! Coupons in Postgres: every statement on the table `coupons` but `issue_batch()`, which writes it, and the
 //! audit's, which compares it.
 
-use sqlx::PgPool;
-
 use super::Coupon;
 use crate::ids::{CampaignId, CouponId, UserId};
+use crate::pool::Pool;
 use crate::storage::StorageError;
 
 /// A subquery: how many coupons of the campaign in a column have been issued. Numbers are serial, so it is the
@@ -44,11 +43,11 @@ pub struct Holder {
 
 /// Coupons, to be shown. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Coupons(PgPool);
+pub struct Coupons(Pool);
 
 impl Coupons {
     #[must_use]
-    pub fn new(pool: PgPool) -> Self {
+    pub fn new(pool: Pool) -> Self {
         Self(pool)
     }
 
@@ -60,7 +59,7 @@ impl Coupons {
 
 /// The newest coupon that a user holds of a campaign, if they hold at least `limit` of them.
 pub async fn held(
-    pool: &PgPool,
+    pool: &Pool,
     campaign: CampaignId,
     user: &UserId,
     limit: i32,
@@ -74,13 +73,13 @@ pub async fn held(
 }
 
 /// How many coupons of a campaign have been issued.
-pub async fn issued(pool: &PgPool, campaign: CampaignId) -> Result<i32, sqlx::Error> {
+pub async fn issued(pool: &Pool, campaign: CampaignId) -> Result<i32, sqlx::Error> {
     sqlx::query_scalar(concat!("SELECT ", issued_of!("$1"))).bind(campaign).fetch_one(pool).await
 }
 
 /// The holders of a campaign's coupons behind number `after`, in the order of numbers; at most `limit`.
 pub async fn holders(
-    pool: &PgPool,
+    pool: &Pool,
     campaign: CampaignId,
     after: i32,
     limit: i64,
@@ -97,7 +96,7 @@ pub async fn holders(
 
 /// Which of these users have the n-th of their coupons of a campaign; `nths` has an element for each of `users`.
 pub async fn issued_to(
-    pool: &PgPool,
+    pool: &Pool,
     campaign: CampaignId,
     users: &[&str],
     nths: &[i32],

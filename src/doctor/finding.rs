@@ -21,7 +21,7 @@ pub enum Health {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
     pub health: Health,
-    /// redis, postgres or nats.
+    /// redis, postgres or nats; or events, for what becomes of them between these.
     pub server: &'static str,
     /// The property that was checked.
     pub check: String,

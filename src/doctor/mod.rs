@@ -6,6 +6,7 @@ mod finding;
 mod nats;
 mod postgres;
 mod redis;
+mod shards;
 
 use std::time::Duration;
 
@@ -19,15 +20,16 @@ use crate::config::{Config, ServerUrl};
 /// For all the checks of one server: an operator waits for it.
 const EXAMINATION_TIME_MAX: Duration = Duration::from_secs(10);
 
-/// Examines the three servers at once. A server that does not answer is a finding too. Transactions of Postgres that
+/// Examines the three servers at once, and what becomes of the events between them. A server that does not answer is a finding too. Transactions of Postgres that
 /// have been open for longer than `open_max` are a warning, which names them.
 pub async fn examine(config: &Config, open_max: Duration) -> Vec<Finding> {
-    let (redis, postgres, nats) = join!(
+    let (redis, postgres, nats, events) = join!(
         of_server("redis", &config.redis, redis::examine(config)),
         of_server("postgres", &config.database, postgres::examine(config, open_max)),
         of_server("nats", &config.nats, nats::examine(config)),
+        of_server("events", &config.database, shards::examine(config)),
     );
-    [redis, postgres, nats].concat()
+    [redis, postgres, nats, events].concat()
 }
 
 async fn of_server(

@@ -25,7 +25,9 @@ const SETTINGS: &str = "SELECT current_setting('server_version_num')::integer AS
     current_setting('server_version') AS version, pg_is_in_recovery() AS standby, \
     current_setting('transaction_read_only')::boolean AS read_only, current_setting('fsync') AS fsync, \
     current_setting('full_page_writes') AS full_page_writes, \
-    current_setting('synchronous_commit') AS synchronous_commit, current_setting('autovacuum') AS autovacuum, \
+    current_setting('synchronous_commit') AS synchronous_commit, \
+    current_setting('synchronous_standby_names') AS standby_names, \
+    EXISTS (SELECT FROM pg_stat_replication WHERE sync_state IN ('sync', 'quorum')) AS standby_is_there, current_setting('autovacuum') AS autovacuum, \
     current_setting('min_wal_size') AS min_wal_size, current_setting('max_wal_size') AS max_wal_size, \
     pg_size_bytes(current_setting('min_wal_size')) >= pg_size_bytes(current_setting('max_wal_size')) AS wal_is_kept, \
     (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend') AS connected, \
@@ -52,6 +54,8 @@ struct Settings {
     fsync: String,
     full_page_writes: String,
     synchronous_commit: String,
+    standby_names: String,
+    standby_is_there: bool,
     autovacuum: String,
     min_wal_size: String,
     max_wal_size: String,
@@ -103,6 +107,12 @@ fn of_settings(settings: &Settings, shards: i16) -> Vec<Finding> {
             lost("commits do not wait for the disk, although every session of this program asks for it. Check whether a \
                   pooler in between ignores startup options (pgbouncer: ignore_startup_parameters)."),
         ),
+        of("synchronous_standby_names", if settings.standby_names.is_empty() { "none" } else { &settings.standby_names })
+            .bad_unless(
+                settings.standby_names.is_empty() || settings.standby_is_there,
+                "No synchronous standby is connected, so no commit ends and every claim is refused. Start the standby, or \
+                 take it out of synchronous_standby_names. (A login without pg_read_all_stats sees no standby.)",
+            ),
         of("autovacuum", &settings.autovacuum).bad_unless(
             settings.autovacuum == "on",
             "Statistics grow stale and transaction ids run out. Set autovacuum = on in postgresql.conf.",

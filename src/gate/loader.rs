@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use redis::{Client, RedisError};
-use sqlx::PgPool;
 use tokio::sync::mpsc;
 use ulid::Ulid;
 
@@ -12,6 +11,7 @@ use super::redis::{GRACE, LoadStep, Seats};
 use super::seat::Seat;
 use crate::campaign::{Campaign, store};
 use crate::ids::CampaignId;
+use crate::pool::Pool;
 use crate::{coupon, failpoint};
 
 /// Campaigns that wait to be loaded, at most; the next claim asks again.
@@ -37,13 +37,13 @@ pub enum LoadError {
 pub struct Loader {
     queue: mpsc::Sender<CampaignId>,
     client: Client,
-    pool: PgPool,
+    pool: Pool,
 }
 
 impl Loader {
     /// A loader, and the worker that has to run for it.
     #[must_use]
-    pub fn new(client: Client, pool: PgPool) -> (Self, LoaderWorker) {
+    pub fn new(client: Client, pool: Pool) -> (Self, LoaderWorker) {
         let (queue, wanted) = mpsc::channel(QUEUE);
         let worker = LoaderWorker { client: client.clone(), pool: pool.clone(), wanted };
         (Self { queue, client, pool }, worker)
@@ -68,7 +68,7 @@ impl Loader {
 #[derive(Debug)]
 pub struct LoaderWorker {
     client: Client,
-    pool: PgPool,
+    pool: Pool,
     wanted: mpsc::Receiver<CampaignId>,
 }
 
@@ -97,7 +97,7 @@ impl LoaderWorker {
 }
 
 /// Loads the gate of a campaign. Does nothing when another loader is at work.
-pub(super) async fn load(seats: &mut Seats, pool: &PgPool, campaign: CampaignId) -> Result<(), LoadError> {
+pub(super) async fn load(seats: &mut Seats, pool: &Pool, campaign: CampaignId) -> Result<(), LoadError> {
     let token = Ulid::generate();
     if seats.begin_load(campaign, token).await? == LoadStep::Superseded {
         return Ok(());

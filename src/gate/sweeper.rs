@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 
 use outbox_relay::zoo;
 use redis::{Client, RedisError};
-use sqlx::PgPool;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::loader::{self, LoadError};
@@ -18,6 +17,7 @@ use crate::campaign::Campaign;
 use crate::campaign::change::{self, ChangeError};
 use crate::campaign::store::{self, Standing};
 use crate::ids::CampaignId;
+use crate::pool::Pool;
 use crate::{coupon, failpoint};
 
 /// From the start of one round to the start of the next, at least.
@@ -54,7 +54,7 @@ impl From<sqlx::Error> for SweepError {
 }
 
 /// Sweeps until it is dropped.
-pub async fn run(client: Client, pool: PgPool) -> Infallible {
+pub async fn run(client: Client, pool: Pool) -> Infallible {
     let mut sweeper = Sweeper { client, pool, seats: None, over: GRACE, reloads: HashMap::new() };
     let mut ticks = interval(INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -73,7 +73,7 @@ pub async fn run(client: Client, pool: PgPool) -> Infallible {
 
 struct Sweeper {
     client: Client,
-    pool: PgPool,
+    pool: Pool,
     /// Kept from round to round; a round that fails drops it.
     seats: Option<Seats>,
     /// How long after their end campaigns are swept in the next round.
@@ -126,7 +126,7 @@ async fn catch_up(seats: &mut Seats, campaign: &Campaign) -> Result<(), RedisErr
 
 /// Seats past their deadline: those with a coupon are confirmed, the others go back on sale. A coupon that is
 /// committed later is confirmed by its writer, or refused by Postgres.
-async fn settle_overdue(seats: &mut Seats, pool: &PgPool, campaign: CampaignId) -> Result<(), SweepError> {
+async fn settle_overdue(seats: &mut Seats, pool: &Pool, campaign: CampaignId) -> Result<(), SweepError> {
     loop {
         let overdue = seats.overdue(campaign, BATCH).await?;
         if overdue.is_empty() {
@@ -153,7 +153,7 @@ async fn settle_overdue(seats: &mut Seats, pool: &PgPool, campaign: CampaignId) 
 /// coupon is committed, and confirmed after it.
 async fn contradiction(
     seats: &mut Seats,
-    pool: &PgPool,
+    pool: &Pool,
     campaign: CampaignId,
     issued: i64,
 ) -> Result<Option<String>, SweepError> {
@@ -173,7 +173,7 @@ async fn contradiction(
 
 /// Which of these seats have a coupon.
 pub(crate) async fn with_coupon(
-    pool: &PgPool,
+    pool: &Pool,
     campaign: CampaignId,
     seats: &[Seat],
 ) -> Result<HashSet<Seat>, sqlx::Error> {

@@ -10,6 +10,7 @@ mod claim;
 mod coupons;
 mod probes;
 mod problem_pages;
+mod starting;
 mod users;
 
 mod answer;
@@ -28,6 +29,7 @@ pub use self::api::Api;
 pub use self::guard::ADMIN_REQUESTS_MAX;
 pub use self::route::{Access, Load, Route};
 pub use self::routes::{router, routes};
+pub use self::starting::starting;
 
 /// Parsers, public only for fuzz targets and tests.
 #[doc(hidden)]

@@ -20,7 +20,7 @@ pub(super) async fn live() -> &'static str {
 
 /// `GET /readyz`: whether the process can do its work, and what is missing.
 pub(super) async fn ready(State(health): State<Arc<Health>>) -> Answer<Readiness> {
-    let readiness = health.readiness().await;
+    let readiness = health.readiness();
     if readiness.is_ready() { Answer::Ok(readiness) } else { Answer::Unready(readiness) }
 }
 
@@ -28,7 +28,7 @@ pub(super) async fn ready(State(health): State<Arc<Health>>) -> Answer<Readiness
 pub(super) async fn metrics(
     State(health): State<Arc<Health>>,
 ) -> Result<([(HeaderName, &'static str); 1], String), Problem> {
-    let registry = health.metrics().await;
+    let registry = health.metrics();
     let mut text = String::new();
     encode(&mut text, &registry)
         .map_err(|error| Problem::internal("the metrics cannot be written", error))?;

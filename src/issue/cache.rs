@@ -5,10 +5,9 @@ use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use sqlx::PgPool;
-
 use crate::campaign::store::{self, Snapshot};
 use crate::ids::CampaignId;
+use crate::pool::Pool;
 
 /// The age at which an entry is read again.
 const AGE_MAX: Duration = Duration::from_secs(1);
@@ -17,7 +16,7 @@ const ENTRIES_MAX: usize = 10_000;
 
 #[derive(Debug)]
 pub(super) struct Campaigns {
-    pool: PgPool,
+    pool: Pool,
     entries: RwLock<HashMap<CampaignId, Entry>>,
 }
 
@@ -29,7 +28,7 @@ struct Entry {
 }
 
 impl Campaigns {
-    pub(super) fn new(pool: PgPool) -> Self {
+    pub(super) fn new(pool: Pool) -> Self {
         Self { pool, entries: RwLock::default() }
     }
 

@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use sqlx::PgPool;
 use tokio::time::timeout;
 
 use self::cache::Campaigns;
@@ -27,6 +26,7 @@ use crate::gate::loader::Loader;
 use crate::gate::seat::Denial;
 use crate::gate::worker::Gate;
 use crate::ids::{CampaignId, UserId};
+use crate::pool::Pool;
 use crate::writer::Writer;
 
 /// How long after a campaign's end its gate is trusted: it is surely there, whatever the clocks say. After that
@@ -41,7 +41,7 @@ const PLACE_WAIT_MAX: Duration = Duration::from_secs(1);
 /// Issues coupons.
 #[derive(Debug)]
 pub struct Issuer {
-    pool: PgPool,
+    pool: Pool,
     campaigns: Campaigns,
     gate: Gate<Asking>,
     loader: Loader,
@@ -54,7 +54,7 @@ impl Issuer {
     /// `writers` are those of shard 0, 1, ….
     #[must_use]
     pub fn new(
-        pool: PgPool,
+        pool: Pool,
         gate: Gate<Asking>,
         loader: Loader,
         writers: Vec<Writer<Claim>>,

@@ -18,6 +18,8 @@ use super::work::{Measures, Work, WriteError, Writer};
 /// Postgres cancels a batch that takes longer, lock waits included; then surely nothing is committed. Shorter than
 /// [`ANSWER_TIMEOUT`].
 const STATEMENT_TIMEOUT: &str = "3s";
+/// The shard whose writer also tries whether commits end: they do for all shards or for none.
+const FIRST: Shard = Shard(0);
 /// How often a connection without work is tested.
 const PING_INTERVAL: Duration = Duration::from_secs(1);
 /// How the session plans: the same from the first row to the millionth. A plan that is best while a table is empty
@@ -83,13 +85,15 @@ impl WriterWorker {
                 Ok(Filled::Closed) => return Ended::AllDone,
                 Ok(Filled::Waiting) => {}
                 // A restart of Postgres in a quiet hour is noticed before the next item.
-                Err(_) => match timeout(ANSWER_TIMEOUT, takes_writes(&mut connection)).await {
-                    Ok(Ok(())) => continue,
-                    lost => {
-                        tracing::warn!(shard = %self.shard, "the writer has lost Postgres: {lost:?}");
-                        return Ended::Disconnected;
+                Err(_) => {
+                    match timeout(ANSWER_TIMEOUT, takes_writes(&mut connection, self.shard == FIRST)).await {
+                        Ok(Ok(())) => continue,
+                        lost => {
+                            tracing::warn!(shard = %self.shard, "the writer has lost Postgres: {lost:?}");
+                            return Ended::Disconnected;
+                        }
                     }
-                },
+                }
             }
             for lane in 0..self.lanes.len() {
                 if let Err(Disconnected) =
@@ -106,7 +110,7 @@ impl WriterWorker {
     /// Connects, and refuses every item meanwhile. Nothing when every writer is gone.
     async fn connect(&mut self, retry: &mut Retry) -> Option<PgConnection> {
         let database = self.database.clone();
-        let attempts = connect(&database, retry);
+        let attempts = connect(&database, self.shard == FIRST, retry);
         tokio::pin!(attempts);
         loop {
             tokio::select! {
@@ -128,11 +132,11 @@ enum Ended {
 }
 
 /// Tries until there is a connection to a Postgres that takes writes.
-async fn connect(database: &PgConnectOptions, retry: &mut Retry) -> PgConnection {
+async fn connect(database: &PgConnectOptions, commits: bool, retry: &mut Retry) -> PgConnection {
     loop {
         let connected = async {
             let mut connection = database.connect().await?;
-            takes_writes(&mut connection).await?;
+            takes_writes(&mut connection, commits).await?;
             Ok::<_, sqlx::Error>(connection)
         };
         match timeout(ANSWER_TIMEOUT, connected).await {
@@ -144,10 +148,14 @@ async fn connect(database: &PgConnectOptions, retry: &mut Retry) -> PgConnection
     }
 }
 
-/// A standby answers too, and would fail every batch.
-async fn takes_writes(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-    let read_only = sqlx::query_scalar("SELECT current_setting('transaction_read_only')::boolean");
-    if read_only.fetch_one(connection).await? {
+/// A standby answers too, and would fail every batch; so would a primary that waits for a standby which is away: its
+/// commits do not end. For one writer of a process, a commit of an empty message in the WAL finds that out.
+async fn takes_writes(connection: &mut PgConnection, commits: bool) -> Result<(), sqlx::Error> {
+    let read_only = sqlx::query_scalar(
+        "SELECT CASE WHEN current_setting('transaction_read_only')::boolean THEN true \
+                     WHEN $1 THEN pg_logical_emit_message(true, 'coupon', '') IS NULL ELSE false END",
+    );
+    if read_only.bind(commits).fetch_one(connection).await? {
         let why = "Postgres takes no writes: a standby, or default_transaction_read_only is on";
         return Err(sqlx::Error::Configuration(why.into()));
     }

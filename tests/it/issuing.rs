@@ -15,7 +15,7 @@ use coupon_dispatcher::coupon::store::Coupons;
 use coupon_dispatcher::event::OUTLET;
 use coupon_dispatcher::gate::loader::Loader;
 use coupon_dispatcher::gate::worker::Gate;
-use coupon_dispatcher::health::Health;
+use coupon_dispatcher::health::{Health, Watch};
 use coupon_dispatcher::http::{Api, router};
 use coupon_dispatcher::ids::CampaignId;
 use coupon_dispatcher::issue::work::Claims;
@@ -131,11 +131,11 @@ async fn without_writer(world: &World) -> (Router, WriterWorker) {
     let connections = world.connections().await.unwrap();
     let metrics = issue::metrics::Metrics::default();
     let (gate, gate_worker) = Gate::new(connections.redis.clone(), metrics.of_gate());
-    let (loader, _) = Loader::new(connections.redis.clone(), world.pool.clone());
+    let (loader, _) = Loader::new(connections.redis.clone(), connections.pool.clone());
     let mut writer_worker = WriterWorker::new(Shard(0), 100, &connections.database, Arc::default());
     let claims = Claims::new(gate.clone(), loader.clone());
     let writers = vec![writer_worker.add(claims, metrics.of_writer(Shard(0)))];
-    let issuer = Arc::new(Issuer::new(world.pool.clone(), gate, loader, writers, metrics));
+    let issuer = Arc::new(Issuer::new(connections.pool.clone(), gate, loader, writers, metrics));
     tokio::spawn(gate_worker.run());
     wait_until("the gate is reached", SOON, async || issuer.gate_is_reachable()).await;
     (routes(connections, issuer), writer_worker)
@@ -228,7 +228,8 @@ fn routes(connections: Connections, issuer: Arc<Issuer>) -> Router {
         admin_token,
     };
     let (relays, metrics) = (Vec::new(), Metrics::default());
-    router(Some(api), Health { pool, nats, shards: 1, issuer: Some(issuer), relays, verdict: None, metrics })
+    let watch = Watch::new(pool, nats, 1, relays, metrics);
+    router(Some(api), Arc::new(Health { watch, issuer: Some(issuer), verdict: None }))
 }
 
 #[tokio::test]

@@ -46,6 +46,7 @@ enum Deed {
     DeleteStream,
     Wire(usize, Hop, Line),
     Cut(usize, Hop),
+    Silence(usize, Hop),
     LoseReply(usize, Hop),
 }
 
@@ -71,7 +72,7 @@ impl Deed {
         let slow = Duration::from_millis(random.random_range(10..2_000));
         let line =
             *[Line::Slow(slow), Line::Refused, Line::Swallowed, Line::HalfOpen].choose(random).unwrap();
-        match random.random_range(0..22) {
+        match random.random_range(0..24) {
             0 | 1 => Self::KillProcess(process),
             2 | 3 => Self::FreezeProcess(process),
             4 => Self::TerminateProcess(process),
@@ -86,6 +87,7 @@ impl Deed {
             17 => Self::Cut(process, hop),
             18 => Self::RewindRedis,
             19 => Self::ClockOfRedis(random.random_range(-40..40)),
+            20..22 => Self::Silence(process, hop),
             _ => Self::LoseReply(process, hop),
         }
     }
@@ -101,9 +103,10 @@ impl Deed {
             Self::ClockOfRedis(_) => "clock".to_owned(),
             Self::RewindNats | Self::DeleteStream => format!("{:?}", Hop::Nats),
             Self::EndBackends => format!("{:?}", Hop::Postgres),
-            Self::Wire(process, hop, _) | Self::Cut(process, hop) | Self::LoseReply(process, hop) => {
-                format!("{process} {hop:?}")
-            }
+            Self::Wire(process, hop, _)
+            | Self::Cut(process, hop)
+            | Self::Silence(process, hop)
+            | Self::LoseReply(process, hop) => format!("{process} {hop:?}"),
         }
     }
 }
@@ -196,6 +199,7 @@ impl Nemesis {
             }
             Deed::Wire(process, hop, line) => self.wire(process, hop).set(line),
             Deed::Cut(process, hop) => self.wire(process, hop).cut(),
+            Deed::Silence(process, hop) => self.wire(process, hop).silence(),
             Deed::LoseReply(process, hop) => self.wire(process, hop).lose_reply_to("user-"),
         }
     }
@@ -230,6 +234,7 @@ impl Nemesis {
             | Deed::FlushScripts
             | Deed::DeleteStream
             | Deed::Cut(..)
+            | Deed::Silence(..)
             | Deed::LoseReply(..) => {}
         }
     }

@@ -9,7 +9,7 @@ use tokio::process::Command;
 use tokio::time::timeout;
 
 /// A bug, and the test that finds it.
-const ZOO: [(&str, &str); 25] = [
+const ZOO: [(&str, &str); 26] = [
     // Gate and writer.
     ("postgres-does-not-cap", "faults::gate::a_gate_with_too_high_a_quantity_oversells_nothing"),
     ("postgres-forgets-the-limit", "faults::gate::a_gate_that_forgot_a_winner_gives_him_no_second_coupon"),
@@ -33,6 +33,7 @@ const ZOO: [(&str, &str); 25] = [
         "relay::a_relay_that_is_killed_again_and_again_leaves_no_hole_and_no_copy",
     ),
     ("partitions-go-unconfirmed", "retention::partitions_go_when_they_are_old_and_confirmed"),
+    ("no-limit-on-a-statement", "faults::silence::a_postgres_that_falls_silent_is_left_and_reached_again"),
     // Projector.
     ("acknowledged-before-commit", "projections::what_fails_leaves_neither_effect_nor_position"),
     ("position-in-another-transaction", "projections::what_fails_leaves_neither_effect_nor_position"),

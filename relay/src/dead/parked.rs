@@ -7,6 +7,7 @@ use ulid::Ulid;
 use uuid::Uuid;
 
 use crate::event::Event;
+use crate::in_time::InTime as _;
 use crate::outlet::Shard;
 
 /// Characters of a reason, at most.
@@ -56,6 +57,7 @@ impl Parked {
         .bind(self.attempts)
         .bind(self.parked_at)
         .execute(transaction)
+        .in_time()
         .await
         .map(drop)
     }
@@ -75,6 +77,7 @@ impl Parked {
         .bind(shard)
         .bind(position)
         .fetch_optional(connection)
+        .in_time()
         .await
     }
 
@@ -90,6 +93,7 @@ impl Parked {
             .bind(shard)
             .bind(position)
             .execute(connection)
+            .in_time()
             .await
             .map(|deleted| deleted.rows_affected() > 0)
     }
@@ -106,5 +110,6 @@ pub async fn list(connection: &mut PgConnection, limit: i64) -> Result<Vec<Parke
     )
     .bind(limit)
     .fetch_all(connection)
+    .in_time()
     .await
 }

@@ -2,6 +2,7 @@
 
 use sqlx::PgConnection;
 
+use crate::in_time::InTime as _;
 use crate::sqlstate::is_lock_timeout;
 
 /// Creates empty copies of these tables, and of the tables of positions and parked events, in schema `schema`.
@@ -20,7 +21,7 @@ pub(super) async fn create(
         tables.map(|table| format!("CREATE TABLE \"{schema}\".\"{table}\" (LIKE \"{table}\" INCLUDING ALL)")),
     );
     statements.push("COMMIT".to_owned());
-    sqlx::raw_sql(&statements.join(";")).execute(home).await.map(drop)
+    sqlx::raw_sql(&statements.join(";")).execute(home).in_time().await.map(drop)
 }
 
 /// Begins a transaction that holds these tables. Returns false, without one, when they are in use.
@@ -32,10 +33,10 @@ pub(super) async fn lock(home: &mut PgConnection, tables: &[&str]) -> Result<boo
          LOCK TABLE projection_positions IN EXCLUSIVE MODE",
         quoted.join(", ")
     );
-    match sqlx::raw_sql(&lock).execute(&mut *home).await {
+    match sqlx::raw_sql(&lock).execute(&mut *home).in_time().await {
         Ok(_) => Ok(true),
         Err(error) if is_lock_timeout(&error) => {
-            sqlx::raw_sql("ROLLBACK").execute(home).await?;
+            sqlx::raw_sql("ROLLBACK").execute(home).in_time().await?;
             Ok(false)
         }
         Err(error) => Err(error),

@@ -16,6 +16,7 @@ use super::selection::{REPLAY_BATCH_EVENTS, Range};
 use crate::epoch::{Epoch, Epochs};
 use crate::event::{EPOCH_HEADER, EVENT_ID_HEADER, StoredEvent};
 use crate::failpoint;
+use crate::in_time::InTime as _;
 use crate::leadership;
 use crate::outbox;
 use crate::outlet::{Outlet, Shard};
@@ -69,7 +70,7 @@ impl Replayer {
         // Frees the lock before this returns; if the statement fails, Postgres frees it when it ends the
         // session.
         let release = sqlx::query("SELECT pg_advisory_unlock_all()");
-        drop(release.execute(&mut self.connection).await);
+        drop(release.execute(&mut self.connection).in_time().await);
         result
     }
 }

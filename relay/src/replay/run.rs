@@ -1,7 +1,6 @@
 //! Runs: the rows of table `outbox_replays`.
 
 use std::num::NonZeroU32;
-use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgRow};
 use sqlx::{FromRow, PgConnection, Row as _};
@@ -11,13 +10,12 @@ use super::error::ReplayError;
 use super::run_id::RunId;
 use super::run_state::RunState;
 use super::selection::{Range, Selection, ShardPlan};
+use crate::in_time::InTime as _;
 use crate::leadership;
 
 /// Runs in a list, at most: the newest.
 const LISTED_MAX: i64 = 100;
 const REPLAY_LOCK: &str = "outbox_replay";
-/// How long to wait for the lock of a process that was killed a moment ago, until Postgres notices.
-const LOCK_GRACE: Duration = Duration::from_millis(500);
 /// The application name of a connection that replays, before the name of the run. Both fit into the 63 bytes
 /// that Postgres keeps.
 const APPLICATION: &str = "outbox replay ";
@@ -90,12 +88,12 @@ impl Run {
     /// When the query fails.
     pub async fn list(connection: &mut PgConnection) -> Result<Vec<Self>, sqlx::Error> {
         const LIST: &str = runs!("ORDER BY started_at DESC, run LIMIT $1");
-        sqlx::query_as(LIST).bind(LISTED_MAX).fetch_all(connection).await
+        sqlx::query_as(LIST).bind(LISTED_MAX).fetch_all(connection).in_time().await
     }
 
     pub(super) async fn find(connection: &mut PgConnection, id: &RunId) -> Result<Self, ReplayError> {
         const FIND: &str = runs!("WHERE run = $1");
-        let found = sqlx::query_as(FIND).bind(id.as_str()).fetch_optional(connection).await?;
+        let found = sqlx::query_as(FIND).bind(id.as_str()).fetch_optional(connection).in_time().await?;
         found.ok_or_else(|| ReplayError::Unknown { run: id.clone() })
     }
 
@@ -118,6 +116,7 @@ impl Run {
         .bind(ranges.iter().map(|range| range.last).collect::<Vec<_>>())
         .bind(plans.iter().map(|plan| plan.events).sum::<i64>())
         .execute(&mut *connection)
+        .in_time()
         .await?;
         let run = Self::find(connection, id).await?;
         if inserted.rows_affected() == 0 {
@@ -136,7 +135,7 @@ impl Run {
         let ended = sqlx::query(
             "UPDATE outbox_replays SET state = $3, ended_at = now() WHERE run = $1 AND state = ANY ($2)",
         );
-        let ended = ended.bind(id.as_str()).bind(from).bind(to).execute(connection).await?;
+        let ended = ended.bind(id.as_str()).bind(from).bind(to).execute(connection).in_time().await?;
         Ok(ended.rows_affected() > 0)
     }
 }
@@ -144,7 +143,7 @@ impl Run {
 /// Returns a connection that holds the lock of the one active replay, for `run`.
 pub(super) async fn connect(database: &PgConnectOptions, run: &RunId) -> Result<PgConnection, ReplayError> {
     let database = database.clone().application_name(&format!("{APPLICATION}{run}"));
-    let (mut connection, taken) = leadership::try_take(&database, REPLAY_LOCK, 0, LOCK_GRACE).await?;
+    let (mut connection, taken) = leadership::try_take(&database, REPLAY_LOCK, 0, leadership::GRACE).await?;
     if taken {
         return Ok(connection);
     }
@@ -164,6 +163,7 @@ pub async fn at_work(connection: &mut PgConnection) -> Result<Option<RunId>, sql
     )
     .bind(REPLAY_LOCK)
     .fetch_optional(connection)
+    .in_time()
     .await?;
     Ok(application.and_then(|application| application.strip_prefix(APPLICATION)?.parse().ok()))
 }

@@ -8,6 +8,7 @@ use sqlx::{FromRow as _, PgConnection, Row as _};
 use time::OffsetDateTime;
 
 use crate::event::StoredEvent;
+use crate::in_time::{InTime as _, LONG_TIMEOUT};
 use crate::outbox;
 use crate::outlet::Shard;
 
@@ -112,7 +113,7 @@ impl Selection {
             ""
         );
         let Range { first, last, available_from } = range;
-        let rows = self.rows(connection, COUNT, shard, (first - 1, last)).await?;
+        let rows = self.rows(connection, COUNT, shard, (first - 1, last)).within(LONG_TIMEOUT).await?;
         let Some(row) = rows.first() else { return Ok(ShardPlan::default()) };
         Ok(ShardPlan {
             shard,
@@ -136,7 +137,7 @@ impl Selection {
             "shard, position, event_id, type, key, subject, data::text AS data, traceparent, time",
             "ORDER BY position"
         );
-        let rows = self.rows(connection, NEXT, shard, (after, last)).await?;
+        let rows = self.rows(connection, NEXT, shard, (after, last)).in_time().await?;
         rows.iter().map(StoredEvent::from_row).collect()
     }
 

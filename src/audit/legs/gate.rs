@@ -2,8 +2,6 @@
 
 use std::collections::{HashMap, HashSet};
 
-use sqlx::PgPool;
-
 use crate::audit::campaigns::{Campaign, Campaigns};
 use crate::audit::difference::{Difference, LegName, Mismatch};
 use crate::audit::leg::{Asking, Field, Leg, Moment};
@@ -12,6 +10,7 @@ use crate::audit::value::Value;
 use crate::coupon::store;
 use crate::gate::seat::Seat;
 use crate::ids::CampaignId;
+use crate::pool::Pool;
 
 pub(in crate::audit) const NAME: LegName = LegName::new("gate");
 
@@ -126,7 +125,7 @@ async fn without_coupon(sources: &mut Sources, campaign: &Campaign) -> anyhow::R
 }
 
 async fn with_coupon(
-    pool: &PgPool,
+    pool: &Pool,
     campaign: CampaignId,
     seats: &[Seat],
 ) -> Result<HashSet<Seat>, sqlx::Error> {

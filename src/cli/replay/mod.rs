@@ -8,6 +8,7 @@ use std::ops::ControlFlow;
 
 use anyhow::Context as _;
 use outbox_relay::Shard;
+use outbox_relay::in_time::InTime as _;
 use outbox_relay::replay::{ReplayError, Replayer, Run, RunEnd, RunId, RunRequest, at_work, cancel, stored};
 use serde_json::json;
 use sqlx::ConnectOptions as _;
@@ -116,7 +117,7 @@ async fn publish(
 /// Prints the plan, and changes nothing.
 async fn dry_run(args: &ReplayArgs, connections: &Connections, shards: i16) -> anyhow::Result<()> {
     // Not from the pool, whose statements are cancelled after seconds: counting may take longer.
-    let mut connection = connections.database.connect().await?;
+    let mut connection = connections.database.connect().in_time().await?;
     let (selection, mut plans) = (args.selection(), Vec::new());
     for shard in (0..shards).map(Shard) {
         plans.push(selection.plan(&mut connection, shard).await?);

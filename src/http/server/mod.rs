@@ -7,6 +7,7 @@ use std::time::Duration;
 use axum::Router;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::{TcpListener, TcpSocket};
+use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -29,17 +30,15 @@ const BACKLOG: u32 = 4_096;
 /// For requests in progress to be answered when the process stops.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(10);
 
-/// Serves until `stop`; then accepts no more connections, and answers the requests in progress.
-pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) {
+/// Serves until `stop`; then accepts no more connections, and answers the requests in progress. Each connection is served
+/// by the router that is current when it is accepted.
+pub async fn serve(listener: TcpListener, routers: watch::Receiver<Router>, stop: CancellationToken) {
     let connections_max = connections_max();
-    if let Ok(address) = listener.local_addr() {
-        tracing::info!("listening on http://{address}, for at most {connections_max} connections");
-    }
     let slots = Slots::new(connections_max);
     let connections = TaskTracker::new();
     tokio::select! {
         () = stop.cancelled() => {}
-        never = accept(&listener, &slots, &connections, router, &stop) => match never {},
+        never = accept(&listener, &slots, &connections, &routers, &stop) => match never {},
         never = slots.watch() => match never {},
     }
     connections.close();
@@ -52,14 +51,15 @@ async fn accept(
     listener: &TcpListener,
     slots: &Slots,
     connections: &TaskTracker,
-    router: Router,
+    routers: &watch::Receiver<Router>,
     stop: &CancellationToken,
 ) -> Infallible {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
                 let slot = slots.take().await;
-                connections.spawn(connection::serve(stream, slot, router.clone(), stop.clone()));
+                let router = routers.borrow().clone();
+                connections.spawn(connection::serve(stream, slot, router, stop.clone()));
             }
             Err(error) => {
                 // Out of file descriptors, for example, which other parts of this process use.
@@ -89,6 +89,13 @@ fn connections_max() -> usize {
         tracing::warn!("the limit of open files allows only {connections_max} connections at a time");
     }
     connections_max
+}
+
+/// Logs where the API is from now on.
+pub fn announce(listener: &TcpListener) {
+    if let Ok(address) = listener.local_addr() {
+        tracing::info!("listening on http://{address}, for at most {} connections", connections_max());
+    }
 }
 
 /// Listens on `address`.

@@ -18,13 +18,11 @@ impl Threads {
         Ok(Self(Some(Builder::new_multi_thread().thread_name("http").enable_all().build()?)))
     }
 
-    /// Runs `task` on these threads, to its end or until the returned future is dropped.
-    pub async fn run(&self, task: impl Future<Output = ()> + Send + 'static) {
-        let mut tasks = JoinSet::new();
+    /// Runs `task` on these threads, to its end or until `tasks` is dropped.
+    pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static, tasks: &mut JoinSet<()>) {
         if let Some(runtime) = &self.0 {
             tasks.spawn_on(task, runtime.handle());
         }
-        tasks.join_next().await;
     }
 }
 

@@ -14,6 +14,7 @@ mod postgres;
 mod processes;
 mod redis;
 mod seats;
+mod silence;
 mod storage;
 mod wires;
 

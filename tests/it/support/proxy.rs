@@ -43,6 +43,8 @@ struct Wire {
     open: watch::Sender<CancellationToken>,
     /// The reply to a request in which these bytes are is lost, and its connection with it.
     lost: watch::Sender<Option<Vec<u8>>>,
+    /// Connections made before the last of so many silences carry nothing.
+    silences: AtomicUsize,
     /// Connections and packets that did not fare as on a clear line.
     fired: AtomicUsize,
 }
@@ -55,6 +57,7 @@ impl Proxy {
             line: watch::Sender::new(Line::Clear),
             open: watch::Sender::default(),
             lost: watch::Sender::default(),
+            silences: AtomicUsize::new(0),
             fired: AtomicUsize::new(0),
         });
         let accepts = tokio::spawn(accept(listener, server, wire.clone()));
@@ -73,6 +76,12 @@ impl Proxy {
     pub(crate) fn cut(&self) {
         self.wire.open.send_replace(CancellationToken::new()).cancel();
         self.wire.fire();
+    }
+
+    /// The connections that are open carry nothing any more, and are never closed: their other end died without a
+    /// word. New ones are as the line is.
+    pub(crate) fn silence(&self) {
+        self.wire.silences.fetch_add(1, Ordering::Relaxed);
     }
 
     /// The next time that a request has `part` in it, it arrives, and its connection is cut when the server
@@ -125,10 +134,12 @@ async fn accept(listener: TcpListener, server: SocketAddr, wire: Arc<Wire>) {
         }
         let ends = wire.open.borrow().child_token();
         let reply_lost = Arc::new(AtomicBool::new(false));
+        let made_after = wire.silences.load(Ordering::Relaxed);
         let (from_client, to_client) = client.into_split();
         let (from_server, to_server) = server.into_split();
         for (from, to, asks) in [(from_client, to_server, true), (from_server, to_client, false)] {
-            let pump = pump(from, to, asks, wire.clone(), reply_lost.clone());
+            let talk = Talk { asks, made_after, wire: wire.clone(), reply_lost: reply_lost.clone() };
+            let pump = pump(from, to, talk);
             let ends = ends.clone();
             tokio::spawn(async move {
                 ends.run_until_cancelled(pump).await;
@@ -139,16 +150,24 @@ async fn accept(listener: TcpListener, server: SocketAddr, wire: Arc<Wire>) {
     }
 }
 
-async fn pump(
-    mut from: OwnedReadHalf,
-    mut to: OwnedWriteHalf,
+/// One direction of a connection.
+struct Talk {
     asks: bool,
+    /// The number of silences before it was made.
+    made_after: usize,
     wire: Arc<Wire>,
     reply_lost: Arc<AtomicBool>,
-) {
+}
+
+async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, talk: Talk) {
+    let Talk { asks, made_after, wire, reply_lost } = talk;
     let mut buffer = vec![0; 64 * 1024];
     while let Ok(count @ 1..) = from.read(&mut buffer).await {
         let packet = &buffer[..count];
+        if wire.silences.load(Ordering::Relaxed) > made_after {
+            wire.fire();
+            continue;
+        }
         if asks && wire.loses_reply_to(packet) {
             reply_lost.store(true, Ordering::Relaxed);
         } else if !asks && reply_lost.load(Ordering::Relaxed) {

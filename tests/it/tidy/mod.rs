@@ -2,6 +2,7 @@
 //! and functions stay small, and what a text names exists.
 
 mod graph;
+mod limits;
 mod sizes;
 
 use std::fs;
@@ -39,6 +40,7 @@ const LAYERS: [(&str, &[&str]); 2] = [
             "page",
             "ids",
             "storage",
+            "pool",
             "schema",
             "client",
             "config",
@@ -68,6 +70,7 @@ const LAYERS: [(&str, &[&str]); 2] = [
             "positions",
             "site",
             "metrics",
+            "standing",
             "status",
             "failpoint",
             "audit",
@@ -78,6 +81,7 @@ const LAYERS: [(&str, &[&str]); 2] = [
             "event",
             "outlet",
             "acknowledgement",
+            "in_time",
             "sqlstate",
             "zoo",
             "strict",
@@ -108,13 +112,14 @@ const ROOMS: [(&str, &str, &[&str]); 9] = [
             "money",
             "ids",
             "storage",
+            "pool",
             "schema",
             "config",
         ],
     ),
     ("src", "redis", &["gate", "connections", "config", "doctor"]),
     ("src", "async_nats", &["cli::logs", "connections", "health", "doctor"]),
-    ("src", "axum", &["http"]),
+    ("src", "axum", &["http", "app::doors"]),
     ("src", "hyper", &["http::server", "client", "rush"]),
     ("src", "StatusCode", &["http::answer", "http::problem_kind", "client", "rush"]),
     ("src", "outbox_relay::append", &["campaign::change"]),

@@ -1,47 +1,43 @@
 //! The health of a process: whether it can do its work, and what it measures.
 
+mod sample;
+
+use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::UNIX_EPOCH;
 
 use async_nats::connection::State as NatsState;
-use outbox_relay::{Metrics, RelayStatus, Shard, zoo};
+use outbox_relay::zoo;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 use serde::Serialize;
-use sqlx::PgPool;
 use tokio::sync::watch;
-use tokio::time::timeout;
 
+pub use self::sample::Watch;
 use crate::audit::AuditRound;
 use crate::issue::Issuer;
-use crate::projections;
-
-/// For Postgres to answer. A probe that waits longer finds Postgres down.
-const DATABASE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What there is to watch in this process.
 #[derive(Debug)]
 pub struct Health {
-    pub pool: PgPool,
-    pub nats: async_nats::Client,
-    pub shards: i16,
+    pub watch: Watch,
     /// Nothing in a process without the API.
     pub issuer: Option<Arc<Issuer>>,
-    /// The relays in this process.
-    pub relays: Vec<(Shard, watch::Receiver<RelayStatus>)>,
     /// The verdicts of the auditor; nothing in a process without the projections.
     pub verdict: Option<watch::Receiver<Option<AuditRound>>>,
-    pub metrics: Metrics,
 }
 
 /// Whether a process can do its work, and what is missing.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub struct Readiness {
-    /// Why relays of this process have stopped, one sentence each.
+    /// Why relays have stopped, one sentence each, whichever process they are in.
     pub halted: Vec<String>,
     pub nats: Link,
     pub postgres: Link,
     pub redis: Link,
+    /// What makes no progress, one sentence each.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub stalled: Vec<String>,
     pub status: Status,
 }
 
@@ -54,6 +50,8 @@ pub enum Link {
     Down,
     #[serde(rename = "not needed")]
     NotNeeded,
+    #[serde(rename = "unknown")]
+    Unknown,
 }
 
 /// What a process can do.
@@ -69,50 +67,55 @@ pub enum Status {
 }
 
 impl Health {
-    /// Asks the servers. Claims can be served without NATS: the outbox keeps the events meanwhile.
-    pub async fn readiness(&self) -> Readiness {
+    /// Watches the servers until it is dropped.
+    pub async fn watch(&self) -> Infallible {
+        self.watch.run().await
+    }
+
+    /// What the servers said last. Claims can be served without NATS: the outbox keeps the events meanwhile.
+    #[must_use]
+    pub fn readiness(&self) -> Readiness {
         let issuer = self.issuer.as_deref();
-        let answers = timeout(DATABASE_TIMEOUT, sqlx::query("SELECT 1").execute(&self.pool)).await;
-        let postgres = answers.is_ok_and(|result| result.is_ok()) && issuer.is_none_or(Issuer::can_write);
+        let sample = self.watch.current();
+        let postgres = sample.is_some() && issuer.is_none_or(Issuer::can_write);
         let redis = issuer.is_none_or(Issuer::gate_is_reachable);
-        let held_up = self.relays.iter().any(|(_, relay)| relay.borrow().held_up);
-        let nats = self.nats.connection_state() == NatsState::Connected && !held_up;
-        let halted = |(_, relay): &(Shard, watch::Receiver<RelayStatus>)| {
-            relay.borrow().halted.as_ref().map(ToString::to_string)
-        };
-        let halted: Vec<String> = self.relays.iter().filter_map(halted).collect();
+        let relays = || self.watch.relays.iter().map(|(_, relay)| relay.borrow());
+        let nats = self.watch.nats.connection_state() == NatsState::Connected
+            && !relays().any(|relay| relay.held_up);
+        let own = relays().filter_map(|relay| relay.halted.as_ref().map(ToString::to_string));
+        let mut halted: Vec<String> = own.collect();
+        let mut stalled = Vec::new();
+        if let Some(sample) = sample {
+            halted.extend(sample.halted());
+            stalled = sample.stalled;
+        }
+        halted.sort_unstable();
+        halted.dedup();
         let serves = postgres && redis && (nats || !zoo::has("unready-without-nats"));
-        let status = match (serves, nats && halted.is_empty()) {
+        let status = match (serves, nats && halted.is_empty() && stalled.is_empty()) {
             (true, true) => Status::Ready,
             (true, false) => Status::Degraded,
             (false, _) => Status::Unready,
         };
         let link = |up| if up { Link::Up } else { Link::Down };
         let redis = if issuer.is_none() { Link::NotNeeded } else { link(redis) };
-        Readiness { halted, nats: link(nats), postgres: link(postgres), redis, status }
+        Readiness { halted, nats: link(nats), postgres: link(postgres), redis, stalled, status }
     }
 
-    /// The metrics of this moment. Gauges that only Postgres knows are absent when it does not answer.
-    pub async fn metrics(&self) -> Registry {
+    /// The metrics as they were sampled last. Gauges that only the servers know are absent when they have not answered
+    /// lately.
+    #[must_use]
+    pub fn metrics(&self) -> Registry {
         let mut registry = Registry::default();
-        self.metrics.register(&mut registry);
-        if timeout(DATABASE_TIMEOUT, self.sample()).await.is_ok_and(|sampled| sampled.is_ok()) {
-            let sampled = gauge(1);
-            registry.register("outbox_sampled", "1 if the other gauges are current", sampled);
+        if self.watch.current().is_some() {
+            registry.register("outbox_sampled", "1 if the gauges of the outbox are current", gauge(1));
         }
+        self.watch.metrics.register(&mut registry);
         if let Some(issuer) = &self.issuer {
             issuer.metrics().register(&mut registry);
         }
         self.register_verdict(&mut registry);
         registry
-    }
-
-    async fn sample(&self) -> Result<(), sqlx::Error> {
-        let relays: Vec<_> =
-            self.relays.iter().map(|(shard, relay)| (*shard, relay.borrow().clone())).collect();
-        let projections = if self.verdict.is_some() { projections::names() } else { Vec::new() };
-        let mut connection = self.pool.acquire().await?;
-        self.metrics.sample(&mut connection, &relays, &projections, self.shards).await
     }
 
     /// The latest verdict, while the auditor of this process is the one that audits, and can tell.
@@ -141,6 +144,13 @@ impl Health {
 }
 
 impl Readiness {
+    /// Of a process that waits for Postgres before it connects to the other servers.
+    pub(crate) fn starting() -> Self {
+        let (halted, stalled) = (Vec::new(), Vec::new());
+        let (nats, postgres, redis) = (Link::Unknown, Link::Down, Link::Unknown);
+        Self { halted, nats, postgres, redis, stalled, status: Status::Unready }
+    }
+
     /// Whether requests should be sent to this process.
     #[must_use]
     pub fn is_ready(&self) -> bool {
