@@ -41,7 +41,7 @@ pub(crate) use fault::{Fault, owns};
 pub(crate) use http::{Answer, Http};
 pub(crate) use mutation::mutated;
 pub(crate) use nats::Nats;
-pub(crate) use newest::{newest_nats_server, python};
+pub(crate) use newest::{newest_nats_server, packaged_nats_server, python};
 pub(crate) use process::Process;
 pub(crate) use proxy::{Hop, Line, Proxy};
 pub(crate) use seed::seeded;
