@@ -36,7 +36,7 @@ use uuid::Uuid;
 
 pub(crate) use campaigns::{draft, in_seconds};
 pub(crate) use clock::Clock;
-pub(crate) use command::{Finished, Running, coupon};
+pub(crate) use command::{Finished, Running, coupon, start as start_command};
 pub(crate) use fault::{Fault, owns};
 pub(crate) use http::{Answer, Http};
 pub(crate) use mutation::mutated;
