@@ -168,6 +168,8 @@ async def session(args, db, context):
             raise StartOver("the last applied event is not in the stream any more: reading from its beginning")
         if gap:
             stop_at(gap, last, args)
+        if args.until and last and last[1] >= args.until:
+            return  # what the batch has behind it stays unacknowledged
         await messages[-1].ack()  # and all before it
         if args.replay and messages[-1].metadata.num_pending == 0:
             return
