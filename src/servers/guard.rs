@@ -39,6 +39,10 @@ for attempt in 1 2 3 4 5 6 7 8 9; do rm -rf "$folder" && break; sleep 0.5; done"
 /// In a folder that is kept: the guard locks it and writes its errors to it. Where it is, the folder is one of ours.
 const LOG: &str = "guard.log";
 
+/// Bytes of the path of a folder that is kept: Linux takes 107 for the path of a socket, and that of Postgres adds
+/// `/postgres/.s.PGSQL.65535`.
+const FOLDER_BYTES_MAX: usize = 107 - 24;
+
 #[derive(Debug)]
 pub(super) struct Guard {
     process: Child,
@@ -89,6 +93,9 @@ impl Drop for Guard {
 /// Locks a folder, which is created if there is none. Refuses one that holds something else.
 fn lock(folder: &Path) -> Result<File, ServersError> {
     let open = || {
+        if folder.as_os_str().len() > FOLDER_BYTES_MAX {
+            return Err(io::Error::other(format!("its path is longer than {FOLDER_BYTES_MAX} bytes")));
+        }
         DirBuilder::new().recursive(true).mode(0o711).create(folder)?;
         if fs::read_dir(folder)?.next().is_some() && !folder.join(LOG).is_file() {
             return Err(io::Error::other("it is not empty, and not a folder of servers"));

@@ -169,15 +169,14 @@ impl Server {
         if filled.is_file() {
             return Ok(());
         }
-        match template {
-            Some(template) => data::copy(template, &self.dir).await?,
-            None => {
-                // What is there was cut off.
-                fs::remove_dir_all(&self.dir)
-                    .and_then(|()| data::create(&self.dir, self.user))
-                    .map_err(cannot_prepare("the data folder"))?;
-                data::run("initdb", self.shell(data::INIT)).await?;
-            }
+        if let Some(template) = template {
+            data::copy(template, &self.dir).await?;
+        } else {
+            // What is there was cut off.
+            fs::remove_dir_all(&self.dir)
+                .and_then(|()| data::create(&self.dir, self.user))
+                .map_err(cannot_prepare("the data folder"))?;
+            data::run("initdb", self.shell(data::INIT)).await?;
         }
         fs::write(filled, "").map_err(cannot_prepare("the data folder"))
     }

@@ -20,7 +20,7 @@ struct Folder(PathBuf);
 
 impl Folder {
     fn new() -> Self {
-        Self(Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("demo {}", Ulid::generate())))
+        Self(std::env::temp_dir().join(format!("demo {}", Ulid::generate())))
     }
 
     fn path(&self) -> &str {
@@ -101,9 +101,9 @@ async fn what_a_demo_prints_can_be_pasted_and_what_it_keeps_is_gone_on_with() {
     assert!(finished.out.contains("balanced") && !finished.out.contains("offered"), "{finished:?}");
 }
 
-/// It holds files of somebody else.
+/// It holds files of somebody else, or its path leaves no room for a socket.
 #[tokio::test]
-async fn a_demo_keeps_away_from_a_folder_that_is_not_its_own() {
+async fn a_demo_keeps_away_from_a_folder_that_it_cannot_use() {
     let folder = Folder::new();
     std::fs::create_dir(&folder.0).unwrap();
     std::fs::write(folder.0.join("letter.txt"), "dear").unwrap();
@@ -112,4 +112,9 @@ async fn a_demo_keeps_away_from_a_folder_that_is_not_its_own() {
     assert!(finished.err.contains("not empty"), "{finished:?}");
     let left: Vec<_> = std::fs::read_dir(&folder.0).unwrap().collect();
     assert_eq!(left.len(), 1, "{left:?}");
+    let long = format!("{}/{}", folder.path(), "x".repeat(84));
+    let finished = demo(&["--data", &long]).finished().await;
+    assert_eq!(finished.code, Some(1), "{finished:?}");
+    assert!(finished.err.contains("longer than 83 bytes"), "{finished:?}");
+    assert!(!Path::new(&long).exists());
 }
