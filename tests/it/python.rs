@@ -195,7 +195,8 @@ async fn a_subscriber_passes_over_foreign_messages() {
     numbered.insert("Outbox-Position", "seven");
     let mut bodiless = HeaderMap::new();
     bodiless.insert("Outbox-Position", "2");
-    context.publish("T-0", "{}".into()).await.unwrap().await.unwrap();
+    let nothing = HeaderMap::new();
+    context.publish_with_headers("T-0", nothing, "{}".into()).await.unwrap().await.unwrap();
     tell(&context, "T-0", None, 1, ids[0]).await.await.unwrap();
     for (headers, body) in [(HeaderMap::new(), ""), (numbered, "{}"), (bodiless, "[")] {
         context.publish_with_headers("T-0", headers, body.into()).await.unwrap().await.unwrap();
