@@ -5,10 +5,10 @@ help: ## Lists the targets
 	@sed -n 's/^\([a-z]*\):.*## /  \1\t/p' $(MAKEFILE_LIST)
 
 demo: ## Runs the demo on private servers; ARGS="..." are its options
-	@.ci/servers && cargo run --release --quiet --bin coupon -- demo $(ARGS)
+	@.ci/servers demo && NATS_SERVER=$$(.ci/nats) && export NATS_SERVER && cargo run --release --quiet --bin coupon -- demo $(ARGS)
 
 test: ## Runs all tests on real servers
-	.ci/servers test && RUST_TEST_THREADS=4 cargo test --workspace --locked --features failpoints
+	@.ci/servers test && NATS_SERVER=$$(.ci/nats) && export NATS_SERVER && RUST_TEST_THREADS=4 cargo test --workspace --locked --features failpoints
 
 zoo: ## Plants known bugs, one at a time; a named test must find each
 	@.ci/servers test && cargo test --locked --features failpoints,zoo --test it -- --exact zoo::each_bug_is_found --nocapture

@@ -53,7 +53,7 @@ enum Command {
     /// Run everything on private servers. Example: coupon demo --coupons 1000 --users 5000
     ///
     /// Starts Postgres, Redis and NATS on free ports, lets users claim coupons over HTTP, and audits. Everything is gone
-    /// afterwards. The programs are those on the PATH, or those that `POSTGRES`, `REDIS_SERVER` and `NATS_SERVER` name.
+    /// afterwards, unless --data names a folder. The programs are those on the PATH, or those that `POSTGRES`, `REDIS_SERVER` and `NATS_SERVER` name.
     Demo(demo::Arguments),
     /// Create, list, show, open and close campaigns through the API. Example: coupon campaign list
     Campaign(campaign::Arguments),
@@ -88,13 +88,22 @@ enum Command {
 impl Cli {
     /// Starts the logs, and runs the command to its end.
     pub async fn run(self) -> Ended {
-        let serves = matches!(self.command, Command::Serve(_) | Command::Migrate);
-        logs::start(if serves { "info" } else { "warn" });
+        logs::start(self.command.log_level());
         self.command.run().await.unwrap_or_else(Ended::Failed)
     }
 }
 
 impl Command {
+    /// From which level on it logs, unless `RUST_LOG` says otherwise.
+    fn log_level(&self) -> &'static str {
+        match self {
+            Self::Serve(_) | Self::Migrate => "info",
+            // Servers that start and end give cause for warnings that tell a user of the demo nothing.
+            Self::Demo(_) => "error",
+            _ => "warn",
+        }
+    }
+
     async fn run(self) -> anyhow::Result<Ended> {
         match self {
             Self::Serve(arguments) => configured(async |config| serve::run(arguments, &config).await).await,

@@ -65,7 +65,7 @@ pub const OUTBOX_RETENTION_DAYS: Variable = Variable {
 const RUST_LOG: Variable = Variable {
     name: "RUST_LOG",
     default: None,
-    about: "what is logged, such as debug; by default info for serve and migrate, warn for every other command",
+    about: "what is logged, such as debug; by default info for serve and migrate, error for demo, else warn",
 };
 const SSL_CERT_FILE: Variable = Variable {
     name: "SSL_CERT_FILE",

@@ -1,6 +1,7 @@
 //! Why a server does not run.
 
 use std::io;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Limit for a server to answer after its start, recovery included.
@@ -18,6 +19,8 @@ pub enum ServersError {
     Ended { program: &'static str, log: String },
     #[error("{program} did not answer within {ANSWER_TIME_MAX:?}; the end of its log:\n{log}")]
     Silent { program: &'static str, log: String },
+    #[error("other servers use the folder {}", folder.display())]
+    InUse { folder: PathBuf },
     #[error("cannot prepare {what}")]
     Io { what: &'static str, source: io::Error },
 }

@@ -1,17 +1,21 @@
 //! The guard: it owns the folder, and ends the servers that are noted in it when this process ends.
 
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, BufRead, BufReader};
-use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::os::unix::{fs::DirBuilderExt, process::CommandExt};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use super::error::{ServersError, cannot_prepare};
 
-/// Creates the folder and prints its name; waits until its owner ends; ends each process that a file `*.pid` names as
-/// "signal pid"; releases the shared memory of a killed Postgres; removes the folder.
+/// Creates the folder, or takes the one that `$1` names, and prints its name; waits until its owner ends; ends each
+/// process that a file `*.pid` names as "signal pid"; releases the shared memory of a killed Postgres; removes a folder
+/// that it created, and only the notes in another.
 const GUARD: &str = r#"
 trap '' HUP INT TERM PIPE
-folder=$(mktemp -d "${TMPDIR:-/tmp}/coupon.XXXXXX") && chmod 711 "$folder" || exit
+kept=$1
+folder=${kept:-$(mktemp -d "${TMPDIR:-/tmp}/coupon.XXXXXX")}
+[ -n "$kept" ] || chmod 711 "$folder" || exit
 echo "$folder"
 while read -r _; do :; done
 family() { echo "$1" $(cat "/proc/$1/task/$1/children"); }
@@ -29,7 +33,15 @@ for note in "$folder"/*.pid; do
 done
 set -- $(sed -n 7p "$folder/postgres/postmaster.pid")
 [ -z "$2" ] || ipcrm -m "$2"
+[ -z "$kept" ] || { rm -f "$folder"/*.pid; exit; }
 for attempt in 1 2 3 4 5 6 7 8 9; do rm -rf "$folder" && break; sleep 0.5; done"#;
+
+/// In a folder that is kept: the guard locks it and writes its errors to it. Where it is, the folder is one of ours.
+const LOG: &str = "guard.log";
+
+/// Bytes of the path of a folder that is kept: Linux takes 107 for the path of a socket, and that of Postgres adds
+/// `/postgres/.s.PGSQL.65535`.
+const FOLDER_BYTES_MAX: usize = 107 - 24;
 
 #[derive(Debug)]
 pub(super) struct Guard {
@@ -38,14 +50,24 @@ pub(super) struct Guard {
 }
 
 impl Guard {
+    /// Of a temporary folder.
     pub(super) fn start() -> Result<Self, ServersError> {
-        Self::spawn().map_err(cannot_prepare("a temporary folder"))
+        Self::spawn("".as_ref(), Stdio::null()).map_err(cannot_prepare("a temporary folder"))
     }
 
-    fn spawn() -> io::Result<Self> {
+    /// Of a folder that is kept, and is created if there is none.
+    pub(super) fn start_in(folder: &Path) -> Result<Self, ServersError> {
+        let log = lock(folder)?;
+        remove_notes(folder)
+            .and_then(|()| Self::spawn(folder, log.into()))
+            .map_err(cannot_prepare("the folder"))
+    }
+
+    /// The guard holds `errors` until the last server has ended, and with it the lock of a folder that is kept.
+    fn spawn(folder: &Path, errors: Stdio) -> io::Result<Self> {
         let mut shell = Command::new("sh");
-        shell.args(["-c", GUARD]).process_group(0);
-        shell.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        shell.args(["-c", GUARD, "guard"]).arg(folder).process_group(0);
+        shell.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(errors);
         let mut process = shell.spawn()?;
         let mut folder = String::new();
         if let Some(said) = process.stdout.take() {
@@ -66,4 +88,35 @@ impl Drop for Guard {
         drop(self.process.stdin.take());
         let _ = self.process.wait();
     }
+}
+
+/// Locks a folder, which is created if there is none. Refuses one that holds something else.
+fn lock(folder: &Path) -> Result<File, ServersError> {
+    let open = || {
+        if folder.as_os_str().len() > FOLDER_BYTES_MAX {
+            return Err(io::Error::other(format!("its path is longer than {FOLDER_BYTES_MAX} bytes")));
+        }
+        DirBuilder::new().recursive(true).mode(0o711).create(folder)?;
+        if fs::read_dir(folder)?.next().is_some() && !folder.join(LOG).is_file() {
+            return Err(io::Error::other("it is not empty, and not a folder of servers"));
+        }
+        OpenOptions::new().create(true).append(true).open(folder.join(LOG))
+    };
+    let log = open().map_err(cannot_prepare("the folder"))?;
+    match log.try_lock() {
+        Ok(()) => Ok(log),
+        Err(TryLockError::WouldBlock) => Err(ServersError::InUse { folder: folder.to_owned() }),
+        Err(TryLockError::Error(source)) => Err(ServersError::Io { what: "the folder", source }),
+    }
+}
+
+/// Removes the notes of a guard that was killed: another process may have those ids by now.
+fn remove_notes(folder: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "pid") {
+            fs::remove_file(path)?;
+        }
+    }
+    Ok(())
 }

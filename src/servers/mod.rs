@@ -1,5 +1,5 @@
 //! Private Postgres, Redis and NATS for the demo and the tests: children of this process, on free loopback ports, with
-//! their data in one temporary folder.
+//! their data in one folder, which is temporary unless the caller names one.
 //!
 //! They are as durable as in production: Postgres syncs every commit, Redis syncs its append-only file once a second,
 //! and `JetStream` keeps its streams in files.
@@ -18,7 +18,7 @@ mod process;
 mod server;
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use data::copy;
 pub use error::ServersError;
@@ -62,9 +62,26 @@ impl Servers {
         Self::start_with(Some(template)).await
     }
 
+    /// As [`Servers::start`], but with the data in `folder`, which is created if there is none, and which stays.
+    ///
+    /// # Errors
+    /// Also when other servers use the folder, or when it holds something else.
+    pub async fn start_in(folder: &Path) -> Result<Self, ServersError> {
+        let folder = std::path::absolute(folder).map_err(cannot_prepare("the folder"))?;
+        let programs = find_programs()?;
+        Self::guarded(programs, Guard::start_in(&folder)?, None).await
+    }
+
     async fn start_with(template: Option<&Path>) -> Result<Self, ServersError> {
-        let [postgres, redis, nats] = find_programs()?;
-        let guard = Guard::start()?;
+        let programs = find_programs()?;
+        Self::guarded(programs, Guard::start()?, template).await
+    }
+
+    async fn guarded(
+        [postgres, redis, nats]: [PathBuf; 3],
+        guard: Guard,
+        template: Option<&Path>,
+    ) -> Result<Self, ServersError> {
         let mut servers = Self {
             postgres: Server::at_rest(Kind::Postgres, postgres, &guard.folder)?,
             redis: Server::at_rest(Kind::Redis, redis, &guard.folder)?,
@@ -79,6 +96,11 @@ impl Servers {
         let nats = servers.nats.start_on_free_port();
         tokio::try_join!(postgres, redis, nats)?;
         Ok(servers)
+    }
+
+    /// Ends all three in order, so that a next start on their data has nothing to recover.
+    pub async fn stop(&mut self) {
+        tokio::join!(self.postgres.stop(), self.redis.stop(), self.nats.stop());
     }
 
     /// The URL of the database `coupon`, with the role `coupon`, which is a superuser.

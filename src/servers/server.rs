@@ -1,9 +1,9 @@
 //! One server: a child process with its data, its port and its log.
 
-use std::fs::{self, DirBuilder, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Write};
-use std::os::unix::{fs::DirBuilderExt, fs::chown, process::CommandExt};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::{iter, net::TcpListener, time::Duration};
@@ -148,11 +148,7 @@ impl Server {
             Kind::Postgres => postgres_user(),
             Kind::Redis | Kind::Nats => None,
         };
-        let made = DirBuilder::new().mode(0o700).create(&dir).and_then(|()| match user {
-            Some((uid, gid)) => chown(&dir, Some(uid), Some(gid)),
-            None => Ok(()),
-        });
-        made.map_err(cannot_prepare("the data folder"))?;
+        data::create(&dir, user).map_err(cannot_prepare("the data folder"))?;
         Ok(Self { kind, program, setup: Setup::default(), user, dir, port: 0, child: None })
     }
 
@@ -167,12 +163,22 @@ impl Server {
         self.start().await
     }
 
-    /// Gives Postgres its first data.
+    /// Gives Postgres its first data, unless it has data of an earlier start.
     pub(super) async fn fill(&self, template: Option<&Path>) -> Result<(), ServersError> {
-        match template {
-            Some(template) => data::copy(template, &self.dir).await,
-            None => data::run("initdb", self.shell(data::INIT)).await,
+        let filled = self.beside("filled");
+        if filled.is_file() {
+            return Ok(());
         }
+        if let Some(template) = template {
+            data::copy(template, &self.dir).await?;
+        } else {
+            // What is there was cut off.
+            fs::remove_dir_all(&self.dir)
+                .and_then(|()| data::create(&self.dir, self.user))
+                .map_err(cannot_prepare("the data folder"))?;
+            data::run("initdb", self.shell(data::INIT)).await?;
+        }
+        fs::write(filled, "").map_err(cannot_prepare("the data folder"))
     }
 
     /// A shell in the data folder, as the user of the server.
@@ -229,10 +235,10 @@ impl Server {
         }
     }
 
-    /// The name of the folder, which no other set of servers has.
+    /// The name of the folder, as a word. A temporary folder has a name that no other set of servers has.
     fn set(&self) -> String {
-        let folder = self.dir.parent().and_then(Path::file_name);
-        folder.unwrap_or_default().to_string_lossy().into_owned()
+        let folder = self.dir.parent().and_then(Path::file_name).unwrap_or_default().to_string_lossy();
+        folder.replace(|letter: char| !letter.is_ascii_alphanumeric() && !".-_".contains(letter), "_")
     }
 
     /// Whether the child runs. Forgets it if not, so that no signal goes to another process with its id.

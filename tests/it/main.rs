@@ -11,6 +11,7 @@ mod campaigns;
 mod claims;
 mod commands;
 mod dead;
+mod demo;
 mod docs;
 mod doctor;
 #[cfg(feature = "drills")]

@@ -80,6 +80,17 @@ fn the_configuration_is_told_whole() {
     }
 }
 
+/// The settings of `compose.yaml`, and those that `.env.example` gives.
+#[test]
+fn the_example_of_an_environment_is_whole() {
+    let compose = read("compose.yaml");
+    let names = compose.split("${").skip(1).map(|rest| rest.split([':', '}']).next().unwrap().to_owned());
+    let example = read(".env.example");
+    let lines = example.lines().filter(|line| !line.starts_with('#'));
+    let given = lines.filter_map(|line| Some(line.split_once('=')?.0.to_owned()));
+    assert_eq!(given.collect::<BTreeSet<_>>(), names.collect());
+}
+
 /// What `coupon … --help` says: the options of each command, by its words.
 fn helped() -> BTreeMap<Vec<String>, BTreeSet<String>> {
     let mut known = BTreeMap::new();

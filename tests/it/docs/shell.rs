@@ -24,7 +24,10 @@ const BEGIN_LIMIT: Duration = Duration::from_secs(110);
 /// What the shell prints behind the output of a command, as a line.
 const END: &str = "--- end of output ---";
 /// What `make demo` runs, and what stands in its place here.
-const DEMO: (&str, &str) = (".ci/servers && cargo run --release --quiet --bin coupon -- demo", "coupon demo");
+const DEMO: (&str, &str) = (
+    ".ci/servers demo && NATS_SERVER=$$(.ci/nats) && export NATS_SERVER && cargo run --release --quiet --bin coupon -- demo",
+    "coupon demo",
+);
 /// Ports in the documents. Each has another number here.
 const PORTS: [&str; 2] = ["127.0.0.1:8081", "127.0.0.1:8082"];
 

@@ -12,7 +12,7 @@ use coupon_dispatcher::servers::Setup;
 use super::redis::{ask, oversells_nothing, refuses_and_comes_back};
 use super::storage::{comes_back, is_refused};
 use super::{QUANTITY, someone, survives};
-use crate::support::{Process, SOON, World, newest_nats_server, owns, wait_until};
+use crate::support::{Process, SOON, World, newest_nats_server, owns, packaged_nats_server, wait_until};
 
 /// From the end of a rush until the gate equals Postgres: no seat was left to the sweeper.
 const EQUAL_WITHIN: Duration = Duration::from_secs(10);
@@ -175,17 +175,17 @@ async fn a_redis_that_is_killed_while_its_disk_is_full_oversells_nothing() {
 
 #[tokio::test]
 async fn a_nats_whose_disk_is_full_in_a_rush_is_survived() {
-    claims_go_on(None).await;
+    claims_go_on(packaged_nats_server()).await;
 }
 
 #[tokio::test]
 async fn the_newest_nats_whose_disk_is_full_in_a_rush_is_survived() {
-    claims_go_on(Some(newest_nats_server())).await;
+    claims_go_on(newest_nats_server()).await;
 }
 
 /// Of its own accord a stream that could not be written takes nothing any more: 2.9 hangs for good, and 2.14 and newer
 /// give it up until they start again.
-async fn claims_go_on(program: Option<PathBuf>) {
+async fn claims_go_on(program: PathBuf) {
     if !may_mount() {
         return;
     }
@@ -193,7 +193,7 @@ async fn claims_go_on(program: Option<PathBuf>) {
     let mut world = World::bare(1).await;
     world.servers.nats.stop().await;
     let disk = Disk::in_place_of(&world, world.servers.nats.dir(), "32m").await;
-    world.servers.nats.restart_with(Setup { program, ..Setup::default() }).await.unwrap();
+    world.servers.nats.restart_with(Setup { program: Some(program), ..Setup::default() }).await.unwrap();
     serve(&mut world).await;
     survives(&mut world, &fault, async |world: &mut World, campaign| {
         disk.fill();

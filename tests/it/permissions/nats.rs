@@ -60,12 +60,13 @@ fn may(user: &str, subject: &str) -> bool {
 }
 
 /// What everybody may ask, and whose answer he might send elsewhere.
-const QUESTIONS: [(&str, &str, &str); 6] = [
+const QUESTIONS: [(&str, &str, &str); 7] = [
     ("projector", "$JS.API.STREAM.INFO.COUPONS-0", ""),
     ("projector", "$JS.API.CONSUMER.INFO.COUPONS-0.projections", ""),
     ("auditor", "$JS.API.STREAM.INFO.COUPONS-0", ""),
     ("replay", "$JS.API.STREAM.INFO.COUPONS-REPLAY", ""),
     ("replay", "replay.forged.issued.x.0", ""),
+    ("loyalty", "$JS.API.CONSUMER.INFO.COUPONS-0.loyalty", ""),
     ("loyalty", "$JS.API.CONSUMER.MSG.NEXT.COUPONS-0.loyalty", r#"{"batch":1,"no_wait":true}"#),
 ];
 

@@ -12,20 +12,22 @@ use serde_json::json;
 use super::nats::{Caller, attack};
 use super::{ADMINISTRATOR, FOLDER, add_process, configured, database_url, password, url_of};
 use crate::support::subscriber::{coupons, issued, subscriber, until};
-use crate::support::{Finished, SOON, World, coupon, newest_nats_server, owns, wait_until};
+use crate::support::{
+    Finished, SOON, World, coupon, newest_nats_server, owns, packaged_nats_server, wait_until,
+};
 
 #[tokio::test]
 async fn the_service_gets_by_with_its_rights_and_nobody_with_more() {
-    gets_by(None).await;
+    gets_by(packaged_nats_server()).await;
 }
 
 #[tokio::test]
 async fn the_service_gets_by_with_its_rights_on_the_newest_nats_too() {
-    gets_by(Some(newest_nats_server())).await;
+    gets_by(newest_nats_server()).await;
 }
 
-async fn gets_by(nats: Option<PathBuf>) {
-    let mut world = configured(nats).await;
+async fn gets_by(nats: PathBuf) {
+    let mut world = configured(Some(nats)).await;
     add_process(&mut world, "api", "api", "api", "api").await;
     // A projector may not make the stream, and waits for the relay to do so.
     add_process(&mut world, "project", "projector", "projector", "auditor").await;

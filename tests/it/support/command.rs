@@ -31,7 +31,7 @@ pub(crate) async fn coupon(arguments: &[&str], environment: &[(&'static str, Str
 }
 
 /// Starts it, and does not wait.
-pub(super) fn start(arguments: &[&str], environment: &[(&'static str, String)]) -> Running {
+pub(crate) fn start(arguments: &[&str], environment: &[(&'static str, String)]) -> Running {
     let mut command = Command::new(env!("CARGO_BIN_EXE_coupon"));
     command.args(arguments).env_clear().envs(environment.iter().map(|(name, value)| (name, value)));
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
@@ -57,6 +57,11 @@ impl Running {
             }
         };
         timeout(LIMIT, listen).await.unwrap_or_else(|_| panic!("the command does not say {words}"));
+    }
+
+    /// What it has said that was listened to.
+    pub(crate) fn heard(&self) -> String {
+        String::from_utf8_lossy(&self.heard).into_owned()
     }
 
     /// Nobody reads on.

@@ -36,12 +36,12 @@ use uuid::Uuid;
 
 pub(crate) use campaigns::{draft, in_seconds};
 pub(crate) use clock::Clock;
-pub(crate) use command::{Finished, Running, coupon};
+pub(crate) use command::{Finished, Running, coupon, start as start_command};
 pub(crate) use fault::{Fault, owns};
 pub(crate) use http::{Answer, Http};
 pub(crate) use mutation::mutated;
 pub(crate) use nats::Nats;
-pub(crate) use newest::{newest_nats_server, python};
+pub(crate) use newest::{newest_nats_server, packaged_nats_server, python};
 pub(crate) use process::Process;
 pub(crate) use proxy::{Hop, Line, Proxy};
 pub(crate) use seed::seeded;

@@ -1,4 +1,4 @@
-//! Worlds on other servers of NATS than the packaged one, and stores that go back in time.
+//! Worlds on a certain server of NATS, whichever one `NATS_SERVER` names, and stores that go back in time.
 
 use std::fs;
 use std::net::TcpListener;
@@ -7,7 +7,7 @@ use std::process::Command;
 
 use coupon_dispatcher::servers::{Server, Setup};
 
-use super::{Process, SOON, World, newest_nats_server, wait_until};
+use super::{Process, SOON, World, newest_nats_server, packaged_nats_server, wait_until};
 
 /// Which server of NATS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,12 +21,12 @@ pub(crate) enum Nats {
 }
 
 impl Nats {
-    fn program(self) -> Option<PathBuf> {
-        matches!(self, Self::Newest | Self::NewestCluster).then(newest_nats_server)
+    fn program(self) -> PathBuf {
+        if self.is_newest() { newest_nats_server() } else { packaged_nats_server() }
     }
 
     pub(crate) fn is_newest(self) -> bool {
-        self.program().is_some()
+        matches!(self, Self::Newest | Self::NewestCluster)
     }
 }
 
@@ -35,9 +35,8 @@ impl World {
     pub(crate) async fn on(nats: Nats, roles: &[&str]) -> Self {
         let mut world = Self::bare(1).await;
         match nats {
-            Nats::Packaged => {}
-            Nats::Newest => {
-                let setup = Setup { program: nats.program(), ..Setup::default() };
+            Nats::Packaged | Nats::Newest => {
+                let setup = Setup { program: Some(nats.program()), ..Setup::default() };
                 world.servers.nats.restart_with(setup).await.unwrap();
             }
             Nats::PackagedCluster | Nats::NewestCluster => world.cluster(nats).await,
@@ -62,7 +61,7 @@ impl World {
                 ["-cluster_name", "world", "-cluster", &routes[node], "-routes", &routes.join(",")];
             arguments.map(ToOwned::to_owned).to_vec()
         };
-        let program = nats.program().unwrap_or_else(|| PathBuf::from("nats-server"));
+        let program = nats.program();
         for node in [1, 2] {
             let name = format!("nats-{node}");
             let dir = self.folder().join(&name);
@@ -79,7 +78,7 @@ impl World {
             process.launch();
             self.processes.push(process);
         }
-        let setup = Setup { program: nats.program(), arguments: clustered(0), ..Setup::default() };
+        let setup = Setup { program: Some(program), arguments: clustered(0), ..Setup::default() };
         self.servers.nats.restart_with(setup).await.unwrap();
         wait_until("the cluster has three nodes", SOON, async || {
             let info = self.nats().await.server_info();

@@ -17,8 +17,17 @@ const DRAIN_LIMIT: Duration = Duration::from_secs(60);
 
 /// With these arguments, not started.
 pub(crate) fn subscriber(world: &World, arguments: &[&str]) -> Process {
+    started_by(world, &[], arguments)
+}
+
+/// The same, which gets a signal after so many seconds. It then ends with 124, or with 137 if that was KILL.
+pub(crate) fn ended_after(world: &World, signal: &str, seconds: &str, arguments: &[&str]) -> Process {
+    started_by(world, &["timeout", "--foreground", "-s", signal, seconds], arguments)
+}
+
+fn started_by(world: &World, before: &[&str], arguments: &[&str]) -> Process {
     let python = python();
-    let command = [&[python.to_str().unwrap(), SUBSCRIBER], arguments].concat();
+    let command = [before, &[python.to_str().unwrap(), SUBSCRIBER], arguments].concat();
     let mut subscriber = world.program("subscriber", &command);
     subscriber.set("NATS_URL", &world.servers.nats_url());
     subscriber
@@ -42,7 +51,8 @@ pub(crate) async fn coupons(database: &Path) -> BTreeMap<Ulid, String> {
 /// The rows that a statement answers, as JSON.
 pub(crate) async fn sqlite(database: &Path, statement: &str) -> Vec<u8> {
     let script = "import json, sqlite3, sys\n\
-                  print(json.dumps(sqlite3.connect(sys.argv[1]).execute(sys.argv[2]).fetchall()))";
+                  database = sqlite3.connect(sys.argv[1], isolation_level=None)\n\
+                  print(json.dumps(database.execute(sys.argv[2]).fetchall()))";
     let output =
         Command::new(python()).args(["-c", script]).arg(database).arg(statement).output().await.unwrap();
     assert!(output.status.success(), "{output:?}");

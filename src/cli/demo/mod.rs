@@ -1,6 +1,11 @@
-//! `coupon demo`: private servers, a rush of users over HTTP, and the balance sheet.
+//! `coupon demo`: private servers, a rush of users over HTTP, and the balance sheet; with `--keep` a service to try
+//! things on, with `--data` one that goes on where it was ended.
+
+mod exports;
+mod report;
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
@@ -14,13 +19,14 @@ use tokio_util::sync::CancellationToken;
 use ulid::Ulid;
 use uuid::Uuid;
 
+use self::report::report;
 use super::ended::Ended;
-use super::print::say;
+use super::print::{self, say};
 use super::{migrate, stop};
 use crate::app::{self, Listeners};
 use crate::audit::{Scope, Sheet, audit};
 use crate::client::Client;
-use crate::config::{Config, Role, Secret};
+use crate::config::{Config, Role};
 use crate::connections::{Connections, Patience};
 use crate::coupon;
 use crate::event::OUTLET;
@@ -34,6 +40,8 @@ use crate::servers::Servers;
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(60);
 /// Between two looks at the counts: a bar that is redrawn five times a second seems to move.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
+/// How long the campaign is open: a demo that is kept takes claims for as long as anybody tries things on it.
+const CAMPAIGN_OPEN: Duration = Duration::from_secs(365 * 86_400);
 /// How many times each user asks: the second answer must be the coupon of the first.
 const ASKS_PER_USER: usize = 2;
 
@@ -51,13 +59,19 @@ pub(super) struct Arguments {
     /// Keep serving afterwards, until Ctrl-C.
     #[arg(long)]
     keep: bool,
+    /// Keep the servers' data in this folder. If it has the data of an earlier demo, continue with that, without a rush.
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
 }
 
 /// Runs the demo. It is not balanced either if a promised coupon is missing, or a user got an error.
 pub(super) async fn run(arguments: Arguments) -> anyhow::Result<Ended> {
     let stop = stop::on_signal()?;
     eprintln!("starting private Postgres, Redis and NATS");
-    let servers = Servers::start().await?;
+    let mut servers = match &arguments.data {
+        Some(folder) => Servers::start_in(folder).await?,
+        None => Servers::start().await?,
+    };
     let listener = server::listen(SocketAddr::from(([127, 0, 0, 1], 0)))?;
     let address = listener.local_addr()?;
     let config = config(&servers, address)?;
@@ -67,11 +81,14 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<Ended> {
     let listeners = Listeners { http: Some(listener), monitor: None };
     let serving = app::serve(&config, &roles, listeners, ended.clone());
     let demonstration = async {
-        let result = demonstrate(&config, address, &arguments, &stop).await;
+        let result = demonstrate(&config, &arguments, &stop).await;
         ended.cancel();
         result
     };
     let (served, shown) = tokio::join!(serving, demonstration);
+    if arguments.data.is_some() {
+        servers.stop().await;
+    }
     served.and(shown)
 }
 
@@ -87,23 +104,57 @@ fn config(servers: &Servers, address: SocketAddr) -> anyhow::Result<Config> {
     })?)
 }
 
-/// Opens a campaign, lets the users rush, and prints what became of them.
+/// Lets users rush, or continues with the data of an earlier demo; then serves until it is stopped, if it is kept.
 async fn demonstrate(
     config: &Config,
-    address: SocketAddr,
     arguments: &Arguments,
     stop: &CancellationToken,
 ) -> anyhow::Result<Ended> {
-    let &Arguments { coupons, users, rate, keep } = arguments;
-    let users = usize::try_from(users)?;
     let token = config.admin_token.clone().context("the demo has a token")?;
-    let client = Client::new(&format!("http://{address}"), token.clone());
+    let client = Client::new(&format!("http://{}", config.http), token);
     let connections = Connections::open(config, Patience::None).await?;
-    let campaign = open_campaign(&client, coupons).await?;
-    eprintln!("{users} users, each asking twice, for {coupons} coupons, at http://{address}");
+    let (campaign, ended) = match earlier_campaign(&client).await? {
+        Some(campaign) => {
+            eprintln!("continuing with the data of an earlier demo");
+            let sheet = drained(&connections, config.shards).await?;
+            print::sheet(&sheet, false)?;
+            (campaign, if sheet.is_balanced() { Ended::Done } else { Ended::NotBalanced })
+        }
+        None => rushed(config, &client, &connections, arguments, stop).await?,
+    };
+    if arguments.keep {
+        exports::print(config, campaign)?;
+        stop.cancelled().await;
+    }
+    connections.close().await;
+    Ok(ended)
+}
 
+/// The newest campaign that is open, or else the newest; `None` if the database is new.
+async fn earlier_campaign(client: &Client) -> anyhow::Result<Option<CampaignId>> {
+    let page = client.get("/v1/campaigns").await?;
+    let campaigns = page["campaigns"].as_array().context("a page of campaigns")?;
+    let open = campaigns.iter().find(|campaign| campaign["state"] == "open");
+    let newest = open.or(campaigns.first()).map(|campaign| campaign["id"].clone());
+    Ok(newest.map(serde_json::from_value).transpose()?)
+}
+
+/// Opens a campaign, lets the users rush, and prints what became of them.
+async fn rushed(
+    config: &Config,
+    client: &Client,
+    connections: &Connections,
+    arguments: &Arguments,
+    stop: &CancellationToken,
+) -> anyhow::Result<(CampaignId, Ended)> {
+    let &Arguments { coupons, users, rate, .. } = arguments;
+    let users = usize::try_from(users)?;
+    let campaign = open_campaign(client, coupons).await?;
+    eprintln!("{users} users, each asking twice, for {coupons} coupons, at http://{}", config.http);
+
+    let token = config.admin_token.as_ref().context("the demo has a token")?;
     let rush = Rush {
-        addresses: vec![address],
+        addresses: vec![config.http],
         token: token.reveal().to_owned(),
         campaign,
         users,
@@ -112,11 +163,11 @@ async fn demonstrate(
     };
     let results = tokio::select! {
         results = rush.run() => results,
-        never = show_progress(&connections, campaign, coupons) => never?,
+        never = show_progress(connections, campaign, coupons) => never?,
         () = stop.cancelled() => bail!("interrupted"),
     };
-    let sheet = drained(&connections, config.shards).await?;
-    let missing = missing(&connections, &results).await?;
+    let sheet = drained(connections, config.shards).await?;
+    let missing = missing(connections, &results).await?;
     report(&results, missing)?;
     say(format_args!("\n{sheet}"))?;
 
@@ -125,11 +176,7 @@ async fn demonstrate(
     if !kept {
         say(format_args!("expected {expected} promised coupons, none of them missing, and no errors"))?;
     }
-    if keep {
-        keep_serving(config, &token, campaign, stop).await?;
-    }
-    connections.close().await;
-    Ok(if sheet.is_balanced() && kept { Ended::Done } else { Ended::NotBalanced })
+    Ok((campaign, if sheet.is_balanced() && kept { Ended::Done } else { Ended::NotBalanced }))
 }
 
 async fn open_campaign(client: &Client, coupons: u32) -> anyhow::Result<CampaignId> {
@@ -137,7 +184,7 @@ async fn open_campaign(client: &Client, coupons: u32) -> anyhow::Result<Campaign
     let time = |time: OffsetDateTime| time.format(&Rfc3339);
     let body = json!({
         "name": "Demo", "merchant_id": "demo-merchant", "face_value": 5_000, "currency": "EUR",
-        "quantity": coupons, "opens_at": time(now)?, "closes_at": time(now + Duration::from_secs(3_600))?,
+        "quantity": coupons, "opens_at": time(now)?, "closes_at": time(now + CAMPAIGN_OPEN)?,
         "coupon_valid_for": "P30D", "settle_on": "issue",
     });
     let campaign = client.post("/v1/campaigns", Some(&body)).await?;
@@ -187,48 +234,4 @@ async fn missing(connections: &Connections, results: &Results) -> anyhow::Result
         .await
         .context("look up the promised coupons")?;
     Ok(promised.len() - usize::try_from(there)?)
-}
-
-fn report(results: &Results, missing: usize) -> std::io::Result<()> {
-    let ms = |share| results.latency(share).as_secs_f64() * 1_000.0;
-    say(format_args!("offered    {:>8} requests", results.offered))?;
-    say(format_args!(
-        "achieved   {:>8.0} requests/s for {:.1} s",
-        results.rate(),
-        results.took.as_secs_f64()
-    ))?;
-    say(format_args!("issued     {:>8}", results.issued))?;
-    say(format_args!("duplicates {:>8} shown the coupon they hold", results.already_issued))?;
-    say(format_args!("sold out   {:>8}", results.sold_out))?;
-    say(format_args!("retried    {:>8} told to ask again", results.retried))?;
-    say(format_args!("errors     {:>8}", results.errors))?;
-    say(format_args!("promised   {:>8} coupons, missing {missing}", results.promised.len()))?;
-    say(format_args!(
-        "latency    {:>8.1} ms p50, {:.1} p95, {:.1} p99, {:.1} max",
-        ms(0.5),
-        ms(0.95),
-        ms(0.99),
-        ms(1.0)
-    ))
-}
-
-/// Prints how to reach the servers and the API, and waits until the demo is stopped.
-async fn keep_serving(
-    config: &Config,
-    token: &Secret,
-    campaign: CampaignId,
-    stop: &CancellationToken,
-) -> std::io::Result<()> {
-    let (address, token) = (config.http, token.reveal());
-    say("\nserving until Ctrl-C:")?;
-    say(format_args!("  DATABASE_URL={}", config.database.reveal()))?;
-    say(format_args!("  REDIS_URL={}", config.redis.reveal()))?;
-    say(format_args!("  NATS_URL={}", config.nats.reveal()))?;
-    say(format_args!("  HTTP_ADDR={address}"))?;
-    say(format_args!("  ADMIN_TOKEN={token}"))?;
-    say(format_args!(
-        "  curl -s -H 'Authorization: Bearer {token}' http://{address}/v1/campaigns/{campaign}"
-    ))?;
-    stop.cancelled().await;
-    Ok(())
 }
