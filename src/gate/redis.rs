@@ -33,7 +33,7 @@ static LOAD: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../..
 
 const CONNECTION_TIMEOUT: Duration = Duration::from_millis(500);
 /// How long a seat may be pending. Then the sweeper asks Postgres whether its coupon is committed.
-const LEASE: Duration = Duration::from_secs(10);
+pub(crate) const LEASE: Duration = Duration::from_secs(10);
 /// How long a loader may take between two steps. Then another one may begin.
 const LOADER_LEASE: Duration = Duration::from_secs(5);
 /// A key that never exists: writing it with `XX` tests whether Redis takes writes, and writes nothing.
@@ -217,6 +217,41 @@ impl Seats {
             .query_async(&mut self.0)
             .await?;
         Ok(loaded.then_some((taken, pending)))
+    }
+
+    /// The same for each of these campaigns, in one round trip; an error for one whose keys are of another kind.
+    pub async fn counts(
+        &mut self,
+        campaigns: &[CampaignId],
+    ) -> Result<Vec<Result<Option<(i64, i64)>, RedisError>>, RedisError> {
+        let mut pipe = redis::pipe();
+        for campaign in campaigns {
+            let keys = Keys::of(*campaign);
+            pipe.exists(keys.gate).scard(keys.holders).zcard(keys.pending);
+        }
+        let answers: Vec<Result<i64, RedisError>> = pipe.ignore_errors().query_async(&mut self.0).await?;
+        let mut answers = answers.into_iter();
+        let too_few = || Err((redis::ErrorKind::UnexpectedReturnType, "too few answers").into());
+        let mut answer = || answers.next().unwrap_or_else(too_few);
+        let counts = campaigns.iter().map(|_| {
+            let [loaded, taken, pending] = [answer(), answer(), answer()];
+            let counts = (taken?, pending?);
+            Ok((loaded? == 1).then_some(counts))
+        });
+        Ok(counts.collect())
+    }
+
+    /// How many seats are taken, and which of them are pending, at one moment. Nothing when the gate is not loaded.
+    pub async fn pending(&mut self, campaign: CampaignId) -> Result<Option<(i64, Vec<Seat>)>, RedisError> {
+        let keys = Keys::of(campaign);
+        let (loaded, taken, names): (bool, i64, Vec<String>) = redis::pipe()
+            .atomic()
+            .exists(keys.gate)
+            .scard(keys.holders)
+            .zrange(keys.pending, 0, -1)
+            .query_async(&mut self.0)
+            .await?;
+        Ok(loaded.then(|| (taken, names.iter().map(|name| Seat::parse(name)).collect())))
     }
 
     /// Some of the seats taken, and the cursor to go on with. A scan begins with cursor 0 and ends when it

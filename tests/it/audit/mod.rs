@@ -3,6 +3,7 @@
 
 mod legs;
 mod rows;
+mod rush;
 mod scene;
 mod seats;
 mod verdicts;
