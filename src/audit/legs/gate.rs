@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
+use sqlx::FromRow;
 use tokio::time::{Instant, sleep};
 
 use super::seats::{self, LOOK_INTERVAL, STANDS_LOOKS};
@@ -18,8 +19,8 @@ use crate::ids::CampaignId;
 
 pub(in crate::audit) const NAME: LegName = LegName::new("gate");
 
-/// Looks at the seats of one campaign, at most, until no coupon is issued during a look. Batches are committed some
-/// milliseconds apart, and a look takes about one.
+/// Looks at the seats of one campaign, at most, until no seat is taken, and its coupon committed, within one look. A look
+/// takes some milliseconds, as a claim does.
 const LOOKS_MAX: usize = 100;
 /// A seat that is pending for longer is a difference: its lease, and time for the sweeper to settle it.
 const PENDING_MAX: Duration = LEASE.saturating_add(Duration::from_secs(5));
@@ -127,7 +128,7 @@ fn unequal(campaign: &Campaign, coupons: i64, (confirmed, pending): (i64, i64)) 
     }
 }
 
-/// Waits for the seats that are pending, then looks until no coupon is issued during a look. If one is during each, all
+/// Waits for the seats that are pending, then looks until the figures of a look are of one moment. If they never are, all
 /// seats are searched.
 async fn closer(sources: &mut Sources, campaign: &Campaign) -> anyhow::Result<Option<Difference>> {
     let mut found = unsettled(sources, campaign).await?;
@@ -136,20 +137,21 @@ async fn closer(sources: &mut Sources, campaign: &Campaign) -> anyhow::Result<Op
         if found.is_some() {
             return Ok(found);
         }
-        let before: i64 = store::issued(&sources.connections.pool, campaign.id).await?.into();
+        let before = store::issued(&sources.connections.pool, campaign.id).await?;
         let Some((taken, pending)) = sources.gates.pending(campaign.id).await? else { return Ok(None) };
-        let (coupons, with_coupon) = coupons(sources, campaign, &pending).await?;
+        let Coupons { issued, of_pending, new_of_pending } =
+            coupons(sources, campaign, &pending, before).await?;
+        // A new coupon whose seat was not pending: the seat was confirmed just before, or taken just after.
+        let unclear = issued - i64::from(before) - new_of_pending;
         let pending = pending.len() as i64;
-        let (confirmed, expected): (i64, i64) = (taken - pending, coupons - with_coupon);
-        if coupons != before {
-            continue;
-        }
-        if confirmed == expected {
+        let (confirmed, most) = (taken - pending, issued - of_pending);
+        if !(most - unclear..=most).contains(&confirmed) {
+            stands += 1;
+            found = (stands == STANDS_LOOKS).then(|| unequal(campaign, issued, (confirmed, pending)));
+            sleep(LOOK_INTERVAL).await;
+        } else if unclear == 0 {
             return Ok(None);
         }
-        stands += 1;
-        found = (stands == STANDS_LOOKS).then(|| unequal(campaign, coupons, (confirmed, pending)));
-        sleep(LOOK_INTERVAL).await;
     }
     let stranger = seats::stranger(sources, campaign).await?;
     let Some((taken, pending)) = sources.gates.count(campaign.id).await? else { return Ok(None) };
@@ -177,22 +179,35 @@ async fn unsettled(sources: &mut Sources, campaign: &Campaign) -> anyhow::Result
     }
 }
 
-/// How many coupons a campaign has, and how many of them are for these seats.
+/// The coupons of a campaign, after its seats were counted.
+#[derive(Debug, FromRow)]
+struct Coupons {
+    issued: i64,
+    /// For pending seats.
+    of_pending: i64,
+    /// For pending seats, and issued since the look began.
+    new_of_pending: i64,
+}
+
+/// Counts the coupons of a campaign, where there were `before` when the look began.
 async fn coupons(
     sources: &mut Sources,
     campaign: &Campaign,
-    seats: &[Seat],
-) -> Result<(i64, i64), sqlx::Error> {
-    let (users, nths): (Vec<&str>, Vec<i32>) = seats.iter().map(Seat::parts).unzip();
+    pending: &[Seat],
+    before: i32,
+) -> Result<Coupons, sqlx::Error> {
+    let (users, nths): (Vec<&str>, Vec<i32>) = pending.iter().map(Seat::parts).unzip();
     sqlx::query_as(concat!(
         "SELECT ",
         issued_of!("$1"),
-        "::bigint, (SELECT count(*) FROM unnest($2::text[], $3::int[]) AS s (user_id, nth) \
-         JOIN coupons USING (user_id, nth) WHERE campaign_id = $1)"
+        "::bigint AS issued, count(*) AS of_pending, count(*) FILTER (WHERE number > $4) AS new_of_pending \
+         FROM unnest($2::text[], $3::int[]) AS s (user_id, nth) JOIN coupons USING (user_id, nth) \
+         WHERE campaign_id = $1"
     ))
     .bind(campaign.id)
     .bind(users)
     .bind(nths)
+    .bind(before)
     .fetch_one(&mut sources.connection)
     .await
 }

@@ -1,6 +1,7 @@
 //! The balance sheet: whatever is taken away, added or changed anywhere is found and named. The
 //! tests of this file change the stream.
 
+mod apart;
 mod legs;
 mod rows;
 mod rush;

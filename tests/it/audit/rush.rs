@@ -11,10 +11,11 @@ use uuid::Uuid;
 use super::SHARD;
 use crate::support::World;
 
-/// Users of a rush: enough for some seconds of claims, as fast as they are answered.
-const USERS: usize = 6_000;
-/// Audits of each kind that a rush sees, at least.
-const AUDITS_MIN: usize = 3;
+/// Users of a rush, and claims a second: some seconds.
+const USERS: usize = 8_000;
+const RATE: u32 = 500;
+/// Audits of each kind during the rush.
+const AUDITS: usize = 3;
 
 async fn audited(world: &World, full: bool) -> Sheet {
     let connections = world.connections().await.unwrap();
@@ -31,17 +32,18 @@ async fn difference(world: &World, full: bool) -> String {
 async fn a_rush_is_balanced_whenever_it_is_audited() {
     let world = World::with_processes(&["api,relay", "api,project"]).await;
     let campaign = world.open_campaign(json!({ "quantity": USERS })).await;
-    let rush = tokio::spawn(world.rush(campaign, USERS + 100).run());
+    let mut rush = world.rush(campaign, USERS + 100);
+    rush.asks = 1;
+    rush.rate = RATE;
+    let rush = tokio::spawn(rush.run());
     world.issued(campaign, 50).await;
-    let mut audits = 0;
-    while world.coupons(campaign).await < USERS as i64 {
+    for audits in 0..AUDITS {
         for full in [false, true] {
+            assert!(!rush.is_finished(), "the rush was over after {audits} audits of each kind");
             let sheet = audited(&world, full).await;
             assert!(sheet.is_balanced(), "full: {full}, after {audits} audits of each kind:\n{sheet}");
         }
-        audits += 1;
     }
-    assert!(audits >= AUDITS_MIN, "the rush was over after {audits} audits of each kind");
     world.answered(&rush.await.unwrap()).await;
     world.close().await;
 }
@@ -58,8 +60,8 @@ async fn early_coupon(world: &World, campaign: CampaignId) -> (Ulid, String) {
 #[tokio::test]
 async fn a_loss_during_a_rush_is_found_by_one_audit() {
     let world = World::with_processes(&["api,relay", "api,project"]).await;
-    let campaign = world.open_campaign(json!({ "quantity": 10 * USERS })).await;
-    let mut rush = world.rush(campaign, 4 * USERS);
+    let campaign = world.open_campaign(json!({ "quantity": 100_000 })).await;
+    let mut rush = world.rush(campaign, 24_000);
     rush.asks = 1;
     rush.rate = 300; // longer than the audits take, however busy the machine is
     let rush = tokio::spawn(rush.run());
