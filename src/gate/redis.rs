@@ -241,17 +241,22 @@ impl Seats {
         Ok(counts.collect())
     }
 
-    /// How many seats are taken, and which of them are pending, at one moment. Nothing when the gate is not loaded.
-    pub async fn pending(&mut self, campaign: CampaignId) -> Result<Option<(i64, Vec<Seat>)>, RedisError> {
+    /// How many seats are taken, and which of them are pending, with their deadlines in ms since 1970, at one moment.
+    /// Nothing when the gate is not loaded.
+    pub async fn pending(
+        &mut self,
+        campaign: CampaignId,
+    ) -> Result<Option<(i64, Vec<(Seat, i64)>)>, RedisError> {
         let keys = Keys::of(campaign);
-        let (loaded, taken, names): (bool, i64, Vec<String>) = redis::pipe()
+        let (loaded, taken, pending): (bool, i64, Vec<(String, i64)>) = redis::pipe()
             .atomic()
             .exists(keys.gate)
             .scard(keys.holders)
-            .zrange(keys.pending, 0, -1)
+            .zrange_withscores(keys.pending, 0, -1)
             .query_async(&mut self.0)
             .await?;
-        Ok(loaded.then(|| (taken, names.iter().map(|name| Seat::parse(name)).collect())))
+        let pending = pending.iter().map(|(name, deadline)| (Seat::parse(name), *deadline));
+        Ok(loaded.then(|| (taken, pending.collect())))
     }
 
     /// Some of the seats taken, and the cursor to go on with. A scan begins with cursor 0 and ends when it

@@ -22,8 +22,8 @@ pub(in crate::audit) const NAME: LegName = LegName::new("gate");
 /// Looks at the seats of one campaign, at most, until no seat is taken, and its coupon committed, within one look. A look
 /// takes some milliseconds, as a claim does.
 const LOOKS_MAX: usize = 100;
-/// A seat that is pending for longer is a difference: its lease, and time for the sweeper to settle it.
-const PENDING_MAX: Duration = LEASE.saturating_add(Duration::from_secs(5));
+/// A seat that is pending for longer is a difference: its lease, and time for a sweeper on a busy machine to settle it.
+const PENDING_MAX: Duration = LEASE.saturating_mul(3);
 const PENDING_CHECK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// The campaigns whose gate is loaded.
@@ -153,21 +153,19 @@ async fn closer(sources: &mut Sources, campaign: &Campaign) -> anyhow::Result<Op
             return Ok(None);
         }
     }
-    let stranger = seats::stranger(sources, campaign).await?;
-    let Some((taken, pending)) = sources.gates.count(campaign.id).await? else { return Ok(None) };
-    Ok(stranger.map(|_| unequal(campaign, campaign.issued_after, (taken - pending, pending))))
+    seats::stranger(sources, campaign).await
 }
 
 /// Waits until no seat is pending any more of those that are now. Returns a difference if one stays pending.
 async fn unsettled(sources: &mut Sources, campaign: &Campaign) -> anyhow::Result<Option<Difference>> {
     let deadline = Instant::now() + PENDING_MAX;
-    let mut waited_for: Option<HashSet<Seat>> = None;
+    let mut waited_for: Option<HashSet<(Seat, i64)>> = None; // a seat that is taken again has another deadline
     loop {
         let Some((taken, pending)) = sources.gates.pending(campaign.id).await? else { return Ok(None) };
         let count = pending.len() as i64;
         let still =
             pending.into_iter().filter(|seat| waited_for.as_ref().is_none_or(|all| all.contains(seat)));
-        let still: HashSet<Seat> = still.collect();
+        let still: HashSet<(Seat, i64)> = still.collect();
         if still.is_empty() {
             return Ok(None);
         }
@@ -193,10 +191,10 @@ struct Coupons {
 async fn coupons(
     sources: &mut Sources,
     campaign: &Campaign,
-    pending: &[Seat],
+    pending: &[(Seat, i64)],
     before: i32,
 ) -> Result<Coupons, sqlx::Error> {
-    let (users, nths): (Vec<&str>, Vec<i32>) = pending.iter().map(Seat::parts).unzip();
+    let (users, nths): (Vec<&str>, Vec<i32>) = pending.iter().map(|(seat, _)| seat.parts()).unzip();
     sqlx::query_as(concat!(
         "SELECT ",
         issued_of!("$1"),

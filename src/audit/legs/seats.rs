@@ -18,8 +18,8 @@ use crate::gate::seat::Seat;
 const SEATS: i64 = 1_000;
 /// What differs must differ in this many looks: a seat whose coupon is committed after its lease is gone for the moment
 /// between the sweeper's release and the writer's confirmation.
-pub(super) const STANDS_LOOKS: usize = 3;
-pub(super) const LOOK_INTERVAL: Duration = Duration::from_millis(200);
+pub(super) const STANDS_LOOKS: usize = 5;
+pub(super) const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 
 /// The first coupon without a seat, or else the first seat without a coupon.
 pub(super) async fn stranger(
@@ -81,7 +81,7 @@ async fn without_coupon(sources: &mut Sources, campaign: &Campaign) -> anyhow::R
             }
             let taken = sources.gates.are_taken(campaign.id, &seats).await?;
             let pending = sources.gates.pending(campaign.id).await?.unwrap_or_default().1;
-            let pending: HashSet<Seat> = pending.into_iter().collect();
+            let pending: HashSet<Seat> = pending.into_iter().map(|(seat, _)| seat).collect();
             let mut taken = taken.into_iter();
             seats.retain(|seat| taken.next() == Some(true) && !pending.contains(seat));
             retain_without_coupon(sources, campaign, &mut seats).await?;
