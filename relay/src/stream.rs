@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_nats::Client;
 use async_nats::jetstream::context::GetStreamErrorKind;
 use async_nats::jetstream::{self, ErrorCode, stream};
-use futures_util::{StreamExt as _, TryStreamExt as _};
+use futures_util::TryStreamExt as _;
 use tokio::time::sleep;
 
 use crate::outlet::{Outlet, Shard};
@@ -18,10 +18,6 @@ const DUPLICATE_WINDOW: Duration = Duration::from_secs(5);
 const REPLAY_MAX_AGE: Duration = Duration::from_secs(7 * 24 * 3600);
 /// A replay that was interrupted and is run again within this time leaves no second copies.
 const REPLAY_DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
-
-/// Requests for counts that wait for an answer, at most: enough for a wire of some milliseconds, and a small part of what
-/// the server takes (10,000).
-const REQUESTS_AHEAD: usize = 64;
 
 /// How often a task that waits for NATS checks the connection.
 pub(crate) const CONNECTION_CHECK_INTERVAL: Duration = Duration::from_millis(100);
@@ -185,11 +181,7 @@ pub async fn end(nats: &Client, name: &str) -> Result<u64, StreamError> {
 ///
 /// # Errors
 /// When NATS does not answer.
-pub(crate) async fn counts(
-    nats: &Client,
-    name: &str,
-    filter: &str,
-) -> Result<Vec<(String, u64)>, StreamError> {
+pub async fn counts(nats: &Client, name: &str, filter: &str) -> Result<Vec<(String, u64)>, StreamError> {
     let Some(stream) = existing(nats, name).await? else { return Ok(Vec::new()) };
     let counted = stream.info_with_subjects(filter).await.map_err(|error| StreamError::new(name, &error))?;
     let counted = counted.map_ok(|(subject, count)| (subject, count as u64)).try_collect().await;
@@ -204,21 +196,16 @@ pub struct Count {
     pub end: i64,
 }
 
-/// What a stream holds on each of these subjects, which have no wildcards, in their order; nothing while there is no
-/// stream.
+/// What a stream holds on a subject without wildcards; nothing while there is no stream.
 ///
 /// # Errors
 /// When NATS does not answer.
-pub async fn counts_of(nats: &Client, name: &str, subjects: Vec<String>) -> Result<Vec<Count>, StreamError> {
-    let found = if subjects.is_empty() { None } else { existing(nats, name).await? };
-    let Some(stream) = found else { return Ok(vec![Count::default(); subjects.len()]) };
-    let count = async |subject: String| {
-        let failed = |error| StreamError::new(name, &error);
-        let mut info = stream.info_with_subjects(subject).await.map_err(failed)?;
-        let end = info.info.state.last_sequence.cast_signed();
-        // There is one page, with one subject.
-        let counted = info.try_next().await.map_err(failed)?;
-        Ok(Count { messages: counted.map_or(0, |(_, count)| count as i64), end })
-    };
-    futures_util::stream::iter(subjects.into_iter().map(count)).buffered(REQUESTS_AHEAD).try_collect().await
+pub async fn count_of(nats: &Client, name: &str, subject: &str) -> Result<Count, StreamError> {
+    let failed = |error| StreamError::new(name, &error);
+    let Some(stream) = existing(nats, name).await? else { return Ok(Count::default()) };
+    let mut info = stream.info_with_subjects(subject).await.map_err(failed)?;
+    let end = info.info.state.last_sequence.cast_signed();
+    // There is one page, with one subject.
+    let counted = info.try_next().await.map_err(failed)?;
+    Ok(Count { messages: counted.map_or(0, |(_, count)| count as i64), end })
 }

@@ -43,7 +43,7 @@ pub(super) trait Leg: fmt::Debug + Send {
 
     /// Reads the figures that the servers keep anyway of some campaigns, at a cost that does not grow with the number
     /// of coupons.
-    fn quick<'a>(&'a mut self, _: &'a mut Sources, _: &'a [Campaign]) -> Asking<'a, ()> {
+    fn quick<'a>(&'a mut self, _: &'a mut Sources, _: &'a [Campaign], _: Look) -> Asking<'a, ()> {
         Box::pin(async { Ok(()) })
     }
 

@@ -42,7 +42,12 @@ impl Leg for Gate {
         NAME
     }
 
-    fn quick<'a>(&'a mut self, sources: &'a mut Sources, campaigns: &'a [Campaign]) -> Asking<'a, ()> {
+    fn quick<'a>(
+        &'a mut self,
+        sources: &'a mut Sources,
+        campaigns: &'a [Campaign],
+        _: Look,
+    ) -> Asking<'a, ()> {
         Box::pin(async move {
             let ids: Vec<CampaignId> = campaigns.iter().map(|campaign| campaign.id).collect();
             let counts = sources.gates.counts(&ids).await?;
@@ -137,7 +142,7 @@ async fn closer(sources: &mut Sources, campaign: &Campaign) -> anyhow::Result<Op
         if found.is_some() {
             return Ok(found);
         }
-        let before = store::issued(&sources.connections.pool, campaign.id).await?;
+        let before = store::issued(&mut sources.connection, campaign.id).await?;
         let Some((taken, pending)) = sources.gates.pending(campaign.id).await? else { return Ok(None) };
         let Coupons { issued, of_pending, new_of_pending } =
             coupons(sources, campaign, &pending, before).await?;

@@ -51,7 +51,7 @@ impl Legs {
     ) -> anyhow::Result<()> {
         for chunk in campaigns.chunks_mut(CHUNK_CAMPAIGNS) {
             for leg in &mut self.0 {
-                leg.quick(sources, chunk).await?;
+                leg.quick(sources, chunk, look).await?;
             }
             Campaign::read_issued_after(&mut sources.connection, chunk).await?;
             for leg in &mut self.0 {

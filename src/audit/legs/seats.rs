@@ -36,7 +36,7 @@ pub(super) async fn stranger(
 async fn without_seat(sources: &mut Sources, campaign: &Campaign) -> anyhow::Result<Option<Difference>> {
     let mut number = 0;
     while i64::from(number) < campaign.issued {
-        let holders = holders(&sources.connections.pool, campaign.id, number, SEATS).await?;
+        let holders = holders(&mut sources.connection, campaign.id, number, SEATS).await?;
         let Some(last) = holders.last() else { break };
         number = last.number;
         let seats: Vec<Seat> = holders.iter().map(|holder| Seat::new(&holder.user_id, holder.nth)).collect();
@@ -97,12 +97,12 @@ async fn without_coupon(sources: &mut Sources, campaign: &Campaign) -> anyhow::R
 }
 
 async fn retain_without_coupon(
-    sources: &Sources,
+    sources: &mut Sources,
     campaign: &Campaign,
     seats: &mut Vec<Seat>,
 ) -> Result<(), sqlx::Error> {
     let (users, nths): (Vec<&str>, Vec<i32>) = seats.iter().map(Seat::parts).unzip();
-    let issued = issued_to(&sources.connections.pool, campaign.id, &users, &nths).await?;
+    let issued = issued_to(&mut sources.connection, campaign.id, &users, &nths).await?;
     let held: HashSet<Seat> = issued.iter().map(|(user, nth)| Seat::new(user.as_str(), *nth)).collect();
     seats.retain(|seat| !held.contains(seat));
     Ok(())

@@ -7,7 +7,6 @@ use outbox_relay::audit::{Comparison, EventDifference, ShardPart, compare};
 use outbox_relay::stream::{self, Count};
 use sqlx::PgConnection;
 
-use super::outbox::late;
 use crate::audit::campaigns::Campaign;
 use crate::audit::difference::{Difference, LegName, Mismatch, Source};
 use crate::audit::leg::{Asking, Field, Leg, Look};
@@ -24,28 +23,44 @@ pub(in crate::audit) const NAME: LegName = LegName::new("stream");
 /// calm: then the count was within the bounds of each look, which are a few messages apart.
 const LOOKS_MAX: usize = 5;
 
-/// What the stream holds of each campaign, and how it differs.
+/// `issued` events.
 #[derive(Debug, Default)]
-pub(super) struct Stream(HashMap<CampaignId, (Count, Option<Difference>)>);
+pub(super) struct Stream {
+    /// By the key of their campaign, once they are counted.
+    counts: Option<HashMap<String, i64>>,
+    differences: HashMap<CampaignId, Difference>,
+}
 
 impl Leg for Stream {
     fn name(&self) -> LegName {
         NAME
     }
 
-    /// The server keeps a count for every subject.
-    fn quick<'a>(&'a mut self, sources: &'a mut Sources, campaigns: &'a [Campaign]) -> Asking<'a, ()> {
+    /// The server keeps a count for every subject, and reads all of them to tell some. The auditor does without: it
+    /// compares each new event with its message.
+    fn quick<'a>(
+        &'a mut self,
+        sources: &'a mut Sources,
+        campaigns: &'a [Campaign],
+        look: Look,
+    ) -> Asking<'a, ()> {
         Box::pin(async move {
+            if look == Look::Brief || self.counts.is_some() {
+                return Ok(());
+            }
+            let counted = self.counts.insert(HashMap::new());
+            let prefix = format!("{}.{ISSUED}.", OUTLET.subjects);
+            let only = match campaigns {
+                [only] => only.id.to_string(),
+                _ => "*".to_owned(),
+            };
             for shard in (0..sources.shards).map(Shard) {
-                let of_shard: Vec<_> = campaigns.iter().filter(|campaign| campaign.shard == shard).collect();
-                let subjects = of_shard.iter().map(|campaign| subject(campaign)).collect();
-                let nats = &sources.connections.nats;
-                match stream::counts_of(nats, &OUTLET.stream_of(shard), subjects).await {
-                    Ok(counts) => {
-                        let ids = of_shard.into_iter().map(|campaign| campaign.id);
-                        self.0.extend(ids.zip(counts.into_iter().map(|count| (count, None))));
-                    }
-                    Err(error) => sources.fail(format_args!("shard {shard}"), error),
+                let (nats, name) = (&sources.connections.nats, OUTLET.stream_of(shard));
+                for (subject, count) in
+                    stream::counts(nats, &name, &OUTLET.subject(ISSUED, &only, shard)).await?
+                {
+                    let key = subject.strip_prefix(&prefix).and_then(|rest| rest.split('.').next());
+                    counted.insert(key.unwrap_or_default().to_owned(), i64::try_from(count)?);
                 }
             }
             Ok(())
@@ -57,31 +72,23 @@ impl Leg for Stream {
         &'a mut self,
         sources: &'a mut Sources,
         campaigns: &'a [Campaign],
-        look: Look,
+        _: Look,
     ) -> Asking<'a, ()> {
         Box::pin(async move {
-            for shard in (0..sources.shards).map(Shard) {
-                let of_shard = campaigns.iter().filter(|campaign| campaign.shard == shard);
-                let doubtful: Vec<_> = of_shard.filter(|campaign| self.is_doubtful(campaign)).collect();
-                let ends = doubtful.iter().map(|campaign| self.0[&campaign.id].0.end);
-                let Some(end) = ends.min() else { continue };
-                let late = late(&mut sources.connection, shard, end).await?;
-                for campaign in doubtful {
-                    let late = late.get(&campaign.id).copied().unwrap_or_default();
-                    let bounds = (campaign.issued - late, campaign.issued_after);
-                    let Some((count, difference)) = self.0.get_mut(&campaign.id) else { continue };
-                    *difference = match look {
-                        Look::Brief => outside(campaign, count.messages, bounds),
-                        Look::Patient => closer(sources, campaign).await?,
-                    };
+            for campaign in campaigns.iter().filter(|campaign| campaign.stream_is_whole) {
+                let Some(messages) = self.printed(campaign) else { continue };
+                if campaign.rested() && messages == campaign.issued {
+                    continue;
                 }
+                let found = closer(sources, campaign).await?;
+                self.differences.extend(found.map(|found| (campaign.id, found)));
             }
             Ok(())
         })
     }
 
     fn figures(&self, campaign: &Campaign) -> Option<Difference> {
-        self.0.get(&campaign.id)?.1.clone()
+        self.differences.get(&campaign.id).cloned()
     }
 
     fn part<'a>(
@@ -101,20 +108,11 @@ impl Leg for Stream {
     }
 
     fn printed(&self, campaign: &Campaign) -> Option<i64> {
-        Some(self.0.get(&campaign.id)?.0.messages)
+        Some(self.counts.as_ref()?.get(&campaign.id.to_string()).copied().unwrap_or_default())
     }
 
     fn fields(&self, campaign: &Campaign) -> Vec<Field> {
         vec![("stream", self.printed(campaign).map(Value::from))]
-    }
-}
-
-impl Stream {
-    /// Whether the stream should hold all events of a campaign, and holds another number than there were coupons
-    /// before and after it was asked.
-    fn is_doubtful(&self, campaign: &Campaign) -> bool {
-        let agrees = |(count, _): &(Count, _)| campaign.rested() && count.messages == campaign.issued;
-        campaign.stream_is_whole && self.0.get(&campaign.id).is_some_and(|read| !agrees(read))
     }
 }
 
@@ -123,12 +121,13 @@ async fn closer(sources: &mut Sources, campaign: &Campaign) -> anyhow::Result<Op
     let Sources { connections, connection, .. } = sources;
     let name = OUTLET.stream_of(campaign.shard);
     for _ in 0..LOOKS_MAX {
-        let counts = stream::counts_of(&connections.nats, &name, vec![subject(campaign)]).await?;
-        let Some(Count { messages, end: before }) = counts.first().copied() else { return Ok(None) };
+        let subject = OUTLET.subject(ISSUED, &campaign.id.to_string(), campaign.shard);
+        let Count { messages, end: before } = stream::count_of(&connections.nats, &name, &subject).await?;
         let after = stream::end(&connections.nats, &name).await?.cast_signed();
-        let bounds = announced(connection, campaign, (before, after)).await?;
-        let found = outside(campaign, messages, bounds);
-        if found.is_some() || bounds.0 == bounds.1 {
+        let (least, most) = announced(connection, campaign, (before, after)).await?;
+        let expected = messages.min(most).max(least);
+        let found = campaign.unequal(NAME, Mismatch::Messages, expected, messages);
+        if found.is_some() || least == most {
             return Ok(found);
         }
     }
@@ -154,16 +153,6 @@ async fn announced(
     .bind(after)
     .fetch_one(connection)
     .await
-}
-
-/// A difference, if the number of messages is outside these bounds.
-fn outside(campaign: &Campaign, messages: i64, (least, most): (i64, i64)) -> Option<Difference> {
-    campaign.unequal(NAME, Mismatch::Messages, messages.min(most).max(least), messages)
-}
-
-/// The subject of a campaign's `issued` events.
-fn subject(campaign: &Campaign) -> String {
-    OUTLET.subject(ISSUED, &campaign.id.to_string(), campaign.shard)
 }
 
 /// A difference between an event and its message.
