@@ -49,6 +49,11 @@ pub enum LoadStep {
     Superseded,
 }
 
+/// How many seats are taken and how many of those are pending, if the gate is loaded.
+type Counted = Result<Option<(i64, i64)>, RedisError>;
+/// How many seats are taken, and which of those are pending, with their deadlines in ms since 1970.
+type Pending = (i64, Vec<(Seat, i64)>);
+
 /// The keys of one campaign, which share a hash tag.
 struct Keys {
     gate: String,
@@ -208,45 +213,27 @@ impl Seats {
     }
 
     /// How many seats are taken, and how many of those are pending. Nothing when the gate is not loaded.
-    pub async fn count(&mut self, campaign: CampaignId) -> Result<Option<(i64, i64)>, RedisError> {
-        let keys = Keys::of(campaign);
-        let (loaded, taken, pending): (bool, i64, i64) = redis::pipe()
-            .exists(keys.gate)
-            .scard(keys.holders)
-            .zcard(keys.pending)
-            .query_async(&mut self.0)
-            .await?;
-        Ok(loaded.then_some((taken, pending)))
+    pub async fn count(&mut self, campaign: CampaignId) -> Counted {
+        self.counts(&[campaign]).await?.pop().unwrap_or(Ok(None))
     }
 
     /// The same for each of these campaigns, in one round trip; an error for one whose keys are of another kind.
-    pub async fn counts(
-        &mut self,
-        campaigns: &[CampaignId],
-    ) -> Result<Vec<Result<Option<(i64, i64)>, RedisError>>, RedisError> {
+    pub async fn counts(&mut self, campaigns: &[CampaignId]) -> Result<Vec<Counted>, RedisError> {
         let mut pipe = redis::pipe();
         for campaign in campaigns {
             let keys = Keys::of(*campaign);
             pipe.exists(keys.gate).scard(keys.holders).zcard(keys.pending);
         }
         let answers: Vec<Result<i64, RedisError>> = pipe.ignore_errors().query_async(&mut self.0).await?;
-        let mut answers = answers.into_iter();
-        let too_few = || Err((redis::ErrorKind::UnexpectedReturnType, "too few answers").into());
-        let mut answer = || answers.next().unwrap_or_else(too_few);
-        let counts = campaigns.iter().map(|_| {
-            let [loaded, taken, pending] = [answer(), answer(), answer()];
-            let counts = (taken?, pending?);
-            Ok((loaded? == 1).then_some(counts))
+        let counts = answers.chunks_exact(3).map(|answers| {
+            let figure = |index: usize| answers[index].clone();
+            Ok((figure(0)? == 1).then_some((figure(1)?, figure(2)?)))
         });
         Ok(counts.collect())
     }
 
-    /// How many seats are taken, and which of them are pending, with their deadlines in ms since 1970, at one moment.
-    /// Nothing when the gate is not loaded.
-    pub async fn pending(
-        &mut self,
-        campaign: CampaignId,
-    ) -> Result<Option<(i64, Vec<(Seat, i64)>)>, RedisError> {
+    /// The seats at one moment. Nothing when the gate is not loaded.
+    pub async fn pending(&mut self, campaign: CampaignId) -> Result<Option<Pending>, RedisError> {
         let keys = Keys::of(campaign);
         let (loaded, taken, pending): (bool, i64, Vec<(String, i64)>) = redis::pipe()
             .atomic()

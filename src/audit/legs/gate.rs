@@ -6,7 +6,7 @@ use std::time::Duration;
 use sqlx::FromRow;
 use tokio::time::{Instant, sleep};
 
-use super::seats::{self, LOOK_INTERVAL, STANDS_LOOKS};
+use super::seats::{self, LOOK_INTERVAL, NAME, STANDS_LOOKS};
 use crate::audit::campaigns::Campaign;
 use crate::audit::difference::{Difference, LegName, Mismatch};
 use crate::audit::leg::{Asking, Field, Leg, Look};
@@ -16,8 +16,6 @@ use crate::coupon::store::{self, issued_of};
 use crate::gate::redis::LEASE;
 use crate::gate::seat::Seat;
 use crate::ids::CampaignId;
-
-pub(in crate::audit) const NAME: LegName = LegName::new("gate");
 
 /// Looks at the seats of one campaign, at most, until no seat is taken, and its coupon committed, within one look. A look
 /// takes some milliseconds, as a claim does.

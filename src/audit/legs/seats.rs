@@ -6,13 +6,15 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
-use super::gate::NAME;
 use crate::audit::campaigns::Campaign;
-use crate::audit::difference::{Difference, Mismatch};
+use crate::audit::difference::{Difference, LegName, Mismatch};
 use crate::audit::sources::Sources;
 use crate::audit::value::Value;
 use crate::coupon::store::{holders, issued_to};
 use crate::gate::seat::Seat;
+
+/// The name of the gate's leg.
+pub(super) const NAME: LegName = LegName::new("gate");
 
 /// Seats compared at a time: one question to Redis and one to Postgres, of some milliseconds each.
 const SEATS: i64 = 1_000;

@@ -4,15 +4,17 @@ use async_nats::jetstream;
 use coupon_dispatcher::audit::{Scope, Sheet, audit};
 use coupon_dispatcher::event::OUTLET;
 use coupon_dispatcher::ids::CampaignId;
+use coupon_dispatcher::rush::{Results, Rush};
 use serde_json::json;
+use tokio::task::JoinHandle;
 use ulid::Ulid;
 use uuid::Uuid;
 
 use super::SHARD;
 use crate::support::World;
 
-/// Users of a rush, and claims a second: some seconds.
-const USERS: usize = 8_000;
+/// Users of a rush, and claims a second: more than the audits see, however busy the machine is.
+const USERS: usize = 200_000;
 const RATE: u32 = 500;
 /// Audits of each kind during the rush.
 const AUDITS: usize = 3;
@@ -20,6 +22,12 @@ const AUDITS: usize = 3;
 async fn audited(world: &World, full: bool) -> Sheet {
     let connections = world.connections().await.unwrap();
     audit(&connections, 1, Scope { campaign: None, full }).await.unwrap()
+}
+
+/// Lets users claim until the rush is aborted.
+fn rushing(world: &World, campaign: CampaignId) -> JoinHandle<Results> {
+    let rush = world.rush(campaign, USERS);
+    tokio::spawn(Rush { asks: 1, rate: RATE, ..rush }.run())
 }
 
 /// The words of the first difference.
@@ -32,10 +40,7 @@ async fn difference(world: &World, full: bool) -> String {
 async fn a_rush_is_balanced_whenever_it_is_audited() {
     let world = World::with_processes(&["api,relay", "api,project"]).await;
     let campaign = world.open_campaign(json!({ "quantity": USERS })).await;
-    let mut rush = world.rush(campaign, USERS + 100);
-    rush.asks = 1;
-    rush.rate = RATE;
-    let rush = tokio::spawn(rush.run());
+    let rush = rushing(&world, campaign);
     world.issued(campaign, 50).await;
     for audits in 0..AUDITS {
         for full in [false, true] {
@@ -44,7 +49,7 @@ async fn a_rush_is_balanced_whenever_it_is_audited() {
             assert!(sheet.is_balanced(), "full: {full}, after {audits} audits of each kind:\n{sheet}");
         }
     }
-    world.answered(&rush.await.unwrap()).await;
+    rush.abort();
     world.close().await;
 }
 
@@ -60,11 +65,8 @@ async fn early_coupon(world: &World, campaign: CampaignId) -> (Ulid, String) {
 #[tokio::test]
 async fn a_loss_during_a_rush_is_found_by_one_audit() {
     let world = World::with_processes(&["api,relay", "api,project"]).await;
-    let campaign = world.open_campaign(json!({ "quantity": 100_000 })).await;
-    let mut rush = world.rush(campaign, 24_000);
-    rush.asks = 1;
-    rush.rate = 300; // longer than the audits take, however busy the machine is
-    let rush = tokio::spawn(rush.run());
+    let campaign = world.open_campaign(json!({ "quantity": USERS })).await;
+    let rush = rushing(&world, campaign);
     world.issued(campaign, 200).await;
     let (coupon, user) = early_coupon(&world, campaign).await;
     let execute = async |statement: String| {
