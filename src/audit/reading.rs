@@ -48,10 +48,10 @@ impl Reading {
         campaigns.know(&shards);
         let mut legs = Legs::all();
         legs.quick(&mut sources, &mut campaigns.list, Look::Patient).await?;
-        match sources.failures.is_empty() {
-            true => Ok(Self { sources, legs, shards, campaigns }),
-            false => bail!(sources.failures.join("; ")),
+        if !sources.failures.is_empty() {
+            bail!(sources.failures.join("; "));
         }
+        Ok(Self { sources, legs, shards, campaigns })
     }
 
     pub(super) async fn quick(mut self) -> anyhow::Result<Sheet> {
