@@ -33,6 +33,15 @@ pub enum RetentionError {
     Stream(#[from] StreamError),
 }
 
+/// What a sweep did.
+#[derive(Debug, Default)]
+pub struct Dropped {
+    /// The numbers of the partitions that are gone: number `n` holds the positions from n million on.
+    pub partitions: Vec<i64>,
+    /// The shards for which it could not be told what may go. Partitions with events of such a shard stay.
+    pub failures: Vec<(Shard, RetentionError)>,
+}
+
 /// What to keep of an outbox.
 #[derive(Clone, Debug)]
 pub struct Retention {
@@ -49,8 +58,15 @@ impl Retention {
     pub async fn run(&self, database: &PgConnectOptions, nats: &Client) -> std::convert::Infallible {
         loop {
             match self.drop_old(database, nats).await {
-                Ok(dropped) if dropped.is_empty() => {}
-                Ok(dropped) => tracing::info!(?dropped, "partitions of the outbox are past retention"),
+                Ok(Dropped { partitions, failures }) => {
+                    for (shard, error) in &failures {
+                        let error = error as &dyn std::error::Error;
+                        tracing::warn!(%shard, error, "partitions with events of this shard are not dropped");
+                    }
+                    if !partitions.is_empty() {
+                        tracing::info!(dropped = ?partitions, "partitions of the outbox are past retention");
+                    }
+                }
                 Err(error) => {
                     tracing::warn!(error = &error as &dyn std::error::Error, "partitions are not dropped");
                 }
@@ -59,23 +75,25 @@ impl Retention {
         }
     }
 
-    /// Drops the partitions that may go, and returns their numbers: number `n` holds the positions from n
-    /// million on.
+    /// Drops the partitions that may go, the oldest first, up to the first that may not. Each shard is asked for by
+    /// itself: one that fails holds back no partition without events of it.
     ///
     /// # Errors
-    /// See [`RetentionError`].
+    /// When the partitions cannot be read, or one that may go cannot be dropped.
     pub async fn drop_old(
         &self,
         database: &PgConnectOptions,
         nats: &Client,
-    ) -> Result<Vec<i64>, RetentionError> {
+    ) -> Result<Dropped, RetentionError> {
         let mut connection =
             database.clone().options([("lock_timeout", DROP_LOCK_TIMEOUT)]).connect().await?;
+        let mut dropped = Dropped::default();
         let mut floors = Vec::new();
         for shard in (0..self.shards).map(Shard) {
-            floors.push((shard, self.floor(&mut connection, nats, shard).await?));
+            let floor = self.floor(&mut connection, nats, shard).await;
+            floors.push((shard, *floor.as_ref().unwrap_or(&0)));
+            dropped.failures.extend(floor.err().map(|error| (shard, error)));
         }
-        let mut dropped = Vec::new();
         for partition in partitions(&mut connection).await? {
             let mut may_go = true;
             for (shard, floor) in &floors {
@@ -87,7 +105,7 @@ impl Retention {
             let done =
                 sqlx::query_scalar("SELECT outbox_drop_partition($1, $2)").bind(partition).bind(self.shards);
             match done.fetch_one(&mut connection).await {
-                Ok(true) => dropped.push(partition),
+                Ok(true) => dropped.partitions.push(partition),
                 Ok(false) => break,
                 Err(error) if is_lock_timeout(&error) => break,
                 Err(error) => return Err(error.into()),

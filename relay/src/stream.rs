@@ -187,3 +187,25 @@ pub async fn counts(nats: &Client, name: &str, filter: &str) -> Result<Vec<(Stri
     let counted = counted.map_ok(|(subject, count)| (subject, count as u64)).try_collect().await;
     counted.map_err(|error| StreamError::new(name, &error))
 }
+
+/// What a stream holds on one subject.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Count {
+    pub messages: i64,
+    /// The last sequence of the stream, read just before: `messages` may include some behind it.
+    pub end: i64,
+}
+
+/// What a stream holds on a subject without wildcards; nothing while there is no stream.
+///
+/// # Errors
+/// When NATS does not answer.
+pub async fn count_of(nats: &Client, name: &str, subject: &str) -> Result<Count, StreamError> {
+    let failed = |error| StreamError::new(name, &error);
+    let Some(stream) = existing(nats, name).await? else { return Ok(Count::default()) };
+    let mut info = stream.info_with_subjects(subject).await.map_err(failed)?;
+    let end = info.info.state.last_sequence.cast_signed();
+    // There is one page, with one subject.
+    let counted = info.try_next().await.map_err(failed)?;
+    Ok(Count { messages: counted.map_or(0, |(_, count)| count as i64), end })
+}

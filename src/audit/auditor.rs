@@ -1,38 +1,26 @@
-//! The audit that goes on while the service runs: quick figures every round, and as many events and
-//! rows as a round can bear.
+//! The audit that goes on while the service runs: round after round, in one process at a time.
 
 use std::collections::HashSet;
 use std::convert::Infallible;
 use std::time::{Duration, SystemTime};
 
 use indicatif::ProgressBar;
-use outbox_relay::Shard;
-use outbox_relay::audit::{ShardAudit, ShardPart};
-use sqlx::PgConnection;
+use sqlx::{Connection as _, PgConnection};
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
-use super::campaigns::Campaigns;
 use super::difference::Difference;
-use super::ends;
-use super::leg::Moment;
-use super::legs::Legs;
-use super::scan::{Part, Scan};
+use super::round::{Findings, Tour};
 use super::sources::{Sources, connect};
-use super::walk::Walk;
 use crate::connections::Connections;
-use crate::projections;
 
 /// From one round to the next. A side that stands still for this long is not merely behind.
 const INTERVAL: Duration = Duration::from_secs(10);
 /// For one round, many times what it takes. A server that does not answer is asked again in the next round. It is
 /// also the longest time for which an outdated round is shown.
 const ROUND_TIMEOUT: Duration = Duration::from_secs(30);
-/// Events that a round compares in all shards together, at most: the new ones first, then those that were compared
-/// longest ago. A fifth of a second's work (measured: 110 thousand events a second with their messages, 85 thousand
-/// with their rows); all of ten million events take three hours. A part that differs is compared in addition, so
-/// that a round compares twice this number at most.
-const ROUND_EVENTS: i64 = 10_000;
+/// Failures of one round that the log names; the others are counted.
+const FAILURES_SHOWN: usize = 5;
 
 /// What a round of the auditor came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,20 +41,12 @@ pub struct Auditor {
     shards: i16,
     /// Holds the lock of the auditors.
     connection: Option<PgConnection>,
-    /// How far the events of each shard are compared, once it has begun.
-    scans: Vec<Option<Scan>>,
+    tour: Tour,
     /// The differences of the last round, each by [`Difference::at`].
     found_before: HashSet<Difference>,
     /// The difference that the last round reported, by [`Difference::at`].
     reported: Option<Difference>,
     latest: watch::Sender<Option<AuditRound>>,
-}
-
-/// What a round finds.
-#[derive(Debug, Default)]
-struct Findings {
-    differences: Vec<Difference>,
-    drift: u64,
 }
 
 impl Auditor {
@@ -77,14 +57,15 @@ impl Auditor {
             connections,
             shards,
             connection: None,
-            scans: (0..shards).map(|_| None).collect(),
+            tour: Tour::new(shards),
             found_before: HashSet::new(),
             reported: None,
             latest: watch::Sender::default(),
         }
     }
 
-    /// The last round; nothing before the first one, after one that failed, and while another process audits.
+    /// The last round; nothing before the first one, while another process audits, and after a round that found no
+    /// difference and could not audit everything.
     #[must_use]
     pub fn latest(&self) -> watch::Receiver<Option<AuditRound>> {
         self.latest.subscribe()
@@ -99,19 +80,23 @@ impl Auditor {
             ticks.tick().await;
             let result = timeout(ROUND_TIMEOUT, self.round_if_leading()).await;
             let result = result.unwrap_or_else(|_| Err(anyhow::anyhow!("no end within {ROUND_TIMEOUT:?}")));
-            if let Err(error) = &result {
-                if !failed {
-                    let help = "`coupon doctor` tells which server is in trouble";
-                    tracing::warn!("the audit fails and is repeated every {INTERVAL:?}; {help}: {error:#}");
+            let error = match result {
+                Ok(failures) => in_words(&failures),
+                Err(error) => {
+                    self.withdraw();
+                    Some(error)
                 }
-                self.withdraw();
+            };
+            if let Some(error) = error.as_ref().filter(|_| !failed) {
+                let help = "`coupon doctor` tells which server is in trouble";
+                tracing::warn!("the audit fails and is repeated every {INTERVAL:?}; {help}: {error:#}");
             }
-            failed = result.is_err();
+            failed = error.is_some();
         }
     }
 
-    async fn round_if_leading(&mut self) -> anyhow::Result<()> {
-        if self.leads().await? { self.round().await } else { Ok(()) }
+    async fn round_if_leading(&mut self) -> anyhow::Result<Vec<String>> {
+        if self.leads().await? { self.look().await } else { Ok(Vec::new()) }
     }
 
     /// Whether this process holds the lock, or can take it.
@@ -141,74 +126,39 @@ impl Auditor {
     /// One round. It needs no lock: an audit changes nothing, and the lock only keeps load from the servers.
     ///
     /// # Errors
-    /// When one of the servers cannot be asked. The last round stands, until [`Auditor::run`] withdraws it.
+    /// Names the shards and campaigns that could not be audited. The others were, and a difference in them is the result
+    /// of the round.
     pub async fn round(&mut self) -> anyhow::Result<()> {
+        in_words(&self.look().await?).map_or(Ok(()), Err)
+    }
+
+    /// One round. Returns why what could not be audited. Fails if nothing could be.
+    async fn look(&mut self) -> anyhow::Result<Vec<String>> {
         let connection = match self.connection.take() {
             Some(connection) => connection,
             None => connect(&self.connections.database).await?,
         };
         let bar = ProgressBar::hidden();
         let mut sources = Sources::new(&self.connections, connection, self.shards, bar).await?;
-        let findings = self.look(&mut sources).await?;
-        self.connection = Some(sources.connection); // after a failure it is dropped, and the lock with it
-        self.conclude(findings);
-        Ok(())
+        let findings = self.tour.round(&mut sources).await;
+        let Sources { mut connection, failures, .. } = sources;
+        if failures.is_empty() || connection.ping().await.is_ok() {
+            self.connection = Some(connection); // or else it is dropped, and the lock with it
+        }
+        self.conclude(findings, failures.is_empty());
+        Ok(failures)
     }
 
-    async fn look(&mut self, sources: &mut Sources) -> anyhow::Result<Findings> {
-        let mut findings = Findings::default();
-        let shards = ends::read(sources).await?;
-        for audited in &shards {
-            findings.drift += (audited.behind() + audited.ahead() + audited.missing).unsigned_abs();
-            findings.differences.extend(ends::differences(audited));
-        }
-        let mut campaigns = Campaigns::read(&mut sources.connection, &shards, None).await?;
-        let mut legs = Legs::all();
-        legs.quick(sources, &mut campaigns).await?;
-        for campaign in &campaigns.list {
-            findings.differences.extend(legs.figures(campaign, Moment::UnderWay));
-        }
-        for audited in &shards {
-            self.scan(sources, &campaigns, audited, &mut findings).await?;
-        }
-        Ok(findings)
-    }
-
-    /// Compares what differed in a shard, what is new, and then what was compared longest ago.
-    async fn scan(
-        &mut self,
-        sources: &mut Sources,
-        campaigns: &Campaigns,
-        audited: &ShardAudit,
-        findings: &mut Findings,
-    ) -> anyhow::Result<()> {
-        let mut budget = ROUND_EVENTS / i64::from(self.shards);
-        let ends = (audited.first - 1, audited.settled(&projections::names()));
-        let Some(scan) = self.scans.get_mut(usize::from(audited.shard.0.unsigned_abs())) else {
-            return Ok(());
-        };
-        let scan = scan.get_or_insert_with(|| Scan::start(ends, budget));
-        let mut differs = async |part| findings.compare(sources, campaigns, audited.shard, part).await;
-        let suspect = scan.suspect(ends);
-        scan.differing = differs(suspect).await?.then_some(suspect);
-        let new = scan.new_events(ends, &mut budget);
-        if differs(new).await? {
-            scan.differing.get_or_insert(new);
-        }
-        let old = scan.old_events(ends, new, &mut budget);
-        if differs(old).await? {
-            scan.differing.get_or_insert(old);
-        }
-        Ok(())
-    }
-
-    fn conclude(&mut self, Findings { differences, drift }: Findings) {
+    fn conclude(&mut self, Findings { differences, drift }: Findings, complete: bool) {
         let named = differences
             .iter()
             .find(|found| found.is_certain())
             .or_else(|| differences.iter().find(|found| self.found_before.contains(&found.at())))
             .cloned();
         self.found_before = differences.iter().map(Difference::at).collect();
+        if named.is_none() && !complete {
+            return self.withdraw();
+        }
         let at = named.as_ref().map(Difference::at);
         let reported_before = std::mem::replace(&mut self.reported, at);
         match &named {
@@ -227,27 +177,13 @@ impl Auditor {
     }
 }
 
-impl Findings {
-    /// Compares a part of a shard. Returns whether it differs.
-    async fn compare(
-        &mut self,
-        sources: &mut Sources,
-        campaigns: &Campaigns,
-        shard: Shard,
-        (after, until): Part,
-    ) -> anyhow::Result<bool> {
-        if after >= until {
-            return Ok(false);
-        }
-        let part = ShardPart { shard, after, until };
-        let mut legs = Legs::all(); // which remember the events of this part alone
-        let (compared, of_events) = legs.part(sources, part).await?;
-        let mut walk = Walk::default();
-        walk.events(&mut legs, sources, campaigns, part).await?;
-        let before = self.differences.len();
-        self.drift += compared.more_in_stream + compared.different; // the ends count what is missing
-        self.differences.extend(of_events);
-        self.differences.extend(walk.differences.into_values());
-        Ok(self.differences.len() > before)
+/// An error for what could not be audited; nothing if everything was.
+fn in_words(failures: &[String]) -> Option<anyhow::Error> {
+    let shown = failures.iter().take(FAILURES_SHOWN).cloned().collect::<Vec<_>>().join("; ");
+    let more = failures.len().saturating_sub(FAILURES_SHOWN);
+    match (failures.is_empty(), more) {
+        (true, _) => None,
+        (false, 0) => Some(anyhow::anyhow!(shown)),
+        (false, more) => Some(anyhow::anyhow!("{shown}; and {more} more")),
     }
 }

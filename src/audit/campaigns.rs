@@ -2,12 +2,18 @@
 
 use outbox_relay::Shard;
 use outbox_relay::audit::ShardAudit;
-use sqlx::{FromRow, PgConnection};
+use sqlx::postgres::PgRow;
+use sqlx::{Connection as _, FromRow, PgConnection, Row as _};
 
 use super::difference::{Difference, LegName, Mismatch};
+use super::sources::{REPEATABLE_READ, Sources};
 use super::value::Value;
 use crate::campaign::{SettleOn, State};
+use crate::coupon::store::issued_of;
 use crate::ids::CampaignId;
+
+/// Campaigns that are read, and asked for at each server, at a time: some milliseconds each.
+pub(super) const CHUNK_CAMPAIGNS: usize = 1_000;
 
 /// A campaign, and its coupons.
 #[derive(Clone, Debug, FromRow)]
@@ -22,9 +28,12 @@ pub(super) struct Campaign {
     /// In minor units of `currency`.
     pub(super) face_value: i64,
     pub(super) currency: String,
-    /// Coupons issued: their highest number, since numbers have no gaps. From the leg of the coupons.
-    #[sqlx(skip)]
+    /// Coupons issued when the campaign was read, at the cut of an audit that is made once: their highest number,
+    /// since numbers have no gaps.
     pub(super) issued: i64,
+    /// Coupons issued after the other servers had answered.
+    #[sqlx(skip)]
+    pub(super) issued_after: i64,
     /// Coupons counted, in a full audit. From the leg of the coupons.
     #[sqlx(skip)]
     pub(super) states: Option<States>,
@@ -36,13 +45,28 @@ pub(super) struct Campaign {
     pub(super) stream_is_whole: bool,
 }
 
-/// The coupons of a campaign by their state.
+/// Campaigns with the columns of a [`Campaign`].
+macro_rules! campaigns {
+    ($condition:literal) => {
+        concat!(
+            "SELECT id, shard, name, state, quantity::bigint, settle_on, merchant_id, face_value, currency, ",
+            issued_of!("campaigns.id"),
+            "::bigint AS issued FROM campaigns WHERE ",
+            $condition,
+            " ORDER BY id"
+        )
+    };
+}
+
+/// The coupons of a campaign by their state, as of one snapshot.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct States {
     pub(super) issued: i64,
     pub(super) redeemed: i64,
     pub(super) cancelled: i64,
     pub(super) expired: i64,
+    /// The highest number.
+    pub(super) highest: i64,
 }
 
 impl States {
@@ -53,6 +77,34 @@ impl States {
 }
 
 impl Campaign {
+    /// Coupons that must exist, by their numbers: the highest one that was read.
+    pub(super) fn numbered(&self) -> i64 {
+        self.issued.max(self.states.map_or(0, |states| states.highest))
+    }
+
+    /// No coupon was issued while the other servers answered, so that their figures are of one moment.
+    pub(super) fn rested(&self) -> bool {
+        self.issued == self.issued_after
+    }
+
+    /// Reads how many coupons these campaigns have now.
+    pub(super) async fn read_issued_after(
+        connection: &mut PgConnection,
+        campaigns: &mut [Self],
+    ) -> Result<(), sqlx::Error> {
+        let ids: Vec<CampaignId> = campaigns.iter().map(|campaign| campaign.id).collect();
+        let statement = concat!(
+            "SELECT ",
+            issued_of!("read.id"),
+            "::bigint FROM unnest($1::uuid[]) WITH ORDINALITY AS read (id, nth) ORDER BY nth"
+        );
+        let issued: Vec<i64> = sqlx::query_scalar(statement).bind(ids).fetch_all(connection).await?;
+        for (campaign, issued) in campaigns.iter_mut().zip(issued) {
+            campaign.issued_after = issued;
+        }
+        Ok(())
+    }
+
     /// A difference of a leg in this campaign.
     pub(super) fn difference(&self, leg: LegName, mismatch: Mismatch) -> Difference {
         let (shard, campaign) = (Some(self.shard), Some(self.id));
@@ -77,62 +129,100 @@ impl Campaign {
     }
 }
 
-/// The campaigns that are audited, in the order of their ids: all, or only one.
-#[derive(Debug)]
+/// Campaigns that are audited, in the order of their ids.
+#[derive(Debug, Default)]
 pub(super) struct Campaigns {
+    /// The only one that is audited; nothing for all.
     pub(super) only: Option<CampaignId>,
     pub(super) list: Vec<Campaign>,
+    /// The cut: the head of each shard's outbox in the snapshot from which the campaigns were read.
+    pub(super) heads: Vec<i64>,
 }
 
 impl Campaigns {
-    /// Reads all campaigns, or `only` one. `shards` say what their outboxes and streams still hold.
-    pub(super) async fn read(
+    /// All campaigns, or `only` one, and the heads of the shards, from one snapshot. A coupon and its event are
+    /// committed together: the events up to the heads are those of the coupons up to [`Campaign::issued`].
+    pub(super) async fn cut(
         connection: &mut PgConnection,
-        shards: &[ShardAudit],
+        shards: i16,
         only: Option<CampaignId>,
     ) -> Result<Self, sqlx::Error> {
-        let mut list: Vec<Campaign> = sqlx::query_as(
-            "SELECT id, shard, name, state, quantity::bigint, settle_on, merchant_id, face_value, currency \
-             FROM campaigns WHERE $1::uuid IS NULL OR id = $1 ORDER BY id",
-        )
-        .bind(only)
-        .fetch_all(connection)
-        .await?;
-        for campaign in &mut list {
+        let mut snapshot = connection.begin_with(REPEATABLE_READ).await?;
+        let heads = sqlx::query_scalar(
+            "SELECT outbox_head(shard::smallint) FROM generate_series(0, $1 - 1) AS shard ORDER BY shard",
+        );
+        let heads = heads.bind(i32::from(shards)).fetch_all(&mut *snapshot).await?;
+        let list = sqlx::query_as(campaigns!("$1::uuid IS NULL OR id = $1"));
+        let list = list.bind(only).fetch_all(&mut *snapshot).await?;
+        Ok(Self { only, list, heads })
+    }
+
+    /// The campaigns of these ids, as far as they exist. One that cannot be read is left out and noted in `sources`.
+    pub(super) async fn of(sources: &mut Sources, ids: &[CampaignId]) -> Result<Self, sqlx::Error> {
+        let rows = Self::rows(&mut sources.connection, ids).await?;
+        let mut list = Vec::with_capacity(rows.len());
+        for row in rows {
+            match Campaign::from_row(&row) {
+                Ok(campaign) => list.push(campaign),
+                Err(error) => {
+                    let id: CampaignId = row.try_get("id")?;
+                    sources.fail(format_args!("campaign {id}"), error);
+                }
+            }
+        }
+        Ok(Self { list, ..Self::default() })
+    }
+
+    /// The same, where one that cannot be read is an error.
+    pub(super) async fn all_of(
+        connection: &mut PgConnection,
+        ids: &[CampaignId],
+    ) -> Result<Self, sqlx::Error> {
+        let rows = Self::rows(connection, ids).await?;
+        let list = rows.iter().map(Campaign::from_row).collect::<Result<_, _>>()?;
+        Ok(Self { list, ..Self::default() })
+    }
+
+    async fn rows(connection: &mut PgConnection, ids: &[CampaignId]) -> Result<Vec<PgRow>, sqlx::Error> {
+        sqlx::query(campaigns!("id = ANY ($1)")).bind(ids).fetch_all(connection).await
+    }
+
+    /// Says of each campaign what the outbox and the stream of its shard still hold.
+    pub(super) fn know(&mut self, shards: &[ShardAudit]) {
+        for campaign in &mut self.list {
             let shard = shards.iter().find(|audited| audited.shard == campaign.shard);
             campaign.outbox_is_whole = shard.is_none_or(|audited| audited.first == 1);
             campaign.stream_is_whole = shard.is_some_and(ShardAudit::is_whole);
         }
-        Ok(Self { only, list })
     }
 
     /// The campaign of this id, if it is audited.
     pub(super) fn get(&self, id: CampaignId) -> Option<&Campaign> {
-        self.list.get(self.index(id)?)
-    }
-
-    pub(super) fn get_mut(&mut self, id: CampaignId) -> Option<&mut Campaign> {
-        let index = self.index(id)?;
-        self.list.get_mut(index)
-    }
-
-    fn index(&self, id: CampaignId) -> Option<usize> {
-        self.list.binary_search_by_key(&id, |campaign| campaign.id).ok()
+        let index = self.list.binary_search_by_key(&id, |campaign| campaign.id).ok()?;
+        self.list.get(index)
     }
 
     /// The first of these campaigns that does not exist. Nothing if only one is audited: no leg counts the others.
-    pub(super) fn unknown(
+    pub(super) async fn unknown(
         &self,
+        snapshot: &mut PgConnection,
         leg: LegName,
         ids: impl IntoIterator<Item = CampaignId>,
-    ) -> Option<Difference> {
-        let unknown = ids.into_iter().filter(|id| self.get(*id).is_none()).min()?;
-        let found = Some(Value::Text(unknown.to_string()));
-        let campaign = Some(unknown);
-        self.only.is_none().then(|| Difference {
-            campaign,
-            found,
+    ) -> Result<Option<Difference>, sqlx::Error> {
+        if self.only.is_some() {
+            return Ok(None);
+        }
+        let unread: Vec<CampaignId> = ids.into_iter().filter(|id| self.get(*id).is_none()).collect();
+        // Those that were created after the cut exist in this snapshot.
+        let unknown = sqlx::query_scalar(
+            "SELECT id FROM unnest($1::uuid[]) AS read (id) \
+             WHERE NOT EXISTS (SELECT FROM campaigns WHERE campaigns.id = read.id) ORDER BY id LIMIT 1",
+        );
+        let unknown: Option<CampaignId> = unknown.bind(unread).fetch_optional(snapshot).await?;
+        Ok(unknown.map(|campaign| Difference {
+            campaign: Some(campaign),
+            found: Some(Value::Text(campaign.to_string())),
             ..Difference::new(leg, Mismatch::NoSuchCampaign)
-        })
+        }))
     }
 }

@@ -43,18 +43,19 @@ pub(super) struct Chunk {
     pub(super) events: Vec<StoredEvent>,
     /// Each once.
     pub(super) coupons: Vec<CouponRow>,
+    /// The campaigns of these coupons.
+    pub(super) campaigns: Campaigns,
 }
 
 impl Chunk {
-    /// The events of a part, and their coupons. Only those of the campaigns that
-    /// are audited.
+    /// The events of a part, and their coupons; of the `only` campaign, if there is one.
     pub(super) async fn of_events(
         connection: &mut PgConnection,
-        campaigns: &Campaigns,
+        only: Option<CampaignId>,
         ShardPart { shard, after, until }: ShardPart,
     ) -> Result<Self, sqlx::Error> {
         let mut events = StoredEvent::between(connection, shard, after, until).await?;
-        if let Some(only) = campaigns.only {
+        if let Some(only) = only {
             let key = only.to_string();
             events.retain(|event| event.key == key);
         }
@@ -65,9 +66,9 @@ impl Chunk {
         let coupons =
             sqlx::query_as(coupons!("unnest($1::uuid[]) AS e (id) JOIN coupons AS c USING (id) ORDER BY 1"))
                 .bind(ids)
-                .fetch_all(connection)
+                .fetch_all(&mut *connection)
                 .await?;
-        Ok(Self { events, coupons })
+        Self::new(connection, events, coupons).await
     }
 
     /// The coupons of a campaign with numbers behind `after`, up to and including `until`, in their order; at most
@@ -84,8 +85,20 @@ impl Chunk {
         .bind(after)
         .bind(until)
         .bind(CHUNK_ROWS)
-        .fetch_all(connection)
+        .fetch_all(&mut *connection)
         .await?;
-        Ok(Self { events: Vec::new(), coupons })
+        Self::new(connection, Vec::new(), coupons).await
+    }
+
+    async fn new(
+        connection: &mut PgConnection,
+        events: Vec<StoredEvent>,
+        coupons: Vec<CouponRow>,
+    ) -> Result<Self, sqlx::Error> {
+        let mut ids: Vec<CampaignId> = coupons.iter().map(|coupon| coupon.campaign_id).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        let campaigns = Campaigns::all_of(connection, &ids).await?;
+        Ok(Self { events, coupons, campaigns })
     }
 }

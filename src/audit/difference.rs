@@ -147,8 +147,9 @@ impl Difference {
         }
     }
 
-    /// A figure that differs, with an example of it, if there is one.
+    /// A figure that differs, with an example of it, if there is another difference to name.
     pub(super) fn with_example(self, example: Option<Self>) -> Self {
+        let example = example.filter(|example| *example != self);
         Self { example: example.map(Box::new), ..self }
     }
 

@@ -16,13 +16,13 @@ use super::value::Value;
 /// What a leg reads, or why a server could not be asked.
 pub(super) type Asking<'a, T> = BoxFuture<'a, anyhow::Result<T>>;
 
-/// When figures were read.
+/// How figures are judged that differ because claims are on their way, or because something is wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Moment {
-    /// Nothing is on its way: all figures of a campaign are the same number.
-    AtRest,
-    /// Claims are on their way: a figure may be behind another.
-    UnderWay,
+pub(super) enum Look {
+    /// Of the auditor: without a wait. A figure differs only outside the bounds within which claims can move it.
+    Brief,
+    /// Of an audit that is made once: looks again until the figures are of one moment, and waits for pending seats.
+    Patient,
 }
 
 /// The coupons of a campaign of which no event told.
@@ -41,8 +41,14 @@ pub(super) type Field = (&'static str, Option<Value>);
 pub(super) trait Leg: fmt::Debug + Send {
     fn name(&self) -> LegName;
 
-    /// Reads the figures that the servers keep anyway, at a cost that does not grow with the number of coupons.
-    fn quick<'a>(&'a mut self, _: &'a mut Sources, _: &'a mut Campaigns) -> Asking<'a, ()> {
+    /// Reads the figures that the servers keep anyway of some campaigns, at a cost that does not grow with the number
+    /// of coupons.
+    fn quick<'a>(&'a mut self, _: &'a mut Sources, _: &'a [Campaign], _: Look) -> Asking<'a, ()> {
+        Box::pin(async { Ok(()) })
+    }
+
+    /// Judges the figures of [`Leg::quick`], once it is known how many coupons there were after they were read.
+    fn judge<'a>(&'a mut self, _: &'a mut Sources, _: &'a [Campaign], _: Look) -> Asking<'a, ()> {
         Box::pin(async { Ok(()) })
     }
 
@@ -56,7 +62,7 @@ pub(super) trait Leg: fmt::Debug + Send {
     }
 
     /// In which of its figures the leg differs from the coupons of a campaign.
-    fn figures(&self, _: &Campaign, _: Moment) -> Option<Difference> {
+    fn figures(&self, _: &Campaign) -> Option<Difference> {
         None
     }
 
@@ -70,12 +76,7 @@ pub(super) trait Leg: fmt::Debug + Send {
     }
 
     /// Compares events of any kind, in their order, and the coupons of which they tell, with the rows of the leg.
-    fn batch<'a>(
-        &'a mut self,
-        _: &'a mut PgConnection,
-        _: &'a Campaigns,
-        _: &'a Chunk,
-    ) -> Asking<'a, Vec<Difference>> {
+    fn batch<'a>(&'a mut self, _: &'a mut PgConnection, _: &'a Chunk) -> Asking<'a, Vec<Difference>> {
         Box::pin(async { Ok(Vec::new()) })
     }
 

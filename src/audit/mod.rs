@@ -16,6 +16,11 @@
 //! so that a row that belongs to nothing shows.
 //!
 //! The [`Auditor`] does both **continuously**, part by part.
+//!
+//! All of them are right while claims go on. An audit that is made once has a **cut**: the head of each shard's outbox,
+//! and the highest number of each campaign's coupons, from one snapshot. It waits until stream and projections have
+//! reached the cut, or one stands still; then everything up to the cut must be everywhere. What is behind the cut is on
+//! its way: figures that include some of it are compared with the coupons up to where their side had come.
 
 mod auditor;
 mod campaigns;
@@ -25,6 +30,7 @@ mod ends;
 mod leg;
 mod legs;
 mod reading;
+mod round;
 mod scan;
 mod sheet;
 mod sources;
@@ -52,10 +58,11 @@ pub struct Scope {
     pub full: bool,
 }
 
-/// Makes the sheet. What happens in the meantime may show as a difference: audit at rest, or repeat it.
+/// Makes the sheet, at rest or under load.
 ///
 /// # Errors
-/// When one of the servers cannot be asked, or the campaign does not exist.
+/// When it cannot be told: one of the servers cannot be asked, the campaign does not exist, events are still on their way
+/// after two minutes, or the oldest events leave the outbox meanwhile.
 pub async fn audit(connections: &Connections, shards: i16, scope: Scope) -> anyhow::Result<Sheet> {
     let bar = if scope.full { progress_bar(0) } else { ProgressBar::hidden() };
     let reading = Reading::start(connections, shards, scope.campaign, bar).await?;

@@ -7,7 +7,7 @@ use outbox_relay::audit::{ShardAudit, ShardPart};
 use super::campaigns::{Campaign, Campaigns};
 use super::difference::Difference;
 use super::ends;
-use super::leg::Moment;
+use super::leg::Look;
 use super::legs::Legs;
 use super::sheet::{Compared, ShardBalance, Sheet};
 use super::sources::{Sources, connect};
@@ -20,6 +20,7 @@ pub(super) struct Reading {
     sources: Sources,
     legs: Legs,
     shards: Vec<ShardAudit>,
+    /// As of the cut.
     campaigns: Campaigns,
 }
 
@@ -27,7 +28,7 @@ pub(super) struct Reading {
 type Parts = Vec<(Compared, Option<Difference>)>;
 
 impl Reading {
-    /// Reads what can be had without counting rows.
+    /// Makes the cut, waits for what is on its way to it, and reads what can be had without counting rows.
     ///
     /// # Errors
     /// When one of the servers does not answer, or the only campaign does not exist.
@@ -39,71 +40,90 @@ impl Reading {
     ) -> anyhow::Result<Self> {
         let connection = connect(&connections.database).await?;
         let mut sources = Sources::new(connections, connection, shards, bar).await?;
-        let shards = ends::read(&mut sources).await?;
-        let mut campaigns = Campaigns::read(&mut sources.connection, &shards, only).await?;
+        let mut campaigns = Campaigns::cut(&mut sources.connection, shards, only).await?;
         if let Some(id) = only.filter(|_| campaigns.list.is_empty()) {
             bail!("there is no campaign {id}: `coupon campaign list` shows those that exist");
         }
+        let shards = ends::at_the_cut(&mut sources, &campaigns.heads).await?;
+        campaigns.know(&shards);
         let mut legs = Legs::all();
-        legs.quick(&mut sources, &mut campaigns).await?;
+        legs.quick(&mut sources, &mut campaigns.list, Look::Patient).await?;
+        if !sources.failures.is_empty() {
+            bail!(sources.failures.join("; "));
+        }
         Ok(Self { sources, legs, shards, campaigns })
     }
 
     pub(super) async fn quick(mut self) -> anyhow::Result<Sheet> {
         let mut difference = None;
         for campaign in &self.campaigns.list {
-            let figure = self.legs.figures(campaign, Moment::AtRest).into_iter().next();
+            let figure = self.legs.figures(campaign).into_iter().next();
             if let Some(figure) = figure {
                 let example = self.legs.stranger_in(figure.leg, &mut self.sources, campaign).await?;
                 difference = Some(figure.with_example(example));
                 break;
             }
         }
-        let difference = difference.or_else(|| ends::first(&self.shards));
+        let difference = difference.or_else(|| ends::first(&self.shards, &self.campaigns.heads));
         Ok(self.sheet(difference, Vec::new()))
     }
 
     pub(super) async fn full(mut self) -> anyhow::Result<Sheet> {
-        let events = self.shards.iter().map(|shard| shard.end() + shard.head - 2 * (shard.first - 1));
-        self.sources.bar.inc_length(events.sum::<i64>().unsigned_abs());
+        let events: i64 = self.parts().iter().map(|part| 2 * (part.until - part.after)).sum();
+        self.sources.bar.inc_length(events.unsigned_abs());
         let parts = self.compare_parts().await?;
         let mut walk = self.compare_rows().await?;
         let unknown = self.legs.count(&mut self.sources, &mut self.campaigns).await?;
         let mut difference = None;
-        let Self { sources, legs, campaigns, .. } = &mut self;
+        let Self { sources, legs, campaigns, shards } = &mut self;
         for campaign in &campaigns.list {
             difference = in_campaign(legs, sources, campaign, &mut walk, &parts).await?;
             if difference.is_some() {
                 break;
             }
         }
-        self.sources.bar.finish_and_clear();
+        for audited in shards.iter() {
+            let now = ends::read(sources, audited.shard).await?;
+            if now.first != audited.first {
+                let shard = audited.shard;
+                bail!("the oldest events of shard {shard} left the outbox meanwhile: audit again");
+            }
+        }
+        sources.bar.finish_and_clear();
         let difference = difference
             .or_else(|| walk.differences.into_values().next())
             .or(unknown)
             .or_else(|| parts.iter().find_map(|(_, found)| found.clone()))
-            .or_else(|| ends::first(&self.shards));
+            .or_else(|| ends::first(shards, &campaigns.heads));
         Ok(self.sheet(difference, parts))
     }
 
+    /// Each shard's events up to the cut.
+    fn parts(&self) -> Vec<ShardPart> {
+        let cuts = self.shards.iter().zip(&self.campaigns.heads);
+        cuts.map(|(audited, head)| ShardPart { shard: audited.shard, after: audited.first - 1, until: *head })
+            .collect()
+    }
+
+    /// With what the stream holds behind the end of the outbox.
     async fn compare_parts(&mut self) -> anyhow::Result<Parts> {
         let mut parts = Vec::new();
-        for shard in &self.shards {
-            let part = ShardPart { shard: shard.shard, after: shard.first - 1, until: shard.end() };
-            parts.push(self.legs.part(&mut self.sources, part).await?);
+        for (part, audited) in self.parts().into_iter().zip(&self.shards) {
+            let until = if audited.ahead() > 0 { audited.end() } else { part.until };
+            parts.push(self.legs.part(&mut self.sources, ShardPart { until, ..part }).await?);
         }
         Ok(parts)
     }
 
     async fn compare_rows(&mut self) -> anyhow::Result<Walk> {
-        let Self { sources, legs, shards, campaigns } = self;
         let mut walk = Walk::default();
-        for shard in shards.iter() {
-            let part = ShardPart { shard: shard.shard, after: shard.first - 1, until: shard.head };
-            walk.events(legs, sources, campaigns, part).await?;
+        let parts = self.parts();
+        let Self { sources, legs, campaigns, .. } = self;
+        for part in parts {
+            walk.events(legs, sources, campaigns.only, part).await?;
         }
         for campaign in &campaigns.list {
-            walk.unannounced(legs, sources, campaigns, campaign).await?;
+            walk.unannounced(legs, sources, campaign).await?;
         }
         Ok(walk)
     }
@@ -128,7 +148,7 @@ async fn in_campaign(
     walk: &mut Walk,
     parts: &Parts,
 ) -> anyhow::Result<Option<Difference>> {
-    let figure = legs.figures(campaign, Moment::AtRest).into_iter().next();
+    let figure = legs.figures(campaign).into_iter().next();
     let mut example = walk.differences.remove(&Some(campaign.id));
     if example.is_none() {
         example = legs.stranger(sources, campaign, figure.is_some()).await?;

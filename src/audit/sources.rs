@@ -1,5 +1,6 @@
 //! What an audit reads from: its connections to the three servers.
 
+use std::fmt::Display;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -21,6 +22,8 @@ const PLANS: [(&str, &str); 4] = [
     ("enable_hashjoin", "off"),
     ("enable_mergejoin", "off"),
 ];
+/// Begins a transaction whose statements see one snapshot.
+pub(super) const REPEATABLE_READ: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
 
 /// The servers, as one audit asks them.
 pub(super) struct Sources {
@@ -31,6 +34,8 @@ pub(super) struct Sources {
     pub(super) shards: i16,
     /// Events and seats that are compared.
     pub(super) bar: ProgressBar,
+    /// Shards and campaigns that could not be audited, each with the reason.
+    pub(super) failures: Vec<String>,
 }
 
 impl Sources {
@@ -48,7 +53,13 @@ impl Sources {
         let gates = Seats::connect(&connections.redis, GATE_TIMEOUT)
             .await
             .with_context(|| format!("Redis at {address} cannot be reached"))?;
-        Ok(Self { connections: connections.clone(), connection, gates, shards, bar })
+        let connections = connections.clone();
+        Ok(Self { connections, connection, gates, shards, bar, failures: Vec::new() })
+    }
+
+    /// Notes that a shard or campaign could not be audited. The others still are.
+    pub(super) fn fail(&mut self, what: impl Display, error: impl Into<anyhow::Error>) {
+        self.failures.push(format!("{what}: {:#}", error.into()));
     }
 }
 
@@ -59,7 +70,7 @@ pub(super) async fn connect(database: &PgConnectOptions) -> Result<PgConnection,
 
 /// One snapshot, for statements that read all rows of a table.
 pub(super) async fn snapshot(connection: &mut PgConnection) -> Result<PgTransaction<'_>, sqlx::Error> {
-    let mut snapshot = connection.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
+    let mut snapshot = connection.begin_with(REPEATABLE_READ).await?;
     sqlx::query("SET LOCAL enable_seqscan = on").execute(&mut *snapshot).await?;
     Ok(snapshot)
 }

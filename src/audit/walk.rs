@@ -1,10 +1,11 @@
 //! The walk along the outbox: every event and its coupon against every leg, a chunk at a time.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use outbox_relay::audit::ShardPart;
+use outbox_relay::strict::id_of;
 
-use super::campaigns::{Campaign, Campaigns};
+use super::campaigns::Campaign;
 use super::chunk::{CHUNK_ROWS, Chunk};
 use super::difference::Difference;
 use super::leg::Unannounced;
@@ -17,23 +18,26 @@ use crate::ids::CampaignId;
 pub(super) struct Walk {
     /// The first difference of each campaign.
     pub(super) differences: BTreeMap<Option<CampaignId>, Difference>,
+    /// The campaigns of the events that were compared.
+    pub(super) campaigns: BTreeSet<CampaignId>,
 }
 
 impl Walk {
-    /// Compares the events of a part, and their coupons.
+    /// Compares the events of a part, and their coupons; of the `only` campaign, if there is one.
     pub(super) async fn events(
         &mut self,
         legs: &mut Legs,
         sources: &mut Sources,
-        campaigns: &Campaigns,
+        only: Option<CampaignId>,
         ShardPart { shard, mut after, until }: ShardPart,
     ) -> anyhow::Result<()> {
         let Sources { connection, bar, .. } = sources;
         while after < until {
             let end = until.min(after + CHUNK_ROWS);
             let part = ShardPart { shard, after, until: end };
-            let chunk = Chunk::of_events(connection, campaigns, part).await?;
-            self.note(legs.batch(connection, campaigns, &chunk).await?);
+            let chunk = Chunk::of_events(connection, only, part).await?;
+            self.note(legs.batch(connection, &chunk).await?);
+            self.campaigns.extend(chunk.events.iter().filter_map(|event| id_of(&event.key)).map(CampaignId));
             bar.inc((end - after).unsigned_abs());
             after = end;
         }
@@ -45,7 +49,6 @@ impl Walk {
         &mut self,
         legs: &mut Legs,
         sources: &mut Sources,
-        campaigns: &Campaigns,
         campaign: &Campaign,
     ) -> anyhow::Result<()> {
         let Unannounced { until, difference } = legs.unannounced(campaign);
@@ -55,7 +58,7 @@ impl Walk {
             let chunk = Chunk::of_coupons(&mut sources.connection, campaign, (number, until)).await?;
             let Some(last) = chunk.coupons.last() else { break };
             number = last.number;
-            self.note(legs.batch(&mut sources.connection, campaigns, &chunk).await?);
+            self.note(legs.batch(&mut sources.connection, &chunk).await?);
         }
         Ok(())
     }

@@ -14,6 +14,8 @@ const QUANTITY_MAX: i64 = 10_000_000;
 const PER_USER_LIMIT_MAX: i64 = 10;
 /// Minor units of the currency, at most.
 const FACE_VALUE_MAX: i64 = 1_000_000_000_000;
+/// Minor units that all coupons of a campaign are worth together, at most: a tenth of what fits into 64 bits.
+const TOTAL_VALUE_MAX: i64 = 1_000_000_000_000_000_000;
 /// Bytes of a name, at most.
 const NAME_LENGTH_MAX: usize = 200;
 /// Seconds since 1970, up to the year 9000: no sum with a time of a campaign overflows.
@@ -87,8 +89,9 @@ impl DraftBody {
             .parse()
             .inspect_err(|error: &CurrencyError| refuse("currency", error.to_string()))
             .ok();
+        let face_value_max = FACE_VALUE_MAX.min(TOTAL_VALUE_MAX / self.quantity.clamp(1, QUANTITY_MAX));
         for (field, value, max) in [
-            ("face_value", self.face_value, FACE_VALUE_MAX),
+            ("face_value", self.face_value, face_value_max),
             ("quantity", self.quantity, QUANTITY_MAX),
             ("per_user_limit", self.per_user_limit, PER_USER_LIMIT_MAX),
         ] {

@@ -1,6 +1,8 @@
 //! Coupons in Postgres: every statement on the table `coupons` but `issue_batch()`, which writes it, and the
 //! audit's, which compares it.
 
+use sqlx::PgExecutor;
+
 use super::Coupon;
 use crate::ids::{CampaignId, CouponId, UserId};
 use crate::pool::Pool;
@@ -73,13 +75,13 @@ pub async fn held(
 }
 
 /// How many coupons of a campaign have been issued.
-pub async fn issued(pool: &Pool, campaign: CampaignId) -> Result<i32, sqlx::Error> {
-    sqlx::query_scalar(concat!("SELECT ", issued_of!("$1"))).bind(campaign).fetch_one(pool).await
+pub async fn issued(executor: impl PgExecutor<'_>, campaign: CampaignId) -> Result<i32, sqlx::Error> {
+    sqlx::query_scalar(concat!("SELECT ", issued_of!("$1"))).bind(campaign).fetch_one(executor).await
 }
 
 /// The holders of a campaign's coupons behind number `after`, in the order of numbers; at most `limit`.
 pub async fn holders(
-    pool: &Pool,
+    executor: impl PgExecutor<'_>,
     campaign: CampaignId,
     after: i32,
     limit: i64,
@@ -90,13 +92,13 @@ pub async fn holders(
     .bind(campaign)
     .bind(after)
     .bind(limit)
-    .fetch_all(pool)
+    .fetch_all(executor)
     .await
 }
 
 /// Which of these users have the n-th of their coupons of a campaign; `nths` has an element for each of `users`.
 pub async fn issued_to(
-    pool: &Pool,
+    executor: impl PgExecutor<'_>,
     campaign: CampaignId,
     users: &[&str],
     nths: &[i32],
@@ -108,6 +110,6 @@ pub async fn issued_to(
     .bind(campaign)
     .bind(users)
     .bind(nths)
-    .fetch_all(pool)
+    .fetch_all(executor)
     .await
 }

@@ -33,7 +33,7 @@ static LOAD: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../..
 
 const CONNECTION_TIMEOUT: Duration = Duration::from_millis(500);
 /// How long a seat may be pending. Then the sweeper asks Postgres whether its coupon is committed.
-const LEASE: Duration = Duration::from_secs(10);
+pub(crate) const LEASE: Duration = Duration::from_secs(10);
 /// How long a loader may take between two steps. Then another one may begin.
 const LOADER_LEASE: Duration = Duration::from_secs(5);
 /// A key that never exists: writing it with `XX` tests whether Redis takes writes, and writes nothing.
@@ -48,6 +48,11 @@ pub enum LoadStep {
     /// Another loader is at work, or has taken over.
     Superseded,
 }
+
+/// How many seats are taken and how many of those are pending, if the gate is loaded.
+type Counted = Result<Option<(i64, i64)>, RedisError>;
+/// How many seats are taken, and which of those are pending, with their deadlines in ms since 1970.
+type Pending = (i64, Vec<(Seat, i64)>);
 
 /// The keys of one campaign, which share a hash tag.
 struct Keys {
@@ -208,15 +213,37 @@ impl Seats {
     }
 
     /// How many seats are taken, and how many of those are pending. Nothing when the gate is not loaded.
-    pub async fn count(&mut self, campaign: CampaignId) -> Result<Option<(i64, i64)>, RedisError> {
+    pub async fn count(&mut self, campaign: CampaignId) -> Counted {
+        self.counts(&[campaign]).await?.pop().unwrap_or(Ok(None))
+    }
+
+    /// The same for each of these campaigns, in one round trip; an error for one whose keys are of another kind.
+    pub async fn counts(&mut self, campaigns: &[CampaignId]) -> Result<Vec<Counted>, RedisError> {
+        let mut pipe = redis::pipe();
+        for campaign in campaigns {
+            let keys = Keys::of(*campaign);
+            pipe.exists(keys.gate).scard(keys.holders).zcard(keys.pending);
+        }
+        let answers: Vec<Result<i64, RedisError>> = pipe.ignore_errors().query_async(&mut self.0).await?;
+        let counts = answers.chunks_exact(3).map(|answers| {
+            let figure = |index: usize| answers[index].clone();
+            Ok((figure(0)? == 1).then_some((figure(1)?, figure(2)?)))
+        });
+        Ok(counts.collect())
+    }
+
+    /// The seats at one moment. Nothing when the gate is not loaded.
+    pub async fn pending(&mut self, campaign: CampaignId) -> Result<Option<Pending>, RedisError> {
         let keys = Keys::of(campaign);
-        let (loaded, taken, pending): (bool, i64, i64) = redis::pipe()
+        let (loaded, taken, pending): (bool, i64, Vec<(String, i64)>) = redis::pipe()
+            .atomic()
             .exists(keys.gate)
             .scard(keys.holders)
-            .zcard(keys.pending)
+            .zrange_withscores(keys.pending, 0, -1)
             .query_async(&mut self.0)
             .await?;
-        Ok(loaded.then_some((taken, pending)))
+        let pending = pending.iter().map(|(name, deadline)| (Seat::parse(name), *deadline));
+        Ok(loaded.then(|| (taken, pending.collect())))
     }
 
     /// Some of the seats taken, and the cursor to go on with. A scan begins with cursor 0 and ends when it

@@ -129,6 +129,8 @@ async fn every_field_that_cannot_be_is_named_at_once() {
         (json!({ "quantity": i64::MAX }), "quantity"),
         (json!({ "face_value": -5 }), "face_value"),
         (json!({ "face_value": i64::MAX }), "face_value"),
+        (json!({ "face_value": 100_000_000_001_i64, "quantity": 10_000_000 }), "face_value"),
+        (json!({ "face_value": 1_000_000_000_000_i64, "quantity": 1_000_001 }), "face_value"),
         (json!({ "per_user_limit": 11 }), "per_user_limit"),
         (json!({ "currency": "eur" }), "currency"),
         (json!({ "name": "n".repeat(201) }), "name"),

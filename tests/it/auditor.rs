@@ -1,5 +1,7 @@
 //! The audit that goes on while the service runs.
 
+use std::time::{Duration, Instant};
+
 use async_nats::jetstream;
 use coupon_dispatcher::audit::{AuditRound, Auditor};
 use coupon_dispatcher::event::OUTLET;
@@ -10,11 +12,11 @@ use ulid::Ulid;
 use uuid::Uuid;
 
 use crate::audit::Scene;
-use crate::support::{SOON, World, wait_until};
+use crate::support::{Line, Proxy, SOON, World, wait_until};
 
 const SHARD: Shard = Shard(0);
 /// For two rounds of a process that serves, and some more.
-const ROUNDS: std::time::Duration = std::time::Duration::from_secs(60);
+const ROUNDS: Duration = Duration::from_secs(60);
 
 /// What one more round comes to.
 async fn round(auditor: &mut Auditor) -> AuditRound {
@@ -209,6 +211,35 @@ async fn a_rush_is_no_difference() {
     world.balanced().await;
     for _ in 0..2 {
         assert!(round(&mut auditor).await.balanced);
+    }
+    world.close().await;
+}
+
+/// One question for each of them would take more than three minutes.
+#[tokio::test]
+async fn a_round_costs_what_is_live_and_not_what_is_over() {
+    let world = World::with_processes(&["api,relay", "project"]).await;
+    let campaign = world.open_campaign(json!({})).await;
+    sqlx::query(
+        "INSERT INTO campaigns (id, shard, name, merchant_id, face_value, currency, quantity, per_user_limit, \
+         opens_at, closes_at, coupon_valid_for, settle_on, state) \
+         SELECT gen_random_uuid(), shard, name, merchant_id, face_value, currency, quantity, per_user_limit, \
+         now() - interval '2 days', now() - interval '1 day', 86400, settle_on, 'closed' \
+         FROM campaigns, generate_series(1, 10000) WHERE id = $1",
+    )
+    .bind(Uuid::from(campaign.0))
+    .execute(&world.pool)
+    .await
+    .unwrap();
+    let wire = Proxy::to(([127, 0, 0, 1], world.servers.redis.port()).into()).await;
+    wire.set(Line::Slow(Duration::from_millis(10)));
+    let mut connections = world.connections().await.unwrap();
+    connections.redis = redis::Client::open(format!("redis://{}", wire.address)).unwrap();
+    let mut auditor = Auditor::new(connections, 1);
+    for _ in 0..2 {
+        let began = Instant::now();
+        assert!(round(&mut auditor).await.balanced);
+        assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
     }
     world.close().await;
 }

@@ -1,13 +1,15 @@
 //! Retention: what may go from the outbox, and what may not.
 
+use std::fs;
 use std::time::Duration;
 
 use async_nats::jetstream;
 use async_nats::jetstream::message::PublishMessage;
 use coupon_dispatcher::connections::Connections;
 use coupon_dispatcher::event::OUTLET;
+use coupon_dispatcher::servers::Setup;
 use outbox_relay::Shard;
-use outbox_relay::retention::Retention;
+use outbox_relay::retention::{Dropped, Retention};
 use ulid::Ulid;
 
 use crate::support::World;
@@ -93,7 +95,11 @@ async fn partitions_go_when_they_are_old_and_confirmed() {
     world.migrate().await;
     let Connections { database, nats, .. } = world.connections().await.unwrap();
     let retention = Retention { outlet: OUTLET, shards: 2, projections: vec!["one", "other"], keep: DAY };
-    let sweep = async || retention.drop_old(&database, &nats).await.unwrap();
+    let sweep = async || {
+        let Dropped { partitions, failures } = retention.drop_old(&database, &nats).await.unwrap();
+        assert!(failures.is_empty(), "{failures:?}");
+        partitions
+    };
     let all = world.partitions().await;
     assert_eq!(sweep().await, [0i64; 0], "an empty outbox keeps what it starts with");
 
@@ -153,7 +159,11 @@ async fn nothing_goes_while_the_stream_lacks_anything_of_it() {
     world.migrate().await;
     let Connections { database, nats, .. } = world.connections().await.unwrap();
     let retention = Retention { outlet: OUTLET, shards: 1, projections: vec!["one"], keep: DAY };
-    let sweep = async || retention.drop_old(&database, &nats).await.unwrap();
+    let sweep = async || {
+        let Dropped { partitions, failures } = retention.drop_old(&database, &nats).await.unwrap();
+        assert!(failures.is_empty(), "{failures:?}");
+        partitions
+    };
     let (old, young) = ([1, 2, 999_999], [1_000_000, 1_000_001, 3_000_000]);
     world.events_at(0, &old, 2).await;
     world.events_at(0, &young, 0).await;
@@ -175,5 +185,40 @@ async fn nothing_goes_while_the_stream_lacks_anything_of_it() {
     assert_eq!(sweep().await, [1, 2], "the outbox no longer has what the stream lacks");
     sqlx::query("TRUNCATE outbox, projection_positions").execute(&world.pool).await.unwrap();
     world.delete_stream(0).await;
+    world.close().await;
+}
+
+/// A shard of which nothing is known keeps its own events, and no others.
+#[tokio::test]
+async fn a_shard_that_fails_keeps_its_own_partitions_alone() {
+    let mut world = World::bare(2).await;
+    world.migrate().await;
+    let (of_first, of_second) = ([1, 1_500_000, 2_500_000, 4_000_000], [2_500_000, 4_000_000]);
+    for (shard, positions) in [(0, &of_first[..]), (1, &of_second)] {
+        world.events_at(shard, positions, 2).await;
+        world.publish_positions(shard, positions).await;
+        world.applied_at("one", shard, 4_000_000).await;
+    }
+    // Nobody answers any more how the stream of the second shard is.
+    let config = world.folder().join("silent.conf");
+    fs::write(&config, "mappings: { \"$JS.API.STREAM.INFO.COUPONS-1\": \"nobody.answers\" }\n").unwrap();
+    let arguments = vec!["-c".to_owned(), config.to_str().unwrap().to_owned()];
+    world.servers.nats.restart_with(Setup { arguments, ..Setup::default() }).await.unwrap();
+
+    let Connections { database, nats, .. } = world.connections().await.unwrap();
+    let retention = Retention { outlet: OUTLET, shards: 2, projections: vec!["one"], keep: DAY };
+    let Dropped { partitions, failures } = retention.drop_old(&database, &nats).await.unwrap();
+    assert_eq!(partitions, [0, 1], "partition 2 has an event of the second shard");
+    let failed: Vec<String> = failures.iter().map(|(shard, error)| format!("{shard}: {error}")).collect();
+    assert!(failed.len() == 1 && failed[0].starts_with("1: NATS, stream COUPONS-1: "), "{failed:?}");
+
+    world.servers.nats.restart_with(Setup::default()).await.unwrap();
+    let Connections { database, nats, .. } = world.connections().await.unwrap();
+    let Dropped { partitions, failures } = retention.drop_old(&database, &nats).await.unwrap();
+    assert_eq!((partitions, failures.len()), (vec![2, 3], 0));
+    sqlx::query("TRUNCATE outbox, projection_positions").execute(&world.pool).await.unwrap();
+    for shard in [0, 1] {
+        world.delete_stream(shard).await;
+    }
     world.close().await;
 }

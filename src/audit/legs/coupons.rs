@@ -6,10 +6,8 @@ use sqlx::PgConnection;
 
 use crate::audit::campaigns::{Campaign, Campaigns, States};
 use crate::audit::difference::{Difference, LegName, Mismatch};
-use crate::audit::leg::{Asking, Field, Leg, Moment};
-use crate::audit::sources::Sources;
+use crate::audit::leg::{Asking, Field, Leg};
 use crate::coupon::CouponState;
-use crate::coupon::store::issued_of;
 use crate::ids::CampaignId;
 
 pub(in crate::audit) const NAME: LegName = LegName::new("coupons");
@@ -23,41 +21,23 @@ impl Leg for Coupons {
         NAME
     }
 
-    fn quick<'a>(&'a mut self, sources: &'a mut Sources, campaigns: &'a mut Campaigns) -> Asking<'a, ()> {
-        Box::pin(async move {
-            let issued: Vec<(CampaignId, i32)> = sqlx::query_as(concat!(
-                "SELECT id, ",
-                issued_of!("campaigns.id"),
-                " FROM campaigns WHERE $1::uuid IS NULL OR id = $1"
-            ))
-            .bind(campaigns.only)
-            .fetch_all(&mut sources.connection)
-            .await?;
-            for (id, issued) in issued {
-                if let Some(campaign) = campaigns.get_mut(id) {
-                    campaign.issued = issued.into();
-                }
-            }
-            Ok(())
-        })
-    }
-
     fn count<'a>(
         &'a mut self,
         snapshot: &'a mut PgConnection,
         campaigns: &'a mut Campaigns,
     ) -> Asking<'a, Option<Difference>> {
         Box::pin(async move {
-            let counts: Vec<(CampaignId, CouponState, i64)> = sqlx::query_as(
-                "SELECT campaign_id, state, count(*) FROM coupons \
+            let counts: Vec<(CampaignId, CouponState, i64, i32)> = sqlx::query_as(
+                "SELECT campaign_id, state, count(*), max(number) FROM coupons \
                  WHERE $1::uuid IS NULL OR campaign_id = $1 GROUP BY 1, 2",
             )
             .bind(campaigns.only)
-            .fetch_all(snapshot)
+            .fetch_all(&mut *snapshot)
             .await?;
             let mut states: HashMap<CampaignId, States> = HashMap::new();
-            for (id, state, count) in counts {
+            for (id, state, count, highest) in counts {
                 let states = states.entry(id).or_default();
+                states.highest = states.highest.max(highest.into());
                 match state {
                     CouponState::Issued => states.issued = count,
                     CouponState::Redeemed => states.redeemed = count,
@@ -68,16 +48,16 @@ impl Leg for Coupons {
             for campaign in &mut campaigns.list {
                 campaign.states = Some(states.get(&campaign.id).copied().unwrap_or_default());
             }
-            Ok(campaigns.unknown(NAME, states.into_keys()))
+            Ok(campaigns.unknown(snapshot, NAME, states.into_keys()).await?)
         })
     }
 
-    fn figures(&self, campaign: &Campaign, _: Moment) -> Option<Difference> {
-        let Campaign { quantity, issued, states, .. } = campaign;
-        if issued > quantity {
-            return campaign.unequal(NAME, Mismatch::Oversold, *quantity, *issued);
+    fn figures(&self, campaign: &Campaign) -> Option<Difference> {
+        let issued = campaign.numbered().max(campaign.issued_after);
+        if issued > campaign.quantity {
+            return campaign.unequal(NAME, Mismatch::Oversold, campaign.quantity, issued);
         }
-        campaign.unequal(NAME, Mismatch::Rows, *issued, states.as_ref()?.all())
+        campaign.unequal(NAME, Mismatch::Rows, campaign.numbered(), campaign.states.as_ref()?.all())
     }
 
     fn printed(&self, campaign: &Campaign) -> Option<i64> {
@@ -86,7 +66,7 @@ impl Leg for Coupons {
 
     fn fields(&self, campaign: &Campaign) -> Vec<Field> {
         let mut fields = vec![("coupons", Some(campaign.issued.into()))];
-        if let Some(States { issued, redeemed, cancelled, expired }) = campaign.states {
+        if let Some(States { issued, redeemed, cancelled, expired, highest: _ }) = campaign.states {
             fields.extend([
                 ("issued", Some(issued.into())),
                 ("redeemed", Some(redeemed.into())),

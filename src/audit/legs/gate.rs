@@ -1,30 +1,38 @@
 //! The gate: a seat for every coupon, and a coupon for every seat.
 
 use std::collections::{HashMap, HashSet};
+use std::time::Duration;
 
-use crate::audit::campaigns::{Campaign, Campaigns};
+use sqlx::FromRow;
+use tokio::time::{Instant, sleep};
+
+use super::seats::{self, LOOK_INTERVAL, NAME, STANDS_LOOKS};
+use crate::audit::campaigns::Campaign;
 use crate::audit::difference::{Difference, LegName, Mismatch};
-use crate::audit::leg::{Asking, Field, Leg, Moment};
+use crate::audit::leg::{Asking, Field, Leg, Look};
 use crate::audit::sources::Sources;
 use crate::audit::value::Value;
-use crate::coupon::store;
+use crate::coupon::store::{self, issued_of};
+use crate::gate::redis::LEASE;
 use crate::gate::seat::Seat;
 use crate::ids::CampaignId;
-use crate::pool::Pool;
 
-pub(in crate::audit) const NAME: LegName = LegName::new("gate");
+/// Looks at the seats of one campaign, at most, until no seat is taken, and its coupon committed, within one look. A look
+/// takes some milliseconds, as a claim does.
+const LOOKS_MAX: usize = 100;
+/// A seat that is pending for longer is a difference: its lease, and time for a sweeper on a busy machine to settle it.
+const PENDING_MAX: Duration = LEASE.saturating_mul(3);
+const PENDING_CHECK_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Seats compared at a time: one question to Redis and one to Postgres, of some milliseconds each.
-const SEATS: i64 = 1_000;
-
-/// Seats of the campaigns whose gate is loaded.
+/// The campaigns whose gate is loaded.
 #[derive(Debug, Default)]
 pub(super) struct Gate(HashMap<CampaignId, Seats>);
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Seats {
     confirmed: i64,
     pending: i64,
+    difference: Option<Difference>,
 }
 
 impl Leg for Gate {
@@ -32,32 +40,58 @@ impl Leg for Gate {
         NAME
     }
 
-    fn quick<'a>(&'a mut self, sources: &'a mut Sources, campaigns: &'a mut Campaigns) -> Asking<'a, ()> {
+    fn quick<'a>(
+        &'a mut self,
+        sources: &'a mut Sources,
+        campaigns: &'a [Campaign],
+        _: Look,
+    ) -> Asking<'a, ()> {
         Box::pin(async move {
-            for campaign in &campaigns.list {
-                if let Some((taken, pending)) = sources.gates.count(campaign.id).await? {
-                    self.0.insert(campaign.id, Seats { confirmed: taken - pending, pending });
-                    sources.bar.inc_length(campaign.issued.unsigned_abs());
+            let ids: Vec<CampaignId> = campaigns.iter().map(|campaign| campaign.id).collect();
+            let counts = sources.gates.counts(&ids).await?;
+            for (campaign, count) in campaigns.iter().zip(counts) {
+                match count {
+                    Ok(Some((taken, pending))) => {
+                        let seats = Seats { confirmed: taken - pending, pending, difference: None };
+                        self.0.insert(campaign.id, seats);
+                        sources.bar.inc_length(campaign.issued.unsigned_abs());
+                    }
+                    Ok(None) => {}
+                    Err(error) => sources.fail(format_args!("the gate of campaign {}", campaign.id), error),
                 }
             }
             Ok(())
         })
     }
 
-    /// A gate takes every seat before its coupon, and confirms none before: with claims on their way, the coupons
-    /// are between the seats that are confirmed and those that are taken.
-    fn figures(&self, campaign: &Campaign, moment: Moment) -> Option<Difference> {
-        let Seats { confirmed, pending } = *self.0.get(&campaign.id)?;
-        let issued = campaign.issued;
-        let agrees = match moment {
-            Moment::AtRest => confirmed == issued && pending == 0,
-            Moment::UnderWay => (confirmed..=confirmed + pending).contains(&issued),
-        };
-        (!agrees).then(|| Difference {
-            expected: Some(issued.into()),
-            found: Some(confirmed.into()),
-            ..campaign.difference(NAME, Mismatch::Seats { pending })
+    /// A gate takes every seat before its coupon, and confirms none before: the coupons are between the seats that are
+    /// confirmed and those that are taken.
+    fn judge<'a>(
+        &'a mut self,
+        sources: &'a mut Sources,
+        campaigns: &'a [Campaign],
+        look: Look,
+    ) -> Asking<'a, ()> {
+        Box::pin(async move {
+            for campaign in campaigns {
+                let Some(seats) = self.0.get_mut(&campaign.id) else { continue };
+                let Seats { confirmed, pending, .. } = *seats;
+                if campaign.rested() && (confirmed, pending) == (campaign.issued, 0) {
+                    continue;
+                }
+                let bounds = (campaign.issued - pending)..=campaign.issued_after;
+                seats.difference = match look {
+                    Look::Brief if bounds.contains(&confirmed) => None,
+                    Look::Brief => Some(unequal(campaign, campaign.issued_after, (confirmed, pending))),
+                    Look::Patient => closer(sources, campaign).await?,
+                };
+            }
+            Ok(())
         })
+    }
+
+    fn figures(&self, campaign: &Campaign) -> Option<Difference> {
+        self.0.get(&campaign.id)?.difference.clone()
     }
 
     /// The first coupon without a seat, or else the first seat without a coupon.
@@ -70,10 +104,7 @@ impl Leg for Gate {
             if !self.0.contains_key(&campaign.id) {
                 return Ok(None);
             }
-            match without_seat(sources, campaign).await? {
-                None => without_coupon(sources, campaign).await,
-                missing => Ok(missing),
-            }
+            seats::stranger(sources, campaign).await
         })
     }
 
@@ -91,45 +122,93 @@ impl Leg for Gate {
     }
 }
 
-async fn without_seat(sources: &mut Sources, campaign: &Campaign) -> anyhow::Result<Option<Difference>> {
-    let pool = &sources.connections.pool;
-    let mut number = 0;
-    loop {
-        let holders = store::holders(pool, campaign.id, number, SEATS).await?;
-        let Some(last) = holders.last() else { return Ok(None) };
-        number = last.number;
-        let seats: Vec<Seat> = holders.iter().map(|holder| Seat::new(&holder.user_id, holder.nth)).collect();
-        let taken = sources.gates.are_taken(campaign.id, &seats).await?;
-        if let Some((holder, _)) = holders.iter().zip(taken).find(|(_, taken)| !taken) {
-            let coupon = Some(holder.coupon);
-            return Ok(Some(Difference { coupon, ..campaign.difference(NAME, Mismatch::SeatMissing) }));
-        }
-        sources.bar.inc(holders.len() as u64);
+/// A number of confirmed seats that is not that of the coupons.
+fn unequal(campaign: &Campaign, coupons: i64, (confirmed, pending): (i64, i64)) -> Difference {
+    Difference {
+        expected: Some(coupons.into()),
+        found: Some(confirmed.into()),
+        ..campaign.difference(NAME, Mismatch::Seats { pending })
     }
 }
 
-async fn without_coupon(sources: &mut Sources, campaign: &Campaign) -> anyhow::Result<Option<Difference>> {
-    let mut cursor = 0;
-    loop {
-        let seats;
-        (cursor, seats) = sources.gates.scan(campaign.id, cursor, SEATS).await?;
-        let held = with_coupon(&sources.connections.pool, campaign.id, &seats).await?;
-        if let Some(seat) = seats.iter().find(|seat| !held.contains(seat)) {
-            let found = Some(Value::Text(seat.to_string()));
-            return Ok(Some(Difference { found, ..campaign.difference(NAME, Mismatch::SeatWithoutCoupon) }));
+/// Waits for the seats that are pending, then looks until the figures of a look are of one moment. If they never are, all
+/// seats are searched.
+async fn closer(sources: &mut Sources, campaign: &Campaign) -> anyhow::Result<Option<Difference>> {
+    let mut found = unsettled(sources, campaign).await?;
+    let mut stands = 0;
+    for _ in 0..LOOKS_MAX {
+        if found.is_some() {
+            return Ok(found);
         }
-        if cursor == 0 {
+        let before = store::issued(&mut sources.connection, campaign.id).await?;
+        let Some((taken, pending)) = sources.gates.pending(campaign.id).await? else { return Ok(None) };
+        let Coupons { issued, of_pending, new_of_pending } =
+            coupons(sources, campaign, &pending, before).await?;
+        // A new coupon whose seat was not pending: the seat was confirmed just before, or taken just after.
+        let unclear = issued - i64::from(before) - new_of_pending;
+        let pending = pending.len() as i64;
+        let (confirmed, most) = (taken - pending, issued - of_pending);
+        if !(most - unclear..=most).contains(&confirmed) {
+            stands += 1;
+            found = (stands == STANDS_LOOKS).then(|| unequal(campaign, issued, (confirmed, pending)));
+            sleep(LOOK_INTERVAL).await;
+        } else if unclear == 0 {
             return Ok(None);
         }
     }
+    seats::stranger(sources, campaign).await
 }
 
-async fn with_coupon(
-    pool: &Pool,
-    campaign: CampaignId,
-    seats: &[Seat],
-) -> Result<HashSet<Seat>, sqlx::Error> {
-    let (users, nths): (Vec<&str>, Vec<i32>) = seats.iter().map(Seat::parts).unzip();
-    let issued = store::issued_to(pool, campaign, &users, &nths).await?;
-    Ok(issued.iter().map(|(user, nth)| Seat::new(user.as_str(), *nth)).collect())
+/// Waits until no seat is pending any more of those that are now. Returns a difference if one stays pending.
+async fn unsettled(sources: &mut Sources, campaign: &Campaign) -> anyhow::Result<Option<Difference>> {
+    let deadline = Instant::now() + PENDING_MAX;
+    let mut waited_for: Option<HashSet<(Seat, i64)>> = None; // a seat that is taken again has another deadline
+    loop {
+        let Some((taken, pending)) = sources.gates.pending(campaign.id).await? else { return Ok(None) };
+        let count = pending.len() as i64;
+        let still =
+            pending.into_iter().filter(|seat| waited_for.as_ref().is_none_or(|all| all.contains(seat)));
+        let still: HashSet<(Seat, i64)> = still.collect();
+        if still.is_empty() {
+            return Ok(None);
+        }
+        if Instant::now() > deadline {
+            return Ok(Some(unequal(campaign, campaign.issued_after, (taken - count, count))));
+        }
+        waited_for = Some(still);
+        sleep(PENDING_CHECK_INTERVAL).await;
+    }
+}
+
+/// The coupons of a campaign, after its seats were counted.
+#[derive(Debug, FromRow)]
+struct Coupons {
+    issued: i64,
+    /// For pending seats.
+    of_pending: i64,
+    /// For pending seats, and issued since the look began.
+    new_of_pending: i64,
+}
+
+/// Counts the coupons of a campaign, where there were `before` when the look began.
+async fn coupons(
+    sources: &mut Sources,
+    campaign: &Campaign,
+    pending: &[(Seat, i64)],
+    before: i32,
+) -> Result<Coupons, sqlx::Error> {
+    let (users, nths): (Vec<&str>, Vec<i32>) = pending.iter().map(|(seat, _)| seat.parts()).unzip();
+    sqlx::query_as(concat!(
+        "SELECT ",
+        issued_of!("$1"),
+        "::bigint AS issued, count(*) AS of_pending, count(*) FILTER (WHERE number > $4) AS new_of_pending \
+         FROM unnest($2::text[], $3::int[]) AS s (user_id, nth) JOIN coupons USING (user_id, nth) \
+         WHERE campaign_id = $1"
+    ))
+    .bind(campaign.id)
+    .bind(users)
+    .bind(nths)
+    .bind(before)
+    .fetch_one(&mut sources.connection)
+    .await
 }

@@ -4,6 +4,7 @@ pub(super) mod coupons;
 pub(super) mod gate;
 mod outbox;
 mod projected;
+mod seats;
 mod serials;
 mod settlement;
 pub(super) mod stream;
@@ -12,10 +13,11 @@ mod wallet;
 use outbox_relay::audit::ShardPart;
 use sqlx::PgConnection;
 
-use super::campaigns::{Campaign, Campaigns};
+use self::projected::Projected;
+use super::campaigns::{CHUNK_CAMPAIGNS, Campaign, Campaigns};
 use super::chunk::Chunk;
 use super::difference::{Difference, LegName};
-use super::leg::{Leg, Moment, Unannounced};
+use super::leg::{Leg, Look, Unannounced};
 use super::sheet::{CampaignBalance, Column, Compared};
 use super::sources::{Sources, snapshot};
 
@@ -31,8 +33,8 @@ impl Legs {
             Box::<coupons::Coupons>::default(),
             Box::<outbox::Outbox>::default(),
             Box::<stream::Stream>::default(),
-            Box::<wallet::Wallet>::default(),
-            Box::<settlement::Settlement>::default(),
+            Box::<Projected<wallet::Wallet>>::default(),
+            Box::<Projected<settlement::Settlement>>::default(),
         ])
     }
 
@@ -40,15 +42,21 @@ impl Legs {
         self.0.iter().map(|leg| leg.name()).collect()
     }
 
-    /// Reads what can be had without counting rows. The last leg is asked first: what is on its way can put a leg
-    /// behind the one before it, never ahead.
+    /// Reads and judges what can be had without counting rows, of some campaigns at a time.
     pub(super) async fn quick(
         &mut self,
         sources: &mut Sources,
-        campaigns: &mut Campaigns,
+        campaigns: &mut [Campaign],
+        look: Look,
     ) -> anyhow::Result<()> {
-        for leg in self.0.iter_mut().rev() {
-            leg.quick(sources, campaigns).await?;
+        for chunk in campaigns.chunks_mut(CHUNK_CAMPAIGNS) {
+            for leg in &mut self.0 {
+                leg.quick(sources, chunk, look).await?;
+            }
+            Campaign::read_issued_after(&mut sources.connection, chunk).await?;
+            for leg in &mut self.0 {
+                leg.judge(sources, chunk, look).await?;
+            }
         }
         Ok(())
     }
@@ -69,8 +77,8 @@ impl Legs {
     }
 
     /// The figures of a campaign that differ: the coupons' first, since the others are compared with them.
-    pub(super) fn figures(&self, campaign: &Campaign, moment: Moment) -> Vec<Difference> {
-        let mut differences: Vec<_> = self.0.iter().filter_map(|leg| leg.figures(campaign, moment)).collect();
+    pub(super) fn figures(&self, campaign: &Campaign) -> Vec<Difference> {
+        let mut differences: Vec<_> = self.0.iter().filter_map(|leg| leg.figures(campaign)).collect();
         differences.sort_by_key(|difference| difference.leg != coupons::NAME);
         differences
     }
@@ -93,12 +101,11 @@ impl Legs {
     pub(super) async fn batch(
         &mut self,
         connection: &mut PgConnection,
-        campaigns: &Campaigns,
         chunk: &Chunk,
     ) -> anyhow::Result<Vec<Difference>> {
         let mut differences = Vec::new();
         for leg in &mut self.0 {
-            differences.extend(leg.batch(connection, campaigns, chunk).await?);
+            differences.extend(leg.batch(connection, chunk).await?);
         }
         Ok(differences)
     }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use outbox_relay::Shard;
 use outbox_relay::event::StoredEvent;
 use outbox_relay::strict::{from_object, id_of};
 use sqlx::PgConnection;
@@ -10,7 +11,7 @@ use super::serials::Serials;
 use crate::audit::campaigns::{Campaign, Campaigns, States};
 use crate::audit::chunk::{Chunk, CouponRow};
 use crate::audit::difference::{Difference, LegName, Mismatch};
-use crate::audit::leg::{Asking, Field, Leg, Moment, Unannounced};
+use crate::audit::leg::{Asking, Field, Leg, Unannounced};
 use crate::audit::value::Value;
 use crate::event::{ISSUED, Issued};
 use crate::ids::{CampaignId, CouponId};
@@ -41,27 +42,22 @@ impl Leg for Outbox {
             )
             .bind(campaigns.only.map(|id| id.to_string()))
             .bind(ISSUED)
-            .fetch_all(snapshot)
+            .fetch_all(&mut *snapshot)
             .await?;
             let counted = counts.into_iter().map(|(key, count)| (campaign_of(&key), count));
             let counted = self.counted.insert(counted.collect());
-            Ok(campaigns.unknown(NAME, counted.keys().copied()))
+            Ok(campaigns.unknown(snapshot, NAME, counted.keys().copied()).await?)
         })
     }
 
     /// Old events leave the outbox, and their coupons stay.
-    fn figures(&self, campaign: &Campaign, _: Moment) -> Option<Difference> {
+    fn figures(&self, campaign: &Campaign) -> Option<Difference> {
         let (rows, coupons) = (self.printed(campaign)?, campaign.states.as_ref().map(States::all)?);
         let expected = if campaign.outbox_is_whole { coupons } else { rows.min(coupons) };
         campaign.unequal(NAME, Mismatch::Rows, expected, rows)
     }
 
-    fn batch<'a>(
-        &'a mut self,
-        _: &'a mut PgConnection,
-        _: &'a Campaigns,
-        chunk: &'a Chunk,
-    ) -> Asking<'a, Vec<Difference>> {
+    fn batch<'a>(&'a mut self, _: &'a mut PgConnection, chunk: &'a Chunk) -> Asking<'a, Vec<Difference>> {
         let coupons: HashMap<CouponId, &CouponRow> =
             chunk.coupons.iter().map(|coupon| (coupon.id, coupon)).collect();
         let issues = chunk.events.iter().filter(|event| event.kind == ISSUED);
@@ -117,6 +113,19 @@ impl Outbox {
             ..Difference::new(NAME, mismatch)
         })
     }
+}
+
+/// The number of coupons of each campaign that the events of a shard behind position `after` announce: those that a side
+/// which has come as far as `after` cannot have yet.
+pub(super) async fn late(
+    connection: &mut PgConnection,
+    shard: Shard,
+    after: i64,
+) -> Result<HashMap<CampaignId, i64>, sqlx::Error> {
+    let statement =
+        "SELECT key, count(*) FROM outbox WHERE shard = $1 AND position > $2 AND type = $3 GROUP BY 1";
+    let late = sqlx::query_as(statement).bind(shard).bind(after).bind(ISSUED).fetch_all(connection).await?;
+    Ok(late.into_iter().map(|(key, count): (String, i64)| (campaign_of(&key), count)).collect())
 }
 
 /// The campaign of an event's key. A key that is no ULID is of a campaign that does not exist: the one of zeros.

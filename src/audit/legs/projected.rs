@@ -1,18 +1,61 @@
-//! What the legs of projections have in common: rows that are compared with coupons, column by column.
+//! A leg of a projection: a row for each coupon that calls for one, compared column by column.
 
 use std::collections::HashMap;
-use std::fmt::Display;
+use std::fmt::{Debug, Display};
+use std::marker::PhantomData;
 
+use anyhow::Context as _;
+use sqlx::postgres::PgRow;
+use sqlx::{FromRow, PgConnection};
+
+use super::outbox::late;
 use crate::audit::campaigns::{Campaign, Campaigns};
 use crate::audit::chunk::{Chunk, CouponRow};
 use crate::audit::difference::{Difference, LegName, Mismatch};
-use crate::audit::leg::Asking;
+use crate::audit::leg::{Asking, Field, Leg};
 use crate::audit::sources::{Sources, snapshot};
 use crate::audit::value::Value;
 use crate::ids::{CampaignId, CouponId};
 
-/// Campaigns, with the number of their rows.
-pub(super) type RowCounts = Vec<(CampaignId, i64)>;
+/// The table of a projection.
+pub(super) trait Table: Debug + Default + Send {
+    /// A row, with texts that are not parsed.
+    type Row: Debug + Send + Sync + Unpin + for<'r> FromRow<'r, PgRow>;
+
+    /// Of the projection, and of the leg.
+    const NAME: LegName;
+    /// Of each campaign, or of `$1` alone unless it is null: its id, the number of its rows, and the sum of their
+    /// amounts as text.
+    const COUNTS: &str;
+    /// The rows of the coupons with the ids `$2`, held by the users `$1`.
+    const ROWS: &str;
+    /// The coupon of the first row of campaign `$1` that no coupon calls for.
+    const STRANGER: &str;
+
+    fn coupon(row: &Self::Row) -> CouponId;
+
+    /// Whether a coupon calls for a row.
+    fn is_due(campaign: &Campaign, coupon: &CouponRow) -> bool;
+
+    /// How many rows the coupons of a campaign call for, of which `announced` have an event that is applied.
+    fn due(campaign: &Campaign, announced: i64) -> i64;
+
+    /// The amount of each row of a campaign, in minor units.
+    fn amount(campaign: &Campaign) -> i64;
+
+    /// The first column with another value.
+    fn differs(campaign: &Campaign, coupon: &CouponRow, row: &Self::Row) -> Option<Other>;
+
+    /// The figures in JSON.
+    fn fields(rows: Rows, due: i64) -> Vec<Field>;
+}
+
+/// Rows of a campaign, and the sum of their amounts in minor units, which need not fit into 64 bits.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Rows {
+    pub(super) count: i64,
+    pub(super) amount: i128,
+}
 
 /// A column with another value.
 #[derive(Debug)]
@@ -36,58 +79,125 @@ pub(super) fn first_other<const N: usize>(columns: [Option<Other>; N]) -> Option
     columns.into_iter().flatten().next()
 }
 
-impl Other {
-    /// The same, as a difference of a coupon.
-    pub(super) fn of(self, leg: LegName, campaign: &Campaign, coupon: &CouponRow) -> Difference {
-        let Self { column, expected, found } = self;
-        Difference {
-            expected: Some(Value::Text(expected)),
-            found: Some(Value::Text(found)),
-            ..difference(leg, campaign, coupon, Mismatch::OtherValue { column })
-        }
+/// The leg of a table.
+#[derive(Debug, Default)]
+pub(super) struct Projected<T> {
+    /// In a full audit.
+    counted: Option<HashMap<CampaignId, Rows>>,
+    /// Coupons whose events were behind the cut, and not applied, when the rows were counted.
+    late: HashMap<CampaignId, i64>,
+    table: PhantomData<T>,
+}
+
+impl<T: Table> Leg for Projected<T> {
+    fn name(&self) -> LegName {
+        T::NAME
+    }
+
+    /// A projection that has not reached the cut is judged as if it had: it stands still.
+    fn count<'a>(
+        &'a mut self,
+        snapshot: &'a mut PgConnection,
+        campaigns: &'a mut Campaigns,
+    ) -> Asking<'a, Option<Difference>> {
+        Box::pin(async move {
+            for (shard, head) in (0_i16..).zip(&campaigns.heads) {
+                let applied = sqlx::query_scalar("SELECT projection_position($1, $2)");
+                let applied: i64 =
+                    applied.bind(T::NAME.as_str()).bind(shard).fetch_one(&mut *snapshot).await?;
+                self.late.extend(late(snapshot, outbox_relay::Shard(shard), applied.max(*head)).await?);
+            }
+            let counts = sqlx::query_as(T::COUNTS).bind(campaigns.only).fetch_all(&mut *snapshot).await?;
+            let counted = self.counted.insert(HashMap::with_capacity(counts.len()));
+            for (id, count, amount) in counts {
+                let (id, amount): (CampaignId, String) = (id, amount);
+                let amount = amount.parse().with_context(|| format!("read the {} of {id}", T::NAME))?;
+                counted.insert(id, Rows { count, amount });
+            }
+            Ok(campaigns.unknown(snapshot, T::NAME, counted.keys().copied()).await?)
+        })
+    }
+
+    fn figures(&self, campaign: &Campaign) -> Option<Difference> {
+        let (rows, due) = (self.rows(campaign)?, self.due(campaign));
+        campaign.unequal(T::NAME, Mismatch::Rows, due, rows.count).or_else(|| {
+            let amount = i128::from(due) * i128::from(T::amount(campaign));
+            campaign.unequal(T::NAME, Mismatch::Amount, amount, rows.amount)
+        })
+    }
+
+    fn batch<'a>(
+        &'a mut self,
+        connection: &'a mut PgConnection,
+        chunk: &'a Chunk,
+    ) -> Asking<'a, Vec<Difference>> {
+        Box::pin(async move {
+            let users: Vec<&str> = chunk.coupons.iter().map(|coupon| &*coupon.user_id).collect();
+            let ids: Vec<CouponId> = chunk.coupons.iter().map(|coupon| coupon.id).collect();
+            let rows: Vec<T::Row> =
+                sqlx::query_as(T::ROWS).bind(users).bind(ids).fetch_all(connection).await?;
+            let rows: HashMap<CouponId, T::Row> =
+                rows.into_iter().map(|row| (T::coupon(&row), row)).collect();
+            let differences = chunk.coupons.iter().filter_map(|coupon| {
+                let campaign = chunk.campaigns.get(coupon.campaign_id)?;
+                compare::<T>(campaign, coupon, rows.get(&coupon.id))
+            });
+            Ok(differences.collect())
+        })
+    }
+
+    fn stranger<'a>(
+        &'a mut self,
+        sources: &'a mut Sources,
+        campaign: &'a Campaign,
+    ) -> Asking<'a, Option<Difference>> {
+        Box::pin(async move {
+            let mut snapshot = snapshot(&mut sources.connection).await?;
+            let found =
+                sqlx::query_scalar(T::STRANGER).bind(campaign.id).fetch_optional(&mut *snapshot).await?;
+            Ok(found.map(|coupon| Difference {
+                coupon: Some(coupon),
+                ..campaign.difference(T::NAME, Mismatch::RowWithoutCoupon)
+            }))
+        })
+    }
+
+    fn printed(&self, campaign: &Campaign) -> Option<i64> {
+        Some(self.rows(campaign)?.count)
+    }
+
+    fn fields(&self, campaign: &Campaign) -> Vec<Field> {
+        self.rows(campaign).map(|rows| T::fields(rows, self.due(campaign))).unwrap_or_default()
     }
 }
 
-/// Compares each coupon of a chunk with its row, if it has one.
-pub(super) fn compared<R>(
-    chunk: &Chunk,
-    campaigns: &Campaigns,
-    rows: Vec<(CouponId, R)>,
-    compare: impl Fn(&Campaign, &CouponRow, Option<&R>) -> Option<Difference>,
-) -> Vec<Difference> {
-    let rows: HashMap<CouponId, R> = rows.into_iter().collect();
-    let coupons = chunk.coupons.iter();
-    let differences = coupons.filter_map(|coupon| {
-        let campaign = campaigns.get(coupon.campaign_id)?;
-        compare(campaign, coupon, rows.get(&coupon.id))
-    });
-    differences.collect()
+impl<T: Table> Projected<T> {
+    /// Nothing before they are counted.
+    fn rows(&self, campaign: &Campaign) -> Option<Rows> {
+        Some(self.counted.as_ref()?.get(&campaign.id).copied().unwrap_or_default())
+    }
+
+    fn due(&self, campaign: &Campaign) -> i64 {
+        let late = self.late.get(&campaign.id).copied().unwrap_or_default();
+        T::due(campaign, campaign.numbered() - late)
+    }
 }
 
-/// A difference of a coupon.
-pub(super) fn difference(
-    leg: LegName,
-    campaign: &Campaign,
-    coupon: &CouponRow,
-    mismatch: Mismatch,
-) -> Difference {
-    Difference { coupon: Some(coupon.id), ..campaign.difference(leg, mismatch) }
-}
-
-/// The first row of a campaign without a coupon that calls for it, by a statement that reads all rows.
-pub(super) fn without_coupon<'a>(
-    leg: LegName,
-    sources: &'a mut Sources,
-    campaign: &'a Campaign,
-    statement: &'static str,
-) -> Asking<'a, Option<Difference>> {
-    Box::pin(async move {
-        let mut snapshot = snapshot(&mut sources.connection).await?;
-        let coupon: Option<CouponId> =
-            sqlx::query_scalar(statement).bind(campaign.id).fetch_optional(&mut *snapshot).await?;
-        Ok(coupon.map(|coupon| Difference {
-            coupon: Some(coupon),
-            ..campaign.difference(leg, Mismatch::RowWithoutCoupon)
-        }))
-    })
+/// A coupon against its row.
+fn compare<T: Table>(campaign: &Campaign, coupon: &CouponRow, row: Option<&T::Row>) -> Option<Difference> {
+    let difference =
+        |mismatch| Difference { coupon: Some(coupon.id), ..campaign.difference(T::NAME, mismatch) };
+    match (T::is_due(campaign, coupon), row) {
+        (true, Some(row)) => {
+            let Other { column, expected, found } = T::differs(campaign, coupon, row)?;
+            Some(Difference {
+                expected: Some(Value::Text(expected)),
+                found: Some(Value::Text(found)),
+                ..difference(Mismatch::OtherValue { column })
+            })
+        }
+        (true, None) => Some(difference(Mismatch::RowMissing)),
+        (false, Some(_)) => Some(difference(Mismatch::RowNotDue)),
+        (false, None) => None,
+    }
 }

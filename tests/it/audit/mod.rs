@@ -1,8 +1,10 @@
 //! The balance sheet: whatever is taken away, added or changed anywhere is found and named. The
 //! tests of this file change the stream.
 
+mod apart;
 mod legs;
 mod rows;
+mod rush;
 mod scene;
 mod seats;
 mod verdicts;

@@ -200,6 +200,7 @@ fn keeps_limits(draft: &Draft) {
     assert!(currency.code().len() == 3 && currency.code().bytes().all(|byte| byte.is_ascii_uppercase()));
     assert!((1..=1_000_000_000_000).contains(minor));
     assert!((1..=10_000_000).contains(quantity) && (1..=10).contains(per_user_limit));
+    assert!(minor.checked_mul((*quantity).into()).is_some_and(|total| total <= 1_000_000_000_000_000_000));
     // As Postgres keeps times, in microseconds, and compares them.
     assert!(opens_at.unix_timestamp_nanos() / 1_000 < closes_at.unix_timestamp_nanos() / 1_000);
     assert!(opens_at.unix_timestamp() >= 0 && closes_at.year() <= 9000);
