@@ -15,6 +15,7 @@ use tokio::time::timeout;
 use crate::audit::AuditRound;
 use crate::issue::Issuer;
 use crate::projections;
+use crate::storage::prepared;
 
 /// For Postgres to answer. A probe that waits longer finds Postgres down.
 const DATABASE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -111,8 +112,12 @@ impl Health {
         let relays: Vec<_> =
             self.relays.iter().map(|(shard, relay)| (*shard, relay.borrow().clone())).collect();
         let projections = if self.verdict.is_some() { projections::names() } else { Vec::new() };
-        let mut connection = self.pool.acquire().await?;
-        self.metrics.sample(&mut connection, &relays, &projections, self.shards).await
+        prepared!(&self.pool, |connection| self.metrics.sample(
+            connection,
+            &relays,
+            &projections,
+            self.shards
+        ))
     }
 
     /// The latest verdict, while the auditor of this process is the one that audits, and can tell.

@@ -10,6 +10,7 @@
 //! | 2 | could not tell | could not tell | wrong usage or configuration | as left | as left |
 //! | 3 | | | | stopped or cancelled | |
 //! | 4 | | | | another replay is running | |
+//! | 5 | | | | no event matches | |
 //!
 //! Wrong usage and a wrong configuration are 2 for every command.
 
@@ -60,7 +61,7 @@ enum Command {
     /// Publish events again, to subjects of their own. Example: coupon replay --type issued --dry-run
     ///
     /// Ctrl-C stops a run, and --resume continues it. Exit codes: 0 done, 1 failed, 2 wrong usage, 3 stopped or
-    /// cancelled, 4 another replay is running.
+    /// cancelled, 4 another replay is running, 5 no event matches.
     Replay(replay::ReplayArgs),
     /// Rebuild a projection from its events, and audit. Readers keep the old one until the new one has caught up.
     /// Example: coupon rebuild wallet
@@ -89,7 +90,9 @@ impl Cli {
     /// Starts the logs, and runs the command to its end.
     pub async fn run(self) -> Ended {
         let serves = matches!(self.command, Command::Serve(_) | Command::Migrate);
-        logs::start(if serves { "info" } else { "warn" });
+        if let Err(error) = logs::start(if serves { "info" } else { "warn" }, variable) {
+            return Ended::Misconfigured(error);
+        }
         self.command.run().await.unwrap_or_else(Ended::Failed)
     }
 }

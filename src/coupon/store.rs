@@ -5,7 +5,7 @@ use sqlx::PgPool;
 
 use super::Coupon;
 use crate::ids::{CampaignId, CouponId, UserId};
-use crate::storage::StorageError;
+use crate::storage::{StorageError, prepared};
 
 /// A subquery: how many coupons of the campaign in a column have been issued. Numbers are serial, so it is the
 /// highest number, read from the end of an index.
@@ -21,11 +21,23 @@ macro_rules! issued_of {
 
 pub(crate) use issued_of;
 
+/// The state of a coupon in a row with the columns `state` and `expires_at`, as it is shown: an issued coupon is
+/// expired from its end on, by the clock of the database, whether or not a row says so yet.
+macro_rules! shown_state {
+    () => {
+        "CASE WHEN state = 'issued' AND expires_at <= now() THEN 'expired' ELSE state END"
+    };
+}
+
+pub(crate) use shown_state;
+
 /// Coupons, with named columns: a plan that is kept for `*` fails as soon as a migration has added one.
 macro_rules! coupons {
     ($condition:literal) => {
         concat!(
-            "SELECT id, campaign_id, user_id, number, code, state, issued_at, expires_at FROM coupons WHERE ",
+            "SELECT id, campaign_id, user_id, number, code, ",
+            shown_state!(),
+            " AS state, issued_at, expires_at FROM coupons WHERE ",
             $condition
         )
     };
@@ -54,7 +66,8 @@ impl Coupons {
 
     /// One coupon.
     pub async fn get(&self, id: CouponId) -> Result<Option<Coupon>, StorageError> {
-        Ok(sqlx::query_as(coupons!("id = $1")).bind(id).fetch_optional(&self.0).await?)
+        let get = coupons!("id = $1");
+        Ok(prepared!(self.0, |connection| sqlx::query_as(get).bind(id).fetch_optional(connection))?)
     }
 }
 
@@ -65,17 +78,18 @@ pub async fn held(
     user: &UserId,
     limit: i32,
 ) -> Result<Option<Coupon>, sqlx::Error> {
-    sqlx::query_as(coupons!("campaign_id = $1 AND user_id = $2 AND nth >= $3 ORDER BY nth DESC LIMIT 1"))
+    let held = coupons!("campaign_id = $1 AND user_id = $2 AND nth >= $3 ORDER BY nth DESC LIMIT 1");
+    prepared!(pool, |connection| sqlx::query_as(held)
         .bind(campaign)
         .bind(user)
         .bind(limit)
-        .fetch_optional(pool)
-        .await
+        .fetch_optional(connection))
 }
 
 /// How many coupons of a campaign have been issued.
 pub async fn issued(pool: &PgPool, campaign: CampaignId) -> Result<i32, sqlx::Error> {
-    sqlx::query_scalar(concat!("SELECT ", issued_of!("$1"))).bind(campaign).fetch_one(pool).await
+    let issued = concat!("SELECT ", issued_of!("$1"));
+    prepared!(pool, |connection| sqlx::query_scalar(issued).bind(campaign).fetch_one(connection))
 }
 
 /// The holders of a campaign's coupons behind number `after`, in the order of numbers; at most `limit`.
@@ -85,14 +99,13 @@ pub async fn holders(
     after: i32,
     limit: i64,
 ) -> Result<Vec<Holder>, sqlx::Error> {
-    sqlx::query_as(
-        "SELECT id, number, user_id, nth FROM coupons WHERE campaign_id = $1 AND number > $2 ORDER BY number LIMIT $3",
-    )
-    .bind(campaign)
-    .bind(after)
-    .bind(limit)
-    .fetch_all(pool)
-    .await
+    let holders = "SELECT id, number, user_id, nth FROM coupons WHERE campaign_id = $1 AND number > $2 \
+                   ORDER BY number LIMIT $3";
+    prepared!(pool, |connection| sqlx::query_as(holders)
+        .bind(campaign)
+        .bind(after)
+        .bind(limit)
+        .fetch_all(connection))
 }
 
 /// Which of these users have the n-th of their coupons of a campaign; `nths` has an element for each of `users`.
@@ -102,13 +115,11 @@ pub async fn issued_to(
     users: &[&str],
     nths: &[i32],
 ) -> Result<Vec<(String, i32)>, sqlx::Error> {
-    sqlx::query_as(
-        "SELECT user_id, nth FROM coupons JOIN unnest($2::text[], $3::int[]) AS s (user_id, nth) \
-         USING (user_id, nth) WHERE campaign_id = $1",
-    )
-    .bind(campaign)
-    .bind(users)
-    .bind(nths)
-    .fetch_all(pool)
-    .await
+    let issued = "SELECT user_id, nth FROM coupons JOIN unnest($2::text[], $3::int[]) AS s (user_id, nth) \
+                  USING (user_id, nth) WHERE campaign_id = $1";
+    prepared!(pool, |connection| sqlx::query_as(issued)
+        .bind(campaign)
+        .bind(users)
+        .bind(nths)
+        .fetch_all(connection))
 }

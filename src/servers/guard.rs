@@ -5,7 +5,7 @@ use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
-use super::error::{ServersError, cannot_prepare};
+use super::error::{SOCKET_PATH_BYTES_MAX, ServersError, cannot_prepare};
 
 /// Creates the folder and prints its name; waits until its owner ends; ends each process that a file `*.pid` names as
 /// "signal pid"; releases the shared memory of a killed Postgres; removes the folder.
@@ -31,6 +31,9 @@ set -- $(sed -n 7p "$folder/postgres/postmaster.pid")
 [ -z "$2" ] || ipcrm -m "$2"
 for attempt in 1 2 3 4 5 6 7 8 9; do rm -rf "$folder" && break; sleep 0.5; done"#;
 
+/// The socket with the longest path in the folder: that of Postgres, on a port of five digits.
+const LONGEST_SOCKET: &str = "postgres/.s.PGSQL.65535";
+
 #[derive(Debug)]
 pub(super) struct Guard {
     process: Child,
@@ -39,7 +42,12 @@ pub(super) struct Guard {
 
 impl Guard {
     pub(super) fn start() -> Result<Self, ServersError> {
-        Self::spawn().map_err(cannot_prepare("a temporary folder"))
+        let guard = Self::spawn().map_err(cannot_prepare("a temporary folder"))?;
+        let bytes = guard.folder.join(LONGEST_SOCKET).as_os_str().len();
+        if bytes > SOCKET_PATH_BYTES_MAX {
+            return Err(ServersError::LongPath { folder: guard.folder.display().to_string(), bytes });
+        }
+        Ok(guard)
     }
 
     fn spawn() -> io::Result<Self> {

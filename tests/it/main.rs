@@ -4,6 +4,7 @@
 
 mod support;
 
+mod answers;
 mod api;
 mod audit;
 mod auditor;
@@ -25,6 +26,7 @@ mod matrix;
 mod metrics;
 mod model;
 mod nemesis;
+mod openings;
 mod outbox;
 mod parsing;
 mod permissions;

@@ -78,6 +78,7 @@ const LAYERS: [(&str, &[&str]); 2] = [
             "event",
             "outlet",
             "acknowledgement",
+            "reason",
             "sqlstate",
             "zoo",
             "strict",
