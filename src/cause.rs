@@ -42,6 +42,13 @@ impl Traceparent {
         &self.0
     }
 
+    /// Whether the caller records this trace: the flag `sampled`.
+    #[must_use]
+    pub fn is_sampled(&self) -> bool {
+        let flags = self.0.rsplit('-').next().and_then(|flags| u8::from_str_radix(flags, 16).ok());
+        flags.is_some_and(|flags| flags & 1 == 1)
+    }
+
     /// The id of the trace: 32 hexadecimal digits.
     #[must_use]
     pub fn trace_id(&self) -> &str {

@@ -1,8 +1,10 @@
 //! The connections to the three servers.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use outbox_relay::reason::reason_of;
 use outbox_relay::retry::Retry;
 use outbox_relay::zoo;
 use sqlx::ConnectOptions as _;
@@ -113,9 +115,15 @@ async fn until_there(
     attempt: impl AsyncFn() -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     let mut retry = Retry::new(Duration::from_millis(100), Duration::from_secs(5));
+    let mut told = false;
     loop {
         match attempt().await {
-            Ok(()) => return Ok(()),
+            Ok(()) => {
+                if told {
+                    tracing::info!("{name} at {url} is there");
+                }
+                return Ok(());
+            }
             // Waiting does not mend a wrong schema.
             Err(error)
                 if error
@@ -127,7 +135,15 @@ async fn until_there(
             Err(error) if patience == Patience::None => {
                 return Err(error.context(format!("{name} at {url} cannot be reached")));
             }
-            Err(error) => tracing::warn!("{name} at {url} cannot be reached, retrying: {error:#}"),
+            Err(error) => {
+                let reason = reason_of(error.as_ref());
+                if told {
+                    tracing::debug!("{name} at {url} cannot be reached: {reason}");
+                } else {
+                    tracing::warn!("{name} at {url} cannot be reached, retrying: {reason}");
+                }
+                told = true;
+            }
         }
         sleep(retry.next_wait()).await;
     }
@@ -146,16 +162,24 @@ pub fn nats_options(url: &str) -> async_nats::ConnectOptions {
 
 /// With endless patience it returns before NATS is there: the API does not need it.
 pub(crate) async fn connect_nats(config: &Config, patience: Patience) -> anyhow::Result<async_nats::Client> {
-    let url = config.nats.clone();
+    let (url, is_away) = (config.nats.clone(), AtomicBool::new(false));
     let mut options = nats_options(config.nats.reveal())
         .name("coupon")
         .connection_timeout(CONNECT_TIMEOUT)
         .request_timeout(Some(REQUEST_TIMEOUT))
         .ping_interval(NATS_PING_INTERVAL)
         .event_callback(move |event| {
+            use async_nats::Event;
             match event {
-                async_nats::Event::Connected => tracing::info!("connected to NATS"),
-                async_nats::Event::Closed => tracing::debug!("NATS closed"),
+                Event::Connected if is_away.swap(false, Ordering::Relaxed) => {
+                    tracing::info!("connected to NATS at {url} again");
+                }
+                Event::Connected => tracing::info!("connected to NATS"),
+                Event::Closed => tracing::debug!("NATS closed"),
+                // Each further attempt to connect fails: one line says it for all.
+                Event::Disconnected | Event::ClientError(_) if is_away.swap(true, Ordering::Relaxed) => {
+                    tracing::debug!("NATS at {url}: {event}");
+                }
                 other => tracing::warn!("NATS at {url}: {other}"),
             }
             std::future::ready(())

@@ -1,6 +1,5 @@
 //! Objects of JSON in the bodies of requests.
 
-use outbox_relay::strict::is_array;
 use serde::de::DeserializeOwned;
 
 use crate::ids::FieldProblem;
@@ -10,7 +9,8 @@ use crate::ids::FieldProblem;
 /// # Errors
 /// Names the field that is missing, unknown or of another type; `body` if the bytes are not an object of JSON.
 pub fn read_object<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, FieldProblem> {
-    if is_array(bytes) {
+    // What begins like another value of JSON.
+    if bytes.trim_ascii_start().first().is_some_and(|first| b"[\"-0123456789tfn".contains(first)) {
         return Err(FieldProblem::new("body", "must be an object"));
     }
     let mut parser = serde_json::Deserializer::from_slice(bytes);
@@ -22,9 +22,19 @@ pub fn read_object<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, FieldProblem>
     Ok(value)
 }
 
+/// What serde calls a type, which callers of the API do not know, and what it is for them.
+const WORDS: [(&str, &str); 2] = [
+    ("expected i64", "expected an integer"),
+    (
+        "expected an RFC3339-formatted `OffsetDateTime`",
+        "expected a time of RFC 3339, such as 2026-11-20T18:00:00Z",
+    ),
+];
+
 /// The message names a field that is missing or unknown; `path` leads to any other.
 fn field_problem(path: &str, error: &serde_json::Error) -> FieldProblem {
-    let message = error.to_string();
+    let message =
+        WORDS.iter().fold(error.to_string(), |message, (theirs, ours)| message.replace(theirs, ours));
     let named = message
         .strip_prefix("missing field `")
         .or_else(|| message.strip_prefix("unknown field `"))

@@ -66,14 +66,15 @@ impl Pool {
     }
 }
 
-/// A connection that is taken from the pool. When it is dropped, it goes back once Postgres has answered on it, so that
-/// nobody meets a statement that was given up; if Postgres does not, it is closed.
+/// A connection that is taken from the pool. When it is dropped, it forgets what it has prepared, which the schema may no
+/// longer fit, and goes back once Postgres has answered; if Postgres does not, it is closed. So nobody meets a statement
+/// that was given up or is stale.
 #[derive(Debug)]
 pub struct Lease(Option<Object<Connector>>);
 
 impl Lease {
     /// Gives the connection back at once: every statement on it was answered.
-    fn give_back(mut self) {
+    pub(crate) fn give_back(mut self) {
         drop(self.0.take());
     }
 }
@@ -102,7 +103,7 @@ impl Drop for Lease {
             return;
         };
         runtime.spawn(async move {
-            if object.ping().within(PING_TIMEOUT).await.is_err() {
+            if object.clear_cached_statements().within(PING_TIMEOUT).await.is_err() {
                 drop(Object::take(object));
             }
         });

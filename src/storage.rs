@@ -1,4 +1,6 @@
-//! What a failure of Postgres means to a caller.
+//! What a failure of Postgres means to a caller, and the one that is mended on the spot: a stale statement.
+
+use std::error::Error;
 
 /// A request to Postgres failed.
 #[derive(Debug, thiserror::Error)]
@@ -15,6 +17,52 @@ pub enum StorageError {
 /// transaction state (a standby is read-only), transaction rollback, insufficient resources, object not in
 /// prerequisite state (locks), operator intervention, system error (input and output).
 const PASSING: [&str; 7] = ["08", "25", "40", "53", "55", "57", "58"];
+
+/// Errors of a statement that a connection has prepared and that Postgres cannot run any more: the type of one of its
+/// columns has changed (`feature_not_supported`), or the session has lost it (`invalid_sql_statement_name`).
+const STALE: [&str; 2] = ["0A000", "26000"];
+
+/// Whether a statement has failed because it was prepared before the schema changed. Nothing is written then.
+#[must_use]
+pub fn is_stale(error: &(dyn Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if let Some(error) = error.downcast_ref::<sqlx::Error>() {
+            let Some(error) = error.as_database_error() else { return false };
+            return error.code().is_some_and(|code| STALE.contains(&&*code));
+        }
+        cause = error.source();
+    }
+    false
+}
+
+/// Runs a statement on a connection of a pool, as in `prepared!(pool, |connection| query.fetch_one(connection))`. If
+/// it is stale, the connection forgets all that it has prepared, and runs it once more: a migration under a running
+/// process fails no request. A macro, because futures of a closure that borrows a connection cannot be sent.
+macro_rules! prepared {
+    ($pool:expr, |$connection:ident| $statement:expr) => {{
+        use outbox_relay::in_time::InTime as _;
+        let mut taken = $pool.acquire().await?;
+        let first = {
+            let $connection: &mut sqlx::PgConnection = &mut taken;
+            $statement.in_time().await
+        };
+        let last = match first {
+            Err(error) if $crate::storage::is_stale(&error) => {
+                sqlx::Connection::clear_cached_statements(&mut *taken).in_time().await?;
+                let $connection: &mut sqlx::PgConnection = &mut taken;
+                $statement.in_time().await
+            }
+            result => result,
+        };
+        if last.is_ok() {
+            taken.give_back();
+        }
+        last
+    }};
+}
+
+pub(crate) use prepared;
 
 impl From<sqlx::Error> for StorageError {
     /// An error that does not come from the server, such as a lost connection or a full pool, passes as well.

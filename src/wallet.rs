@@ -10,12 +10,13 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::coupon::CouponState;
+use crate::coupon::store::shown_state;
 use crate::event;
 use crate::ids::{CampaignId, CouponId, UserId};
 use crate::money::Money;
 use crate::page::{Page, PageRequest};
 use crate::pool::Pool;
-use crate::storage::StorageError;
+use crate::storage::{StorageError, prepared};
 
 /// The projection into table `wallet`.
 #[derive(Clone, Copy, Debug)]
@@ -71,7 +72,7 @@ pub struct WalletCoupon {
     pub issued_at: OffsetDateTime,
     #[serde(with = "time::serde::rfc3339")]
     pub expires_at: OffsetDateTime,
-    /// The coupon is issued and has not expired.
+    /// The coupon is in the state [`CouponState::Issued`], which ends when it expires.
     pub usable: bool,
 }
 
@@ -79,7 +80,7 @@ pub struct WalletCoupon {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shown {
     All,
-    /// Those that are issued and have not expired.
+    /// The same as those in the state [`CouponState::Issued`].
     Usable,
     In(CouponState),
 }
@@ -130,19 +131,22 @@ impl Wallets {
         shown: Shown,
         request: PageRequest,
     ) -> Result<Page<WalletCoupon, CouponId>, StorageError> {
-        let coupons: Vec<WalletCoupon> = sqlx::query_as(
-            "SELECT coupon_id, campaign_id, number, face_value, currency, state, issued_at, expires_at, usable \
-             FROM (SELECT *, state = 'issued' AND expires_at > now() AS usable FROM wallet) AS held \
+        let page = concat!(
+            "SELECT coupon_id, campaign_id, number, face_value, currency, shown AS state, issued_at, expires_at, \
+                    shown = 'issued' AS usable \
+             FROM wallet CROSS JOIN LATERAL (SELECT ",
+            shown_state!(),
+            " AS shown) AS at_this_moment \
              WHERE user_id = $1 AND ($2::uuid IS NULL OR coupon_id < $2) \
-               AND ($3::text IS NULL OR CASE WHEN $3 = 'usable' THEN usable ELSE state = $3 END) \
+               AND ($3::text IS NULL OR shown = CASE WHEN $3 = 'usable' THEN 'issued' ELSE $3 END) \
              ORDER BY coupon_id DESC LIMIT $4",
-        )
-        .bind(user)
-        .bind(request.before.map(Uuid::from))
-        .bind(shown.word())
-        .bind(request.limit.get())
-        .fetch_all(&self.0)
-        .await?;
+        );
+        let coupons: Vec<WalletCoupon> = prepared!(self.0, |connection| sqlx::query_as(page)
+            .bind(user)
+            .bind(request.before.map(Uuid::from))
+            .bind(shown.word())
+            .bind(request.limit.get())
+            .fetch_all(connection))?;
         Ok(Page::new(coupons, request.limit, |coupon| coupon.id))
     }
 }

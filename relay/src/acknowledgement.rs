@@ -1,12 +1,25 @@
-//! JetStream's answer to a publish.
+//! `JetStream`'s answer to a publish.
+//!
+//! It arrives on the reply subject of the message. Every subscriber of the message's subject sees that reply subject
+//! and may answer there as well, so what is no acknowledgement of the stream is ignored.
 
 use serde::Deserialize;
 
 use crate::strict::from_object;
 use crate::zoo;
 
+/// What a stream says to a publish.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Said {
+    /// The stream holds the message at this sequence. `duplicate`: the server recognised the message id.
+    Stored { sequence: i64, duplicate: bool },
+    /// The stream does not hold it.
+    Refused { code: u64, description: String },
+}
+
 #[derive(Deserialize)]
 struct Acknowledgement {
+    stream: Option<String>,
     seq: Option<i64>,
     #[serde(default)]
     duplicate: bool,
@@ -15,29 +28,41 @@ struct Acknowledgement {
 
 #[derive(Deserialize)]
 struct ServerError {
-    #[serde(default)]
     err_code: u64,
     #[serde(default)]
     description: String,
 }
 
-/// Checks that an answer acknowledges a message that was newly stored at sequence `expected`.
+/// Reads an answer; `None` if it is no acknowledgement of `stream`.
+pub(crate) fn read(answer: &[u8], stream: &str) -> Option<Said> {
+    let Acknowledgement { stream: named, seq, duplicate, error } = from_object(answer).ok()?;
+    if named.as_ref().is_some_and(|named| named != stream) {
+        return None;
+    }
+    match error {
+        Some(ServerError { err_code: code, description }) => Some(Said::Refused { code, description }),
+        None => named.and(seq).map(|sequence| Said::Stored { sequence, duplicate }),
+    }
+}
+
+/// Whether an answer acknowledges that a message was newly stored in `stream` at sequence `expected`; `None` if it is
+/// no acknowledgement of this stream.
 ///
 /// # Errors
-/// What the answer says instead.
-pub fn stored(answer: &[u8], expected: i64) -> Result<(), String> {
-    let answer: Acknowledgement = from_object(answer).map_err(|error| error.to_string())?;
-    if let Some(ServerError { err_code, description }) = answer.error {
-        return Err(format!("{description} ({err_code})"));
-    }
-    // Acknowledgements arrive in the order of the messages, unless one is lost when the leader changes.
-    // `duplicate` alone proves nothing: the server also says it of a message that was purged since.
-    let trusted = answer.duplicate && zoo::has("duplicate-is-trusted");
-    if !trusted && (answer.duplicate || answer.seq != Some(expected)) {
-        return Err(format!(
-            "the server acknowledged sequence {:?}, duplicate {}",
-            answer.seq, answer.duplicate
-        ));
-    }
-    Ok(())
+/// What the stream says instead.
+#[must_use]
+pub fn stored(answer: &[u8], stream: &str, expected: i64) -> Option<Result<(), String>> {
+    Some(match read(answer, stream)? {
+        Said::Refused { code, description } => Err(format!("{description} ({code})")),
+        // Acknowledgements arrive in the order of the messages, unless one is lost when the leader changes.
+        // `duplicate` alone proves nothing: the server also says it of a message that was purged since.
+        Said::Stored { sequence, duplicate } => {
+            let trusted = duplicate && zoo::has("duplicate-is-trusted");
+            if !trusted && (duplicate || sequence != expected) {
+                Err(format!("the server acknowledged sequence {sequence}, duplicate {duplicate}"))
+            } else {
+                Ok(())
+            }
+        }
+    })
 }

@@ -17,6 +17,7 @@ use crate::in_time::InTime as _;
 use crate::outbox;
 use crate::positions;
 use crate::projection::{Projection, ProjectorError};
+use crate::reason::reason_of;
 use crate::retry::Retry;
 use crate::site::Site;
 use crate::zoo;
@@ -255,13 +256,4 @@ impl<'a> Feed<'a> {
         );
         Ok(())
     }
-}
-
-/// The error and its causes, in one line.
-fn reason_of(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    causes.map(ToString::to_string).fold(error.to_string(), |text, cause| {
-        // Some errors repeat their cause in their own text.
-        if text.ends_with(&cause) { text } else { format!("{text}: {cause}") }
-    })
 }

@@ -44,6 +44,7 @@ mod pipeline;
 mod positions;
 pub mod projection;
 pub mod projector;
+pub mod reason;
 pub mod rebuild;
 pub mod recovery;
 pub mod relay;

@@ -69,6 +69,7 @@ pub(crate) struct Pipeline<'a> {
     route: &'a Route,
     epoch: Epoch,
     inbox: String,
+    stream: String,
     /// How many times the client had connected: messages in flight do not outlive a connection.
     connects: u64,
     acknowledgements: Subscriber,
@@ -86,7 +87,8 @@ impl<'a> Pipeline<'a> {
         let inbox = nats.new_inbox();
         let acknowledgements = nats.subscribe(inbox.clone()).await.map_err(|error| route.error(&error))?;
         let (sent, times, connects) = (published, VecDeque::new(), stream::connects(nats));
-        Ok(Self { route, epoch, inbox, connects, acknowledgements, sent, published, times })
+        let stream = route.site.stream();
+        Ok(Self { route, epoch, inbox, stream, connects, acknowledgements, sent, published, times })
     }
 
     pub(crate) async fn run(mut self, connection: &mut PgConnection) -> Result<Infallible, RelayError> {
@@ -175,25 +177,24 @@ impl<'a> Pipeline<'a> {
 
     /// Waits for one acknowledgement, and takes all that have arrived.
     async fn take_acknowledgements(&mut self) -> Result<(), RelayError> {
-        let mut waited = Duration::ZERO;
-        let first = loop {
+        let deadline = Instant::now() + ACKNOWLEDGEMENT_TIMEOUT;
+        loop {
             match timeout(CONNECTION_CHECK_INTERVAL, self.acknowledgements.next()).await {
-                Ok(Some(message)) => break message,
+                Ok(Some(answer)) if self.accept(&answer)? => break,
                 Ok(None) => return Err(self.not_stored("the connection was closed")),
                 Err(_) if self.was_disconnected() => {
                     return Err(self.not_stored("disconnected"));
                 }
-                Err(_) => waited += CONNECTION_CHECK_INTERVAL,
+                Ok(Some(_)) | Err(_) => {} // a subscriber's answer, or none
             }
-            if waited >= ACKNOWLEDGEMENT_TIMEOUT {
+            if Instant::now() >= deadline {
                 return Err(self.not_stored("no acknowledgement in time"));
             }
-        };
-        self.accept(&first)?;
+        }
         failpoint::reached("relay.acknowledged").await;
         // All of them: under Tokio's budget the subscription would report none after 128.
-        while let Some(Some(message)) = unconstrained(self.acknowledgements.next()).now_or_never() {
-            self.accept(&message)?;
+        while let Some(Some(answer)) = unconstrained(self.acknowledgements.next()).now_or_never() {
+            self.accept(&answer)?;
         }
         self.route.status.send_modify(|status| (status.published, status.held_up) = (self.published, false));
         Ok(())
@@ -204,19 +205,22 @@ impl<'a> Pipeline<'a> {
         nats.connection_state() != State::Connected || stream::connects(nats) != self.connects
     }
 
-    fn accept(&mut self, message: &Message) -> Result<(), RelayError> {
-        if message.status == Some(StatusCode::NO_RESPONDERS) {
+    /// Takes an answer. Returns whether it is an acknowledgement: every subscriber of an event may answer it too.
+    fn accept(&mut self, answer: &Message) -> Result<bool, RelayError> {
+        if answer.status == Some(StatusCode::NO_RESPONDERS) {
             return Err(self.not_stored("no stream takes the subject"));
         }
         let expected = self.epoch.sequence_of(self.published + 1);
-        acknowledgement::stored(&message.payload, expected).map_err(|reason| self.not_stored(&reason))?;
+        let said = acknowledgement::stored(&answer.payload, &self.stream, expected);
+        let Some(said) = said.filter(|_| self.sent > self.published) else { return Ok(false) };
+        said.map_err(|reason| self.not_stored(&reason))?;
         self.published += 1;
         let Route { site: Site { shard, .. }, metrics, .. } = self.route;
         metrics.published.get_or_create(&(*shard).into()).inc();
         if let Some(time) = self.times.pop_front() {
             metrics.to_stream.get_or_create(&(*shard).into()).observe(seconds_since(time));
         }
-        Ok(())
+        Ok(true)
     }
 
     fn not_stored(&self, reason: &str) -> RelayError {

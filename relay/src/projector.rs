@@ -1,6 +1,7 @@
 //! Applies the events of a stream to projections in batches, and acknowledges each batch after its commit.
 
 use std::convert::Infallible;
+use std::mem;
 use std::time::Duration;
 
 use async_nats::jetstream::Message;
@@ -74,20 +75,23 @@ impl Projector {
     /// Applies events until it is dropped, which is safe at any point.
     pub async fn run(&self) -> Infallible {
         let mut retry = Retry::new(Duration::from_millis(50), Duration::from_secs(2));
-        let mut told = false;
+        let (mut told, mut waits) = (false, false);
         loop {
             let before = *self.position.borrow();
-            let Err(error) = self.project().await;
-            let waits = matches!(error, ProjectorError::NoStream(_));
-            if waits && !told {
-                tracing::info!(consumer = self.consumer, shard = %self.site.shard, "{error}");
-            } else if !waits {
-                tracing::warn!(
-                    consumer = self.consumer, shard = %self.site.shard,
-                    error = &error as &dyn std::error::Error, "projector starts over"
-                );
+            let Err(error) = self.project(&mut told).await;
+            let (consumer, shard) = (self.consumer, self.site.shard);
+            if let ProjectorError::NoStream(_) = error {
+                if !waits {
+                    tracing::info!(consumer, %shard, "{error}");
+                }
+                waits = true;
+            } else if told {
+                tracing::debug!(consumer, %shard, error = &error as &dyn std::error::Error, "projector starts over again");
+            } else {
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(consumer, %shard, error, "projector starts over");
+                (told, waits) = (true, false);
             }
-            told = waits;
             if *self.position.borrow() > before {
                 retry.reset();
             }
@@ -95,11 +99,18 @@ impl Projector {
         }
     }
 
-    async fn project(&self) -> Result<Infallible, ProjectorError> {
+    /// `told`: whether the log has said of a failure, and not yet that it is over.
+    async fn project(&self, told: &mut bool) -> Result<Infallible, ProjectorError> {
         let mut feed = self.lead().await?;
         failpoint::reached("projector.leads").await;
         let epochs = Epochs::read(&mut feed.connection, self.site.shard).await?;
         let (stream, consumer) = self.consumer(&epochs, feed.position()).await?;
+        let (consumer_name, shard, position) = (self.consumer, self.site.shard, feed.position());
+        if mem::take(told) {
+            tracing::info!(consumer = consumer_name, %shard, position, "the projector goes on");
+        } else {
+            tracing::info!(consumer = consumer_name, %shard, position, "the projector leads");
+        }
         let mut there = 0;
         loop {
             let next_batch_at = Instant::now() + PROJECTOR_PACE;

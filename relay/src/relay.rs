@@ -1,6 +1,7 @@
 //! Copies the outbox of a shard into its stream: one relay of a shard is active, any number stand by.
 
 use std::convert::Infallible;
+use std::mem;
 use std::time::Duration;
 
 use async_nats::connection::State;
@@ -50,9 +51,10 @@ impl Relay {
     /// Relays until it is dropped, which is safe at any point.
     pub async fn run(&self) -> Infallible {
         let mut retry = Retry::new(Duration::from_millis(50), Duration::from_secs(2));
+        let mut told = false;
         loop {
             let before = self.route.status.borrow().published;
-            let Err(error) = self.lead().await;
+            let Err(error) = self.lead(&mut told).await;
             let held_up = matches!(error, RelayError::Stream(_) | RelayError::Refused { .. });
             let halted = match error {
                 RelayError::Halted(halt) => {
@@ -65,7 +67,13 @@ impl Relay {
                     if let RelayError::Refused { .. } = &error {
                         self.route.metrics.refused.get_or_create(&self.route.site.shard.into()).inc();
                     }
-                    tracing::warn!(shard = %self.route.site.shard, error = &error as &dyn std::error::Error, "relay starts over");
+                    let (shard, error) = (self.route.site.shard, &error as &dyn std::error::Error);
+                    if told {
+                        tracing::debug!(%shard, error, "relay starts over again");
+                    } else {
+                        tracing::warn!(%shard, error, "relay starts over");
+                    }
+                    told = true;
                     None
                 }
             };
@@ -77,7 +85,8 @@ impl Relay {
         }
     }
 
-    async fn lead(&self) -> Result<Infallible, RelayError> {
+    /// `told`: whether the log has said of a failure, and not yet that it is over.
+    async fn lead(&self, told: &mut bool) -> Result<Infallible, RelayError> {
         let (mut connection, leads_on) = self.take_lock().await?;
         self.route.status.send_modify(|status| status.leads = true);
         failpoint::reached("relay.leads").await;
@@ -107,6 +116,11 @@ impl Relay {
         failpoint::reached("relay.found").await;
         standing::forget(connection, *shard).await?;
         self.found(published, leads_on);
+        if mem::take(told) {
+            tracing::info!(%shard, position = published, "the relay goes on");
+        } else {
+            tracing::info!(%shard, position = published, "the relay leads");
+        }
         Pipeline::new(&self.route, epochs.current(), published).await?.run(connection).await
     }
 

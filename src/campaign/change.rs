@@ -6,8 +6,9 @@ use std::fmt::Debug;
 use futures_util::future::BoxFuture;
 use outbox_relay::in_time::InTime as _;
 use outbox_relay::{AppendError, NewEvent};
-use sqlx::Connection as _;
+use sqlx::{Connection as _, PgConnection};
 use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 use ulid::Ulid;
 
 use super::draft::Draft;
@@ -16,7 +17,7 @@ use super::{Campaign, State};
 use crate::event::{self, CampaignChanged};
 use crate::ids::CampaignId;
 use crate::pool::Pool;
-use crate::storage::StorageError;
+use crate::storage::{StorageError, prepared};
 
 /// Receives a notice of each change of a campaign, after its commit. A notice is lost when the process ends before
 /// it: the sweeper finds the change later by the campaign's version.
@@ -32,6 +33,8 @@ pub enum ChangeError {
     Unknown,
     #[error("a campaign that is {} cannot be {asked}", state.as_str())]
     NotAllowed { state: State, asked: &'static str },
+    #[error("the campaign cannot be opened: its closes_at, {}, has passed", written(*closes_at))]
+    Over { closes_at: OffsetDateTime },
     #[error("change a campaign")]
     Storage(#[from] StorageError),
     /// The outbox refused the event: a fault of this program.
@@ -80,31 +83,46 @@ impl<L: Listener> Campaigns<L> {
         Ok(store::standing(&self.pool, id).await?)
     }
 
-    /// Campaigns from the newest on, behind `before`; at most `limit`.
-    pub async fn page(&self, before: Option<CampaignId>, limit: i64) -> Result<Vec<Standing>, StorageError> {
-        Ok(store::page(&self.pool, before, limit).await?)
+    /// Campaigns from the newest on, behind `before`, and only those in a state if one is given; at most `limit`.
+    pub async fn page(
+        &self,
+        before: Option<CampaignId>,
+        state: Option<State>,
+        limit: i64,
+    ) -> Result<Vec<Standing>, StorageError> {
+        Ok(store::page(&self.pool, before, state, limit).await?)
+    }
+
+    /// What time it is for campaigns: the clock of the database counts.
+    pub async fn now(&self) -> Result<OffsetDateTime, StorageError> {
+        Ok(store::now(&self.pool).await?)
     }
 
     /// Opens a campaign, at once or when its time comes. Opening an open one changes nothing.
     pub async fn open(&self, id: CampaignId) -> Result<Standing, ChangeError> {
-        self.change(id, "opened", |campaign, now| {
-            campaign.state.opened(campaign.opens_at, campaign.closes_at, now)
+        self.change(id, |campaign, now| {
+            let Campaign { state, opens_at, closes_at, .. } = *campaign;
+            state.opened(opens_at, closes_at, now).ok_or(match state {
+                State::Closed => ChangeError::NotAllowed { state, asked: "opened" },
+                State::Draft | State::Scheduled | State::Open | State::Paused => {
+                    ChangeError::Over { closes_at }
+                }
+            })
         })
         .await
     }
 
     /// Closes a campaign for good.
     pub async fn close(&self, id: CampaignId) -> Result<Standing, ChangeError> {
-        self.change(id, "closed", |_, _| Some(State::Closed)).await
+        self.change(id, |_, _| Ok(State::Closed)).await
     }
 
     async fn change(
         &self,
         id: CampaignId,
-        asked: &'static str,
-        rule: impl FnOnce(&Campaign, OffsetDateTime) -> Option<State>,
+        rule: impl Fn(&Campaign, OffsetDateTime) -> Result<State, ChangeError>,
     ) -> Result<Standing, ChangeError> {
-        let campaign = commit(&self.pool, id, asked, rule).await?;
+        let campaign = commit(&self.pool, id, rule).await?;
         self.listener.changed(&campaign).await;
         self.show(id).await?.ok_or(ChangeError::Unknown)
     }
@@ -115,8 +133,8 @@ pub async fn bring_up_to_date(pool: &Pool) -> Result<Vec<Campaign>, ChangeError>
     let mut changed = Vec::new();
     for id in store::due(pool).await? {
         let due =
-            |campaign: &Campaign, now| Some(campaign.state.due(campaign.opens_at, campaign.closes_at, now));
-        changed.push(commit(pool, id, "brought up to date", due).await?);
+            |campaign: &Campaign, now| Ok(campaign.state.due(campaign.opens_at, campaign.closes_at, now));
+        changed.push(commit(pool, id, due).await?);
     }
     Ok(changed)
 }
@@ -125,14 +143,20 @@ pub async fn bring_up_to_date(pool: &Pool) -> Result<Vec<Campaign>, ChangeError>
 async fn commit(
     pool: &Pool,
     id: CampaignId,
-    asked: &'static str,
-    rule: impl FnOnce(&Campaign, OffsetDateTime) -> Option<State>,
+    rule: impl Fn(&Campaign, OffsetDateTime) -> Result<State, ChangeError>,
 ) -> Result<Campaign, ChangeError> {
-    let mut lease = pool.acquire().await?;
-    let mut transaction = lease.begin().in_time().await?;
+    prepared!(pool, |connection| commit_on(connection, id, &rule))
+}
+
+async fn commit_on(
+    connection: &mut PgConnection,
+    id: CampaignId,
+    rule: impl Fn(&Campaign, OffsetDateTime) -> Result<State, ChangeError>,
+) -> Result<Campaign, ChangeError> {
+    let mut transaction = connection.begin().in_time().await?;
     let locked = store::lock(&mut transaction, id).await?;
     let Snapshot { campaign, taken_at } = locked.ok_or(ChangeError::Unknown)?;
-    let state = rule(&campaign, taken_at).ok_or(ChangeError::NotAllowed { state: campaign.state, asked })?;
+    let state = rule(&campaign, taken_at)?;
     if state == campaign.state {
         return Ok(campaign);
     }
@@ -144,6 +168,11 @@ async fn commit(
     }
     transaction.commit().in_time().await?;
     Ok(changed)
+}
+
+/// A time as JSON has it.
+fn written(time: OffsetDateTime) -> String {
+    time.format(&Rfc3339).unwrap_or_default()
 }
 
 /// The event about the state that a campaign is in now; nothing for states that are not published.

@@ -23,7 +23,7 @@ const TIMES: std::ops::Range<i64> = 0..221_845_392_000;
 
 /// The body of a request to create a campaign.
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "an object")]
 pub struct DraftBody {
     pub name: String,
     pub merchant_id: String,
@@ -66,9 +66,11 @@ pub struct Draft {
 }
 
 impl DraftBody {
+    /// The campaign, if it can be created at the time `now`.
+    ///
     /// # Errors
     /// Names every field that is invalid.
-    pub fn parse(self) -> Result<Draft, Vec<FieldProblem>> {
+    pub fn parse(self, now: OffsetDateTime) -> Result<Draft, Vec<FieldProblem>> {
         // Postgres keeps microseconds: two times that differ by less are the same there.
         let [opens_at, closes_at] =
             [self.opens_at, self.closes_at].map(OffsetDateTime::truncate_to_microsecond);
@@ -99,6 +101,9 @@ impl DraftBody {
                 refuse(field, format!("must be 1 to {max}"));
             }
         }
+        if (1..self.per_user_limit).contains(&self.quantity) && self.per_user_limit <= PER_USER_LIMIT_MAX {
+            refuse("per_user_limit", format!("must be at most the quantity, {}", self.quantity));
+        }
         let times =
             [("opens_at", Some(opens_at)), ("closes_at", Some(closes_at)), ("coupon_expires_at", expires_at)];
         for (field, time) in times {
@@ -108,6 +113,8 @@ impl DraftBody {
         }
         if closes_at <= opens_at {
             refuse("closes_at", "must be after opens_at".to_owned());
+        } else if closes_at <= now {
+            refuse("closes_at", "must be in the future".to_owned());
         }
         let expiry = expiry(closes_at, expires_at, self.coupon_valid_for.as_deref())
             .map_err(|problem| problems.push(problem))

@@ -6,6 +6,7 @@ pub mod draft;
 pub mod duration;
 pub mod store;
 
+use std::str::FromStr;
 use std::time::Duration;
 
 use outbox_relay::Shard;
@@ -30,7 +31,23 @@ pub enum State {
     Closed,
 }
 
+/// The text names no [`State`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("must be one of {}", State::ALL.map(State::as_str).join(", "))]
+pub struct StateError;
+
+impl FromStr for State {
+    type Err = StateError;
+
+    fn from_str(word: &str) -> Result<Self, StateError> {
+        Self::ALL.into_iter().find(|state| state.as_str() == word).ok_or(StateError)
+    }
+}
+
 impl State {
+    /// All states.
+    pub const ALL: [Self; 5] = [Self::Draft, Self::Scheduled, Self::Open, Self::Paused, Self::Closed];
+
     /// The word for it, in the database and everywhere.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -55,9 +72,8 @@ impl State {
         match self {
             Self::Closed => None,
             Self::Draft | Self::Scheduled | Self::Open | Self::Paused if closes_at <= now => None,
-            Self::Draft | Self::Scheduled | Self::Open | Self::Paused if opens_at > now => {
-                Some(Self::Scheduled)
-            }
+            // An open campaign may be ahead of this clock, because the gate's clock opened it.
+            Self::Draft | Self::Scheduled | Self::Paused if opens_at > now => Some(Self::Scheduled),
             Self::Draft | Self::Scheduled | Self::Open | Self::Paused => Some(Self::Open),
         }
     }

@@ -11,6 +11,7 @@ use super::{Campaign, Expiry, State};
 use crate::coupon::store::issued_of;
 use crate::ids::CampaignId;
 use crate::pool::Pool;
+use crate::storage::prepared;
 
 /// The columns of a [`Campaign`], before the literal that follows. Named, because a plan that is kept for `*`
 /// fails as soon as a migration has added a column.
@@ -59,35 +60,38 @@ pub async fn insert(pool: &Pool, draft: &Draft, shards: i16) -> Result<Campaign,
         Expiry::At(time) => (Some(time), None),
         Expiry::After(duration) => (None, Some(duration.as_secs().cast_signed())),
     };
-    sqlx::query_as(columns!(
+    let insert = columns!(
         "INSERT INTO campaigns (id, shard, name, merchant_id, face_value, currency, quantity, per_user_limit, \
          opens_at, closes_at, coupon_expires_at, coupon_valid_for, settle_on, state) \
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, 'draft') RETURNING ",
         ""
-    ))
-    .bind(id)
-    .bind(id.shard(shards).0)
-    .bind(&draft.name)
-    .bind(&draft.merchant_id)
-    .bind(draft.face_value.minor)
-    .bind(draft.face_value.currency)
-    .bind(draft.quantity)
-    .bind(draft.per_user_limit)
-    .bind(draft.opens_at)
-    .bind(draft.closes_at)
-    .bind(expires_at)
-    .bind(valid_for)
-    .bind(draft.settle_on)
-    .fetch_one(pool)
-    .await
+    );
+    prepared!(pool, |connection| sqlx::query_as(insert)
+        .bind(id)
+        .bind(id.shard(shards).0)
+        .bind(&draft.name)
+        .bind(&draft.merchant_id)
+        .bind(draft.face_value.minor)
+        .bind(draft.face_value.currency)
+        .bind(draft.quantity)
+        .bind(draft.per_user_limit)
+        .bind(draft.opens_at)
+        .bind(draft.closes_at)
+        .bind(expires_at)
+        .bind(valid_for)
+        .bind(draft.settle_on)
+        .fetch_one(connection))
+}
+
+/// What time it is: by the clock of the database, as no other counts.
+pub async fn now(pool: &Pool) -> Result<OffsetDateTime, sqlx::Error> {
+    prepared!(pool, |connection| sqlx::query_scalar("SELECT now()").fetch_one(connection))
 }
 
 /// One campaign.
 pub async fn get(pool: &Pool, id: CampaignId) -> Result<Option<Snapshot>, sqlx::Error> {
-    sqlx::query_as(columns!("SELECT ", ", now() AS now FROM campaigns WHERE id = $1"))
-        .bind(id)
-        .fetch_optional(pool)
-        .await
+    let get = columns!("SELECT ", ", now() AS now FROM campaigns WHERE id = $1");
+    prepared!(pool, |connection| sqlx::query_as(get).bind(id).fetch_optional(connection))
 }
 
 /// Campaigns with their counts.
@@ -107,37 +111,40 @@ macro_rules! standings {
 
 /// One campaign with its counts.
 pub async fn standing(pool: &Pool, id: CampaignId) -> Result<Option<Standing>, sqlx::Error> {
-    sqlx::query_as(standings!("id = $1")).bind(id).fetch_optional(pool).await
+    prepared!(pool, |connection| sqlx::query_as(standings!("id = $1")).bind(id).fetch_optional(connection))
 }
 
-/// Campaigns from the newest on, behind `before`; at most `limit`.
-pub async fn page(pool: &Pool, before: Option<CampaignId>, limit: i64) -> Result<Vec<Standing>, sqlx::Error> {
-    sqlx::query_as(standings!("($1::uuid IS NULL OR id < $1) ORDER BY id DESC LIMIT $2"))
+/// Campaigns from the newest on, behind `before`, and only those in a state if one is given; at most `limit`.
+pub async fn page(
+    pool: &Pool,
+    before: Option<CampaignId>,
+    state: Option<State>,
+    limit: i64,
+) -> Result<Vec<Standing>, sqlx::Error> {
+    let page = standings!(
+        "($1::uuid IS NULL OR id < $1) AND ($2::text IS NULL OR state = $2) ORDER BY id DESC LIMIT $3"
+    );
+    prepared!(pool, |connection| sqlx::query_as(page)
         .bind(before)
+        .bind(state)
         .bind(limit)
-        .fetch_all(pool)
-        .await
+        .fetch_all(connection))
 }
 
 /// The campaigns whose gates matter: not drafts, and closed for no longer than `over`.
 pub async fn live(pool: &Pool, over: time::Duration) -> Result<Vec<Standing>, sqlx::Error> {
-    sqlx::query_as(standings!(
+    let live = standings!(
         "(state IN ('scheduled', 'open', 'paused') \
           OR state = 'closed' AND closes_at > now() - make_interval(secs => $1)) ORDER BY id"
-    ))
-    .bind(over.as_seconds_f64())
-    .fetch_all(pool)
-    .await
+    );
+    prepared!(pool, |connection| sqlx::query_as(live).bind(over.as_seconds_f64()).fetch_all(connection))
 }
 
 /// The campaigns that time has opened or closed, by the clock of the database.
 pub async fn due(pool: &Pool) -> Result<Vec<CampaignId>, sqlx::Error> {
-    sqlx::query_scalar(
-        "SELECT id FROM campaigns WHERE state = 'scheduled' AND opens_at <= now() \
-         OR state IN ('scheduled', 'open', 'paused') AND closes_at <= now()",
-    )
-    .fetch_all(pool)
-    .await
+    let due = "SELECT id FROM campaigns WHERE state = 'scheduled' AND opens_at <= now() \
+               OR state IN ('scheduled', 'open', 'paused') AND closes_at <= now()";
+    prepared!(pool, |connection| sqlx::query_scalar(due).fetch_all(connection))
 }
 
 /// One campaign, whose row stays locked until the transaction ends.

@@ -2,17 +2,19 @@
 
 use std::io;
 
+use outbox_relay::reason::reason_of;
 use outbox_relay::replay::{ReplayError, RunId};
 
 use crate::config::ConfigError;
 
 /// The exit codes, and when `coupon` ends with each.
-pub(super) const CODES: [(u8, &str); 5] = [
+pub(super) const CODES: [(u8, &str); 6] = [
     (0, "done; audit, rebuild and demo: balanced; doctor: nothing is bad"),
     (1, "failed; audit, rebuild and demo: not balanced; doctor: something is bad"),
     (2, "wrong usage or configuration; audit and doctor: could not tell"),
     (3, "replay: stopped or cancelled"),
     (4, "replay: another replay is running"),
+    (5, "replay: no event matches"),
 ];
 
 /// How a command ended.
@@ -27,6 +29,8 @@ pub enum Ended {
     Failed(anyhow::Error),
     /// Nothing was tried.
     Misconfigured(ConfigError),
+    /// The arguments ask for nothing that can be done. Nothing was tried.
+    WrongUsage(&'static str),
     /// The audit or the doctor could not read all that its judgement needs.
     CouldNotTell(anyhow::Error),
     /// A replay was told to stop, before or after its run began.
@@ -35,6 +39,8 @@ pub enum Ended {
     Cancelled(RunId),
     /// One replay runs at a time, and another one does.
     Busy(ReplayError),
+    /// A replay has nothing to publish; the text says why. No run was recorded.
+    NothingSelected(String),
 }
 
 impl Ended {
@@ -44,9 +50,10 @@ impl Ended {
         match self {
             Self::Done => 0,
             Self::NotBalanced | Self::Unhealthy | Self::Failed(_) => 1,
-            Self::Misconfigured(_) | Self::CouldNotTell(_) => 2,
+            Self::Misconfigured(_) | Self::WrongUsage(_) | Self::CouldNotTell(_) => 2,
             Self::Stopped(_) | Self::Cancelled(_) => 3,
             Self::Busy(_) => 4,
+            Self::NothingSelected(_) => 5,
         }
     }
 
@@ -56,8 +63,10 @@ impl Ended {
         match self {
             Self::Done | Self::NotBalanced | Self::Unhealthy => None,
             Self::Failed(error) | Self::CouldNotTell(error) if nobody_reads(error) => None,
-            Self::Failed(error) | Self::CouldNotTell(error) => Some(format!("{error:#}")),
+            Self::Failed(error) | Self::CouldNotTell(error) => Some(reason_of(error.as_ref())),
             Self::Misconfigured(error) => Some(error.to_string()),
+            Self::WrongUsage(problem) => Some((*problem).to_owned()),
+            Self::NothingSelected(why) => Some(format!("nothing to replay: {why}")),
             Self::Stopped(Some(run)) => {
                 Some(format!("run {run} was stopped: `coupon replay --resume {run}` continues it"))
             }
@@ -89,9 +98,11 @@ mod tests {
             Ended::Stopped(None),
             Ended::Cancelled(run),
             Ended::Busy(ReplayError::Busy { run: None }),
+            Ended::WrongUsage("no"),
+            Ended::NothingSelected("none".to_owned()),
         ];
         let codes = all.each_ref().map(Ended::code);
-        assert_eq!(codes, [0, 1, 1, 1, 2, 3, 3, 4]);
+        assert_eq!(codes, [0, 1, 1, 1, 2, 3, 3, 4, 2, 5]);
         for ended in all {
             assert!(CODES.iter().any(|(code, _)| *code == ended.code()), "{ended:?}");
         }

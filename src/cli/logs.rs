@@ -1,15 +1,135 @@
 //! Logs on standard error.
 
+use std::error::Error;
+use std::fmt;
 use std::io::{self, IsTerminal as _};
 
-use tracing_subscriber::EnvFilter;
+use outbox_relay::reason::reason_of;
+use tracing::field::{Field, Visit};
+use tracing::level_filters::LevelFilter;
+use tracing::{Level, Metadata};
+use tracing_subscriber::field::RecordFields;
+use tracing_subscriber::filter::{Directive, EnvFilter, filter_fn};
+use tracing_subscriber::fmt::format::{DefaultVisitor, Writer};
+use tracing_subscriber::fmt::{FormatFields, layer};
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
-/// Starts them: as `RUST_LOG` says or, if it is not set, from `level` on.
-pub(super) fn start(level: &str) {
-    let default = || EnvFilter::new(format!("{level},async_nats=error"));
-    tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::try_from_default_env().unwrap_or_else(|_| default()))
-        .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal())
+use crate::config::{ConfigError, RUST_LOG};
+
+/// The crates of this program. Below [`Level::INFO`] only these are logged: drivers print passwords there.
+const OURS: [&str; 2] = ["coupon_dispatcher", "outbox_relay"];
+
+/// Starts the logs: from `level` on, unless `RUST_LOG` says otherwise.
+///
+/// # Errors
+/// When `RUST_LOG` is not a filter.
+pub(super) fn start(level: &str, variable: impl Fn(&str) -> Option<String>) -> Result<(), ConfigError> {
+    let given = RUST_LOG.value(variable).unwrap_or_default();
+    let filter = filter(&given, level).map_err(|problem| ConfigError::new(format!("RUST_LOG {problem}")))?;
+    let fields = layer().fmt_fields(Reasons).with_writer(io::stderr);
+    tracing_subscriber::registry()
+        .with(filter)
+        .with(filter_fn(may_be_logged))
+        .with(fields.with_ansi(io::stderr().is_terminal()))
         .init();
+    Ok(())
+}
+
+/// Whatever `RUST_LOG` says.
+fn may_be_logged(metadata: &Metadata<'_>) -> bool {
+    *metadata.level() <= Level::INFO || is_ours(metadata.target())
+}
+
+fn is_ours(target: &str) -> bool {
+    target.split("::").next().is_some_and(|name| OURS.contains(&name))
+}
+
+/// The filter that `given` describes: levels and `target=level`, separated by commas. What it does not name is logged
+/// from `level` on.
+fn filter(given: &str, level: &str) -> Result<EnvFilter, String> {
+    let (mut directives, mut has_level) = (Vec::new(), false);
+    for part in given.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+        let is_level = part.parse::<LevelFilter>().is_ok();
+        let directive =
+            part.parse::<Directive>().ok().filter(|_| is_level || is_ours(part) || part.contains(['=', '[']));
+        has_level |= is_level;
+        let problem = || {
+            format!(
+                "{part:?} must be off, error, warn, info, debug, trace, or target=level such as outbox_relay=debug"
+            )
+        };
+        directives.push(directive.ok_or_else(problem)?);
+    }
+    let default = if has_level { String::new() } else { format!("{level},async_nats=error") };
+    let base = EnvFilter::builder().parse(default).map_err(|error| error.to_string())?;
+    Ok(directives.into_iter().fold(base, EnvFilter::add_directive))
+}
+
+/// Fields as usual, but an error with its causes, each said once.
+struct Reasons;
+
+impl<'writer> FormatFields<'writer> for Reasons {
+    fn format_fields<R: RecordFields>(&self, writer: Writer<'writer>, fields: R) -> fmt::Result {
+        let mut visitor = ReasonVisitor(DefaultVisitor::new(writer, true));
+        fields.record(&mut visitor);
+        tracing_subscriber::field::VisitOutput::finish(visitor.0)
+    }
+}
+
+struct ReasonVisitor<'writer>(DefaultVisitor<'writer>);
+
+impl Visit for ReasonVisitor<'_> {
+    fn record_error(&mut self, field: &Field, error: &(dyn Error + 'static)) {
+        // A line stays a line, whatever a server has put into the text of its error.
+        let reason: String = reason_of(error).chars().flat_map(printable).collect();
+        self.0.record_debug(field, &format_args!("{reason}"));
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.0.record_str(field, value);
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.0.record_debug(field, value);
+    }
+}
+
+fn printable(letter: char) -> impl Iterator<Item = char> {
+    let (kept, escaped) =
+        if letter.is_control() { (None, Some(letter.escape_default())) } else { (Some(letter), None) };
+    kept.into_iter().chain(escaped.into_iter().flatten())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_filter_is_refused() {
+        for given in ["nonsense", "info,nonsense", "outbox_relay=loud", "hyper", "=", "debug;info"] {
+            assert!(filter(given, "info").is_err_and(|problem| problem.contains("must be")), "{given}");
+        }
+    }
+
+    #[test]
+    fn what_a_filter_does_not_name_is_logged_as_by_default() {
+        let of = |given: &str| {
+            filter(given, "info").map(|filter| {
+                let mut parts: Vec<String> = filter.to_string().split(',').map(ToOwned::to_owned).collect();
+                parts.sort();
+                parts.join(",")
+            })
+        };
+        for (given, directives) in [
+            ("", "async_nats=error,info"),
+            ("outbox_relay=debug", "async_nats=error,info,outbox_relay=debug"),
+            ("outbox_relay::pipeline", "async_nats=error,info,outbox_relay::pipeline=trace"),
+            ("debug", "debug"),
+            (" off , outbox_relay=warn", "off,outbox_relay=warn"),
+            ("WARN", "warn"),
+        ] {
+            assert_eq!(of(given).as_deref(), Ok(directives), "{given}");
+        }
+    }
 }

@@ -10,6 +10,7 @@
 //! | 2 | could not tell | could not tell | wrong usage or configuration | as left | as left |
 //! | 3 | | | | stopped or cancelled | |
 //! | 4 | | | | another replay is running | |
+//! | 5 | | | | no event matches | |
 //!
 //! Wrong usage and a wrong configuration are 2 for every command.
 
@@ -60,7 +61,7 @@ enum Command {
     /// Publish events again, to subjects of their own. Example: coupon replay --type issued --dry-run
     ///
     /// Ctrl-C stops a run, and --resume continues it. Exit codes: 0 done, 1 failed, 2 wrong usage, 3 stopped or
-    /// cancelled, 4 another replay is running.
+    /// cancelled, 4 another replay is running, 5 no event matches.
     Replay(replay::ReplayArgs),
     /// Rebuild a projection from its events, and audit. Readers keep the old one until the new one has caught up.
     /// Example: coupon rebuild wallet
@@ -88,7 +89,9 @@ enum Command {
 impl Cli {
     /// Starts the logs, and runs the command to its end.
     pub async fn run(self) -> Ended {
-        logs::start(self.command.log_level());
+        if let Err(error) = logs::start(self.command.log_level(), variable) {
+            return Ended::Misconfigured(error);
+        }
         self.command.run().await.unwrap_or_else(Ended::Failed)
     }
 }

@@ -15,7 +15,7 @@ use sqlx::postgres::PgConnectOptions;
 pub use self::url::{Secret, ServerUrl, login};
 pub use self::variable::{
     ADMIN_TOKEN, BATCH_ROWS, DATABASE_URL, HTTP_ADDR, MONITOR_ADDR, NATS_REPLICAS, NATS_URL,
-    OUTBOX_RETENTION_DAYS, REDIS_URL, SHARDS, VARIABLES, Variable,
+    OUTBOX_RETENTION_DAYS, REDIS_URL, RUST_LOG, SHARDS, VARIABLES, Variable,
 };
 
 /// The largest number of claims in one transaction.

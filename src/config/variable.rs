@@ -62,7 +62,7 @@ pub const OUTBOX_RETENTION_DAYS: Variable = Variable {
     default: Some("30"),
     about: "days for which the outbox keeps an event that is published and applied; 0 keeps all",
 };
-const RUST_LOG: Variable = Variable {
+pub const RUST_LOG: Variable = Variable {
     name: "RUST_LOG",
     default: None,
     about: "what is logged, such as debug; by default info for serve and migrate, error for demo, else warn",

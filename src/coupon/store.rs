@@ -6,7 +6,7 @@ use sqlx::PgExecutor;
 use super::Coupon;
 use crate::ids::{CampaignId, CouponId, UserId};
 use crate::pool::Pool;
-use crate::storage::StorageError;
+use crate::storage::{StorageError, prepared};
 
 /// A subquery: how many coupons of the campaign in a column have been issued. Numbers are serial, so it is the
 /// highest number, read from the end of an index.
@@ -22,11 +22,23 @@ macro_rules! issued_of {
 
 pub(crate) use issued_of;
 
+/// The state of a coupon in a row with the columns `state` and `expires_at`, as it is shown: an issued coupon is
+/// expired from its end on, by the clock of the database, whether or not a row says so yet.
+macro_rules! shown_state {
+    () => {
+        "CASE WHEN state = 'issued' AND expires_at <= now() THEN 'expired' ELSE state END"
+    };
+}
+
+pub(crate) use shown_state;
+
 /// Coupons, with named columns: a plan that is kept for `*` fails as soon as a migration has added one.
 macro_rules! coupons {
     ($condition:literal) => {
         concat!(
-            "SELECT id, campaign_id, user_id, number, code, state, issued_at, expires_at FROM coupons WHERE ",
+            "SELECT id, campaign_id, user_id, number, code, ",
+            shown_state!(),
+            " AS state, issued_at, expires_at FROM coupons WHERE ",
             $condition
         )
     };
@@ -55,7 +67,8 @@ impl Coupons {
 
     /// One coupon.
     pub async fn get(&self, id: CouponId) -> Result<Option<Coupon>, StorageError> {
-        Ok(sqlx::query_as(coupons!("id = $1")).bind(id).fetch_optional(&self.0).await?)
+        let get = coupons!("id = $1");
+        Ok(prepared!(self.0, |connection| sqlx::query_as(get).bind(id).fetch_optional(connection))?)
     }
 }
 
@@ -66,12 +79,12 @@ pub async fn held(
     user: &UserId,
     limit: i32,
 ) -> Result<Option<Coupon>, sqlx::Error> {
-    sqlx::query_as(coupons!("campaign_id = $1 AND user_id = $2 AND nth >= $3 ORDER BY nth DESC LIMIT 1"))
+    let held = coupons!("campaign_id = $1 AND user_id = $2 AND nth >= $3 ORDER BY nth DESC LIMIT 1");
+    prepared!(pool, |connection| sqlx::query_as(held)
         .bind(campaign)
         .bind(user)
         .bind(limit)
-        .fetch_optional(pool)
-        .await
+        .fetch_optional(connection))
 }
 
 /// How many coupons of a campaign have been issued.

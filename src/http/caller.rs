@@ -62,10 +62,15 @@ impl Caller {
     }
 }
 
-/// Whether the header `Authorization` carries the token. Without a token no caller is authorized.
+/// Whether the header `Authorization` carries the token. Without a token no caller is authorized. As in RFC 9110, 11.4,
+/// the scheme is read in small and in capital letters, and any number of spaces follow it.
 #[must_use]
 pub fn is_authorized(header: Option<&[u8]>, token: Option<&Secret>) -> bool {
-    let given = header.and_then(|header| header.strip_prefix(b"Bearer "));
+    let given = header.and_then(|header| {
+        let (scheme, rest) = header.split_at_checked(b"Bearer".len())?;
+        let token = &rest[rest.iter().take_while(|byte| **byte == b' ').count()..];
+        (scheme.eq_ignore_ascii_case(b"Bearer") && token.len() < rest.len()).then_some(token)
+    });
     given.zip(token).is_some_and(|(given, token)| given.ct_eq(token.reveal().as_bytes()).into())
 }
 

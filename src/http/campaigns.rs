@@ -8,10 +8,10 @@ use super::answer::{Answer, Listed};
 use super::api::Api;
 use super::extract::{Id, Json, ListQuery, Paged};
 use super::problem::{NOTHING_CHANGED, Problem};
-use crate::campaign::change::ChangeError;
 use crate::campaign::draft::DraftBody;
 use crate::campaign::store::Standing;
-use crate::ids::CampaignId;
+use crate::campaign::{self, change::ChangeError};
+use crate::ids::{CampaignId, FieldProblem};
 use crate::page::Page;
 
 /// What a retry does when Postgres failed a request to create a campaign.
@@ -25,7 +25,8 @@ type OneCampaign = Result<Answer<Standing>, Problem>;
 
 /// `POST /v1/campaigns`
 pub(super) async fn create(State(api): State<Arc<Api>>, Json(body): Json<DraftBody>) -> OneCampaign {
-    let draft = body.parse().map_err(|errors| Problem::invalid(&errors))?;
+    let now = api.campaigns.now().await.map_err(|error| Problem::storage(error, CREATE_UNKNOWN))?;
+    let draft = body.parse(now).map_err(|errors| Problem::invalid(&errors))?;
     let created = api.campaigns.create(&draft).await;
     let body = created.map_err(|error| Problem::storage(error, CREATE_UNKNOWN))?;
     Ok(Answer::Created { location: format!("/v1/campaigns/{}", body.campaign.id), body })
@@ -34,9 +35,11 @@ pub(super) async fn create(State(api): State<Arc<Api>>, Json(body): Json<DraftBo
 /// `GET /v1/campaigns`
 pub(super) async fn list(
     State(api): State<Arc<Api>>,
-    Paged(ListQuery { page, .. }): Paged,
+    Paged(ListQuery { page, status }): Paged,
 ) -> Result<Answer<Listed<Standing, CampaignId>>, Problem> {
-    let items = api.campaigns.page(page.before.map(CampaignId), page.limit.get()).await;
+    let state = status.map(|status| status.parse::<campaign::State>()).transpose();
+    let state = state.map_err(|error| Problem::invalid(&[FieldProblem::new("status", error.to_string())]))?;
+    let items = api.campaigns.page(page.before.map(CampaignId), state, page.limit.get()).await;
     let items = items.map_err(|error| Problem::storage(error, NOTHING_CHANGED))?;
     let page = Page::new(items, page.limit, |standing| standing.campaign.id);
     Ok(Answer::Ok(Listed { name: "campaigns", page }))
@@ -62,7 +65,9 @@ impl From<ChangeError> for Problem {
     fn from(error: ChangeError) -> Self {
         match error {
             ChangeError::Unknown => Self::no_campaign(),
-            ChangeError::NotAllowed { .. } => Self::not_allowed_in_state(&error.to_string()),
+            ChangeError::NotAllowed { .. } | ChangeError::Over { .. } => {
+                Self::not_allowed_in_state(&error.to_string())
+            }
             ChangeError::Storage(error) => Self::storage(error, CHANGE_UNKNOWN),
             ChangeError::Refused(_) => Self::internal("a change of a campaign failed", error),
         }

@@ -20,7 +20,7 @@ const CLAIM_UNKNOWN: &str =
 
 /// The body of a claim.
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "an object")]
 pub struct ClaimBody {
     user_id: String,
 }
@@ -55,13 +55,12 @@ pub(super) async fn claim(
 impl From<IssueError> for Problem {
     fn from(error: IssueError) -> Self {
         match error {
-            IssueError::Claim(ClaimError::GateUnreachable | ClaimError::GateUnloaded) => {
-                Self::gate_unavailable()
+            IssueError::Claim(error) => match error {
+                ClaimError::GateUnreachable | ClaimError::GateUnloaded => Self::gate_unavailable(),
+                ClaimError::Overloaded => Self::overloaded(),
+                ClaimError::NotWritten | ClaimError::Unknown => Self::storage_unavailable(CLAIM_UNKNOWN),
             }
-            IssueError::Claim(ClaimError::Overloaded) => Self::overloaded(),
-            IssueError::Claim(ClaimError::NotWritten | ClaimError::Unknown) => {
-                Self::storage_unavailable(CLAIM_UNKNOWN)
-            }
+            .refused("a claim is refused", error),
             IssueError::Storage(error) => Self::storage(error, CLAIM_UNKNOWN),
         }
     }

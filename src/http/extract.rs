@@ -9,7 +9,6 @@ use axum::http::Uri;
 use axum::http::request::Parts;
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
@@ -20,6 +19,8 @@ use crate::page::{PAGE_MAX, PageLimit, PageRequest};
 
 /// Bytes of a body, at most. Bodies are small; the largest is that of a campaign.
 const BODY_BYTES_MAX: usize = 16 * 1024;
+/// The parameters of a list.
+const LIST_PARAMETERS: [&str; 3] = ["cursor", "limit", "status"];
 /// For the whole body to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -53,15 +54,6 @@ impl<S: Send + Sync> FromRequestParts<S> for User {
     }
 }
 
-/// The query of a list, as it is written.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawQuery {
-    cursor: Option<String>,
-    limit: Option<i64>,
-    status: Option<String>,
-}
-
 /// The query of a list.
 #[derive(Debug, PartialEq, Eq)]
 pub struct ListQuery {
@@ -73,17 +65,27 @@ impl ListQuery {
     /// # Errors
     /// Names the field that is invalid.
     pub fn parse(uri: &Uri) -> Result<Self, FieldProblem> {
-        let Query(query) = Query::<RawQuery>::try_from_uri(uri)
+        let Query(parameters) = Query::<Vec<(String, String)>>::try_from_uri(uri)
             .map_err(|error| FieldProblem::new("query", error.body_text()))?;
-        let limit = match query.limit.map(PageLimit::new) {
+        let mut given = [const { None }; LIST_PARAMETERS.len()];
+        for (name, value) in parameters {
+            let place = LIST_PARAMETERS.iter().zip(&mut given).find(|(known, _)| **known == name);
+            let known = || format!("is not a parameter of a list: they are {}", LIST_PARAMETERS.join(", "));
+            let (_, place) = place.ok_or_else(|| FieldProblem::new(&name, known()))?;
+            if place.replace(value).is_some() {
+                return Err(FieldProblem::new(&name, "must be given once"));
+            }
+        }
+        let [cursor, limit, status] = given;
+        let limit = match limit.map(|limit| limit.parse().ok().and_then(PageLimit::new)) {
             Some(None) => return Err(FieldProblem::new("limit", format!("must be 1 to {PAGE_MAX}"))),
             limit => limit.flatten().unwrap_or_default(),
         };
-        let before = match query.cursor.as_deref().map(ulid) {
+        let before = match cursor.as_deref().map(ulid) {
             Some(Err(_)) => return Err(FieldProblem::new("cursor", "must be the next of an earlier page")),
             before => before.and_then(Result::ok),
         };
-        Ok(Self { page: PageRequest { before, limit }, status: query.status })
+        Ok(Self { page: PageRequest { before, limit }, status })
     }
 }
 

@@ -140,7 +140,10 @@ impl<F: Future<Output = Response> + Unpin> Future for Answering<F> {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Response> {
         let answer = Pin::new(&mut self.answer).poll(context);
         answer.map(|mut response| {
-            if let Some(failure) = response.extensions_mut().remove::<Failure>() {
+            let failure = response.extensions_mut().remove::<Failure>();
+            if let Some(failure) =
+                failure.filter(|failure| failure.is_logged(self.passage.traceparent.as_ref()))
+            {
                 self.passage.log_span().in_scope(|| failure.log());
             }
             response

@@ -11,6 +11,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::problem_kind::ProblemKind;
+use crate::cause::Traceparent;
 use crate::coupon::Coupon;
 use crate::ids::FieldProblem;
 use crate::storage::StorageError;
@@ -84,8 +85,13 @@ impl Problem {
         Self::new(ProblemKind::SoldOut)
     }
 
-    pub(super) fn not_open(opens_at: OffsetDateTime) -> Self {
-        Self::new(ProblemKind::NotOpen).with("opens_at", json!(opens_at.format(&Rfc3339).unwrap_or_default()))
+    /// `opens_at`, if it is known when the campaign opens.
+    pub(super) fn not_open(opens_at: Option<OffsetDateTime>) -> Self {
+        let problem = Self::new(ProblemKind::NotOpen);
+        match opens_at.and_then(|time| time.format(&Rfc3339).ok()) {
+            Some(time) => problem.with("opens_at", json!(time)),
+            None => problem,
+        }
     }
 
     pub(super) fn closed() -> Self {
@@ -119,8 +125,23 @@ impl Problem {
         Self::new(ProblemKind::Internal).because(what, error)
     }
 
-    fn because(mut self, what: &'static str, error: impl Error + Send + Sync + 'static) -> Self {
-        self.failure = Some(Failure { kind: self.kind, what, error: Arc::new(error) });
+    /// A refusal that thousands of requests may get while one part is away. The log names those whose traces are
+    /// recorded.
+    pub(super) fn refused(self, what: &'static str, error: impl Error + Send + Sync + 'static) -> Self {
+        self.failed(what, error, true)
+    }
+
+    fn because(self, what: &'static str, error: impl Error + Send + Sync + 'static) -> Self {
+        self.failed(what, error, false)
+    }
+
+    fn failed(
+        mut self,
+        what: &'static str,
+        error: impl Error + Send + Sync + 'static,
+        only_sampled: bool,
+    ) -> Self {
+        self.failure = Some(Failure { kind: self.kind, what, error: Arc::new(error), only_sampled });
         self
     }
 
@@ -165,9 +186,16 @@ pub(super) struct Failure {
     kind: ProblemKind,
     what: &'static str,
     error: Arc<dyn Error + Send + Sync>,
+    /// Whether it is logged only for a request whose trace is recorded.
+    only_sampled: bool,
 }
 
 impl Failure {
+    /// Whether the log has a line of it, for a request with this trace.
+    pub(super) fn is_logged(&self, trace: Option<&Traceparent>) -> bool {
+        !self.only_sampled || trace.is_some_and(Traceparent::is_sampled)
+    }
+
     /// As an error, if it is a fault of this program or of the schema; else as a warning.
     pub(super) fn log(&self) {
         let error = &*self.error as &dyn Error;

@@ -134,8 +134,9 @@ kinds! {
         retry: Useless,
     }
     NotAllowedInState: CONFLICT "not-allowed-in-state" "The campaign's state does not allow this" {
-        cause: "The campaign is in a state in which this change does not exist: a closed campaign cannot be opened.",
-        advice: "Read the campaign to see its state.",
+        cause: "The campaign is in a state in which this change does not exist: a closed campaign cannot be opened, nor one \
+                whose closes_at has passed.",
+        advice: "Read the campaign to see its state and its closes_at; the member detail says what is wrong.",
         retry: Useless,
     }
     AlreadyIssued: CONFLICT "already-issued" "The user already has a coupon of this campaign" {
@@ -156,7 +157,8 @@ kinds! {
     }
     NotOpen: FORBIDDEN "not-open" "The campaign is not open" {
         cause: "The campaign is a draft or paused, or its opens_at has not come yet. A draft does not open by itself.",
-        advice: "Claim again from the time in the member opens_at on, or when an operator has opened the campaign.",
+        advice: "Claim again from the time in the member opens_at on or, if it is missing, when an operator has opened \
+                 the campaign.",
         retry: Useless,
     }
     Closed: GONE "closed" "The campaign is closed" {

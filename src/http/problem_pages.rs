@@ -48,20 +48,35 @@ pub(super) async fn show(
     Ok(html(title, &format!("{body}<p><a href=\"/problems\">All problems</a></p>")))
 }
 
-/// Whether HTML is at least as welcome as plain text, by name: a client that accepts anything gets text.
+/// Whether HTML is more welcome than plain text, or as welcome and named: a client that accepts anything gets text.
 fn prefers_html(headers: &HeaderMap) -> bool {
-    let quality = |wanted: &str| {
-        let accepted = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
-        let qualities = accepted.flat_map(|value| value.split(',')).filter_map(|range| {
+    let (html, is_named) = quality(headers, "text/html");
+    let (text, _) = quality(headers, "text/plain");
+    html > text || (is_named && html > 0.0 && html >= text)
+}
+
+/// How welcome a type of text is, 0 to 1, and whether it is named. Its name counts more than `text/*`, and that more
+/// than `*/*` (RFC 9110, 12.5.1).
+fn quality(headers: &HeaderMap, wanted: &str) -> (f32, bool) {
+    let accepted = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    let ranges: Vec<(&str, f32)> = accepted
+        .flat_map(|value| value.split(','))
+        .map(|range| {
             let mut parts = range.split(';').map(str::trim);
-            let quality = |part: &str| part.strip_prefix("q=").map(|q| q.parse().unwrap_or(0.0));
-            parts.next().filter(|name| name.eq_ignore_ascii_case(wanted))?;
-            Some(parts.find_map(quality).unwrap_or(1.0_f32))
-        });
-        qualities.fold(0.0, f32::max)
+            let name = parts.next().unwrap_or_default();
+            let quality = |part: &str| {
+                let (name, value) = part.split_once('=')?;
+                name.eq_ignore_ascii_case("q").then(|| value.parse().unwrap_or(0.0))
+            };
+            (name, parts.find_map(quality).unwrap_or(1.0))
+        })
+        .collect();
+    let best = |name: &str| {
+        let named = ranges.iter().filter(|(range, _)| range.eq_ignore_ascii_case(name));
+        named.map(|(_, quality)| *quality).reduce(f32::max)
     };
-    let html = quality("text/html");
-    html > 0.0 && html >= quality("text/plain")
+    let named = best(wanted);
+    (named.or_else(|| best("text/*")).or_else(|| best("*/*")).unwrap_or(0.0), named.is_some())
 }
 
 fn text(page: String) -> Document {
@@ -108,10 +123,30 @@ mod tests {
             prefers_html(&headers)
         };
         let browser = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8";
-        for accept in [browser, "TEXT/HTML", "text/plain, text/html", "text/plain;q=0.4, text/html; q=0.5"] {
+        for accept in [
+            browser,
+            "TEXT/HTML",
+            "text/plain, text/html",
+            "text/plain;q=0.4, text/html; q=0.5",
+            "text/plain;Q=0.4, text/html; Q=0.5",
+            "*/*;q=0.4, text/html;q=0.5",
+            "text/plain;q=0, */*",
+            "*/*, text/html",
+        ] {
             assert!(prefers(Some(accept)), "{accept}");
         }
-        for accept in ["*/*", "text/*", "", "text/html;q=0", "text/html;q=0.4, text/plain", "text/html;q=x"] {
+        for accept in [
+            "*/*",
+            "text/*",
+            "",
+            "text/html;q=0",
+            "text/html;Q=0",
+            "text/html;q=0.4, text/plain",
+            "text/html;q=0.4, */*",
+            "text/html;q=0.4, text/*;q=0.5",
+            "text/html;q=x",
+            "text/html;q=0, */*",
+        ] {
             assert!(!prefers(Some(accept)), "{accept}");
         }
         assert!(!prefers(None));

@@ -5,7 +5,8 @@ use std::time::Instant;
 use time::OffsetDateTime;
 use tokio::sync::oneshot;
 
-use crate::campaign::Campaign;
+use crate::campaign::State;
+use crate::campaign::store::Snapshot;
 use crate::cause::Cause;
 use crate::coupon::{Coupon, Refusal};
 use crate::gate::candidate::{Candidate, GateError};
@@ -70,8 +71,9 @@ pub enum Outcome {
     /// The user holds as many coupons as the campaign gives to one user; this is the newest.
     LimitReached(Coupon),
     SoldOut,
+    /// `opens_at` is the time at which it opens, unless only an operator can open it.
     NotOpen {
-        opens_at: OffsetDateTime,
+        opens_at: Option<OffsetDateTime>,
     },
     Closed,
     NoSuchCampaign,
@@ -129,13 +131,18 @@ impl From<GateError> for ClaimError {
 }
 
 impl Outcome {
-    pub(super) fn new(verdict: Verdict, campaign: &Campaign) -> Self {
+    pub(super) fn new(verdict: Verdict, snapshot: &Snapshot) -> Self {
+        let Snapshot { campaign, taken_at } = snapshot;
         match verdict {
             Verdict::Issued(coupon) => Self::Issued(coupon),
             Verdict::Held(coupon) if campaign.per_user_limit == 1 => Self::AlreadyIssued(coupon),
             Verdict::Held(coupon) => Self::LimitReached(coupon),
             Verdict::Refused(Refusal::SoldOut) => Self::SoldOut,
-            Verdict::Refused(Refusal::NotOpen) => Self::NotOpen { opens_at: campaign.opens_at },
+            Verdict::Refused(Refusal::NotOpen) => {
+                let waits = matches!(campaign.state, State::Draft | State::Paused);
+                let opens_at = Some(campaign.opens_at).filter(|opens_at| !waits || opens_at > taken_at);
+                Self::NotOpen { opens_at }
+            }
             Verdict::Refused(Refusal::Closed) => Self::Closed,
         }
     }

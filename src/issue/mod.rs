@@ -16,9 +16,9 @@ use self::cache::Campaigns;
 use self::claim::Fate;
 pub use self::claim::{Asking, Claim, ClaimError, IssueError, Outcome, Verdict};
 use self::metrics::Metrics;
-use crate::campaign::Campaign;
 use crate::campaign::change::Listener;
-use crate::campaign::store::Snapshot;
+use crate::campaign::store::{self, Snapshot};
+use crate::campaign::{Campaign, State};
 use crate::cause::Cause;
 use crate::coupon::{self, Coupon, Refusal};
 use crate::failpoint;
@@ -97,7 +97,7 @@ impl Issuer {
         };
         let result = self.judge(&snapshot, user, cause).await;
         failpoint::reached("claim.judged").await;
-        let result = result.map(|verdict| Outcome::new(verdict, &snapshot.campaign));
+        let result = result.map(|verdict| Outcome::new(verdict, &snapshot));
         self.metrics.answered(snapshot.campaign.shard, &result);
         result
     }
@@ -130,10 +130,22 @@ impl Issuer {
             },
             Ok(Fate::Denied(Denial::Unloaded)) => {
                 self.loader.want(campaign.id);
+                if self.is_draft(campaign).await? {
+                    return Ok(Verdict::Refused(Refusal::NotOpen));
+                }
                 Err(ClaimError::GateUnloaded.into())
             }
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Whether a campaign is a draft now. Only one that was a moment ago is looked up.
+    async fn is_draft(&self, campaign: &Campaign) -> Result<bool, sqlx::Error> {
+        if campaign.state != State::Draft {
+            return Ok(false);
+        }
+        let now = store::get(&self.pool, campaign.id).await?;
+        Ok(now.is_some_and(|now| now.campaign.state == State::Draft))
     }
 
     /// The user's newest coupon of a campaign, if they hold as many as it allows.

@@ -7,6 +7,9 @@ use std::time::Duration;
 /// Limit for a server to answer after its start, recovery included.
 pub(super) const ANSWER_TIME_MAX: Duration = Duration::from_secs(15);
 
+/// Bytes in the path of a socket, at most: Linux keeps 108 for it, and the last is a zero.
+pub(super) const SOCKET_PATH_BYTES_MAX: usize = 107;
+
 /// Lines of a log that an error shows: what a server says when it cannot start fits in.
 const LOG_TAIL_LINES: usize = 12;
 
@@ -21,6 +24,11 @@ pub enum ServersError {
     Silent { program: &'static str, log: String },
     #[error("other servers use the folder {}", folder.display())]
     InUse { folder: PathBuf },
+    #[error(
+        "the path of the temporary folder {folder} is too long: a socket in it could have {bytes} bytes, and may have \
+         {SOCKET_PATH_BYTES_MAX}; set TMPDIR to a shorter path"
+    )]
+    LongPath { folder: String, bytes: usize },
     #[error("cannot prepare {what}")]
     Io { what: &'static str, source: io::Error },
 }

@@ -6,7 +6,7 @@ use std::os::unix::{fs::DirBuilderExt, process::CommandExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use super::error::{ServersError, cannot_prepare};
+use super::error::{SOCKET_PATH_BYTES_MAX, ServersError, cannot_prepare};
 
 /// Creates the folder, or takes the one that `$1` names, and prints its name; waits until its owner ends; ends each
 /// process that a file `*.pid` names as "signal pid"; releases the shared memory of a killed Postgres; removes a folder
@@ -42,6 +42,8 @@ const LOG: &str = "guard.log";
 /// Bytes of the path of a folder that is kept: Linux takes 107 for the path of a socket, and that of Postgres adds
 /// `/postgres/.s.PGSQL.65535`.
 const FOLDER_BYTES_MAX: usize = 107 - 24;
+/// The socket with the longest path in the folder: that of Postgres, on a port of five digits.
+const LONGEST_SOCKET: &str = "postgres/.s.PGSQL.65535";
 
 #[derive(Debug)]
 pub(super) struct Guard {
@@ -52,7 +54,12 @@ pub(super) struct Guard {
 impl Guard {
     /// Of a temporary folder.
     pub(super) fn start() -> Result<Self, ServersError> {
-        Self::spawn("".as_ref(), Stdio::null()).map_err(cannot_prepare("a temporary folder"))
+        let guard = Self::spawn("".as_ref(), Stdio::null()).map_err(cannot_prepare("a temporary folder"))?;
+        let bytes = guard.folder.join(LONGEST_SOCKET).as_os_str().len();
+        if bytes > SOCKET_PATH_BYTES_MAX {
+            return Err(ServersError::LongPath { folder: guard.folder.display().to_string(), bytes });
+        }
+        Ok(guard)
     }
 
     /// Of a folder that is kept, and is created if there is none.

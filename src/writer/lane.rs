@@ -8,13 +8,14 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
 use outbox_relay::Shard;
-use sqlx::PgConnection;
 use sqlx::postgres::{PgDatabaseError, PgSeverity};
+use sqlx::{Connection as _, PgConnection};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::timeout;
 
 use super::work::{Measures, Work, WriteError};
 use crate::failpoint;
+use crate::storage::is_stale;
 
 /// An item that has waited longer for the writer is refused: a caller that retries then may find a shorter queue,
 /// and nobody waits for all the batches ahead while Postgres is slow. Half of [`ANSWER_TIMEOUT`].
@@ -143,7 +144,17 @@ impl<W: Work> Queued<W> {
         let together = W::take_together(&mut self.waiting);
         failpoint::reached("writer.took").await;
         let started = Instant::now();
-        let result = match timeout(ANSWER_TIMEOUT, self.work.write(connection, shard, &together)).await {
+        let mut written = timeout(ANSWER_TIMEOUT, self.work.write(connection, shard, &together)).await;
+        // A stale statement has written nothing: prepared again, it is not.
+        if let Ok(Err(error)) = &written
+            && is_stale(error)
+            && timeout(ANSWER_TIMEOUT, connection.clear_cached_statements())
+                .await
+                .is_ok_and(|done| done.is_ok())
+        {
+            written = timeout(ANSWER_TIMEOUT, self.work.write(connection, shard, &together)).await;
+        }
+        let result = match written {
             Ok(Ok(answers)) => Ok(answers),
             Ok(Err(error)) => {
                 tracing::warn!(%shard, items = together.len(), error = &error as &dyn std::error::Error, "a batch was not written");

@@ -1,5 +1,6 @@
 //! The worker of a shard: one connection, and the lanes that it serves in turn.
 
+use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -68,12 +69,17 @@ impl WriterWorker {
     /// Works until every [`Writer`] is gone.
     pub async fn run(mut self) {
         let mut retry = Retry::new(Duration::from_millis(20), Duration::from_secs(1));
-        while let Some(connection) = self.connect(&mut retry).await {
+        let mut told = false;
+        while let Some(connection) = self.connect(&mut retry, &mut told).await {
             self.connected.store(true, Ordering::Relaxed);
+            if mem::take(&mut told) {
+                tracing::info!(shard = %self.shard, "the writer is connected to Postgres again");
+            }
             if self.serve(connection, &mut retry).await == Ended::AllDone {
                 return;
             }
             self.connected.store(false, Ordering::Relaxed);
+            told = true; // by `serve`, or by the lane whose batch failed
         }
     }
 
@@ -107,10 +113,11 @@ impl WriterWorker {
         }
     }
 
-    /// Connects, and refuses every item meanwhile. Nothing when every writer is gone.
-    async fn connect(&mut self, retry: &mut Retry) -> Option<PgConnection> {
+    /// Connects, and refuses every item meanwhile. Nothing when every writer is gone. `told`: whether the log has said
+    /// that Postgres is away.
+    async fn connect(&mut self, retry: &mut Retry, told: &mut bool) -> Option<PgConnection> {
         let database = self.database.clone();
-        let attempts = connect(&database, self.shard == FIRST, retry);
+        let attempts = connect(&database, self.shard == FIRST, retry, told);
         tokio::pin!(attempts);
         loop {
             tokio::select! {
@@ -132,7 +139,12 @@ enum Ended {
 }
 
 /// Tries until there is a connection to a Postgres that takes writes.
-async fn connect(database: &PgConnectOptions, commits: bool, retry: &mut Retry) -> PgConnection {
+async fn connect(
+    database: &PgConnectOptions,
+    commits: bool,
+    retry: &mut Retry,
+    told: &mut bool,
+) -> PgConnection {
     loop {
         let connected = async {
             let mut connection = database.connect().await?;
@@ -141,9 +153,12 @@ async fn connect(database: &PgConnectOptions, commits: bool, retry: &mut Retry) 
         };
         match timeout(ANSWER_TIMEOUT, connected).await {
             Ok(Ok(connection)) => return connection,
+            Ok(Err(error)) if *told => tracing::debug!(%error, "connect to Postgres"),
+            Err(_) if *told => tracing::debug!("Postgres does not answer"),
             Ok(Err(error)) => tracing::warn!(%error, "connect to Postgres"),
             Err(_) => tracing::warn!("Postgres does not answer"),
         }
+        *told = true;
         sleep(retry.next_wait()).await;
     }
 }

@@ -97,6 +97,56 @@ async fn a_body_that_cannot_be_read_is_422_and_names_the_field() {
     world.close().await;
 }
 
+/// A reason is for callers: it names types of JSON, and nothing of this program.
+#[tokio::test]
+async fn no_reason_speaks_of_what_the_program_calls_its_types() {
+    let world = World::start().await;
+    let campaign = world.open_campaign(json!({})).await;
+    let claims = format!("/v1/campaigns/{campaign}/coupons");
+    let mut reasons = Vec::new();
+    let values =
+        [json!("x"), json!(7), json!(1.5), json!(true), json!(null), json!([]), json!({}), json!(u64::MAX)];
+    let known = draft(json!({ "coupon_expires_at": in_seconds(9_999), "per_user_limit": 1 }));
+    let fields: Vec<&String> = known.as_object().unwrap().keys().collect();
+    for value in &values {
+        for (path, body) in [
+            (&*claims, value.clone()),
+            ("/v1/campaigns", value.clone()),
+            (&claims, json!({ "user_id": value })),
+            (&claims, json!({ "other": value })),
+        ] {
+            reasons.push(world.api().post(path, &body).await.body["errors"].clone());
+        }
+        for field in &fields {
+            let body = draft(json!({ *field: value }));
+            reasons.push(world.api().post("/v1/campaigns", &body).await.body["errors"].clone());
+        }
+    }
+    let reasons = Value::from(reasons).to_string();
+    assert!(reasons.contains("expected an integer") && reasons.contains("expected a time"), "{reasons}");
+    for ours in ["Body", "struct", "i64", "u64", "OffsetDateTime", "Option", "enum", "::", "Settle", "tuple"]
+    {
+        assert!(!reasons.contains(ours), "{ours}: {reasons}");
+    }
+    world.close().await;
+}
+
+#[tokio::test]
+async fn the_scheme_of_a_token_is_read_in_any_letters_and_before_any_spaces() {
+    let world = World::start().await;
+    let api = world.api().with_token(None);
+    for (header, status) in [
+        ("bearer a-token-for-tests-only", 200),
+        ("BEARER   a-token-for-tests-only", 200),
+        ("Bearera-token-for-tests-only", 401),
+        ("Bearer", 401),
+        ("Basic a-token-for-tests-only", 401),
+    ] {
+        assert_eq!(api.with("authorization", header).get("/v1/campaigns").await.status, status, "{header}");
+    }
+    world.close().await;
+}
+
 #[tokio::test]
 async fn a_body_that_is_too_large_is_413() {
     let world = World::start().await;
@@ -144,6 +194,8 @@ async fn every_field_that_cannot_be_is_named_at_once() {
             "coupon_expires_at",
         ),
         (json!({ "coupon_valid_for": null }), "coupon_expires_at"),
+        (json!({ "opens_at": in_seconds(-20), "closes_at": in_seconds(-10) }), "closes_at"),
+        (json!({ "quantity": 2, "per_user_limit": 3 }), "per_user_limit"),
         (json!({ "coupon_expires_at": in_seconds(9_999) }), "coupon_expires_at"),
         (json!({ "coupon_expires_at": in_seconds(60), "coupon_valid_for": null }), "coupon_expires_at"),
     ] {
@@ -159,13 +211,17 @@ async fn a_query_that_cannot_be_is_422() {
     for (query, field) in [
         ("limit=0", "limit"),
         ("limit=201", "limit"),
-        ("limit=few", "query"),
+        ("limit=few", "limit"),
+        ("limit=", "limit"),
         ("cursor=1", "cursor"),
-        ("page=2", "query"),
+        ("page=2", "page"),
+        ("limit=2&limit=3", "limit"),
         ("status=lost", "status"),
     ] {
-        let answer = world.api().get(&format!("/v1/users/alice/coupons?{query}")).await;
-        assert_eq!((answer.status, fields(&answer)), (422, vec![field]), "{query}: {}", answer.text);
+        for list in ["/v1/users/alice/coupons", "/v1/campaigns"] {
+            let answer = world.api().get(&format!("{list}?{query}")).await;
+            assert_eq!((answer.status, fields(&answer)), (422, vec![field]), "{query}: {}", answer.text);
+        }
     }
     for user in ["a%20b", "%C3%A9", "%ff", &"u".repeat(65)] {
         let answer = world.api().get(&format!("/v1/users/{user}/coupons")).await;

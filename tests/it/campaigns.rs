@@ -41,9 +41,18 @@ async fn a_campaign_is_created_opened_and_closed() {
 async fn a_campaign_whose_window_is_over_cannot_be_opened() {
     let world = World::start().await;
     let campaign =
-        world.create_campaign(json!({ "opens_at": in_seconds(-20), "closes_at": in_seconds(-10) })).await;
+        world.create_campaign(json!({ "opens_at": in_seconds(-20), "closes_at": in_seconds(2) })).await;
+    let over = async || {
+        let over = "SELECT closes_at <= now() FROM campaigns WHERE id = $1";
+        sqlx::query_scalar::<_, bool>(over).bind(campaign).fetch_one(&world.pool).await.unwrap()
+    };
+    wait_until("its window is over", SOON, over).await;
     let answer = world.api().post(&format!("/v1/campaigns/{campaign}/open"), &Value::Null).await;
     assert_eq!((answer.status, answer.problem()), (409, "not-allowed-in-state"), "{answer:?}");
+    let detail = answer.body["detail"].as_str().unwrap();
+    let shown = world.api().get(&format!("/v1/campaigns/{campaign}")).await.body;
+    let closes_at = shown["closes_at"].as_str().unwrap();
+    assert_eq!(detail, format!("the campaign cannot be opened: its closes_at, {closes_at}, has passed"));
     world.close().await;
 }
 
@@ -85,6 +94,30 @@ async fn campaigns_are_listed_in_pages_from_the_newest_on() {
 }
 
 #[tokio::test]
+async fn campaigns_are_listed_by_their_state() {
+    let world = World::start().await;
+    let draft = world.create_campaign(json!({})).await;
+    let open = world.open_campaign(json!({})).await;
+    let closed = world.open_campaign(json!({})).await;
+    world.api().post(&format!("/v1/campaigns/{closed}/close"), &Value::Null).await;
+    for (status, expected) in
+        [("draft", Some(draft)), ("open", Some(open)), ("closed", Some(closed)), ("paused", None)]
+    {
+        let page = world.api().get(&format!("/v1/campaigns?status={status}&limit=2")).await.body;
+        let ids: Vec<CampaignId> = page["campaigns"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|campaign| serde_json::from_value(campaign["id"].clone()).unwrap())
+            .collect();
+        assert_eq!(ids, Vec::from_iter(expected), "{status}");
+    }
+    let refused = world.api().get("/v1/campaigns?status=over").await;
+    assert_eq!((refused.status, &refused.body["errors"][0]["field"]), (422, &json!("status")));
+    world.close().await;
+}
+
+#[tokio::test]
 async fn counts_are_live() {
     let world = World::start().await;
     let campaign = world.open_campaign(json!({ "quantity": 3 })).await;
@@ -122,9 +155,27 @@ async fn a_campaign_opens_and_closes_by_itself() {
 async fn a_draft_takes_no_claims() {
     let world = World::start().await;
     let campaign = world.create_campaign(json!({})).await;
-    let refused = async || world.claim(campaign, "alice").await.problem() == "not-open";
-    wait_until("the claim is refused", SOON, refused).await;
+    let later = world.create_campaign(json!({ "opens_at": in_seconds(600) })).await;
+    // The first claim and later ones, which the gate refuses.
+    for _ in 0..3 {
+        let refused = world.claim(campaign, "alice").await;
+        assert_eq!((refused.status, refused.problem()), (403, "not-open"), "{refused:?}");
+        assert_eq!(refused.body.get("opens_at"), None, "it has passed, and opens nothing");
+        let refused = world.claim(later, "alice").await;
+        assert_eq!((refused.status, refused.problem()), (403, "not-open"), "{refused:?}");
+        assert!(refused.body["opens_at"].is_string(), "{refused:?}");
+    }
+    let loaded = async || {
+        let state = redis::cmd("HGET").arg(World::gate(campaign, "")).arg("state").to_owned();
+        let state: Option<String> = state.query_async(&mut world.redis().await).await.unwrap();
+        state.as_deref() == Some("draft")
+    };
+    wait_until("the gate is loaded", SOON, loaded).await;
+    assert_eq!(world.claim(campaign, "alice").await.problem(), "not-open");
     assert_eq!(world.coupons(campaign).await, 0);
+    let opened = world.api().post(&format!("/v1/campaigns/{campaign}/open"), &Value::Null).await;
+    assert_eq!(opened.status, 200);
+    assert_eq!(world.claim(campaign, "alice").await.status, 201);
     world.close().await;
 }
 

@@ -1,8 +1,10 @@
 //! Claims, one at a time: what a user is answered, and what he finds in his wallet.
 
+use coupon_dispatcher::ids::UserId;
 use serde_json::{Value, json};
 
-use crate::support::{Answer, SOON, World, owns, wait_for, wait_until};
+use crate::parsing::paths::path_of;
+use crate::support::{Answer, SOON, World, draft, owns, wait_for, wait_until};
 
 /// The id of the coupon that was issued, or is held already.
 fn coupon(answer: &Answer) -> &str {
@@ -137,5 +139,80 @@ async fn a_coupon_past_its_time_is_not_usable() {
     wait_for("the coupon is not usable", SOON, shown).await;
     let usable = world.api().get("/v1/users/alice/coupons?status=usable").await.body;
     assert_eq!(usable["coupons"], json!([]));
+    world.close().await;
+}
+
+/// Nobody has written that the coupon is expired: the time says it, everywhere.
+#[tokio::test]
+async fn a_coupon_past_its_end_is_shown_as_expired_everywhere() {
+    let world = World::start().await;
+    let campaign = world.open_campaign(json!({ "coupon_valid_for": "PT1S" })).await;
+    let later = world.open_campaign(json!({})).await;
+    let issued = world.claim(campaign, "alice").await;
+    assert_eq!(issued.body["state"], "issued");
+    let path = format!("/v1/coupons/{}", coupon(&issued));
+    let expired = async || world.api().get(&path).await.body["state"] == "expired";
+    wait_until("the coupon is expired", SOON, expired).await;
+    let kept = coupon(&world.claim(later, "alice").await).to_owned();
+
+    let wallet = async |query: &str| {
+        let page = world.api().get(&format!("/v1/users/alice/coupons?{query}")).await.body;
+        let shown = page["coupons"].as_array().unwrap().iter().map(|shown| {
+            let [id, state] = ["id", "state"].map(|name| shown[name].as_str().unwrap().to_owned());
+            (id, state, shown["usable"].as_bool().unwrap())
+        });
+        shown.collect::<Vec<_>>()
+    };
+    wait_until("both are projected", SOON, async || wallet("").await.len() == 2).await;
+    let old = (coupon(&issued).to_owned(), "expired".to_owned(), false);
+    let new = (kept, "issued".to_owned(), true);
+    assert_eq!(wallet("").await, [new.clone(), old.clone()]);
+    assert_eq!(wallet("status=expired").await, [old]);
+    assert_eq!(wallet("status=issued").await, std::slice::from_ref(&new));
+    assert_eq!(wallet("status=usable").await, [new]);
+
+    // The member `coupon` of a problem, first as the pool reads it, then as issue_batch() returns it.
+    for forget in [false, true] {
+        if forget {
+            let mut redis = world.redis().await;
+            let holders = World::gate(campaign, ":holders");
+            let gone: i64 =
+                redis::cmd("SREM").arg(&holders).arg("alice").query_async(&mut redis).await.unwrap();
+            assert_eq!(gone, 1);
+        }
+        let again = world.claim(campaign, "alice").await;
+        assert_eq!((again.status, &again.body["coupon"]["state"]), (409, &json!("expired")), "{again:?}");
+    }
+    world.close().await;
+}
+
+/// Any text that is taken for a user leads to their wallet, whatever clients and proxies make of the path.
+#[tokio::test]
+async fn every_user_that_is_taken_has_a_wallet() {
+    let world = World::start().await;
+    let campaign = world.open_campaign(json!({ "quantity": 1_000 })).await;
+    let mut users: Vec<String> =
+        ["...", "a.", "a/b", "//", "../x", "%2e", "%2E%2E"].map(ToOwned::to_owned).into();
+    users.extend((b'!'..=b'~').filter(|byte| *byte != b'.').map(|byte| char::from(byte).to_string()));
+    users.extend((b'!'..=b'~').map(|byte| format!(".{}", char::from(byte))).filter(|user| user != ".."));
+    for user in &users {
+        assert_eq!(world.claim(campaign, user).await.status, 201, "{user}");
+    }
+    let shows = async |user: &str| {
+        let wallet = world.api().get(&format!("{}/coupons", path_of("/v1/users", user))).await;
+        wallet.body["coupons"].as_array().is_some_and(|coupons| coupons.len() == 1)
+    };
+    for user in &users {
+        wait_until(&format!("{user} has a wallet"), SOON, async || shows(user).await).await;
+    }
+    for user in [".", ".."] {
+        let refused = world.claim(campaign, user).await;
+        assert_eq!((refused.status, refused.problem()), (422, "invalid"), "{user}");
+        let refused = world.api().post("/v1/campaigns", &draft(json!({ "merchant_id": user }))).await;
+        assert_eq!((refused.status, &refused.body["errors"][0]["field"]), (422, &json!("merchant_id")));
+    }
+    // Rows that an earlier version has written are still read.
+    let read: UserId = sqlx::query_scalar("SELECT '..'").fetch_one(&world.pool).await.unwrap();
+    assert_eq!(read.as_str(), "..");
     world.close().await;
 }

@@ -141,14 +141,35 @@ async fn without_writer(world: &World) -> (Router, WriterWorker) {
     (routes(connections, issuer), writer_worker)
 }
 
+/// The same with a writer that works. Nothing sweeps.
+pub(crate) async fn with_writer(world: &World) -> Router {
+    let (routes, writer_worker) = without_writer(world).await;
+    tokio::spawn(writer_worker.run());
+    routes
+}
+
+/// The request of a claim.
+pub(crate) fn request(campaign: CampaignId, user: &str) -> Request<Body> {
+    Request::post(format!("/v1/campaigns/{campaign}/coupons"))
+        .header("authorization", format!("Bearer {TOKEN}"))
+        .body(Body::from(json!({ "user_id": user }).to_string()))
+        .unwrap()
+}
+
+/// The status of one claim. What it promises is remembered.
+pub(crate) async fn claim(world: &World, routes: &Router, campaign: CampaignId, user: &str) -> u16 {
+    let (parts, body) = routes.clone().oneshot(request(campaign, user)).await.unwrap().into_parts();
+    let body: Value = serde_json::from_slice(&body.collect().await.unwrap().to_bytes()).unwrap();
+    if parts.status == 201 {
+        world.promised([serde_json::from_value(body["id"].clone()).unwrap()]);
+    }
+    parts.status.as_u16()
+}
+
 /// A claim of each of these users, all at once.
 fn claims(routes: &Router, campaign: CampaignId, users: Range<usize>) -> JoinSet<(Parts, Value)> {
     let claims = users.map(|number| {
-        let claim = Request::post(format!("/v1/campaigns/{campaign}/coupons"))
-            .header("authorization", format!("Bearer {TOKEN}"))
-            .body(Body::from(json!({ "user_id": format!("user-{number}") }).to_string()))
-            .unwrap();
-        let answer = routes.clone().oneshot(claim);
+        let answer = routes.clone().oneshot(request(campaign, &format!("user-{number}")));
         async {
             let (parts, body) = answer.await.unwrap().into_parts();
             (parts, serde_json::from_slice(&body.collect().await.unwrap().to_bytes()).unwrap())

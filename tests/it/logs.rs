@@ -1,8 +1,11 @@
 //! The log of a process says which request failed, and by what.
 
-use serde_json::json;
+use std::fs;
 
-use crate::support::{SOON, World, wait_until};
+use hyper::Method;
+use serde_json::{Value, json};
+
+use crate::support::{SOON, Socket, World, coupon, wait_until};
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const TRACEPARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
@@ -49,5 +52,261 @@ async fn what_happens_on_the_way_is_logged_with_the_trace() {
     let path = format!("/v1/campaigns/{campaign}/open");
     assert_eq!(world.api().with("traceparent", TRACEPARENT).post(&path, &json!(null)).await.status, 200);
     is_logged(&world, &["INFO", &format!("trace_id=\"{TRACE}\""), "gate loaded"]).await;
+    world.close().await;
+}
+
+/// Passwords of the three servers.
+const PASSWORDS: [&str; 3] = ["hunter2-of-postgres", "hunter2-of-redis", "hunter2-of-nats"];
+/// Everything, in one word, and crate by crate.
+const FILTERS: [&str; 2] = [
+    "trace",
+    "coupon_dispatcher=debug,outbox_relay=trace,async_nats=trace,sqlx=trace,sqlx_core=trace,sqlx_postgres=trace,redis=trace,\
+     hyper=trace,hyper_util=trace,h2=trace,axum=trace,tower=trace,rustls=trace,tokio=trace,mio=trace,want=trace",
+];
+
+/// An environment in which each server's URL has a password, which Postgres demands.
+async fn with_passwords(world: &World) -> Vec<(&'static str, String)> {
+    let [postgres, redis, nats] = PASSWORDS;
+    let create = format!("CREATE ROLE secret SUPERUSER LOGIN PASSWORD '{postgres}'");
+    sqlx::query(&create).execute(&world.pool).await.unwrap();
+    let access = world.servers.postgres.dir().join("pg_hba.conf");
+    let lines = fs::read_to_string(&access).unwrap();
+    fs::write(&access, format!("host all secret 127.0.0.1/32 scram-sha-256\n{lines}")).unwrap();
+    sqlx::query("SELECT pg_reload_conf()").execute(&world.pool).await.unwrap();
+    let mut environment = world.environment();
+    for (variable, url) in &mut environment {
+        match *variable {
+            "DATABASE_URL" => *url = url.replace("coupon@", &format!("secret:{postgres}@")),
+            "REDIS_URL" => *url = url.replace("://", &format!("://default:{redis}@")),
+            "NATS_URL" => *url = url.replace("://", &format!("://coupon:{nats}@")),
+            _ => {}
+        }
+    }
+    environment
+}
+
+/// Uses every part of a process, and lets every server be away once. Returns the codes of coupons that it answered.
+async fn uses_everything(world: &mut World) -> Vec<String> {
+    let campaign = world.open_campaign(json!({ "quantity": 2 })).await;
+    let mut codes = Vec::new();
+    for user in ["alice", "alice", "bob", "carol"] {
+        let answer = world.claim(campaign, user).await.body;
+        codes.extend(
+            [&answer["code"], &answer["coupon"]["code"]]
+                .into_iter()
+                .filter_map(Value::as_str)
+                .map(str::to_owned),
+        );
+    }
+    assert_eq!(codes.len(), 3);
+    let path = format!("/v1/campaigns/{campaign}/coupons");
+    // A user who sends a code where it does not belong.
+    let misplaced = [
+        format!(r#"{{"user_id":"dave","code":"{}"}}"#, codes[0]),
+        format!(r#"{{"user_id":{{"code":"{}"}}}}"#, codes[0]),
+        codes[0].clone(),
+    ];
+    for body in misplaced {
+        assert_eq!(world.api().send(Method::POST, &path, body).await.status, 422);
+    }
+    for read in
+        [&format!("/v1/coupons/{}", codes[0]), "/v1/campaigns?limit=x", "/v1/users/alice/coupons", "/metrics"]
+    {
+        world.api().get(read).await;
+    }
+    world.api().with_token(Some("a-token-for-tests-onlY")).get("/v1/campaigns").await;
+    let mut socket = Socket::connect(world.processes[0].address).await;
+    socket.say("GET /livez HTTP/1.1\r\nX").await.unwrap();
+    drop(socket);
+    world.balanced().await;
+    world.servers.redis.kill().await;
+    world.claim(campaign, "eve").await;
+    world.servers.redis.start().await.unwrap();
+    world.servers.nats.kill().await;
+    world.servers.nats.start().await.unwrap();
+    world.servers.postgres.kill().await;
+    world.claim(campaign, "eve").await;
+    world.servers.postgres.start().await.unwrap();
+    wait_until("claims are judged", SOON, async || world.claim(campaign, "eve").await.status == 410).await;
+    codes
+}
+
+#[tokio::test]
+async fn no_secret_is_in_the_log_at_any_level_of_any_crate() {
+    let mut world = World::bare(1).await;
+    world.migrate().await;
+    let environment = with_passwords(&world).await;
+    let mut process = world.process("");
+    for (variable, value) in &environment {
+        process.set(variable, value);
+    }
+    world.processes.push(process);
+    for filter in FILTERS {
+        world.processes[0].set("RUST_LOG", filter);
+        world.processes[0].start().await;
+        let mut secrets = uses_everything(&mut world).await;
+        secrets.extend(PASSWORDS.map(ToOwned::to_owned));
+        secrets.push(crate::support::TOKEN.to_owned());
+
+        let mut logged = vec![("serve".to_owned(), world.processes[0].log())];
+        let mut environment = environment.clone();
+        environment.retain(|(variable, _)| *variable != "RUST_LOG");
+        environment
+            .extend([("RUST_LOG", filter.to_owned()), ("HTTP_ADDR", world.processes[0].address.to_string())]);
+        for command in [
+            &["migrate"][..],
+            &["audit", "--full"],
+            &["doctor"],
+            &["campaign", "list"],
+            &["replay", "--type", "issued"],
+            &["dead", "list"],
+            &["relay", "epoch", "list"],
+            &["rebuild", "wallet"],
+        ] {
+            let finished = coupon(command, &environment).await;
+            assert!(finished.code.is_some_and(|code| code < 2), "{command:?}: {finished:?}");
+            logged.push((command.join(" "), finished.out + &finished.err));
+        }
+        let ours = &logged[0].1;
+        assert!(
+            ours.contains("DEBUG") && ours.contains("a connection ended early"),
+            "it is not the log of {filter}"
+        );
+        for (command, log) in &logged {
+            for secret in &secrets {
+                let line = log.lines().find(|line| line.contains(secret.as_str()));
+                assert_eq!(line, None, "{secret} of `coupon {command}` with RUST_LOG={filter}");
+            }
+        }
+        world.processes[0].terminate();
+        world.processes[0].ended().await;
+    }
+    world.processes[0].start().await;
+    world.close().await;
+}
+
+#[tokio::test]
+async fn a_filter_that_is_none_is_refused_and_one_that_names_a_crate_silences_no_other() {
+    let world = World::start().await;
+    let mut environment = world.environment();
+    environment.retain(|(variable, _)| *variable != "RUST_LOG");
+    let migrate = async |filter: &str| {
+        coupon(&["migrate"], &[&environment[..], &[("RUST_LOG", filter.to_owned())]].concat()).await
+    };
+    for filter in ["nonsense", "outbox_relay=loud"] {
+        let finished = migrate(filter).await;
+        assert_eq!(finished.code, Some(2), "{finished:?}");
+        assert!(finished.err.contains("RUST_LOG") && finished.err.contains(filter), "{finished:?}");
+    }
+    for (filter, says) in
+        [("", true), ("info", true), ("outbox_relay=debug", true), ("off", false), ("warn", false)]
+    {
+        let finished = migrate(filter).await;
+        assert_eq!(finished.code, Some(0), "{finished:?}");
+        assert_eq!(finished.err.contains("the schema is up to date"), says, "{filter}: {finished:?}");
+    }
+    world.close().await;
+}
+
+/// A claim that the gate cannot serve has a line with its trace, if the caller records the trace: an outage refuses
+/// thousands of claims a second.
+#[tokio::test]
+async fn a_claim_that_is_refused_for_lack_of_the_gate_is_logged_with_its_sampled_trace() {
+    let mut world = World::start().await;
+    let campaign = world.open_campaign(json!({})).await;
+    world.servers.redis.kill().await;
+    let path = format!("/v1/campaigns/{campaign}/coupons");
+    let claim = async |traceparent| {
+        let answer =
+            world.api().with("traceparent", traceparent).post(&path, &json!({ "user_id": "alice" })).await;
+        assert_eq!((answer.status, answer.problem()), (503, "gate-unavailable"), "{answer:?}");
+    };
+    claim("00-11111111111111111111111111111111-00f067aa0ba902b7-00").await;
+    claim(TRACEPARENT).await;
+    is_logged(
+        &world,
+        &["WARN", &format!("trace_id=\"{TRACE}\""), "a claim is refused", "the gate cannot be reached"],
+    )
+    .await;
+    assert!(!world.processes[0].log().contains("trace_id=\"1111"), "{}", world.processes[0].log());
+    world.servers.redis.start().await.unwrap();
+    wait_until("claims are taken", SOON, async || world.claim(campaign, "alice").await.status == 201).await;
+    world.close().await;
+}
+
+/// Lines of the log with all of these parts.
+fn count(world: &World, process: usize, parts: &[&str]) -> usize {
+    world.processes[process].log().lines().filter(|line| parts.iter().all(|part| line.contains(part))).count()
+}
+
+#[tokio::test]
+async fn an_outage_is_one_warning_of_each_part_and_a_line_when_it_is_over() {
+    let mut world = World::with_processes(&["api", "relay,project"]).await;
+    let campaign = world.open_campaign(json!({})).await;
+    world.balanced().await;
+    for process in [0, 1] {
+        assert_eq!(count(&world, process, &["starts over"]), 0, "{}", world.processes[process].log());
+    }
+    for part in ["the relay leads", "the projector leads"] {
+        assert_eq!(count(&world, 1, &["INFO", part]), 1, "{part}");
+    }
+    world.servers.nats.kill().await;
+    world.claim(campaign, "alice").await;
+    for process in [0, 1] {
+        let lost = async || count(&world, process, &["WARN", "NATS at"]) > 0;
+        wait_until("the process has lost NATS", SOON, lost).await;
+    }
+    // For some attempts to connect.
+    let away = tokio::time::Instant::now();
+    wait_until("NATS is away for a while", SOON, async || away.elapsed().as_secs() >= 3).await;
+    world.servers.nats.start().await.unwrap();
+    world.claim(campaign, "bob").await;
+    world.balanced().await;
+    for (process, parts) in
+        [(0, &["NATS at"][..]), (1, &["NATS at", "relay starts over", "projector starts over"])]
+    {
+        for part in parts {
+            assert_eq!(
+                count(&world, process, &["WARN", part]),
+                1,
+                "{part}: {}",
+                world.processes[process].log()
+            );
+        }
+    }
+    for (process, part) in [
+        (0, "connected to NATS at"),
+        (1, "connected to NATS at"),
+        (1, "the relay goes on"),
+        (1, "the projector goes on"),
+    ] {
+        assert_eq!(count(&world, process, &["INFO", part]), 1, "{part}: {}", world.processes[process].log());
+    }
+
+    world.servers.postgres.kill().await;
+    let lost = async || count(&world, 0, &["WARN", "the writer has lost Postgres"]) > 0;
+    wait_until("the writer has lost Postgres", SOON, lost).await;
+    let away = tokio::time::Instant::now();
+    wait_until("Postgres is away for a while", SOON, async || away.elapsed().as_secs() >= 3).await;
+    world.servers.postgres.start().await.unwrap();
+    wait_until("claims are taken", SOON, async || world.claim(campaign, "carol").await.status == 201).await;
+    world.balanced().await;
+    assert_eq!(count(&world, 0, &["INFO", "the writer is connected to Postgres again"]), 1);
+    for part in ["the relay goes on", "the projector goes on"] {
+        assert_eq!(count(&world, 1, &["INFO", part]), 2, "{part}: {}", world.processes[1].log());
+    }
+    for (process, part, warnings) in
+        [(0, "writer::worker", 1), (1, "relay starts over", 2), (1, "projector starts over", 2)]
+    {
+        let lines = count(&world, process, &["WARN", part]);
+        assert_eq!(lines, warnings, "{part}: {}", world.processes[process].log());
+    }
+
+    // A process that stands by takes over, and says so.
+    world.add_process("relay,project").await;
+    world.processes[1].kill();
+    for part in ["the relay leads", "the projector leads"] {
+        wait_until(part, SOON, async || count(&world, 2, &["INFO", part]) == 1).await;
+    }
     world.close().await;
 }

@@ -4,6 +4,7 @@
 
 mod support;
 
+mod answers;
 mod api;
 mod audit;
 mod auditor;
@@ -27,6 +28,7 @@ mod matrix;
 mod metrics;
 mod model;
 mod nemesis;
+mod openings;
 mod outbox;
 mod parsing;
 mod permissions;

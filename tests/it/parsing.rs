@@ -1,6 +1,7 @@
 //! Whatever comes from outside: never a panic, never a fault of the service, and what is taken is taken
 //! as it was meant. `SEED=<number> cargo test parsing` has the same again.
 
+pub(crate) mod paths;
 mod targets;
 
 use std::fmt::Write as _;
@@ -18,8 +19,8 @@ use crate::support::{Socket, TOKEN, World, draft, mutated, owns, seeded};
 /// Of each parser.
 const ATTACKS: usize = 5_000;
 /// What parsers once took: arrays for objects, other writings of a number, ids beyond the last one, a campaign that
-/// closes in the microsecond in which it opens.
-const MISTAKEN: [(&str, &str); 13] = [
+/// closes in the microsecond in which it opens, ids that no path can hold.
+const MISTAKEN: [(&str, &str); 15] = [
     ("acknowledgement", "[7,false,null]"),
     ("admission", "admitted 1"),
     ("admission", "admitted +2"),
@@ -37,6 +38,8 @@ const MISTAKEN: [(&str, &str); 13] = [
     ("event", r#"["01ARZ3NDEKTSV4RRFFQ69G5FAV","t","2026-01-02T03:04:05Z",{}]"#),
     ("headers", "+1"),
     ("headers", "-1"),
+    ("outside_id", "."),
+    ("outside_id", ".."),
     ("replay", "--campaign=81ARZ3NDEKTSV4RRFFQ69G5FAV"),
     ("seat", "alice +2"),
     ("ulid", "81ARZ3NDEKTSV4RRFFQ69G5FAV"),

@@ -1,5 +1,6 @@
 //! The schema: numbered migrations that never change, and functions that are applied when they do.
 
+mod stale;
 mod versions;
 
 use std::collections::BTreeMap;
@@ -38,7 +39,13 @@ const RELEASED: [(&str, &[(&str, &str)]); 2] = [
 
 /// The texts that each function has had, the newest last: SHA-256, in hex. Its revision is their number.
 const HISTORY: [(&str, &[&str]); 9] = [
-    ("issue_batch", &["2608c3261b2d36e54babbeec4389810c962f8ae3a0c6f8f5d4953d11ce201b77"]),
+    (
+        "issue_batch",
+        &[
+            "2608c3261b2d36e54babbeec4389810c962f8ae3a0c6f8f5d4953d11ce201b77",
+            "b8b29fc62a5a9204f8fb3964ae94d7b34fe960b14092c30e8f51279ac9822b44",
+        ],
+    ),
     ("outbox_add_partitions", &["e7ff4e1fd5f14a71a83d5876a3224be77feedd7942c7c53765e44ac59a9f47db"]),
     ("outbox_append", &["87b88a90f99ae4a3c9e920ff8e9b960027570e9d7075d57811bfa9192cb18db2"]),
     ("outbox_check", &["e3a7adefda0601dd3c93b9218fe3509b1d5ff7c7fd416c45e40725293b13db5c"]),

@@ -168,3 +168,26 @@ async fn an_item_that_has_waited_too_long_is_refused() {
     assert_eq!(count(&world, "notes").await, 1);
     world.close().await;
 }
+
+/// As a migration does while the process runs: the statement of the lane returns another type.
+#[tokio::test]
+async fn a_statement_that_a_migration_made_stale_is_prepared_again_at_once() {
+    let world = World::bare(1).await;
+    world.migrate().await;
+    let (running, lanes, mut batches) = two_lanes(&world).await;
+    let mut sessions = Vec::new();
+    for number in 0..3 {
+        if number > 0 {
+            let change = format!(
+                "CREATE DOMAIN counted_{number} AS integer; ALTER TABLE notes ALTER number TYPE counted_{number}"
+            );
+            sqlx::raw_sql(&change).execute(&world.pool).await.unwrap();
+        }
+        assert_eq!(ask(&lanes[0], number).await.unwrap(), Ok(number));
+        sessions.push(batches.recv().await.unwrap().1);
+    }
+    assert!(sessions.windows(2).all(|two| two[0] == two[1]), "{sessions:?}");
+    drop(lanes);
+    running.await.unwrap();
+    world.close().await;
+}

@@ -1,12 +1,17 @@
 //! Dead letters: the messages of stream `<stream>-DEAD`.
 
-use async_nats::Client;
+use std::time::Duration;
+
 use async_nats::header::{NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, NATS_MESSAGE_ID};
-use async_nats::jetstream;
-use async_nats::jetstream::context::PublishErrorKind;
+use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::stream::LastRawMessageErrorKind;
+use async_nats::{Client, HeaderMap, StatusCode};
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use tokio::time::timeout;
 
 use super::parked::Parked;
+use crate::acknowledgement::{self, Said};
 use crate::event::{EVENT_ID_HEADER, Event, POSITION_HEADER, SHARD_HEADER};
 use crate::outlet::{Outlet, Shard};
 use crate::stream::{self, StreamError};
@@ -18,6 +23,9 @@ pub const REASON_HEADER: &str = "Dead-Reason";
 /// Header with the number of attempts.
 pub const ATTEMPTS_HEADER: &str = "Dead-Attempts";
 
+/// For the acknowledgement of a letter: as long as a relay waits for one.
+const LETTER_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// Publishes the letter of a parked event, unless the stream has it.
 pub(crate) async fn publish(
     nats: &Client,
@@ -27,7 +35,7 @@ pub(crate) async fn publish(
 ) -> Result<(), StreamError> {
     stream::of_dead(nats, outlet).await?;
     let Parked { projection, shard, position, event_id, reason, attempts, .. } = parked;
-    let mut headers = async_nats::HeaderMap::new();
+    let mut headers = HeaderMap::new();
     headers.insert(NATS_MESSAGE_ID, format!("{event_id}.{projection}"));
     headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, "0");
     headers.insert(EVENT_ID_HEADER, event_id.to_string());
@@ -37,14 +45,42 @@ pub(crate) async fn publish(
     headers.insert(REASON_HEADER, reason.as_str());
     headers.insert(ATTEMPTS_HEADER, attempts.to_string());
     let subject = outlet.dead_subject(projection, *shard, *position);
-    let error = |error: jetstream::context::PublishError| StreamError::new(&outlet.dead_stream(), &error);
-    let sent = jetstream::new(nats.clone()).publish_with_headers(subject, headers, event.body.clone()).await;
-    match sent.map_err(error)?.await {
-        Ok(_) => Ok(()),
+    let stream = outlet.dead_stream();
+    let failed = |reason: &str| StreamError { stream: stream.clone(), reason: reason.to_owned() };
+    match send(nats, subject, headers, event.body.clone(), &stream).await? {
+        Said::Stored { .. } => Ok(()),
         // The stream has it.
-        Err(refused) if refused.kind() == PublishErrorKind::WrongLastSequence => Ok(()),
-        Err(refused) => Err(error(refused)),
+        Said::Refused { code, .. } if code == ErrorCode::STREAM_WRONG_LAST_SEQUENCE.0 => Ok(()),
+        Said::Refused { description, .. } => Err(failed(&description)),
     }
+}
+
+/// Publishes one message, and returns the answer of the stream. Answers of subscribers are ignored.
+async fn send(
+    nats: &Client,
+    subject: String,
+    headers: HeaderMap,
+    body: Bytes,
+    stream: &str,
+) -> Result<Said, StreamError> {
+    let failed = |reason: &str| StreamError { stream: stream.to_owned(), reason: reason.to_owned() };
+    let inbox = nats.new_inbox();
+    let subscribed = nats.subscribe(inbox.clone()).await;
+    let mut answers = subscribed.map_err(|error| StreamError::new(stream, &error))?;
+    let sent = nats.publish_with_reply_and_headers(subject, inbox, headers, body).await;
+    sent.map_err(|error| StreamError::new(stream, &error))?;
+    let said = async {
+        while let Some(answer) = answers.next().await {
+            if answer.status == Some(StatusCode::NO_RESPONDERS) {
+                return Err(failed("no stream takes the subject"));
+            }
+            if let Some(said) = acknowledgement::read(&answer.payload, stream) {
+                return Ok(said);
+            }
+        }
+        Err(failed("the connection was closed"))
+    };
+    timeout(LETTER_TIMEOUT, said).await.unwrap_or_else(|_| Err(failed("no acknowledgement in time")))
 }
 
 /// The event of a letter; `None` when there is no such letter, or its body is not an event.

@@ -1,17 +1,21 @@
 //! A chain of messages in flight into the stream of replays.
 
+use std::collections::VecDeque;
+use std::time::Duration;
+
 use async_nats::header::{NATS_EXPECTED_LAST_MESSAGE_ID, NATS_EXPECTED_LAST_SEQUENCE, NATS_MESSAGE_ID};
-use async_nats::jetstream::context::{PublishAckFuture, PublishError};
-use async_nats::jetstream::{self, Context};
-use async_nats::{Client, HeaderMap};
+use async_nats::{Client, HeaderMap, StatusCode, Subscriber};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
-use futures_util::stream::FuturesOrdered;
+use tokio::time::{Instant, timeout_at};
 
+use crate::acknowledgement;
 use crate::stream::StreamError;
 
 /// Messages published and not yet acknowledged, at most.
 const REPLAY_IN_FLIGHT_MAX: usize = 1_000;
+/// For the acknowledgement of a message: as long as a relay waits for one.
+const REPLAY_ACKNOWLEDGEMENT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Messages of which each is stored only directly after the one before it, and the first only at the end that
 /// the stream had when the chain began.
@@ -20,9 +24,12 @@ const REPLAY_IN_FLIGHT_MAX: usize = 1_000;
 /// is not enough: if another writer took the place of the first message, the second would find the sequence
 /// that it expects, and be stored without the first.
 pub(super) struct Chain {
-    jetstream: Context,
+    nats: Client,
     stream: String,
-    in_flight: FuturesOrdered<<PublishAckFuture as IntoFuture>::IntoFuture>,
+    inbox: String,
+    acknowledgements: Subscriber,
+    /// When each message in flight was sent, the oldest first.
+    in_flight: VecDeque<Instant>,
     /// Sequence and message id of the last message that was sent.
     sent: u64,
     sent_id: Option<String>,
@@ -32,10 +39,24 @@ pub(super) struct Chain {
 
 impl Chain {
     /// A chain after sequence `end`.
-    pub(super) fn new(nats: &Client, stream: String, end: u64) -> Self {
-        let jetstream = jetstream::new(nats.clone());
-        let in_flight = FuturesOrdered::new();
-        Self { jetstream, stream, in_flight, sent: end, sent_id: None, published: end }
+    ///
+    /// # Errors
+    /// When the client has no connection.
+    pub(super) async fn new(nats: &Client, stream: String, end: u64) -> Result<Self, StreamError> {
+        let inbox = nats.new_inbox();
+        let subscribed = nats.subscribe(inbox.clone()).await;
+        let acknowledgements = subscribed.map_err(|error| StreamError::new(&stream, &error))?;
+        let (nats, in_flight) = (nats.clone(), VecDeque::new());
+        Ok(Self {
+            nats,
+            stream,
+            inbox,
+            acknowledgements,
+            in_flight,
+            sent: end,
+            sent_id: None,
+            published: end,
+        })
     }
 
     /// Whether one more message may be in flight.
@@ -60,8 +81,9 @@ impl Chain {
         if let Some(before) = self.sent_id.take() {
             headers.insert(NATS_EXPECTED_LAST_MESSAGE_ID, before);
         }
-        let sent = self.jetstream.publish_with_headers(subject, headers, body).await;
-        self.in_flight.push_back(sent.map_err(|error| self.failed(&error))?.into_future());
+        let sent = self.nats.publish_with_reply_and_headers(subject, self.inbox.clone(), headers, body).await;
+        sent.map_err(|error| StreamError::new(&self.stream, &error))?;
+        self.in_flight.push_back(Instant::now());
         self.sent += 1;
         self.sent_id = id;
         Ok(())
@@ -70,18 +92,28 @@ impl Chain {
     /// Waits until the oldest message in flight is acknowledged, or for ever if there is none. Cancel safe:
     /// dropping the wait loses nothing.
     pub(super) async fn acknowledged(&mut self) -> Result<(), StreamError> {
-        let Some(acknowledgement) = self.in_flight.next().await else { return std::future::pending().await };
-        let stored = acknowledgement.map_err(|error: PublishError| self.failed(&error))?;
-        // `duplicate` proves nothing: the server also says it of a message that was removed since.
-        if stored.duplicate || stored.sequence != self.published + 1 {
-            let reason = format!("sequence {}, duplicate {}", stored.sequence, stored.duplicate);
-            return Err(StreamError { stream: self.stream.clone(), reason });
-        }
-        self.published = stored.sequence;
+        let Some(sent_at) = self.in_flight.front() else { return std::future::pending().await };
+        let deadline = *sent_at + REPLAY_ACKNOWLEDGEMENT_TIMEOUT;
+        let expected = self.published + 1;
+        let said = loop {
+            let answer = timeout_at(deadline, self.acknowledgements.next()).await;
+            let answer = answer.map_err(|_| self.failed("no acknowledgement in time"))?;
+            let answer = answer.ok_or_else(|| self.failed("the connection was closed"))?;
+            if answer.status == Some(StatusCode::NO_RESPONDERS) {
+                return Err(self.failed("no stream takes the subject"));
+            }
+            let said = acknowledgement::stored(&answer.payload, &self.stream, expected.cast_signed());
+            if let Some(said) = said {
+                break said;
+            }
+        };
+        said.map_err(|reason| self.failed(&reason))?;
+        self.in_flight.pop_front();
+        self.published = expected;
         Ok(())
     }
 
-    fn failed(&self, error: &dyn std::error::Error) -> StreamError {
-        StreamError::new(&self.stream, error)
+    fn failed(&self, reason: &str) -> StreamError {
+        StreamError { stream: self.stream.clone(), reason: reason.to_owned() }
     }
 }

@@ -14,6 +14,8 @@ pub enum ReplayError {
     Stream(#[from] StreamError),
     #[error("{} is at work, and only one replay may be", named(.run.as_ref()))]
     Busy { run: Option<RunId> },
+    #[error("no event in the outbox matches the selection")]
+    Nothing,
     #[error("there is no run {run}")]
     Unknown { run: RunId },
     #[error("there is already a run {run}, {state}: choose another name, or resume it")]

@@ -121,7 +121,7 @@ async fn attempt(
     // and then moves the end. So nothing of this attempt is stored after a cancellation.
     let (end, left) = replayer.left().await?;
     let Replayer { outlet, nats, connection, run, .. } = replayer;
-    let chain = Chain::new(nats, outlet.replay_stream(), end);
+    let chain = Chain::new(nats, outlet.replay_stream(), end).await?;
     let mut publishing = Publishing {
         outlet,
         connection,

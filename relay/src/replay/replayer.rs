@@ -32,7 +32,7 @@ impl Replayer {
     /// Takes the lock and records a new run. Publishes nothing yet.
     ///
     /// # Errors
-    /// When another run is active, or there has been a run of this name.
+    /// When another run is active, there has been a run of this name, or the selection holds no event.
     pub async fn start(
         database: &PgConnectOptions,
         nats: Client,
@@ -46,6 +46,9 @@ impl Replayer {
             let range = selection.range(&mut connection, shard).await?;
             plans.push(selection.count(&mut connection, shard, range).await?);
             ranges.push(range);
+        }
+        if plans.iter().all(|plan| plan.events == 0) {
+            return Err(ReplayError::Nothing);
         }
         let run = Run::begin(&mut connection, request, &ranges, &plans).await?;
         failpoint::reached("replay.begun").await;

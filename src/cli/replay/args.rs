@@ -46,6 +46,9 @@ pub struct ReplayArgs {
 /// Which events: an event has to match every filter that is given.
 #[derive(Debug, Args)]
 struct SelectionArgs {
+    /// Every event of the outbox.
+    #[arg(long, conflicts_with_all = ["campaign", "kind", "user", "merchant", "from", "to", "since", "until"])]
+    all: bool,
     /// Events of this campaign; repeat it for more.
     #[arg(long, value_name = "ID")]
     campaign: Vec<CampaignId>,
@@ -58,11 +61,11 @@ struct SelectionArgs {
     /// Events of this merchant's campaigns.
     #[arg(long, value_name = "ID")]
     merchant: Option<String>,
-    /// First position, in the outbox of each shard.
-    #[arg(long, value_name = "POSITION")]
+    /// First position, in the outbox of each shard; the first of all is 1.
+    #[arg(long, value_name = "POSITION", value_parser = clap::value_parser!(i64).range(1..))]
     from: Option<i64>,
     /// Last position, itself included.
-    #[arg(long, value_name = "POSITION")]
+    #[arg(long, value_name = "POSITION", value_parser = clap::value_parser!(i64).range(1..))]
     to: Option<i64>,
     /// Events committed at or after this time, such as 2026-11-20T18:00:00Z.
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
@@ -82,10 +85,33 @@ impl ReplayArgs {
         self.rate.and_then(NonZeroU32::new)
     }
 
+    /// The campaigns whose events are selected; all if there are none.
+    pub(super) fn campaigns(&self) -> &[CampaignId] {
+        &self.selected.campaign
+    }
+
+    /// Why these arguments ask for nothing that can be done; `None` if they do.
+    pub(super) fn problem(&self) -> Option<&'static str> {
+        let SelectionArgs { all, from, to, since, until, .. } = &self.selected;
+        let publishes = !(self.dry_run || self.list || self.resume.is_some() || self.cancel.is_some());
+        if publishes && !all && self.selection() == Selection::default() {
+            return Some(
+                "choose events with filters such as --campaign and --type, or give --all for every event",
+            );
+        }
+        if from.zip(*to).is_some_and(|(from, to)| from > to) {
+            return Some("--from is above --to: no position is in this range");
+        }
+        if since.zip(*until).is_some_and(|(since, until)| since >= until) {
+            return Some("--since is not before --until: no time is in this range");
+        }
+        None
+    }
+
     /// The filters, as the run keeps them.
     #[must_use]
     pub fn selection(&self) -> Selection {
-        let SelectionArgs { campaign, kind, user, merchant, from, to, since, until } = &self.selected;
+        let SelectionArgs { campaign, kind, user, merchant, from, to, since, until, .. } = &self.selected;
         let field = |name: &str, value: &Option<String>| Some((name.to_owned(), value.clone()?));
         let fields = [field(USER_FIELD, user), field(MERCHANT_FIELD, merchant)];
         Selection {

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::ended::Ended;
 use super::{print, stop};
+use crate::campaign::store;
 use crate::config::Config;
 use crate::connections::{Connections, Patience};
 use crate::event::OUTLET;
@@ -32,6 +33,9 @@ type Begun = ControlFlow<Ended, (Connections, Replayer)>;
 /// # Errors
 /// When a server cannot be asked, or the run cannot begin or continue.
 pub(super) async fn run(args: ReplayArgs, config: &Config) -> anyhow::Result<Ended> {
+    if let Some(problem) = args.problem() {
+        return Ok(Ended::WrongUsage(problem));
+    }
     let stop = stop::on_signal()?;
     let begun = tokio::select! {
         begun = begin(&args, config) => begun?,
@@ -60,11 +64,14 @@ async fn begin(args: &ReplayArgs, config: &Config) -> anyhow::Result<Begun> {
     } else if let Some(run) = &args.cancel {
         cancel_run(args, &connections, run).await?;
     } else if args.dry_run {
-        dry_run(args, &connections, config.shards).await?;
+        if dry_run(args, &connections, config.shards).await? == 0 {
+            return Ok(Begun::Break(nothing(args, &connections).await?));
+        }
     } else {
         return match replayer(args, &connections, config.shards).await {
             Ok(replayer) => Ok(Begun::Continue((connections, replayer))),
             Err(busy @ ReplayError::Busy { .. }) => Ok(Begun::Break(Ended::Busy(busy))),
+            Err(ReplayError::Nothing) => Ok(Begun::Break(nothing(args, &connections).await?)),
             Err(error) => Err(error.into()),
         };
     }
@@ -114,8 +121,18 @@ async fn publish(
     Ok(outcome)
 }
 
-/// Prints the plan, and changes nothing.
-async fn dry_run(args: &ReplayArgs, connections: &Connections, shards: i16) -> anyhow::Result<()> {
+/// No event matches: because of a campaign that does not exist, or of all filters together.
+async fn nothing(args: &ReplayArgs, connections: &Connections) -> anyhow::Result<Ended> {
+    for campaign in args.campaigns() {
+        if store::get(&connections.pool, *campaign).await?.is_none() {
+            return Ok(Ended::NothingSelected(format!("no campaign has the id {campaign}")));
+        }
+    }
+    Ok(Ended::NothingSelected("no event in the outbox matches".to_owned()))
+}
+
+/// Prints the plan, and changes nothing. Returns how many events it has.
+async fn dry_run(args: &ReplayArgs, connections: &Connections, shards: i16) -> anyhow::Result<i64> {
     // Not from the pool, whose statements are cancelled after seconds: counting may take longer.
     let mut connection = connections.database.connect().in_time().await?;
     let (selection, mut plans) = (args.selection(), Vec::new());
@@ -127,7 +144,9 @@ async fn dry_run(args: &ReplayArgs, connections: &Connections, shards: i16) -> a
     if !args.json {
         print::say(&plan)?;
     }
-    report(args, plan, None, 0)
+    let events = plan.events;
+    report(args, plan, None, 0)?;
+    Ok(events)
 }
 
 fn report(args: &ReplayArgs, plan: Plan, outcome: Option<RunEnd>, stored: u64) -> anyhow::Result<()> {

@@ -39,6 +39,7 @@ pub(super) async fn serve(stream: TcpStream, slot: Arc<Slot>, router: Router, st
         }
     });
     let connection = http1::Builder::new()
+        .half_close(true) // a client that ends its half behind a request still reads the answer
         .header_read_timeout(None) // its slot has one
         .max_buf_size(HEADER_BYTES_MAX)
         .serve_connection(io, service);

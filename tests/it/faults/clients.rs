@@ -144,6 +144,64 @@ async fn requests_sent_at_once_are_answered_in_order() {
     world.close().await;
 }
 
+/// As `nc -N`, probes and some proxies do: they end their half of the connection behind the last request.
+#[tokio::test]
+async fn who_ends_his_half_behind_a_request_is_answered_and_then_hung_up_on() {
+    let fault = owns("client-half-closes");
+    let world = World::start().await;
+    let campaign = world.open_campaign(json!({})).await;
+    let address = world.processes[0].address;
+    world.claim(campaign, "somebody").await; // the process knows the campaign now
+    world.pending(campaign, 0).await;
+    let claim = |user: &str| {
+        let body = format!(r#"{{"user_id":"{user}"}}"#);
+        format!(
+            "POST /v1/campaigns/{campaign}/coupons HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\n\
+             Content-Length: {}\r\n\r\n{body}",
+            body.len()
+        )
+    };
+    // The end of the client's half arrives long before there is an answer.
+    world.servers.postgres.freeze();
+    let mut socket = Socket::connect(address).await;
+    socket.say(claim("alice")).await.unwrap();
+    let (answer, ()) = tokio::join!(socket.last_answer(), async {
+        world.pending(campaign, 1).await;
+        world.servers.postgres.thaw();
+    });
+    fault.fired(1);
+    let (status, body) = answer.expect("alice has an answer");
+    assert_eq!(status, 201, "{body}");
+    let coupon: serde_json::Value = serde_json::from_str(&body).unwrap();
+    world.promised([serde_json::from_value(coupon["id"].clone()).unwrap()]);
+    wait_until("the connection is closed", SOON, async || socket.hung_up()).await;
+
+    let mut pipelined = Socket::connect(address).await;
+    pipelined.say(claim("bob") + LIVEZ + &claim("bob")).await.unwrap();
+    let answers = [
+        pipelined.last_answer().await.map(|(status, _)| status),
+        pipelined.answer().await,
+        pipelined.answer().await,
+    ];
+    assert_eq!(answers, [Some(201), Some(200), Some(409)]);
+    wait_until("the connection is closed", SOON, async || pipelined.hung_up()).await;
+
+    // What is not a whole request is none, and nothing is waited for.
+    for (part, statuses) in [
+        ("", &[None][..]),
+        (&LIVEZ[..20], &[None, Some(400)]),
+        (&head("Content-Length: 99\r\n"), &[None, Some(400), Some(422)]),
+    ] {
+        let mut socket = Socket::connect(address).await;
+        socket.say(part).await.unwrap();
+        let status = socket.last_answer().await.map(|(status, _)| status);
+        assert!(statuses.contains(&status), "{part:?}: {status:?}");
+        wait_until("the connection is closed", SOON, async || socket.hung_up()).await;
+    }
+    fault.healed();
+    world.close().await;
+}
+
 /// Holds as many connections as `process` may have and some more, each after a first request, and
 /// answers them, the oldest first.
 async fn crowd(world: &World) -> Vec<Socket> {

@@ -148,7 +148,7 @@ async fn a_replay_crashes_at_each_point() {
     for (number, point) in (0..).zip(of(&["replay."])) {
         let fault = owns("replay-crashes-at-each-point");
         let run = format!("run-{number}");
-        crashes(&world, point, &["replay", "--run", &run], &fault).await;
+        crashes(&world, point, &["replay", "--all", "--run", &run], &fault).await;
         let resumed = world.coupon(&["replay", "--resume", &run]).await;
         assert_eq!(resumed.code, Some(0), "{resumed:?}");
         assert_replayed(&run, &world.replayed(&run).await, &events);

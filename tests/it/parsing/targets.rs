@@ -2,6 +2,7 @@
 //! is printed as it was, keeps its limits, and is what another reader finds in the same bytes.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use bytes::Bytes;
 use clap::Parser;
@@ -16,7 +17,7 @@ use coupon_dispatcher::coupon::code::is_code;
 use coupon_dispatcher::event::Issued;
 use coupon_dispatcher::gate::seat::{Admission, Denial, Seat};
 use coupon_dispatcher::http::parsers::{ClaimBody, ListQuery, Uri, is_authorized};
-use coupon_dispatcher::ids::{CampaignId, UserId};
+use coupon_dispatcher::ids::{CampaignId, MerchantId, UserId};
 use coupon_dispatcher::json::read_object;
 use coupon_dispatcher::money::Money;
 use outbox_relay::Event;
@@ -25,7 +26,10 @@ use outbox_relay::parsers::stored;
 use outbox_relay::replay::{RunId, Selection};
 use outbox_relay::strict::{from_object, number};
 use serde_json::{Value, json};
+use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+
+use super::paths::{encoded, is_dots, leads_to};
 
 /// A parser under attack. Answers whether the bytes were taken.
 type Target = fn(&[u8]) -> bool;
@@ -52,14 +56,6 @@ pub(crate) const TARGETS: [(&str, Target); 18] = [
     ("ulid", ulid),
 ];
 
-/// Every byte of it, for a place in a URL.
-fn encoded(text: &str) -> String {
-    text.bytes().fold(String::new(), |mut all, byte| {
-        let _ = write!(all, "%{byte:02X}");
-        all
-    })
-}
-
 /// What nobody could read as text never reaches a parser of texts.
 fn text(bytes: &[u8]) -> &str {
     str::from_utf8(bytes).unwrap_or_default()
@@ -70,15 +66,22 @@ fn value(bytes: &[u8]) -> Option<Value> {
     serde_json::from_slice(bytes).ok()
 }
 
-/// Of JetStream, to a publish at sequence 7.
+/// Of the stream COUPONS-0, to a publish at sequence 7. What is no acknowledgement of it says nothing.
 fn acknowledgement(bytes: &[u8]) -> bool {
-    let is_stored = stored(bytes, 7).is_ok();
+    let read = |bytes: &[u8]| stored(bytes, "COUPONS-0", 7);
+    let answer = read(bytes);
+    let is_stored = answer == Some(Ok(()));
     let Some(said) = value(bytes) else { return is_stored };
-    let meant = said["seq"].as_i64() == Some(7)
+    let ours = said["stream"] == "COUPONS-0";
+    let meant = ours
+        && said["seq"].as_i64() == Some(7)
         && [None, Some(&json!(false))].contains(&said.get("duplicate"))
         && said["error"].is_null();
     assert!(meant || !is_stored, "taken as stored: {said}");
-    assert_eq!(stored(said.to_string().as_bytes(), 7).is_ok(), meant, "{said}");
+    let names_none = said.get("stream").is_none_or(Value::is_null);
+    let is_answer = ours || names_none && said["error"]["err_code"].is_u64();
+    assert!(answer.is_none() || is_answer, "taken as an answer: {said}");
+    assert_eq!(read(said.to_string().as_bytes()) == Some(Ok(())), meant, "{said}");
     is_stored
 }
 
@@ -106,7 +109,9 @@ fn admission(bytes: &[u8]) -> bool {
 fn bearer(bytes: &[u8]) -> bool {
     let token = Secret::from("0123456789abcdef".to_owned());
     let authorized = is_authorized(Some(bytes), Some(&token));
-    assert_eq!(authorized, bytes == b"Bearer 0123456789abcdef");
+    let (scheme, rest) = text(bytes).split_once(' ').unwrap_or_default();
+    let meant = scheme.to_lowercase() == "bearer" && rest.trim_start_matches(' ') == "0123456789abcdef";
+    assert_eq!(authorized, meant);
     assert!(!is_authorized(Some(bytes), None) && !is_authorized(None, Some(&token)));
     authorized
 }
@@ -123,8 +128,8 @@ fn claim(bytes: &[u8]) -> bool {
         return false;
     };
     let user = said.as_object().filter(|body| body.len() == 1).and_then(|body| body.get("user_id")?.as_str());
-    let meant =
-        user.filter(|user| (1..=64).contains(&user.len()) && user.bytes().all(|b| b.is_ascii_graphic()));
+    let visible = |user: &&str| (1..=64).contains(&user.len()) && user.bytes().all(|b| b.is_ascii_graphic());
+    let meant = user.filter(visible).filter(|user| !is_dots(user));
     assert!(taken.is_err() || taken.as_ref().ok().map(UserId::as_str) == meant, "{said}");
     assert_eq!(read(said.to_string().as_bytes()).is_ok(), meant.is_some(), "{said}");
     taken.is_ok()
@@ -178,10 +183,13 @@ fn shows_no_login(url: &ServerUrl) {
 /// The body of a new campaign.
 fn draft(bytes: &[u8]) -> bool {
     let Ok(body) = read_object::<DraftBody>(bytes) else { return false };
-    let Ok(draft) = body.parse() else { return false };
+    // A campaign may end later than this.
+    let now = OffsetDateTime::UNIX_EPOCH + Duration::from_secs(365 * 86_400);
+    let Ok(draft) = body.parse(now) else { return false };
+    assert!(draft.closes_at > now);
     keeps_limits(&draft);
     let printed = printed(&draft);
-    let again = read_object::<DraftBody>(printed.to_string().as_bytes()).map(DraftBody::parse);
+    let again = read_object::<DraftBody>(printed.to_string().as_bytes()).map(|body| body.parse(now));
     assert_eq!(again, Ok(Ok(draft)), "{printed}");
     let said = value(bytes).expect("it is JSON");
     for field in ["name", "merchant_id", "face_value", "currency", "quantity", "per_user_limit", "settle_on"]
@@ -199,7 +207,7 @@ fn keeps_limits(draft: &Draft) {
     assert!((1..=200).contains(&name.len()) && !name.contains(char::is_control));
     assert!(currency.code().len() == 3 && currency.code().bytes().all(|byte| byte.is_ascii_uppercase()));
     assert!((1..=1_000_000_000_000).contains(minor));
-    assert!((1..=10_000_000).contains(quantity) && (1..=10).contains(per_user_limit));
+    assert!((1..=10_000_000).contains(quantity) && (1..=10.min(*quantity)).contains(per_user_limit));
     assert!(minor.checked_mul((*quantity).into()).is_some_and(|total| total <= 1_000_000_000_000_000_000));
     // As Postgres keeps times, in microseconds, and compares them.
     assert!(opens_at.unix_timestamp_nanos() / 1_000 < closes_at.unix_timestamp_nanos() / 1_000);
@@ -296,10 +304,13 @@ fn idempotency_key(bytes: &[u8]) -> bool {
     meant
 }
 
+/// Of users and merchants.
 fn outside_id(bytes: &[u8]) -> bool {
-    let taken = UserId::parse(text(bytes));
-    assert_eq!(taken.is_ok(), (1..=64).contains(&bytes.len()) && bytes.iter().all(u8::is_ascii_graphic));
-    taken.is_ok_and(|id| id.as_str().as_bytes() == bytes)
+    let (user, merchant) = (UserId::parse(text(bytes)), MerchantId::parse(text(bytes)));
+    let visible = (1..=64).contains(&bytes.len()) && bytes.iter().all(u8::is_ascii_graphic);
+    assert_eq!(user.is_ok(), visible && !is_dots(text(bytes)));
+    assert_eq!(user.as_ref().map(UserId::as_str), merchant.as_ref().map(MerchantId::as_str));
+    user.is_ok_and(|id| id.as_str().as_bytes() == bytes && leads_to(id.as_str()))
 }
 
 /// The query of a list.
@@ -345,7 +356,10 @@ fn run_id(bytes: &[u8]) -> bool {
     let taken = text(bytes).parse::<RunId>();
     let fits = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'-';
     assert_eq!(taken.is_ok(), (1..=48).contains(&bytes.len()) && bytes.iter().all(fits));
-    taken.is_ok_and(|id| id.to_string().as_bytes() == bytes && id.subjects().split('.').count() == 3)
+    taken.is_ok_and(|id| {
+        let name = id.to_string();
+        name.as_bytes() == bytes && id.subjects().split('.').count() == 3 && leads_to(&name)
+    })
 }
 
 /// Names of seats, as a set in Redis may hold them, whoever put them there: two are never one.

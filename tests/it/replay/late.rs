@@ -31,7 +31,7 @@ impl World {
 async fn a_late_copy_is_refused_whoever_else_has_written() {
     let (world, _) = sold_out().await;
     let events = world.all_events().await;
-    replay(&world, "given-up", &[]).await;
+    replay(&world, "given-up", &["--all"]).await;
     let messages = world.replayed("given-up").await;
     world.assert_late(&messages).await;
     world.assert_whole("given-up", &events).await;
@@ -47,7 +47,7 @@ async fn a_late_copy_is_refused_whoever_else_has_written() {
 #[tokio::test]
 async fn what_is_on_its_way_when_a_run_is_cancelled_is_refused() {
     let (world, _) = sold_out().await;
-    replay(&world, "unwanted", &[]).await;
+    replay(&world, "unwanted", &["--all"]).await;
     let messages = world.replayed("unwanted").await;
     // As if it had been killed when the first twenty were there.
     let context = jetstream::new(world.nats().await);

@@ -26,7 +26,7 @@ impl World {
 
     /// Starts a run at this rate, and waits until it is well under way.
     pub(super) async fn started(&self, run: &str, rate: &str) -> Running {
-        let running = self.start_coupon(&["replay", "--json", "--run", run, "--rate", rate]);
+        let running = self.start_coupon(&["replay", "--json", "--all", "--run", run, "--rate", rate]);
         self.goes_beyond(run, 0).await;
         running
     }
@@ -112,7 +112,7 @@ async fn a_run_keeps_its_selection_and_its_bounds() {
     let running = world.start_coupon(&part);
     world.goes_beyond("part", 0).await;
     world.kill(running).await;
-    assert_refused(&world.coupon(&["replay", "--run", "part"]).await, 1, &["part", "running"]);
+    assert_refused(&world.coupon(&["replay", "--all", "--run", "part"]).await, 1, &["part", "running"]);
     for other in [["--campaign", &first], ["--to", "300"], ["--user", "user-1"], ["--run", "other"]] {
         let resumed = world.coupon(&[&["replay", "--resume", "part"], &other[..]].concat()).await;
         assert_refused(&resumed, 2, &["cannot be used with"]);
@@ -128,14 +128,14 @@ async fn a_run_keeps_its_selection_and_its_bounds() {
     world.resume("open").await;
     world.assert_whole("open", &all).await;
     assert_refused(&world.coupon(&["replay", "--resume", "part"]).await, 1, &["part", "done"]);
-    assert_refused(&world.coupon(&["replay", "--run", "part"]).await, 1, &["part", "done"]);
+    assert_refused(&world.coupon(&["replay", "--all", "--run", "part"]).await, 1, &["part", "done"]);
     world.close().await;
 }
 
 #[tokio::test]
 async fn a_plan_is_told_before_anything_is_published() {
     let (world, _) = sold_out().await;
-    let mut running = world.start_coupon(&["replay", "--run", "planned", "--rate", "1"]);
+    let mut running = world.start_coupon(&["replay", "--all", "--run", "planned", "--rate", "1"]);
     running.says("in all 605 events").await;
     assert!(world.count_replayed("planned").await < 20, "it was published already");
     world.goes_to("planned", 1).await;
@@ -159,7 +159,7 @@ async fn a_run_that_is_stopped_before_it_begins_publishes_nothing() {
     let (world, _) = sold_out().await;
     let mut transaction = world.pool.begin().await.unwrap();
     sqlx::query("LOCK TABLE outbox_replays").execute(&mut *transaction).await.unwrap();
-    let running = world.start_coupon(&["replay"]);
+    let running = world.start_coupon(&["replay", "--all"]);
     let waits = "SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)";
     let waits = async || sqlx::query_scalar(waits).fetch_one(&world.pool).await.unwrap();
     wait_until("it waits", SOON, waits).await;
@@ -199,7 +199,7 @@ async fn a_run_that_is_stopped_says_how_it_goes_on() {
 async fn a_run_that_is_cancelled_stops_by_itself_and_is_gone() {
     let (world, _) = sold_out().await;
     let events = world.all_events().await;
-    replay(&world, "other", &[]).await;
+    replay(&world, "other", &["--all"]).await;
     // So slow that it does not notice by being refused.
     let running = world.started("unwanted", "20").await;
     running.signal(Signal::TERM);
@@ -221,7 +221,7 @@ async fn a_run_that_is_cancelled_stops_by_itself_and_is_gone() {
         assert_eq!(said, json!({ "run": "other", "state": "cancelled", "removed": removed }));
     }
     assert_refused(&world.coupon(&["replay", "--cancel", "unknown"]).await, 1, &["no run unknown"]);
-    replay(&world, "next", &[]).await;
+    replay(&world, "next", &["--all"]).await;
     world.assert_whole("next", &events).await;
     world.close().await;
 }
@@ -231,13 +231,13 @@ async fn a_second_replay_is_refused_while_one_is_at_work() {
     let (world, _) = sold_out().await;
     let events = world.all_events().await;
     let running = world.started("first", "60").await;
-    for second in [["--run", "second"], ["--resume", "first"]] {
-        let refused = world.coupon(&[&["replay"], &second[..]].concat()).await;
+    for second in [&["--all", "--run", "second"][..], &["--resume", "first"]] {
+        let refused = world.coupon(&[&["replay"], second].concat()).await;
         assert_refused(&refused, 4, &["run first is at work"]);
     }
     assert_eq!(world.coupon(&["replay", "--run", "second", "--dry-run"]).await.code, Some(0));
     world.kill(running).await;
-    replay(&world, "second", &[]).await;
+    replay(&world, "second", &["--all"]).await;
     world.resume("first").await;
     world.assert_whole("first", &events).await;
     world.assert_whole("second", &events).await;
@@ -264,7 +264,7 @@ async fn a_replay_during_a_rush_is_exact_and_so_is_all_else() {
     rush.rate = 1_500;
     let replays = async {
         world.issued(campaign, 100).await;
-        replay(&world, "during", &[]).await;
+        replay(&world, "during", &["--all"]).await;
         assert!(world.coupons(campaign).await < 2_000, "the rush was over too soon");
     };
     let (results, ()) = tokio::join!(rush.run(), replays);

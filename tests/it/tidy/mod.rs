@@ -82,6 +82,7 @@ const LAYERS: [(&str, &[&str]); 2] = [
             "outlet",
             "acknowledgement",
             "in_time",
+            "reason",
             "sqlstate",
             "zoo",
             "strict",
