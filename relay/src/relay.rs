@@ -100,7 +100,7 @@ impl Relay {
             sleep(CONNECTION_CHECK_INTERVAL).await;
         };
         note_max_payload(&mut connection, server.max_payload).await?;
-        let Err(error) = self.relay(&mut connection, leads_on).await;
+        let Err(error) = self.relay(&mut connection, leads_on, told).await;
         if let RelayError::Halted(halt) = &error {
             standing::note(&mut connection, *shard, halt).await?;
         }
@@ -108,7 +108,12 @@ impl Relay {
     }
 
     /// Relays on the connection that holds the lock.
-    async fn relay(&self, connection: &mut PgConnection, leads_on: bool) -> Result<Infallible, RelayError> {
+    async fn relay(
+        &self,
+        connection: &mut PgConnection,
+        leads_on: bool,
+        told: &mut bool,
+    ) -> Result<Infallible, RelayError> {
         let Site { outlet, shard, nats, .. } = &self.route.site;
         let cursor = Cursor { outlet, shard: *shard, replicas: self.replicas, nats };
         let published = if leads_on { self.route.status.borrow().published } else { 0 };
