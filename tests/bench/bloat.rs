@@ -78,7 +78,7 @@ pub(crate) async fn measure(site: &Site) -> Result<Bloat> {
         partitions.map(|table| (table.bytes, table.updated + table.deleted + table.dead)).collect()
     };
     let bytes = |tables: &[Table]| outbox(tables).iter().map(|(bytes, _)| *bytes).sum::<i64>();
-    ensure!(!dropped.is_empty(), "retention dropped nothing");
+    ensure!(!dropped.partitions.is_empty(), "retention dropped nothing");
     let changed = outbox(&before).iter().map(|(_, changed)| *changed).sum::<i64>();
     Ok(Bloat { changed: changed as f64, left: bytes(&after) as f64 / bytes(&before) as f64 })
 }
