@@ -14,6 +14,9 @@ use crate::zoo;
 /// The limit of one statement. Long enough for Postgres under load, and so short that a leader that has lost a
 /// silent connection leads again within 15 s: Postgres ends the old session after 10 s, see `leadership`.
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// The limit of a statement of an audit, which may read a whole table: longer than the server's own, of 10 minutes. The
+/// auditor limits each of its rounds besides.
+pub const SCAN_TIMEOUT: Duration = Duration::from_secs(660);
 /// The limit of a statement that may read or change a whole table, in commands that an operator watches.
 pub const LONG_TIMEOUT: Duration = Duration::from_secs(3600);
 

@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use crate::in_time::InTime as _;
 use async_nats::Client;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions as _, PgConnection};
@@ -86,7 +87,7 @@ impl Retention {
         nats: &Client,
     ) -> Result<Dropped, RetentionError> {
         let mut connection =
-            database.clone().options([("lock_timeout", DROP_LOCK_TIMEOUT)]).connect().await?;
+            database.clone().options([("lock_timeout", DROP_LOCK_TIMEOUT)]).connect().in_time().await?;
         let mut dropped = Dropped::default();
         let mut floors = Vec::new();
         for shard in (0..self.shards).map(Shard) {
@@ -104,7 +105,7 @@ impl Retention {
             }
             let done =
                 sqlx::query_scalar("SELECT outbox_drop_partition($1, $2)").bind(partition).bind(self.shards);
-            match done.fetch_one(&mut connection).await {
+            match done.fetch_one(&mut connection).in_time().await {
                 Ok(true) => dropped.partitions.push(partition),
                 Ok(false) => break,
                 Err(error) if is_lock_timeout(&error) => break,
@@ -146,6 +147,7 @@ impl Retention {
                 .bind(shard)
                 .bind(&self.projections)
                 .fetch_one(connection)
+                .in_time()
                 .await?;
         Ok(in_stream.min(applied.unwrap_or(i64::MAX)))
     }
@@ -168,6 +170,7 @@ impl Retention {
         .bind(self.keep.as_secs_f64())
         .bind(PARTITION)
         .fetch_optional(connection)
+        .in_time()
         .await?;
         let floor = if zoo::has("partitions-go-unconfirmed") { i64::MAX } else { floor };
         Ok(last.is_none_or(|(position, young)| position <= floor && !young))
@@ -182,5 +185,6 @@ async fn partitions(connection: &mut PgConnection) -> Result<Vec<i64>, sqlx::Err
          WHERE inhparent = 'outbox'::regclass ORDER BY number",
     )
     .fetch_all(connection)
+    .in_time()
     .await
 }

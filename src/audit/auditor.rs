@@ -5,6 +5,7 @@ use std::convert::Infallible;
 use std::time::{Duration, SystemTime};
 
 use indicatif::ProgressBar;
+use outbox_relay::in_time::InTime as _;
 use sqlx::{Connection as _, PgConnection};
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, timeout};
@@ -19,6 +20,16 @@ const INTERVAL: Duration = Duration::from_secs(10);
 /// For one round, many times what it takes. A server that does not answer is asked again in the next round. It is
 /// also the longest time for which an outdated round is shown.
 const ROUND_TIMEOUT: Duration = Duration::from_secs(30);
+/// Settings of the session that holds the lock, enforced by the server: a frozen auditor, or one whose machine is gone,
+/// gives way to another. Longer than the session is idle between two rounds or within one.
+const HELD: [(&str, &str); 6] = [
+    ("idle_session_timeout", "40s"),
+    ("idle_in_transaction_session_timeout", "40s"),
+    ("tcp_keepalives_idle", "10"),
+    ("tcp_keepalives_interval", "5"),
+    ("tcp_keepalives_count", "3"),
+    ("tcp_user_timeout", "30s"),
+];
 /// Failures of one round that the log names; the others are counted.
 const FAILURES_SHOWN: usize = 5;
 
@@ -104,9 +115,10 @@ impl Auditor {
         if self.connection.is_some() {
             return Ok(true);
         }
-        let mut connection = connect(&self.connections.database).await?;
+        let mut connection = connect(&self.connections.database.clone().options(HELD)).await?;
         let taken: bool = sqlx::query_scalar("SELECT pg_try_advisory_lock(hashtext('auditor'), 0)")
             .fetch_one(&mut connection)
+            .in_time()
             .await?;
         if taken {
             self.connection = Some(connection);
@@ -142,7 +154,7 @@ impl Auditor {
         let mut sources = Sources::new(&self.connections, connection, self.shards, bar).await?;
         let findings = self.tour.round(&mut sources).await;
         let Sources { mut connection, failures, .. } = sources;
-        if failures.is_empty() || connection.ping().await.is_ok() {
+        if failures.is_empty() || connection.ping().in_time().await.is_ok() {
             self.connection = Some(connection); // or else it is dropped, and the lock with it
         }
         self.conclude(findings, failures.is_empty());

@@ -2,6 +2,7 @@
 
 use outbox_relay::Shard;
 use outbox_relay::audit::ShardAudit;
+use outbox_relay::in_time::{InTime as _, SCAN_TIMEOUT};
 use sqlx::postgres::PgRow;
 use sqlx::{Connection as _, FromRow, PgConnection, Row as _};
 
@@ -98,7 +99,8 @@ impl Campaign {
             issued_of!("read.id"),
             "::bigint FROM unnest($1::uuid[]) WITH ORDINALITY AS read (id, nth) ORDER BY nth"
         );
-        let issued: Vec<i64> = sqlx::query_scalar(statement).bind(ids).fetch_all(connection).await?;
+        let issued: Vec<i64> =
+            sqlx::query_scalar(statement).bind(ids).fetch_all(connection).within(SCAN_TIMEOUT).await?;
         for (campaign, issued) in campaigns.iter_mut().zip(issued) {
             campaign.issued_after = issued;
         }
@@ -147,13 +149,13 @@ impl Campaigns {
         shards: i16,
         only: Option<CampaignId>,
     ) -> Result<Self, sqlx::Error> {
-        let mut snapshot = connection.begin_with(REPEATABLE_READ).await?;
+        let mut snapshot = connection.begin_with(REPEATABLE_READ).within(SCAN_TIMEOUT).await?;
         let heads = sqlx::query_scalar(
             "SELECT outbox_head(shard::smallint) FROM generate_series(0, $1 - 1) AS shard ORDER BY shard",
         );
-        let heads = heads.bind(i32::from(shards)).fetch_all(&mut *snapshot).await?;
+        let heads = heads.bind(i32::from(shards)).fetch_all(&mut *snapshot).within(SCAN_TIMEOUT).await?;
         let list = sqlx::query_as(campaigns!("$1::uuid IS NULL OR id = $1"));
-        let list = list.bind(only).fetch_all(&mut *snapshot).await?;
+        let list = list.bind(only).fetch_all(&mut *snapshot).within(SCAN_TIMEOUT).await?;
         Ok(Self { only, list, heads })
     }
 
@@ -184,7 +186,7 @@ impl Campaigns {
     }
 
     async fn rows(connection: &mut PgConnection, ids: &[CampaignId]) -> Result<Vec<PgRow>, sqlx::Error> {
-        sqlx::query(campaigns!("id = ANY ($1)")).bind(ids).fetch_all(connection).await
+        sqlx::query(campaigns!("id = ANY ($1)")).bind(ids).fetch_all(connection).within(SCAN_TIMEOUT).await
     }
 
     /// Says of each campaign what the outbox and the stream of its shard still hold.
@@ -218,7 +220,8 @@ impl Campaigns {
             "SELECT id FROM unnest($1::uuid[]) AS read (id) \
              WHERE NOT EXISTS (SELECT FROM campaigns WHERE campaigns.id = read.id) ORDER BY id LIMIT 1",
         );
-        let unknown: Option<CampaignId> = unknown.bind(unread).fetch_optional(snapshot).await?;
+        let unknown: Option<CampaignId> =
+            unknown.bind(unread).fetch_optional(snapshot).within(SCAN_TIMEOUT).await?;
         Ok(unknown.map(|campaign| Difference {
             campaign: Some(campaign),
             found: Some(Value::Text(campaign.to_string())),

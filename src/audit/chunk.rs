@@ -2,6 +2,7 @@
 
 use outbox_relay::audit::ShardPart;
 use outbox_relay::event::StoredEvent;
+use outbox_relay::in_time::{InTime as _, SCAN_TIMEOUT};
 use outbox_relay::strict::id_of;
 use sqlx::{FromRow, PgConnection};
 use time::OffsetDateTime;
@@ -67,6 +68,7 @@ impl Chunk {
             sqlx::query_as(coupons!("unnest($1::uuid[]) AS e (id) JOIN coupons AS c USING (id) ORDER BY 1"))
                 .bind(ids)
                 .fetch_all(&mut *connection)
+                .within(SCAN_TIMEOUT)
                 .await?;
         Self::new(connection, events, coupons).await
     }
@@ -86,6 +88,7 @@ impl Chunk {
         .bind(until)
         .bind(CHUNK_ROWS)
         .fetch_all(&mut *connection)
+        .within(SCAN_TIMEOUT)
         .await?;
         Self::new(connection, Vec::new(), coupons).await
     }

@@ -18,6 +18,7 @@ use super::sources::Sources;
 use super::walk::Walk;
 use crate::ids::CampaignId;
 use crate::projections;
+use outbox_relay::in_time::{InTime as _, SCAN_TIMEOUT};
 
 /// Events that a round compares in all shards together, at most: the new ones first, then those that were compared
 /// longest ago. A fifth of a second's work (measured: 110 thousand events a second with their messages, 85 thousand
@@ -131,13 +132,18 @@ impl Tour {
     ) -> Result<Vec<CampaignId>, sqlx::Error> {
         let next = sqlx::query_scalar("SELECT id FROM campaigns WHERE id > $1 ORDER BY id LIMIT $2");
         let behind = self.campaign.map(Uuid::from).unwrap_or_default();
-        let next: Vec<CampaignId> =
-            next.bind(behind).bind(ROUND_CAMPAIGNS).fetch_all(&mut sources.connection).await?;
+        let next: Vec<CampaignId> = next
+            .bind(behind)
+            .bind(ROUND_CAMPAIGNS)
+            .fetch_all(&mut sources.connection)
+            .within(SCAN_TIMEOUT)
+            .await?;
         let is_last = (next.len() as i64) < ROUND_CAMPAIGNS;
         self.campaign = next.last().copied().filter(|_| !is_last);
         let live: Vec<CampaignId> =
             sqlx::query_scalar("SELECT id FROM campaigns WHERE state IN ('scheduled', 'open', 'paused')")
                 .fetch_all(&mut sources.connection)
+                .within(SCAN_TIMEOUT)
                 .await?;
         let due: BTreeSet<CampaignId> = touched.into_iter().chain(next).chain(live).collect();
         Ok(due.into_iter().collect())

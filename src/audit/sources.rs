@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use indicatif::ProgressBar;
+use outbox_relay::in_time::{InTime as _, SCAN_TIMEOUT};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions as _, Connection as _, PgConnection, PgTransaction};
 
@@ -65,12 +66,12 @@ impl Sources {
 
 /// A connection with the settings of an audit.
 pub(super) async fn connect(database: &PgConnectOptions) -> Result<PgConnection, sqlx::Error> {
-    database.clone().options(PLANS).connect().await
+    database.clone().options(PLANS).connect().within(SCAN_TIMEOUT).await
 }
 
 /// One snapshot, for statements that read all rows of a table.
 pub(super) async fn snapshot(connection: &mut PgConnection) -> Result<PgTransaction<'_>, sqlx::Error> {
-    let mut snapshot = connection.begin_with(REPEATABLE_READ).await?;
-    sqlx::query("SET LOCAL enable_seqscan = on").execute(&mut *snapshot).await?;
+    let mut snapshot = connection.begin_with(REPEATABLE_READ).within(SCAN_TIMEOUT).await?;
+    sqlx::query("SET LOCAL enable_seqscan = on").execute(&mut *snapshot).within(SCAN_TIMEOUT).await?;
     Ok(snapshot)
 }

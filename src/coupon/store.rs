@@ -1,6 +1,7 @@
 //! Coupons in Postgres: every statement on the table `coupons` but `issue_batch()`, which writes it, and the
 //! audit's, which compares it.
 
+use outbox_relay::in_time::{InTime as _, SCAN_TIMEOUT};
 use sqlx::PgExecutor;
 
 use super::Coupon;
@@ -89,7 +90,11 @@ pub async fn held(
 
 /// How many coupons of a campaign have been issued.
 pub async fn issued(executor: impl PgExecutor<'_>, campaign: CampaignId) -> Result<i32, sqlx::Error> {
-    sqlx::query_scalar(concat!("SELECT ", issued_of!("$1"))).bind(campaign).fetch_one(executor).await
+    sqlx::query_scalar(concat!("SELECT ", issued_of!("$1")))
+        .bind(campaign)
+        .fetch_one(executor)
+        .within(SCAN_TIMEOUT)
+        .await
 }
 
 /// The holders of a campaign's coupons behind number `after`, in the order of numbers; at most `limit`.
@@ -106,6 +111,7 @@ pub async fn holders(
     .bind(after)
     .bind(limit)
     .fetch_all(executor)
+    .within(SCAN_TIMEOUT)
     .await
 }
 
@@ -124,5 +130,6 @@ pub async fn issued_to(
     .bind(users)
     .bind(nths)
     .fetch_all(executor)
+    .within(SCAN_TIMEOUT)
     .await
 }

@@ -1,5 +1,6 @@
 //! The ends of one shard, and what they prove.
 
+use crate::in_time::{InTime as _, SCAN_TIMEOUT};
 use async_nats::Client;
 use sqlx::PgConnection;
 
@@ -47,12 +48,14 @@ pub async fn audit_shard(
     )
     .bind(shard)
     .fetch_all(&mut *connection)
+    .within(SCAN_TIMEOUT)
     .await?;
     let parked = sqlx::query_as(
         "SELECT projection, count(*), min(position) FROM parked_events WHERE shard = $1 GROUP BY 1 ORDER BY 1",
     )
     .bind(shard)
     .fetch_all(&mut *connection)
+    .within(SCAN_TIMEOUT)
     .await?;
     let name = outlet.stream_of(shard);
     let stream = stream::existing(nats, &name).await?;

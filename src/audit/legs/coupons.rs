@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use outbox_relay::in_time::{InTime as _, SCAN_TIMEOUT};
 use sqlx::PgConnection;
 
 use crate::audit::campaigns::{Campaign, Campaigns, States};
@@ -33,6 +34,7 @@ impl Leg for Coupons {
             )
             .bind(campaigns.only)
             .fetch_all(&mut *snapshot)
+            .within(SCAN_TIMEOUT)
             .await?;
             let mut states: HashMap<CampaignId, States> = HashMap::new();
             for (id, state, count, highest) in counts {

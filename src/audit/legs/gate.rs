@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
+use outbox_relay::in_time::{InTime as _, SCAN_TIMEOUT};
 use sqlx::FromRow;
 use tokio::time::{Instant, sleep};
 
@@ -210,5 +211,6 @@ async fn coupons(
     .bind(nths)
     .bind(before)
     .fetch_one(&mut sources.connection)
+    .within(SCAN_TIMEOUT)
     .await
 }

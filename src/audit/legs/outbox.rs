@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use outbox_relay::Shard;
 use outbox_relay::event::StoredEvent;
+use outbox_relay::in_time::{InTime as _, SCAN_TIMEOUT};
 use outbox_relay::strict::{from_object, id_of};
 use sqlx::PgConnection;
 
@@ -43,6 +44,7 @@ impl Leg for Outbox {
             .bind(campaigns.only.map(|id| id.to_string()))
             .bind(ISSUED)
             .fetch_all(&mut *snapshot)
+            .within(SCAN_TIMEOUT)
             .await?;
             let counted = counts.into_iter().map(|(key, count)| (campaign_of(&key), count));
             let counted = self.counted.insert(counted.collect());
@@ -124,7 +126,13 @@ pub(super) async fn late(
 ) -> Result<HashMap<CampaignId, i64>, sqlx::Error> {
     let statement =
         "SELECT key, count(*) FROM outbox WHERE shard = $1 AND position > $2 AND type = $3 GROUP BY 1";
-    let late = sqlx::query_as(statement).bind(shard).bind(after).bind(ISSUED).fetch_all(connection).await?;
+    let late = sqlx::query_as(statement)
+        .bind(shard)
+        .bind(after)
+        .bind(ISSUED)
+        .fetch_all(connection)
+        .within(SCAN_TIMEOUT)
+        .await?;
     Ok(late.into_iter().map(|(key, count): (String, i64)| (campaign_of(&key), count)).collect())
 }
 

@@ -5,6 +5,7 @@ use std::fmt::{Debug, Display};
 use std::marker::PhantomData;
 
 use anyhow::Context as _;
+use outbox_relay::in_time::{InTime as _, SCAN_TIMEOUT};
 use sqlx::postgres::PgRow;
 use sqlx::{FromRow, PgConnection};
 
@@ -103,11 +104,19 @@ impl<T: Table> Leg for Projected<T> {
         Box::pin(async move {
             for (shard, head) in (0_i16..).zip(&campaigns.heads) {
                 let applied = sqlx::query_scalar("SELECT projection_position($1, $2)");
-                let applied: i64 =
-                    applied.bind(T::NAME.as_str()).bind(shard).fetch_one(&mut *snapshot).await?;
+                let applied: i64 = applied
+                    .bind(T::NAME.as_str())
+                    .bind(shard)
+                    .fetch_one(&mut *snapshot)
+                    .within(SCAN_TIMEOUT)
+                    .await?;
                 self.late.extend(late(snapshot, outbox_relay::Shard(shard), applied.max(*head)).await?);
             }
-            let counts = sqlx::query_as(T::COUNTS).bind(campaigns.only).fetch_all(&mut *snapshot).await?;
+            let counts = sqlx::query_as(T::COUNTS)
+                .bind(campaigns.only)
+                .fetch_all(&mut *snapshot)
+                .within(SCAN_TIMEOUT)
+                .await?;
             let counted = self.counted.insert(HashMap::with_capacity(counts.len()));
             for (id, count, amount) in counts {
                 let (id, amount): (CampaignId, String) = (id, amount);
@@ -134,8 +143,12 @@ impl<T: Table> Leg for Projected<T> {
         Box::pin(async move {
             let users: Vec<&str> = chunk.coupons.iter().map(|coupon| &*coupon.user_id).collect();
             let ids: Vec<CouponId> = chunk.coupons.iter().map(|coupon| coupon.id).collect();
-            let rows: Vec<T::Row> =
-                sqlx::query_as(T::ROWS).bind(users).bind(ids).fetch_all(connection).await?;
+            let rows: Vec<T::Row> = sqlx::query_as(T::ROWS)
+                .bind(users)
+                .bind(ids)
+                .fetch_all(connection)
+                .within(SCAN_TIMEOUT)
+                .await?;
             let rows: HashMap<CouponId, T::Row> =
                 rows.into_iter().map(|row| (T::coupon(&row), row)).collect();
             let differences = chunk.coupons.iter().filter_map(|coupon| {
@@ -153,8 +166,11 @@ impl<T: Table> Leg for Projected<T> {
     ) -> Asking<'a, Option<Difference>> {
         Box::pin(async move {
             let mut snapshot = snapshot(&mut sources.connection).await?;
-            let found =
-                sqlx::query_scalar(T::STRANGER).bind(campaign.id).fetch_optional(&mut *snapshot).await?;
+            let found = sqlx::query_scalar(T::STRANGER)
+                .bind(campaign.id)
+                .fetch_optional(&mut *snapshot)
+                .within(SCAN_TIMEOUT)
+                .await?;
             Ok(found.map(|coupon| Difference {
                 coupon: Some(coupon),
                 ..campaign.difference(T::NAME, Mismatch::RowWithoutCoupon)

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use outbox_relay::Shard;
 use outbox_relay::audit::{Comparison, EventDifference, ShardPart, compare};
+use outbox_relay::in_time::{InTime as _, SCAN_TIMEOUT};
 use outbox_relay::stream::{self, Count};
 use sqlx::PgConnection;
 
@@ -152,6 +153,7 @@ async fn announced(
     .bind(before)
     .bind(after)
     .fetch_one(connection)
+    .within(SCAN_TIMEOUT)
     .await
 }
 
