@@ -26,7 +26,7 @@ GRANT SELECT ON _sqlx_migrations, schema_functions, deployment
     TO coupon_api, coupon_relay, coupon_projector, coupon_replay, coupon_reader;
 
 -- The API: campaigns and their states; coupons and events only through the functions, which run as the owner.
-GRANT SELECT, INSERT, UPDATE (state, version) ON campaigns TO coupon_api;
+GRANT SELECT, INSERT, UPDATE (state, version, closed_at) ON campaigns TO coupon_api;
 GRANT SELECT ON coupons, wallet TO coupon_api;
 ALTER FUNCTION issue_batch SECURITY DEFINER SET search_path = public, pg_temp;
 ALTER FUNCTION outbox_append SECURITY DEFINER SET search_path = public, pg_temp;

@@ -20,7 +20,6 @@ use crate::config::{Config, Role};
 use crate::connections::{Connections, Patience, pool};
 use crate::coupon::store::Coupons;
 use crate::event::OUTLET;
-use crate::gate::sweeper;
 use crate::health::Health;
 use crate::http::server::{self, Threads};
 use crate::http::{Api, router};
@@ -115,8 +114,8 @@ async fn serve_api(
     wakes: Vec<Arc<Notify>>,
     Http { listener, health, threads, stop }: Http<'_>,
 ) {
-    let Connections { pool, redis, .. } = connections.clone();
-    let (issuer, issuing) = Issuing::start(config, connections, wakes);
+    let pool = connections.pool.clone();
+    let (issuer, mut issuing) = Issuing::start(config, connections, wakes);
     let admin_token = config.admin_token.clone();
     if admin_token.is_none() {
         tracing::warn!("there is no ADMIN_TOKEN: all of /v1 answers 401");
@@ -131,7 +130,7 @@ async fn serve_api(
     };
     tokio::select! {
         () = threads.run(server::serve(listener, router(Some(api), health), stop)) => {}
-        never = sweeper::run(redis, pool) => match never {},
+        () = issuing.upkeep_ended() => {}
     }
     // The routes are gone, and with them the last who could ask.
     issuing.drain().await;

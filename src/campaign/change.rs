@@ -5,7 +5,7 @@ use std::fmt::Debug;
 
 use futures_util::future::BoxFuture;
 use outbox_relay::{AppendError, NewEvent};
-use sqlx::PgPool;
+use sqlx::{PgConnection, PgPool};
 use time::OffsetDateTime;
 use ulid::Ulid;
 
@@ -108,17 +108,6 @@ impl<L: Listener> Campaigns<L> {
     }
 }
 
-/// Opens and closes the campaigns whose time has come, by the clock of the database. Returns those that changed.
-pub async fn bring_up_to_date(pool: &PgPool) -> Result<Vec<Campaign>, ChangeError> {
-    let mut changed = Vec::new();
-    for id in store::due(pool).await? {
-        let due =
-            |campaign: &Campaign, now| Some(campaign.state.due(campaign.opens_at, campaign.closes_at, now));
-        changed.push(commit(pool, id, "brought up to date", due).await?);
-    }
-    Ok(changed)
-}
-
 /// Brings a campaign into the state that `rule` returns, and appends the event in the same transaction.
 async fn commit(
     pool: &PgPool,
@@ -133,13 +122,23 @@ async fn commit(
     if state == campaign.state {
         return Ok(campaign);
     }
-    let changed = store::save_state(&mut transaction, id, state).await?;
+    let changed = save(&mut transaction, id, state).await?;
+    transaction.commit().await?;
+    Ok(changed)
+}
+
+/// Saves the state of a campaign, whose row the transaction has locked, and appends the event about it.
+pub(super) async fn save(
+    transaction: &mut PgConnection,
+    id: CampaignId,
+    state: State,
+) -> Result<Campaign, ChangeError> {
+    let changed = store::save_state(transaction, id, state).await?;
     // Last, because the shard stays locked from here to the commit: every coupon that was issued before comes
     // before this event, and every batch after it sees the new state.
     if let Some(event) = event_of(&changed) {
-        outbox_relay::append(&mut transaction, changed.shard, &[event]).await?;
+        outbox_relay::append(transaction, changed.shard, &[event]).await?;
     }
-    transaction.commit().await?;
     Ok(changed)
 }
 

@@ -1,7 +1,9 @@
 //! What breaks, and what holds nevertheless.
 
+mod apart;
 mod clients;
 mod clocks;
+mod cold;
 mod disks;
 mod gate;
 mod losses;
@@ -15,6 +17,7 @@ mod processes;
 mod redis;
 mod seats;
 mod storage;
+mod strict;
 mod wires;
 
 use coupon_dispatcher::ids::CampaignId;

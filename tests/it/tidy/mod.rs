@@ -37,6 +37,7 @@ const LAYERS: [(&str, &[&str]); 2] = [
             "money",
             "json",
             "page",
+            "trouble",
             "ids",
             "storage",
             "schema",
