@@ -11,6 +11,8 @@
 --   full         all seats are taken, and some of them are pending. A user who holds a coupon may have lost
 --                the seat to one of those (commits come late, and Redis may be restored): Postgres knows
 --   sold_out     all seats are taken and confirmed, so that nobody else holds a coupon
+--   closed held, not_open held, sold_out held
+--                the same for a user who has seats, and fewer than the limit: Postgres knows their coupons
 --   unloaded     the gate does not know the campaign: it must be loaded
 -- Atomic because duplicate, stock and seat are one decision; Redis' own clock judges the window.
 
@@ -56,10 +58,10 @@ for i = 1, #ARGV do
   if n > limit then
     answers[i] = 'already'
   elseif refusal then
-    answers[i] = refusal
+    answers[i] = n > 1 and refusal .. ' held' or refusal
   elseif left <= 0 then
     full = full or (#seats == 0 and redis.call('ZCARD', KEYS[3]) == 0 and 'sold_out' or 'full')
-    answers[i] = full
+    answers[i] = n > 1 and full == 'sold_out' and 'sold_out held' or full
   else
     local seat = names[at + n]
     left = left - 1

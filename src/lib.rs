@@ -48,5 +48,6 @@ pub mod schema;
 pub mod servers;
 pub mod settlement;
 pub mod storage;
+pub mod trouble;
 pub mod wallet;
 pub mod writer;

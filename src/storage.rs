@@ -2,15 +2,17 @@
 
 use std::error::Error;
 
-/// A request to Postgres failed.
-#[derive(Debug, thiserror::Error)]
+use std::sync::Arc;
+
+/// A request to Postgres failed. Clones share the cause: several callers may have waited for one answer.
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum StorageError {
     /// Postgres cannot serve at this moment. A retry is safe and may succeed.
     #[error("Postgres cannot serve")]
-    Unavailable(#[source] sqlx::Error),
+    Unavailable(#[source] Arc<sqlx::Error>),
     /// Postgres refused the statement, and would refuse it again: a fault of this program or of the schema.
     #[error("Postgres refused a statement")]
-    Refused(#[source] sqlx::Error),
+    Refused(#[source] Arc<sqlx::Error>),
 }
 
 /// Classes of errors of Postgres that pass by themselves (appendix A of its manual): connection exception, invalid
@@ -70,6 +72,7 @@ impl From<sqlx::Error> for StorageError {
         let passes = error.as_database_error().is_none_or(|error| {
             error.code().is_some_and(|code| PASSING.iter().any(|class| code.starts_with(class)))
         });
+        let error = Arc::new(error);
         if passes { Self::Unavailable(error) } else { Self::Refused(error) }
     }
 }

@@ -32,7 +32,7 @@ GRANT SELECT (projection, shard) ON parked_events TO coupon_api, coupon_relay;
 GRANT EXECUTE ON FUNCTION outbox_head, projection_position TO coupon_api;
 
 -- The API: campaigns and their states; coupons and events only through the functions, which run as the owner.
-GRANT SELECT, INSERT, UPDATE (state, version) ON campaigns TO coupon_api;
+GRANT SELECT, INSERT, UPDATE (state, version, closed_at) ON campaigns TO coupon_api;
 GRANT SELECT ON coupons, wallet TO coupon_api;
 ALTER FUNCTION issue_batch SECURITY DEFINER SET search_path = public, pg_temp;
 ALTER FUNCTION outbox_append SECURITY DEFINER SET search_path = public, pg_temp;

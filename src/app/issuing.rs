@@ -1,5 +1,7 @@
-//! What a process runs to issue coupons: the gate's worker, the loader, and a writer for each shard.
+//! What a process runs to issue coupons: the gate's worker, the loader, the sweeper, the clock of the campaigns, and a
+//! writer for each shard.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,9 +10,11 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use crate::campaign::clock;
 use crate::config::Config;
 use crate::connections::Connections;
 use crate::gate::loader::Loader;
+use crate::gate::sweeper;
 use crate::gate::worker::Gate;
 use crate::issue::Issuer;
 use crate::issue::metrics::Metrics;
@@ -24,6 +28,8 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(super) struct Issuing {
     workers: JoinSet<()>,
+    /// What keeps campaigns and gates up to date, until it is dropped.
+    upkeep: JoinSet<Infallible>,
 }
 
 impl Issuing {
@@ -37,20 +43,31 @@ impl Issuing {
         let metrics = Metrics::default();
         let mut workers = JoinSet::new();
         let (gate, gate_worker) = Gate::new(redis.clone(), metrics.of_gate());
-        let (loader, loader_worker) = Loader::new(redis, pool.clone());
+        let (loader, loader_worker) = Loader::new(redis.clone(), pool.clone());
         workers.spawn(gate_worker.run());
         workers.spawn(loader_worker.run());
+        let mut upkeep = JoinSet::new();
+        upkeep.spawn(clock::run(pool.clone(), metrics.of_clock()));
+        upkeep.spawn(sweeper::run(redis, pool.clone(), loader.clone(), metrics.of_sweeper()));
         let mut writers = Vec::new();
         for (shard, wake) in (0..config.shards).map(Shard).zip(wakes) {
             let mut worker = WriterWorker::new(shard, config.batch_rows, &database, wake);
             writers.push(worker.add(Claims::new(gate.clone(), loader.clone()), metrics.of_writer(shard)));
             workers.spawn(worker.run());
         }
-        (Arc::new(Issuer::new(pool, gate, loader, writers, metrics)), Self { workers })
+        (Arc::new(Issuer::new(pool, gate, loader, writers, metrics)), Self { workers, upkeep })
+    }
+
+    /// Returns when what keeps campaigns and gates up to date has ended, which it never should.
+    pub(super) async fn upkeep_ended(&mut self) {
+        if let Some(ended) = self.upkeep.join_next().await {
+            tracing::error!(?ended, "the upkeep of campaigns and gates has ended");
+        }
     }
 
     /// Waits until the workers have finished and ended, which they do when the [`Issuer`] is gone.
     pub(super) async fn drain(mut self) {
+        self.upkeep.shutdown().await; // safe at any point
         let drained = async { while self.workers.join_next().await.is_some() {} };
         if timeout(DRAIN_TIMEOUT, drained).await.is_err() {
             tracing::warn!(

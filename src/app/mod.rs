@@ -22,7 +22,6 @@ use crate::config::{Config, Role};
 use crate::connections::{Connections, Patience};
 use crate::coupon::store::Coupons;
 use crate::event::OUTLET;
-use crate::gate::sweeper;
 use crate::health::{Health, Watch};
 use crate::http::Api;
 use crate::http::server::{self, Threads};
@@ -124,8 +123,8 @@ async fn serve_api(
     (health, doors): (Health, Doors),
     stop: &CancellationToken,
 ) {
-    let Connections { pool, redis, .. } = connections.clone();
-    let (issuer, issuing) = Issuing::start(config, connections, wakes);
+    let pool = connections.pool.clone();
+    let (issuer, mut issuing) = Issuing::start(config, connections, wakes);
     let admin_token = config.admin_token.clone();
     if admin_token.is_none() {
         tracing::warn!("there is no ADMIN_TOKEN: all of /v1 answers 401");
@@ -140,7 +139,7 @@ async fn serve_api(
     };
     tokio::select! {
         () = doors.serve(Some(api), &health, stop) => {}
-        never = sweeper::run(redis, pool) => match never {},
+        () = issuing.upkeep_ended() => {}
     }
     // The routes are gone, and with this the last that could ask.
     drop(health);

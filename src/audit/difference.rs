@@ -47,6 +47,9 @@ pub enum Mismatch {
     /// The gate has confirmed another number of seats (`found`) than there are coupons (`expected`), or has
     /// pending ones at rest.
     Seats { pending: i64 },
+    /// The gate holds another value (`found`, nothing if it has none) than the campaign has (`expected`), so that it
+    /// gives too many seats or too few. Both are the gate's text.
+    GateField { field: &'static str },
     /// There are rows of a campaign (`found`) that does not exist.
     NoSuchCampaign,
     /// An event announces a coupon that has no row in `coupons`.
@@ -181,6 +184,9 @@ impl Difference {
             Mismatch::Amount => write!(f, "{leg}: entries add up to {found}, {expected} expected"),
             Mismatch::Seats { pending } => {
                 write!(f, "{leg}: {expected} coupons, {found} seats confirmed, {pending} pending")
+            }
+            Mismatch::GateField { field } => {
+                write!(f, "{leg} has {field} {found}, {expected} expected")
             }
             Mismatch::NoSuchCampaign => {
                 write!(f, "{leg} has rows of campaign {found}, and no such campaign exists")

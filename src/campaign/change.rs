@@ -128,17 +128,6 @@ impl<L: Listener> Campaigns<L> {
     }
 }
 
-/// Opens and closes the campaigns whose time has come, by the clock of the database. Returns those that changed.
-pub async fn bring_up_to_date(pool: &Pool) -> Result<Vec<Campaign>, ChangeError> {
-    let mut changed = Vec::new();
-    for id in store::due(pool).await? {
-        let due =
-            |campaign: &Campaign, now| Ok(campaign.state.due(campaign.opens_at, campaign.closes_at, now));
-        changed.push(commit(pool, id, due).await?);
-    }
-    Ok(changed)
-}
-
 /// Brings a campaign into the state that `rule` returns, and appends the event in the same transaction.
 async fn commit(
     pool: &Pool,
@@ -160,13 +149,23 @@ async fn commit_on(
     if state == campaign.state {
         return Ok(campaign);
     }
-    let changed = store::save_state(&mut transaction, id, state).await?;
+    let changed = save(&mut transaction, id, state).await?;
+    transaction.commit().await?;
+    Ok(changed)
+}
+
+/// Saves the state of a campaign, whose row the transaction has locked, and appends the event about it.
+pub(super) async fn save(
+    transaction: &mut PgConnection,
+    id: CampaignId,
+    state: State,
+) -> Result<Campaign, ChangeError> {
+    let changed = store::save_state(transaction, id, state).await?;
     // Last, because the shard stays locked from here to the commit: every coupon that was issued before comes
     // before this event, and every batch after it sees the new state.
     if let Some(event) = event_of(&changed) {
-        outbox_relay::append(&mut transaction, changed.shard, &[event]).await?;
+        outbox_relay::append(transaction, changed.shard, &[event]).await?;
     }
-    transaction.commit().in_time().await?;
     Ok(changed)
 }
 

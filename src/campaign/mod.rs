@@ -1,10 +1,12 @@
 //! A campaign: which coupons are given, how many, how many to one user, and when. Here are its rules; [`store`] has
-//! its rows, and [`change`] changes it.
+//! its rows, [`change`] changes it, and [`clock`] does so when its time has come.
 
 pub mod change;
+pub mod clock;
 pub mod draft;
 pub mod duration;
 pub mod store;
+pub mod sweep;
 
 use std::str::FromStr;
 use std::time::Duration;
@@ -122,6 +124,17 @@ pub struct Campaign {
     pub version: i32,
     #[serde(with = "time::serde::rfc3339")]
     pub created_at: OffsetDateTime,
+    /// When it was closed; nothing as long as it is not, or if the version before this one has closed it.
+    #[serde(skip)]
+    pub closed_at: Option<OffsetDateTime>,
+}
+
+impl Campaign {
+    /// When it takes no more claims: its end, or the close before that.
+    #[must_use]
+    pub fn over_at(&self) -> OffsetDateTime {
+        self.closed_at.map_or(self.closes_at, |closed_at| closed_at.min(self.closes_at))
+    }
 }
 
 /// Reads the columns `coupon_expires_at` and `coupon_valid_for` (seconds), of which one is NULL.

@@ -20,11 +20,13 @@ macro_rules! columns {
         concat!(
             $before,
             "id, shard, name, merchant_id, face_value, currency, quantity, per_user_limit, opens_at, closes_at, \
-             coupon_expires_at, coupon_valid_for, settle_on, state, version, created_at",
+             coupon_expires_at, coupon_valid_for, settle_on, state, version, created_at, closed_at",
             $behind
         )
     };
 }
+
+pub(crate) use columns;
 
 /// A campaign at a moment. The time is that of the database: no other clock decides what time it is.
 #[derive(Debug, FromRow)]
@@ -36,10 +38,10 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// Whether the campaign had closed at least `duration` before.
+    /// Whether the campaign was over for at least `duration`.
     #[must_use]
     pub fn is_over_for(&self, duration: time::Duration) -> bool {
-        self.campaign.closes_at + duration <= self.taken_at
+        self.campaign.over_at() + duration <= self.taken_at
     }
 }
 
@@ -131,28 +133,23 @@ pub async fn page(
         .fetch_all(connection))
 }
 
-/// The campaigns whose gates matter: not drafts, and closed for no longer than `over`.
-pub async fn live(pool: &Pool, over: time::Duration) -> Result<Vec<Standing>, sqlx::Error> {
-    let live = standings!(
-        "(state IN ('scheduled', 'open', 'paused') \
-          OR state = 'closed' AND closes_at > now() - make_interval(secs => $1)) ORDER BY id"
-    );
-    prepared!(pool, |connection| sqlx::query_as(live).bind(over.as_seconds_f64()).fetch_all(connection))
-}
-
-/// The campaigns that time has opened or closed, by the clock of the database.
-pub async fn due(pool: &Pool) -> Result<Vec<CampaignId>, sqlx::Error> {
-    let due = "SELECT id FROM campaigns WHERE state = 'scheduled' AND opens_at <= now() \
-               OR state IN ('scheduled', 'open', 'paused') AND closes_at <= now()";
-    prepared!(pool, |connection| sqlx::query_scalar(due).fetch_all(connection))
-}
-
 /// One campaign, whose row stays locked until the transaction ends.
 pub async fn lock(transaction: &mut PgConnection, id: CampaignId) -> Result<Option<Snapshot>, sqlx::Error> {
     sqlx::query_as(columns!("SELECT ", ", now() AS now FROM campaigns WHERE id = $1 FOR UPDATE"))
         .bind(id)
         .fetch_optional(transaction)
         .in_time()
+        .await
+}
+
+/// The same, but nothing if another transaction has locked the row.
+pub async fn lock_if_free(
+    transaction: &mut PgConnection,
+    id: CampaignId,
+) -> Result<Option<Snapshot>, sqlx::Error> {
+    sqlx::query_as(columns!("SELECT ", ", now() AS now FROM campaigns WHERE id = $1 FOR UPDATE SKIP LOCKED"))
+        .bind(id)
+        .fetch_optional(transaction)
         .await
 }
 
@@ -163,7 +160,8 @@ pub async fn save_state(
     state: State,
 ) -> Result<Campaign, sqlx::Error> {
     sqlx::query_as(columns!(
-        "UPDATE campaigns SET state = $2, version = version + 1 WHERE id = $1 RETURNING ",
+        "UPDATE campaigns SET state = $2, version = version + 1, \
+         closed_at = CASE WHEN $2 = 'closed' THEN now() END WHERE id = $1 RETURNING ",
         ""
     ))
     .bind(id)

@@ -73,19 +73,34 @@ impl Coupons {
     }
 }
 
-/// The newest coupon that a user holds of a campaign, if they hold at least `limit` of them.
-pub async fn held(
+/// The newest coupon of a user in a campaign.
+#[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
+pub struct Newest {
+    /// Which of the questions it answers, from 1.
+    pub question: i64,
+    /// Which of the user's coupons in this campaign, from 1.
+    pub nth: i32,
+    #[sqlx(flatten)]
+    pub coupon: Coupon,
+}
+
+/// The newest coupon of each user in a campaign; `users` has an element for each of `campaigns`. Returns nothing for
+/// users who have none there.
+pub async fn newest(
     pool: &Pool,
-    campaign: CampaignId,
-    user: &UserId,
-    limit: i32,
-) -> Result<Option<Coupon>, sqlx::Error> {
-    let held = coupons!("campaign_id = $1 AND user_id = $2 AND nth >= $3 ORDER BY nth DESC LIMIT 1");
-    prepared!(pool, |connection| sqlx::query_as(held)
-        .bind(campaign)
-        .bind(user)
-        .bind(limit)
-        .fetch_optional(connection))
+    campaigns: &[CampaignId],
+    users: &[&str],
+) -> Result<Vec<Newest>, sqlx::Error> {
+    sqlx::query_as(
+        "SELECT question, held.* FROM unnest($1::uuid[], $2::text[]) WITH ORDINALITY \
+             AS asked (a_campaign, a_user, question) \
+         CROSS JOIN LATERAL (SELECT nth, id, campaign_id, user_id, number, code, state, issued_at, expires_at \
+             FROM coupons WHERE campaign_id = a_campaign AND user_id = a_user ORDER BY nth DESC LIMIT 1) AS held",
+    )
+    .bind(campaigns)
+    .bind(users)
+    .fetch_all(pool)
+    .await
 }
 
 /// How many coupons of a campaign have been issued.
@@ -115,18 +130,20 @@ pub async fn holders(
     .await
 }
 
-/// Which of these users have the n-th of their coupons of a campaign; `nths` has an element for each of `users`.
+/// Which of these users have the n-th of their coupons of a campaign; `users` and `nths` have an element for each of
+/// `campaigns`.
 pub async fn issued_to(
     executor: impl PgExecutor<'_>,
-    campaign: CampaignId,
+    campaigns: &[CampaignId],
     users: &[&str],
     nths: &[i32],
-) -> Result<Vec<(String, i32)>, sqlx::Error> {
+) -> Result<Vec<(CampaignId, String, i32)>, sqlx::Error> {
     sqlx::query_as(
-        "SELECT user_id, nth FROM coupons JOIN unnest($2::text[], $3::int[]) AS s (user_id, nth) \
-         USING (user_id, nth) WHERE campaign_id = $1",
+        "SELECT campaign_id, user_id, nth FROM coupons \
+         JOIN unnest($1::uuid[], $2::text[], $3::int[]) AS s (campaign_id, user_id, nth) \
+         USING (campaign_id, user_id, nth)",
     )
-    .bind(campaign)
+    .bind(campaigns)
     .bind(users)
     .bind(nths)
     .fetch_all(executor)

@@ -1,20 +1,9 @@
 //! The gate in Redis: its connection, its keys, and its scripts, one method each.
-//!
-//! Keys of a campaign, all with the hash tag `{<campaign id>}`:
-//!
-//! | key | type | holds |
-//! |---|---|---|
-//! | `gate1:{id}` | hash | state, window, quantity, limit, lease, version |
-//! | `gate1:{id}:holders` | set | seats taken: confirmed and pending |
-//! | `gate1:{id}:pending` | sorted set | seats not yet confirmed, by deadline in ms |
-//! | `gate1:{id}:loading` | set | seats of a gate that is being loaded |
-//! | `gate1:{id}:loader` | string | token of the loader that is at work |
-//!
-//! What is left is the quantity less the number of seats taken: there is no counter to go wrong.
 
 use std::sync::LazyLock;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use redis::aio::MultiplexedConnection;
 use redis::io::tcp::TcpSettings;
 use redis::{AsyncConnectionConfig, Client, IntoConnectionInfo as _, RedisError, Script};
@@ -23,6 +12,8 @@ use ulid::Ulid;
 use crate::campaign::Campaign;
 use crate::ids::{CampaignId, UserId};
 
+use super::keys::Keys;
+use super::record::{FIELDS, Record, expires_at, values};
 use super::seat::{Admission, Seat};
 
 static ADMIT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../../lua/admit.lua")));
@@ -32,14 +23,24 @@ static OVERDUE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("..
 static LOAD: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../../lua/load.lua")));
 
 const CONNECTION_TIMEOUT: Duration = Duration::from_millis(500);
-/// How long a seat may be pending. Then the sweeper asks Postgres whether its coupon is committed.
-pub(crate) const LEASE: Duration = Duration::from_secs(10);
 /// How long a loader may take between two steps. Then another one may begin.
 const LOADER_LEASE: Duration = Duration::from_secs(5);
 /// A key that never exists: writing it with `XX` tests whether Redis takes writes, and writes nothing.
 const PROBE: &str = "gate1:probe";
-/// How long a gate is kept after its campaign has closed, to answer late claims.
-pub(crate) const GRACE: time::Duration = time::Duration::days(1);
+
+/// How errors begin that Redis answers to every client and for every key.
+const OF_ALL: [&str; 10] = [
+    "OOM",
+    "MISCONF",
+    "BUSY",
+    "READONLY",
+    "LOADING",
+    "MASTERDOWN",
+    "NOREPLICAS",
+    "CLUSTERDOWN",
+    "NOAUTH",
+    "NOPERM",
+];
 
 /// The state of a load after one of its steps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,32 +50,8 @@ pub enum LoadStep {
     Superseded,
 }
 
-/// How many seats are taken and how many of those are pending, if the gate is loaded.
-type Counted = Result<Option<(i64, i64)>, RedisError>;
 /// How many seats are taken, and which of those are pending, with their deadlines in ms since 1970.
 type Pending = (i64, Vec<(Seat, i64)>);
-
-/// The keys of one campaign, which share a hash tag.
-struct Keys {
-    gate: String,
-    holders: String,
-    pending: String,
-    loading: String,
-    loader: String,
-}
-
-impl Keys {
-    fn of(campaign: CampaignId) -> Self {
-        let gate = format!("gate1:{{{campaign}}}");
-        Self {
-            holders: format!("{gate}:holders"),
-            pending: format!("{gate}:pending"),
-            loading: format!("{gate}:loading"),
-            loader: format!("{gate}:loader"),
-            gate,
-        }
-    }
-}
 
 /// A client of the Redis at `url`, with Nagle's algorithm off: the crate leaves it on.
 ///
@@ -83,6 +60,13 @@ impl Keys {
 pub fn client(url: &str) -> Result<Client, RedisError> {
     let info = url.into_connection_info()?;
     Client::open(info.set_tcp_settings(TcpSettings::default().set_nodelay(true)))
+}
+
+/// Whether an error says that Redis cannot be reached or does not answer, whatever it was asked. Any other may be of
+/// one campaign alone, such as a key of another type, if [`Seats::probe`] succeeds.
+pub(super) fn is_of_all(error: &RedisError) -> bool {
+    let lost = error.is_io_error() || error.is_timeout() || error.is_connection_dropped();
+    lost || error.code().is_some_and(|code| OF_ALL.contains(&code))
 }
 
 /// A connection to the gates of all campaigns. Clones share it.
@@ -181,6 +165,13 @@ impl Seats {
         self.load(campaign.id, "set", &arguments).await.map(drop)
     }
 
+    /// The same, older or newer, for a gate that has not changed since this was read.
+    pub(super) async fn put(&mut self, campaign: &Campaign, read: &Record) -> Result<(), RedisError> {
+        let mut arguments = vec![read.version().unwrap_or_default().to_owned(), expires_at(campaign)];
+        arguments.extend(fields(campaign));
+        self.load(campaign.id, "put", &arguments).await.map(drop)
+    }
+
     async fn load(
         &mut self,
         campaign: CampaignId,
@@ -213,23 +204,45 @@ impl Seats {
     }
 
     /// How many seats are taken, and how many of those are pending. Nothing when the gate is not loaded.
-    pub async fn count(&mut self, campaign: CampaignId) -> Counted {
-        self.counts(&[campaign]).await?.pop().unwrap_or(Ok(None))
+    pub async fn count(&mut self, campaign: CampaignId) -> Result<Option<(i64, i64)>, RedisError> {
+        Ok(self.record(campaign).await?.map(|record| (record.taken, record.pending)))
     }
 
-    /// The same for each of these campaigns, in one round trip; an error for one whose keys are of another kind.
-    pub async fn counts(&mut self, campaigns: &[CampaignId]) -> Result<Vec<Counted>, RedisError> {
+    /// What a gate holds. Nothing when it is not loaded.
+    pub(crate) async fn record(&mut self, campaign: CampaignId) -> Result<Option<Record>, RedisError> {
+        let keys = Keys::of(campaign);
         let mut pipe = redis::pipe();
-        for campaign in campaigns {
-            let keys = Keys::of(*campaign);
-            pipe.exists(keys.gate).scard(keys.holders).zcard(keys.pending);
-        }
-        let answers: Vec<Result<i64, RedisError>> = pipe.ignore_errors().query_async(&mut self.0).await?;
-        let counts = answers.chunks_exact(3).map(|answers| {
-            let figure = |index: usize| answers[index].clone();
-            Ok((figure(0)? == 1).then_some((figure(1)?, figure(2)?)))
-        });
-        Ok(counts.collect())
+        pipe.cmd("HMGET").arg(&keys.gate).arg(&FIELDS);
+        pipe.scard(&keys.holders).zcard(keys.pending).pttl(keys.gate).pttl(keys.holders);
+        let (found, taken, pending, gate, holders): (Vec<Option<String>>, _, _, _, _) =
+            pipe.query_async(&mut self.0).await?;
+        let is_loaded = found.iter().any(Option::is_some);
+        Ok(is_loaded.then_some(Record { found, taken, pending, ttls: [gate, holders] }))
+    }
+
+    /// The same for each of `campaigns`, all at once.
+    pub(crate) async fn records(&self, campaigns: &[CampaignId]) -> Vec<Result<Option<Record>, RedisError>> {
+        join_all(campaigns.iter().map(|campaign| {
+            let mut seats = self.clone();
+            async move { seats.record(*campaign).await }
+        }))
+        .await
+    }
+
+    /// Those of these seats that are taken and not pending.
+    pub(super) async fn confirmed(
+        &mut self,
+        campaign: CampaignId,
+        seats: &[Seat],
+    ) -> Result<Vec<Seat>, RedisError> {
+        let keys = Keys::of(campaign);
+        let names: Vec<_> = seats.iter().map(|seat| seat.name().into_owned()).collect();
+        let mut pipe = redis::pipe();
+        pipe.cmd("SMISMEMBER").arg(keys.holders).arg(&names);
+        pipe.cmd("ZMSCORE").arg(keys.pending).arg(&names);
+        let (taken, due): (Vec<bool>, Vec<Option<f64>>) = pipe.query_async(&mut self.0).await?;
+        let told = taken.into_iter().zip(due).zip(seats);
+        Ok(told.filter(|((taken, due), _)| *taken && due.is_none()).map(|(_, seat)| seat.clone()).collect())
     }
 
     /// The seats at one moment. Nothing when the gate is not loaded.
@@ -271,30 +284,12 @@ impl Seats {
     }
 }
 
-/// What the gate knows of a campaign, as field and value in turn. The one place that decides it: load and set
-/// both write this.
+/// The fields of a gate, as field and value in turn.
 fn fields(campaign: &Campaign) -> impl Iterator<Item = String> {
-    let fields = [
-        ("version", campaign.version.to_string()),
-        ("opens_at", unix_millis(campaign.opens_at)),
-        ("closes_at", unix_millis(campaign.closes_at)),
-        ("quantity", campaign.quantity.to_string()),
-        ("limit", campaign.per_user_limit.to_string()),
-        ("lease", millis(LEASE)),
-        ("state", campaign.state.as_str().to_owned()),
-    ];
-    fields.into_iter().flat_map(|(field, value)| [field.to_owned(), value])
-}
-
-/// When the keys of a campaign's gate expire, in ms since 1970.
-fn expires_at(campaign: &Campaign) -> String {
-    unix_millis(campaign.closes_at + GRACE)
+    let fields = FIELDS.into_iter().zip(values(campaign)).filter(|(field, _)| *field != "expires_at");
+    fields.flat_map(|(field, value)| [field.to_owned(), value])
 }
 
 fn millis(duration: Duration) -> String {
     duration.as_millis().to_string()
-}
-
-fn unix_millis(time: time::OffsetDateTime) -> String {
-    (time.unix_timestamp_nanos() / 1_000_000).to_string()
 }

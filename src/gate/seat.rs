@@ -62,7 +62,10 @@ pub enum Denial {
     Already,
     /// All seats are taken and some are pending: the user may hold a coupon nevertheless. Postgres knows.
     Full,
+    /// The user has no seat.
     Refused(Refusal),
+    /// The user has seats, fewer than the limit, and gets no other. Postgres knows which have coupons.
+    RefusedMore(Refusal),
     /// The gate does not know the campaign: it must be loaded.
     Unloaded,
 }
@@ -78,6 +81,9 @@ impl Admission {
             "sold_out" => Self::Denied(Denial::Refused(Refusal::SoldOut)),
             "not_open" => Self::Denied(Denial::Refused(Refusal::NotOpen)),
             "closed" => Self::Denied(Denial::Refused(Refusal::Closed)),
+            "sold_out held" => Self::Denied(Denial::RefusedMore(Refusal::SoldOut)),
+            "not_open held" => Self::Denied(Denial::RefusedMore(Refusal::NotOpen)),
+            "closed held" => Self::Denied(Denial::RefusedMore(Refusal::Closed)),
             "unloaded" => Self::Denied(Denial::Unloaded),
             later => {
                 let nth = later.strip_prefix("admitted ")?;

@@ -1,61 +1,64 @@
-//! The sweeper: settles seats past their deadline, brings gates up to date that missed a change, reloads gates that
-//! contradict Postgres, and opens and closes campaigns whose time has come. Every process may run one: each of its
-//! steps can be repeated.
+//! The sweeper: settles seats past their deadline, and brings gates to what Postgres says, whether they give too much
+//! or too little. Every process may run one: each of its steps can be repeated.
+//!
+//! A round takes the campaigns in chunks, and all of a chunk side by side. What fails for one campaign is reported,
+//! and the others go on. What is more than a round can take has its turn in the next ones.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
-use outbox_relay::zoo;
-use redis::{Client, RedisError};
+use prometheus_client::metrics::counter::Counter;
+use redis::Client;
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::loader::{self, LoadError};
-use super::redis::{GRACE, Seats};
-use super::seat::Seat;
-use crate::campaign::Campaign;
-use crate::campaign::change::{self, ChangeError};
-use crate::campaign::store::{self, Standing};
+use super::loader::Loader;
+use super::members::Members;
+use super::redis::{Seats, is_of_all};
+use super::repair::{Suspect, Wrong, check, is_suspect};
+use super::settle::{self, SweepError};
+use super::walk::{Part, Walk};
+use crate::campaign::State;
+use crate::campaign::sweep::Seen;
 use crate::ids::CampaignId;
 use crate::pool::Pool;
-use crate::{coupon, failpoint};
+use crate::trouble::Troubles;
 
 /// From the start of one round to the start of the next, at least.
 const INTERVAL: Duration = Duration::from_millis(500);
 /// The time between two reloads of a gate that contradicts Postgres, at least: a large one takes its time.
 const RELOAD_INTERVAL: Duration = Duration::from_secs(5);
-/// How long a campaign is swept after it has closed: long after the last lease. The first round goes back as far as
-/// gates are kept, since seats may have been left pending while no process ran.
-const SWEPT_AFTER_CLOSE: time::Duration = time::Duration::hours(1);
-/// Seats that are settled at a time.
-const BATCH: usize = 1_000;
+/// How long before its opening a gate is loaded, if Redis does not have it.
+const LOADED_BEFORE: time::Duration = time::Duration::minutes(1);
 /// For one call to Redis.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Why a round was cut short. The next one starts from the beginning.
-#[derive(Debug, thiserror::Error)]
-pub enum SweepError {
-    #[error("bring campaigns up to date")]
-    Change(#[from] ChangeError),
-    #[error("settle seats")]
-    Seats(#[from] LoadError),
-}
-
-impl From<RedisError> for SweepError {
-    fn from(error: RedisError) -> Self {
-        Self::Seats(error.into())
-    }
-}
-
-impl From<sqlx::Error> for SweepError {
-    fn from(error: sqlx::Error) -> Self {
-        Self::Seats(error.into())
-    }
+/// What the sweeper counts.
+#[derive(Clone, Debug)]
+pub struct Measures {
+    /// Failures that concern one campaign alone.
+    pub failures: Counter,
+    /// Gates whose fields were put right, because they contradicted Postgres.
+    pub corrected: Counter,
+    /// Gates that were loaded again, because their seats contradicted Postgres.
+    pub reloaded: Counter,
 }
 
 /// Sweeps until it is dropped.
-pub async fn run(client: Client, pool: Pool) -> Infallible {
-    let mut sweeper = Sweeper { client, pool, seats: None, over: GRACE, reloads: HashMap::new() };
+pub async fn run(client: Client, pool: Pool, loader: Loader, measures: Measures) -> Infallible {
+    let mut sweeper = Sweeper {
+        client,
+        pool,
+        loader,
+        seats: None,
+        rounds: 0,
+        walks: [Part::Live, Part::Closed, Part::Drafts].map(Walk::new),
+        members: Members::default(),
+        reloads: HashMap::new(),
+        troubles: Troubles::new("a campaign was not swept", measures.failures.clone()),
+        measures,
+    };
     let mut ticks = interval(INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut failed = false;
@@ -74,110 +77,124 @@ pub async fn run(client: Client, pool: Pool) -> Infallible {
 struct Sweeper {
     client: Client,
     pool: Pool,
+    loader: Loader,
     /// Kept from round to round; a round that fails drops it.
     seats: Option<Seats>,
-    /// How long after their end campaigns are swept in the next round.
-    over: time::Duration,
+    rounds: usize,
+    walks: [Walk; 3],
+    members: Members,
     /// When gates that contradicted Postgres were last loaded.
     reloads: HashMap<CampaignId, Instant>,
+    troubles: Troubles,
+    measures: Measures,
 }
 
 impl Sweeper {
     async fn round(&mut self) -> Result<(), SweepError> {
-        change::bring_up_to_date(&self.pool).await?;
         self.reloads.retain(|_, at| at.elapsed() < RELOAD_INTERVAL);
-        let mut seats = match self.seats.take() {
+        let seats = match self.seats.take() {
             Some(seats) => seats,
             None => Seats::connect(&self.client, RESPONSE_TIMEOUT).await?,
         };
-        for standing in store::live(&self.pool, self.over).await? {
-            self.sweep(&mut seats, &standing).await?;
+        // Each round begins with another part, so that one that fails is not always before the others.
+        self.rounds = self.rounds.wrapping_add(1);
+        for turn in 0..=self.walks.len() {
+            let place = (turn + self.rounds) % (self.walks.len() + 1);
+            if place < self.walks.len() {
+                self.walk(&seats, place).await?;
+            } else {
+                self.look_at_members(&seats).await?;
+            }
         }
         self.seats = Some(seats);
-        self.over = SWEPT_AFTER_CLOSE;
         Ok(())
     }
 
-    async fn sweep(
-        &mut self,
-        seats: &mut Seats,
-        Standing { campaign, issued, .. }: &Standing,
-    ) -> Result<(), SweepError> {
-        catch_up(seats, campaign).await?;
-        settle_overdue(seats, &self.pool, campaign.id).await?;
-        if !self.reloads.contains_key(&campaign.id)
-            && let Some(wrong) = contradiction(seats, &self.pool, campaign.id, (*issued).into()).await?
-        {
-            self.reloads.insert(campaign.id, Instant::now());
-            tracing::warn!(campaign = %campaign.id, "the gate is reloaded: {wrong}");
-            loader::load(seats, &self.pool, campaign.id).await?;
+    async fn walk(&mut self, seats: &Seats, place: usize) -> Result<(), SweepError> {
+        for _ in 0..self.walks[place].chunks() {
+            let chunk = self.walks[place].next(&self.pool).await?;
+            self.sweep(seats, &chunk).await?;
+            if self.walks[place].is_at_its_end() {
+                break;
+            }
         }
         Ok(())
     }
-}
 
-/// Brings a gate up to date that has an older version of its campaign.
-async fn catch_up(seats: &mut Seats, campaign: &Campaign) -> Result<(), RedisError> {
-    if seats.version(campaign.id).await?.is_some_and(|version| version < campaign.version) {
-        seats.set(campaign).await?;
+    async fn look_at_members(&mut self, seats: &Seats) -> Result<(), SweepError> {
+        for (campaign, strangers) in self.members.next(seats, &self.pool).await? {
+            self.reload(campaign, &format!("{} of its holders have no coupon", strangers.len()));
+        }
+        Ok(())
     }
-    Ok(())
-}
 
-/// Seats past their deadline: those with a coupon are confirmed, the others go back on sale. A coupon that is
-/// committed later is confirmed by its writer, or refused by Postgres.
-async fn settle_overdue(seats: &mut Seats, pool: &Pool, campaign: CampaignId) -> Result<(), SweepError> {
-    loop {
-        let overdue = seats.overdue(campaign, BATCH).await?;
-        if overdue.is_empty() {
+    async fn sweep(&mut self, seats: &Seats, chunk: &[Seen]) -> Result<(), SweepError> {
+        let ids: Vec<CampaignId> = chunk.iter().map(|seen| seen.campaign().id).collect();
+        let (mut with_pending, mut suspects, mut failed) = (Vec::new(), Vec::new(), Vec::new());
+        for (seen, record) in chunk.iter().zip(seats.records(&ids).await) {
+            let id = seen.campaign().id;
+            match record {
+                Ok(None) if opens_soon(seen) => self.loader.want(id),
+                Ok(None) => {}
+                Ok(Some(record)) => {
+                    if record.pending > 0 {
+                        with_pending.push(id);
+                    }
+                    if is_suspect(seen, &record) {
+                        suspects.push(Suspect { id, issued_before: seen.issued.into(), record });
+                    }
+                }
+                Err(error) => failed.push((id, error)),
+            }
+        }
+        failed.extend(settle::overdue(seats, &self.pool, with_pending).await?);
+        let found = check(seats, &self.pool, suspects).await?;
+        for (campaign, wrong) in found {
+            match wrong {
+                Wrong::Fields { corrected: Err(error), .. } => failed.push((campaign, error)),
+                Wrong::Fields { corrected: Ok(()), is_older: true, .. } => {} // it has missed a change
+                Wrong::Fields { difference, .. } => {
+                    self.measures.corrected.inc();
+                    tracing::warn!(%campaign, "the gate is put right: {difference}");
+                }
+                Wrong::Seats(what) => self.reload(campaign, &what),
+            }
+        }
+        self.report(seats, failed).await
+    }
+
+    /// Has a gate loaded again, unless that was done a moment ago.
+    fn reload(&mut self, campaign: CampaignId, why: &str) {
+        if let Entry::Vacant(last) = self.reloads.entry(campaign) {
+            last.insert(Instant::now());
+            self.measures.reloaded.inc();
+            tracing::warn!(%campaign, "the gate is reloaded: {why}");
+            self.loader.want(campaign);
+        }
+    }
+
+    /// Reports failures of single campaigns, whose gates are loaded again. If Redis as a whole fails, this does.
+    async fn report(&mut self, seats: &Seats, failed: Vec<settle::Failed>) -> Result<(), SweepError> {
+        if failed.is_empty() {
             return Ok(());
         }
-        failpoint::reached("sweeper.found").await;
-        let held = with_coupon(pool, campaign, &overdue).await?;
-        failpoint::reached("sweeper.asked").await;
-        let (confirmed, released): (Vec<_>, Vec<_>) =
-            overdue.into_iter().partition(|seat| held.contains(seat) && !zoo::has("sweeper-does-not-ask"));
-        if !confirmed.is_empty() {
-            seats.confirm(campaign, &confirmed).await?;
-            failpoint::reached("sweeper.confirmed").await;
+        if let Some((_, error)) = failed.iter().find(|(_, error)| is_of_all(error)) {
+            return Err(error.clone().into());
         }
-        if !released.is_empty() {
-            let count = seats.release(campaign, &released).await?;
-            failpoint::reached("sweeper.released").await;
-            tracing::info!(%campaign, count, "seats are back on sale: their claims were not committed in time");
+        seats.clone().probe().await?;
+        let mut reported = HashSet::new();
+        for (campaign, error) in failed {
+            if reported.insert(campaign) {
+                self.troubles.report(campaign, &error);
+                self.loader.want(campaign);
+            }
         }
+        Ok(())
     }
 }
 
-/// In what a gate contradicts Postgres, where `issued` coupons were counted before. A seat is taken before its
-/// coupon is committed, and confirmed after it.
-async fn contradiction(
-    seats: &mut Seats,
-    pool: &Pool,
-    campaign: CampaignId,
-    issued: i64,
-) -> Result<Option<String>, SweepError> {
-    let Some((taken, pending)) = seats.count(campaign).await? else { return Ok(None) };
-    if taken < issued {
-        return Ok(Some(format!("it has forgotten seats: {taken} are taken, {issued} coupons are issued")));
-    }
-    let confirmed = taken - pending;
-    if confirmed <= issued {
-        return Ok(None);
-    }
-    // More were issued since then, or the gate knows coupons that the database has lost.
-    let issued: i64 = coupon::store::issued(pool, campaign).await?.into();
-    let contradicts = confirmed > issued;
-    Ok(contradicts.then(|| format!("{confirmed} seats are confirmed, {issued} coupons are issued")))
-}
-
-/// Which of these seats have a coupon.
-pub(crate) async fn with_coupon(
-    pool: &Pool,
-    campaign: CampaignId,
-    seats: &[Seat],
-) -> Result<HashSet<Seat>, sqlx::Error> {
-    let (users, nths): (Vec<&str>, Vec<i32>) = seats.iter().map(Seat::parts).unzip();
-    let issued = coupon::store::issued_to(pool, campaign, &users, &nths).await?;
-    Ok(issued.iter().map(|(user, nth)| Seat::new(user.as_str(), *nth)).collect())
+/// Whether a campaign opens so soon that its gate must be there.
+fn opens_soon(seen: &Seen) -> bool {
+    let (campaign, now) = (seen.campaign(), seen.snapshot.taken_at);
+    campaign.state == State::Scheduled && campaign.opens_at <= now + LOADED_BEFORE
 }

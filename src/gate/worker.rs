@@ -2,23 +2,25 @@
 //! It knows nothing of claims: a [`Candidate`] asks for a seat and is told the answer.
 
 use std::collections::HashMap;
-use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use outbox_relay::retry::Retry;
+use outbox_relay::zoo;
+use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::histogram::Histogram;
 use redis::{Client, RedisError};
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
+use super::batch::{Batch, Operation};
 use super::candidate::{Candidate, GateError};
-use super::redis::Seats;
-use super::seat::{Admission, Seat};
-use crate::failpoint;
+use super::redis::{Seats, is_of_all};
+use super::seat::Seat;
 use crate::ids::CampaignId;
+use crate::trouble::Troubles;
 
 /// Operations that wait for the gate, at most; more are refused.
 const QUEUE: usize = 8_192;
@@ -32,13 +34,6 @@ const RESPONSE_TIMEOUT: Duration = Duration::from_millis(200);
 /// How often a connection without work is tested.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 
-#[derive(Debug)]
-enum Operation<C> {
-    Admit(C),
-    Confirm(Vec<Seat>),
-    Release(Vec<Seat>),
-}
-
 /// What the worker measures.
 #[derive(Clone, Debug)]
 pub struct Measures {
@@ -46,6 +41,8 @@ pub struct Measures {
     pub batch: Histogram,
     /// Seconds of one round trip.
     pub call: Histogram,
+    /// Calls that failed for one campaign alone.
+    pub failures: Counter,
 }
 
 /// The way to the gate. Clones share it.
@@ -72,6 +69,7 @@ impl<C: Candidate> Gate<C> {
             operations,
             reachable: reachable.clone(),
             unconfirmed: Vec::new(),
+            troubles: Troubles::new("the gate of a campaign fails", measures.failures.clone()),
             measures,
         };
         (Self { queue, reachable }, worker)
@@ -128,6 +126,7 @@ pub struct GateWorker<C> {
     /// Seats whose confirmation did not reach Redis. (A release that did not is not repeated: the user may have
     /// asked again, and the seat belong to another claim.)
     unconfirmed: Vec<(CampaignId, Vec<Seat>)>,
+    troubles: Troubles,
     measures: Measures,
 }
 
@@ -163,7 +162,9 @@ impl<C: Candidate> GateWorker<C> {
     async fn serve(&mut self, mut seats: Seats, retry: &mut Retry) -> Result<(), RedisError> {
         // A confirmation that fails here is not repeated: it may be what Redis cannot do.
         while let Some((campaign, confirmed)) = self.unconfirmed.pop() {
-            seats.confirm(campaign, &confirmed).await?;
+            if let Err(error) = seats.confirm(campaign, &confirmed).await {
+                self.report(&seats, vec![(campaign, error)]).await?;
+            }
         }
         let mut operations = Vec::with_capacity(BATCH);
         loop {
@@ -193,17 +194,45 @@ impl<C: Candidate> GateWorker<C> {
     ) -> Result<(), RedisError> {
         let candidates: usize = batches.values().map(|batch| batch.candidates.len()).sum();
         let started = Instant::now();
-        let calls = batches.iter_mut().map(|(campaign, batch)| batch.call(*campaign, seats));
-        let result = join_all(calls).await.into_iter().collect();
+        let calls = batches.iter_mut().map(|(campaign, batch)| async move {
+            batch.call(*campaign, seats).await.map_err(|error| (*campaign, error))
+        });
+        let failed: Vec<_> = join_all(calls).await.into_iter().filter_map(Result::err).collect();
         if candidates > 0 {
             self.measures.call.observe(started.elapsed().as_secs_f64());
             #[expect(clippy::cast_precision_loss, reason = "at most BATCH")]
             self.measures.batch.observe(candidates as f64);
         }
-        for (campaign, batch) in batches {
-            confirm_later(&mut self.unconfirmed, campaign, batch.confirmed);
+        // If a campaign's own key fails, its confirmations are not kept: the load that follows reads its coupons in
+        // Postgres.
+        let result = self.report(seats, failed).await;
+        if result.is_err() {
+            for (campaign, batch) in batches {
+                confirm_later(&mut self.unconfirmed, campaign, batch.confirmed);
+            }
         }
         result
+    }
+
+    /// Reports what failed for single campaigns. An error when Redis gives no seats to any.
+    async fn report(
+        &mut self,
+        seats: &Seats,
+        failed: Vec<(CampaignId, RedisError)>,
+    ) -> Result<(), RedisError> {
+        if failed.is_empty() {
+            return Ok(());
+        }
+        if let Some((_, error)) =
+            failed.iter().find(|(_, error)| is_of_all(error) || zoo::has("one-campaign-loses-the-gate"))
+        {
+            return Err(error.clone());
+        }
+        seats.clone().probe().await?;
+        for (campaign, error) in failed {
+            self.troubles.report(campaign, &error);
+        }
+        Ok(())
     }
 }
 
@@ -234,65 +263,4 @@ async fn connect(client: &Client, retry: &mut Retry) -> Seats {
         warned = true;
         sleep(retry.next_wait()).await;
     }
-}
-
-/// What one campaign asks of Redis in one round trip.
-struct Batch<C> {
-    candidates: Vec<C>,
-    confirmed: Vec<Seat>,
-    released: Vec<Seat>,
-}
-
-impl<C: Candidate> Batch<C> {
-    fn new() -> Self {
-        Self { candidates: Vec::new(), confirmed: Vec::new(), released: Vec::new() }
-    }
-
-    fn add(&mut self, operation: Operation<C>) {
-        match operation {
-            Operation::Admit(candidate) => self.candidates.push(candidate),
-            Operation::Confirm(seats) => self.confirmed.extend(seats),
-            Operation::Release(seats) => self.released.extend(seats),
-        }
-    }
-
-    /// Writes the three calls one behind the other, then waits for all. `confirmed` is empty afterwards, unless
-    /// the confirmation did not reach Redis.
-    async fn call(&mut self, campaign: CampaignId, seats: &Seats) -> Result<(), RedisError> {
-        let (mut first, mut second, mut third) = (seats.clone(), seats.clone(), seats.clone());
-        let confirm = async {
-            if self.confirmed.is_empty() { Ok(()) } else { first.confirm(campaign, &self.confirmed).await }
-        };
-        let release = async {
-            if self.released.is_empty() { Ok(0) } else { second.release(campaign, &self.released).await }
-        };
-        let admit = async {
-            let users = self.candidates.iter().map(Candidate::user);
-            if self.candidates.is_empty() { Ok(Vec::new()) } else { third.admit(campaign, users).await }
-        };
-        let (confirmed, released, admitted) = futures_util::join!(confirm, release, admit);
-        let result =
-            confirmed.clone().and(released.map(drop)).and(admitted.as_ref().map(drop).map_err(Clone::clone));
-        if !self.confirmed.is_empty() {
-            failpoint::reached("gate.confirmed").await;
-        }
-        if confirmed.is_ok() {
-            self.confirmed.clear();
-        }
-        if !self.candidates.is_empty() {
-            failpoint::reached("gate.admitted").await;
-        }
-        let back_on_sale = tell(mem::take(&mut self.candidates), admitted.unwrap_or_default());
-        failpoint::reached("gate.passed_on").await;
-        if !back_on_sale.is_empty() {
-            third.release(campaign, &back_on_sale).await?;
-        }
-        result
-    }
-}
-
-/// Tells each candidate its answer. Returns the seats of those that cannot use them.
-fn tell<C: Candidate>(candidates: Vec<C>, admissions: Vec<Admission>) -> Vec<Seat> {
-    let answers = admissions.into_iter().map(Ok).chain(std::iter::repeat(Err(GateError::Unreachable)));
-    candidates.into_iter().zip(answers).filter_map(|(candidate, answer)| candidate.told(answer)).collect()
 }

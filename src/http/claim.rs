@@ -45,9 +45,11 @@ pub(super) async fn claim(
         Outcome::Issued(body) => Ok(Answer::Created { location: format!("/v1/coupons/{}", body.id), body }),
         Outcome::AlreadyIssued(coupon) => Err(Problem::already_issued(&coupon)),
         Outcome::LimitReached(coupon) => Err(Problem::user_limit_reached(&coupon)),
-        Outcome::SoldOut => Err(Problem::sold_out()),
-        Outcome::NotOpen { opens_at } => Err(Problem::not_open(opens_at)),
-        Outcome::Closed => Err(Problem::closed()),
+        Outcome::SoldOut(coupon) => Err(Problem::sold_out().with_coupon(coupon.as_ref())),
+        Outcome::NotOpen { opens_at, coupon } => {
+            Err(Problem::not_open(opens_at).with_coupon(coupon.as_ref()))
+        }
+        Outcome::Closed(coupon) => Err(Problem::closed().with_coupon(coupon.as_ref())),
         Outcome::NoSuchCampaign => Err(Problem::no_campaign()),
     }
 }

@@ -98,6 +98,14 @@ impl Problem {
         Self::new(ProblemKind::Closed)
     }
 
+    /// The newest coupon that the user holds, if there is one.
+    pub(super) fn with_coupon(self, coupon: Option<&Coupon>) -> Self {
+        match coupon {
+            Some(coupon) => self.with("coupon", json!(coupon)),
+            None => self,
+        }
+    }
+
     pub(super) fn gate_unavailable() -> Self {
         Self::new(ProblemKind::GateUnavailable)
     }

@@ -152,18 +152,21 @@ kinds! {
     }
     SoldOut: GONE "sold-out" "All coupons are issued" {
         cause: "The campaign has issued as many coupons as its quantity.",
-        advice: "Tell the user that no coupon is left.",
+        advice: "Tell the user that no coupon is left. If the member coupon is there, the user has coupons of an earlier \
+                 claim: it is the newest one.",
         retry: Useless,
     }
     NotOpen: FORBIDDEN "not-open" "The campaign is not open" {
         cause: "The campaign is a draft or paused, or its opens_at has not come yet. A draft does not open by itself.",
         advice: "Claim again from the time in the member opens_at on or, if it is missing, when an operator has opened \
-                 the campaign.",
+                 the campaign. If the member coupon is there, the user has coupons of an earlier claim: it is the newest \
+                 one.",
         retry: Useless,
     }
     Closed: GONE "closed" "The campaign is closed" {
         cause: "An operator closed the campaign, or closes_at has passed.",
-        advice: "Tell the user that the campaign is over.",
+        advice: "Tell the user that the campaign is over. If the member coupon is there, the user has coupons of an \
+                 earlier claim: it is the newest one.",
         retry: Useless,
     }
     GateUnavailable: SERVICE_UNAVAILABLE "gate-unavailable" "Claims cannot be taken right now" {

@@ -44,7 +44,8 @@ pub enum Verdict {
     Issued(Coupon),
     /// The user holds as many coupons as the campaign allows; this is the newest.
     Held(Coupon),
-    Refused(Refusal),
+    /// No coupon for this claim; the newest one that the user holds, if they hold fewer than the campaign allows.
+    Refused(Refusal, Option<Coupon>),
 }
 
 /// Why nothing is known of a claim's fate. A retry is safe, and finds out.
@@ -70,12 +71,14 @@ pub enum Outcome {
     AlreadyIssued(Coupon),
     /// The user holds as many coupons as the campaign gives to one user; this is the newest.
     LimitReached(Coupon),
-    SoldOut,
+    /// With the newest coupon that the user holds, if they hold some and fewer than the limit; so the next two.
+    SoldOut(Option<Coupon>),
     /// `opens_at` is the time at which it opens, unless only an operator can open it.
     NotOpen {
         opens_at: Option<OffsetDateTime>,
+        coupon: Option<Coupon>,
     },
-    Closed,
+    Closed(Option<Coupon>),
     NoSuchCampaign,
 }
 
@@ -137,13 +140,13 @@ impl Outcome {
             Verdict::Issued(coupon) => Self::Issued(coupon),
             Verdict::Held(coupon) if campaign.per_user_limit == 1 => Self::AlreadyIssued(coupon),
             Verdict::Held(coupon) => Self::LimitReached(coupon),
-            Verdict::Refused(Refusal::SoldOut) => Self::SoldOut,
-            Verdict::Refused(Refusal::NotOpen) => {
+            Verdict::Refused(Refusal::SoldOut, coupon) => Self::SoldOut(coupon),
+            Verdict::Refused(Refusal::NotOpen, coupon) => {
                 let waits = matches!(campaign.state, State::Draft | State::Paused);
                 let opens_at = Some(campaign.opens_at).filter(|opens_at| !waits || opens_at > taken_at);
-                Self::NotOpen { opens_at }
+                Self::NotOpen { opens_at, coupon }
             }
-            Verdict::Refused(Refusal::Closed) => Self::Closed,
+            Verdict::Refused(Refusal::Closed, coupon) => Self::Closed(coupon),
         }
     }
 }

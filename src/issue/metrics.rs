@@ -10,7 +10,9 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::claim::{Asking, Claim, ClaimError, IssueError, Outcome};
+use crate::gate::sweeper;
 use crate::gate::worker::{self as gate, Gate};
+use crate::trouble::Troubles;
 use crate::writer::{self, Writer};
 
 /// Seconds of a call: from what Redis takes on a quiet machine to the limit of a batch.
@@ -27,6 +29,11 @@ struct OfShard {
 struct OfOutcome {
     shard: i64,
     outcome: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfStep {
+    step: &'static str,
 }
 
 impl From<Shard> for OfShard {
@@ -48,6 +55,8 @@ pub struct Metrics {
     writer_commit: Histograms,
     writer_depth: Family<OfShard, Gauge>,
     places: Family<OfShard, Gauge>,
+    failures: Family<OfStep, Counter>,
+    repairs: Family<OfStep, Counter>,
 }
 
 impl Default for Metrics {
@@ -61,6 +70,8 @@ impl Default for Metrics {
             writer_commit: Histograms::new_with_constructor(|| Histogram::new(SECONDS)),
             writer_depth: Family::default(),
             places: Family::default(),
+            failures: Family::default(),
+            repairs: Family::default(),
         }
     }
 }
@@ -77,12 +88,39 @@ impl Metrics {
         registry.register_with_unit("claims_writer_commit", "From the call of issue_batch() to the end of its commit, for a whole batch", Unit::Seconds, self.writer_commit.clone());
         registry.register("claims_writer_queue_depth", "Claims that wait for the writer now", self.writer_depth.clone());
         registry.register("claims_places_taken", "Claims in progress now, from before the gate to their answer", self.places.clone());
+        registry.register("campaign_failures", "Failures that concerned one campaign alone, by step", self.failures.clone());
+        registry.register("gate_repairs", "Gates that contradicted Postgres and were put right, by step", self.repairs.clone());
     }
 
     /// What the worker of the gate measures.
     #[must_use]
     pub fn of_gate(&self) -> gate::Measures {
-        gate::Measures { batch: self.gate_batch.clone(), call: self.gate_call.clone() }
+        gate::Measures {
+            batch: self.gate_batch.clone(),
+            call: self.gate_call.clone(),
+            failures: self.failures_of("gate"),
+        }
+    }
+
+    /// What the sweeper counts.
+    #[must_use]
+    pub fn of_sweeper(&self) -> sweeper::Measures {
+        let repairs = |step| self.repairs.get_or_create(&OfStep { step }).clone();
+        sweeper::Measures {
+            failures: self.failures_of("sweep"),
+            corrected: repairs("set"),
+            reloaded: repairs("load"),
+        }
+    }
+
+    /// The failures of the clock that opens and closes campaigns.
+    #[must_use]
+    pub fn of_clock(&self) -> Troubles {
+        Troubles::new("a campaign that is due was not opened or closed", self.failures_of("clock"))
+    }
+
+    fn failures_of(&self, step: &'static str) -> Counter {
+        self.failures.get_or_create(&OfStep { step }).clone()
     }
 
     /// What the lane of claims in a shard's writer measures.
@@ -100,9 +138,9 @@ impl Metrics {
             Ok(Outcome::Issued(_)) => "issued",
             Ok(Outcome::AlreadyIssued(_)) => "already-issued",
             Ok(Outcome::LimitReached(_)) => "user-limit-reached",
-            Ok(Outcome::SoldOut) => "sold-out",
+            Ok(Outcome::SoldOut(_)) => "sold-out",
             Ok(Outcome::NotOpen { .. }) => "not-open",
-            Ok(Outcome::Closed) => "closed",
+            Ok(Outcome::Closed(_)) => "closed",
             Ok(Outcome::NoSuchCampaign) => "not-found",
             Err(IssueError::Claim(ClaimError::Overloaded)) => "overloaded",
             Err(IssueError::Claim(ClaimError::GateUnreachable | ClaimError::GateUnloaded)) => {

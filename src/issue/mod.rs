@@ -3,6 +3,7 @@
 
 mod cache;
 mod claim;
+mod holdings;
 pub mod metrics;
 pub mod work;
 
@@ -15,12 +16,14 @@ use tokio::time::timeout;
 use self::cache::Campaigns;
 use self::claim::Fate;
 pub use self::claim::{Asking, Claim, ClaimError, IssueError, Outcome, Verdict};
+use self::holdings::Holdings;
 use self::metrics::Metrics;
 use crate::campaign::change::Listener;
 use crate::campaign::store::{self, Snapshot};
 use crate::campaign::{Campaign, State};
 use crate::cause::Cause;
-use crate::coupon::{self, Coupon, Refusal};
+use crate::coupon::Refusal;
+use crate::coupon::store::Newest;
 use crate::failpoint;
 use crate::gate::loader::Loader;
 use crate::gate::seat::Denial;
@@ -43,6 +46,7 @@ const PLACE_WAIT_MAX: Duration = Duration::from_secs(1);
 pub struct Issuer {
     pool: Pool,
     campaigns: Campaigns,
+    holdings: Holdings,
     gate: Gate<Asking>,
     loader: Loader,
     /// The writers of shard 0, 1, ….
@@ -51,7 +55,7 @@ pub struct Issuer {
 }
 
 impl Issuer {
-    /// `writers` are those of shard 0, 1, ….
+    /// `writers` are those of shard 0, 1, …. Starts a task, which ends when this is dropped.
     #[must_use]
     pub fn new(
         pool: Pool,
@@ -60,7 +64,8 @@ impl Issuer {
         writers: Vec<Writer<Claim>>,
         metrics: Metrics,
     ) -> Self {
-        Self { campaigns: Campaigns::new(pool.clone()), pool, gate, loader, writers, metrics }
+        let (campaigns, holdings) = (Campaigns::new(pool.clone()), Holdings::start(pool.clone()));
+        Self { pool, campaigns, holdings, gate, loader, writers, metrics }
     }
 
     /// Whether Redis gave seats, at the latest attempt.
@@ -110,28 +115,29 @@ impl Issuer {
             return Err(ClaimError::Overloaded.into());
         };
         if snapshot.is_over_for(GATE_TRUSTED_AFTER_CLOSE) {
-            let held = self.held(campaign, &user).await?;
-            return Ok(held.map_or(Verdict::Refused(Refusal::Closed), Verdict::Held));
+            return self.refused(campaign, user, Refusal::Closed).await;
         }
         let (claim, fate) = Claim::new(campaign.id, user.clone(), cause.clone());
         failpoint::reached("claim.asked").await;
         self.gate.admit(Asking { claim, writer: writer.clone() });
         match fate.await.unwrap_or(Err(ClaimError::Unknown)) {
             Ok(Fate::Judged(verdict)) => Ok(verdict),
-            Ok(Fate::Denied(Denial::Refused(refusal))) => Ok(Verdict::Refused(refusal)),
-            Ok(Fate::Denied(Denial::Full)) => {
-                let held = self.held(campaign, &user).await?;
-                Ok(held.map_or(Verdict::Refused(Refusal::SoldOut), Verdict::Held))
+            Ok(Fate::Denied(Denial::Refused(refusal))) => Ok(Verdict::Refused(refusal, None)),
+            Ok(Fate::Denied(Denial::RefusedMore(refusal))) => self.refused(campaign, user, refusal).await,
+            Ok(Fate::Denied(Denial::Full)) => self.refused(campaign, user, Refusal::SoldOut).await,
+            Ok(Fate::Denied(Denial::Already)) => {
+                match self.holdings.newest(campaign.id, user.clone()).await? {
+                    Some(Newest { nth, coupon, .. }) if nth >= campaign.per_user_limit => {
+                        Ok(Verdict::Held(coupon))
+                    }
+                    // A crash came between seat and commit: Postgres decides without the gate.
+                    _ => Ok(without_gate(writer, campaign.id, user, cause).await?),
+                }
             }
-            Ok(Fate::Denied(Denial::Already)) => match self.held(campaign, &user).await? {
-                Some(coupon) => Ok(Verdict::Held(coupon)),
-                // A crash came between seat and commit: Postgres decides without the gate.
-                None => Ok(without_gate(writer, campaign.id, user, cause).await?),
-            },
             Ok(Fate::Denied(Denial::Unloaded)) => {
                 self.loader.want(campaign.id);
                 if self.is_draft(campaign).await? {
-                    return Ok(Verdict::Refused(Refusal::NotOpen));
+                    return Ok(Verdict::Refused(Refusal::NotOpen, None));
                 }
                 Err(ClaimError::GateUnloaded.into())
             }
@@ -148,9 +154,17 @@ impl Issuer {
         Ok(now.is_some_and(|now| now.campaign.state == State::Draft))
     }
 
-    /// The user's newest coupon of a campaign, if they hold as many as it allows.
-    async fn held(&self, campaign: &Campaign, user: &UserId) -> Result<Option<Coupon>, sqlx::Error> {
-        coupon::store::held(&self.pool, campaign.id, user, campaign.per_user_limit).await
+    /// The verdict on a user who gets no seat, and may hold coupons.
+    async fn refused(
+        &self,
+        campaign: &Campaign,
+        user: UserId,
+        refusal: Refusal,
+    ) -> Result<Verdict, IssueError> {
+        Ok(match self.holdings.newest(campaign.id, user).await? {
+            Some(Newest { nth, coupon, .. }) if nth >= campaign.per_user_limit => Verdict::Held(coupon),
+            fewer => Verdict::Refused(refusal, fewer.map(|newest| newest.coupon)),
+        })
     }
 }
 

@@ -143,11 +143,11 @@ impl Claims {
                     }
                     confirmed.entry(claim.campaign).or_default().push(own);
                 }
-                Verdict::Refused(_) if claim.seat.is_some() => {
+                Verdict::Refused(..) if claim.seat.is_some() => {
                     self.release(std::slice::from_ref(&claim));
                     self.loader.want(claim.campaign); // the gate gave a seat that Postgres does not have
                 }
-                Verdict::Refused(_) => {}
+                Verdict::Refused(..) => {}
             }
             claim.answer(Ok(Fate::Judged(verdict)));
         }
@@ -210,12 +210,16 @@ impl Answer {
                     expires_at: expires_at.ok_or(sqlx::Error::RowNotFound)?,
                 })
             };
+            let newest = || match row.try_get(6)? {
+                Some(id) => coupon(id, row.try_get(7)?, row.try_get(8)?).map(Some),
+                None => Ok(None),
+            };
             let verdict = match word {
                 "issued" => Verdict::Issued(coupon(ids[claim], codes[claim].clone(), CouponState::Issued)?),
                 "held" => Verdict::Held(coupon(row.try_get(6)?, row.try_get(7)?, row.try_get(8)?)?),
-                "sold_out" => Verdict::Refused(Refusal::SoldOut),
-                "not_open" => Verdict::Refused(Refusal::NotOpen),
-                "closed" => Verdict::Refused(Refusal::Closed),
+                "sold_out" => Verdict::Refused(Refusal::SoldOut, newest()?),
+                "not_open" => Verdict::Refused(Refusal::NotOpen, newest()?),
+                "closed" => Verdict::Refused(Refusal::Closed, newest()?),
                 other => return Err(sqlx::Error::Protocol(format!("issue_batch() answered {other:?}"))),
             };
             answers.push(Self { claim, nth: nth.unwrap_or_default(), verdict });

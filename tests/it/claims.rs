@@ -1,6 +1,7 @@
 //! Claims, one at a time: what a user is answered, and what he finds in his wallet.
 
 use coupon_dispatcher::ids::UserId;
+use redis::AsyncCommands as _;
 use serde_json::{Value, json};
 
 use crate::parsing::paths::path_of;
@@ -214,5 +215,82 @@ async fn every_user_that_is_taken_has_a_wallet() {
     // Rows that an earlier version has written are still read.
     let read: UserId = sqlx::query_scalar("SELECT '..'").fetch_one(&world.pool).await.unwrap();
     assert_eq!(read.as_str(), "..");
+    world.close().await;
+}
+
+/// A campaign that gives each user two coupons refuses the second, for whatever reason, and shows the first.
+#[tokio::test]
+async fn a_user_with_fewer_coupons_than_the_limit_is_shown_the_newest_by_every_refusal() {
+    let mut world = World::start().await;
+    let two = |quantity: usize| json!({ "quantity": quantity, "per_user_limit": 2 });
+    let (single, pair) = (world.open_campaign(two(1)).await, world.open_campaign(two(2)).await);
+    let issued = world.claim(single, "alice").await;
+    let of_pair = world.claim(pair, "alice").await;
+    let refused = async |world: &World, campaign, status, problem: &str, coupon: &Value| {
+        let told = async |user: &str| {
+            wait_for(problem, SOON, async || {
+                Some(world.claim(campaign, user).await).filter(|answer| answer.problem() == problem)
+            })
+            .await
+        };
+        let (holder, other) = (told("alice").await, told("bob").await);
+        assert_eq!((holder.status, &holder.body["coupon"]), (status, coupon), "{holder:?}");
+        assert_eq!((other.status, other.body.get("coupon")), (status, None), "{other:?}");
+    };
+    refused(&world, single, 410, "sold-out", &issued.body).await;
+    world.pending(single, 0).await;
+    refused(&world, single, 410, "sold-out", &issued.body).await;
+    // The last seat is pending for somebody else.
+    world.pending(pair, 0).await;
+    let mut redis = world.redis().await;
+    let (now, _): (i64, i64) = redis::cmd("TIME").query_async(&mut redis).await.unwrap();
+    let (holders, pending) = (World::gate(pair, ":holders"), World::gate(pair, ":pending"));
+    let () = redis.zadd(&pending, "ghost", (now + 15) * 1_000).await.unwrap();
+    let () = redis.sadd(&holders, "ghost").await.unwrap();
+    refused(&world, pair, 410, "sold-out", &of_pair.body).await;
+    let () = redis.zadd(&pending, "ghost", 1).await.unwrap();
+    world.pending(pair, 0).await;
+
+    let set = async |world: &World, change: &str| {
+        world.execute(&format!("UPDATE campaigns SET version = version + 1, {change}")).await;
+    };
+    set(&world, "state = 'paused'").await;
+    refused(&world, pair, 403, "not-open", &of_pair.body).await;
+    set(&world, "state = 'open'").await;
+    for campaign in [single, pair] {
+        world.api().post(&format!("/v1/campaigns/{campaign}/close"), &Value::Null).await;
+    }
+    refused(&world, single, 410, "closed", &issued.body).await;
+    refused(&world, pair, 410, "closed", &of_pair.body).await;
+    // Long over: only Postgres answers.
+    set(&world, "opens_at = now() - interval '3 days', closes_at = now() - interval '2 days'").await;
+    world.servers.redis.kill().await;
+    refused(&world, pair, 410, "closed", &of_pair.body).await;
+    world.servers.redis.start().await.unwrap();
+    world.close().await;
+}
+
+/// Whatever the gate says of a seat that is pending when all are taken: nobody waits long for the answer.
+#[tokio::test]
+async fn losers_are_answered_together_while_the_last_seat_is_pending() {
+    let world = World::start().await;
+    let campaign = world.open_campaign(json!({ "quantity": 2 })).await;
+    let issued = world.claim(campaign, "alice").await;
+    world.pending(campaign, 0).await;
+    let mut redis = world.redis().await;
+    let (now, _): (i64, i64) = redis::cmd("TIME").query_async(&mut redis).await.unwrap();
+    let (holders, pending) = (World::gate(campaign, ":holders"), World::gate(campaign, ":pending"));
+    let () = redis.zadd(&pending, "ghost", (now + 15) * 1_000).await.unwrap();
+    let () = redis.sadd(&holders, "ghost").await.unwrap();
+    let losers: Vec<String> = (0..200).map(|number| format!("loser-{number}")).collect();
+    let (held, answers) = tokio::join!(
+        world.claim(campaign, "alice"),
+        futures_util::future::join_all(losers.iter().map(|user| world.claim(campaign, user)))
+    );
+    assert_eq!((held.status, &held.body["coupon"]), (409, &issued.body), "{held:?}");
+    for answer in answers {
+        assert_eq!((answer.status, answer.problem(), answer.body.get("coupon")), (410, "sold-out", None));
+    }
+    let () = redis.zadd(&pending, "ghost", 1).await.unwrap();
     world.close().await;
 }

@@ -119,5 +119,6 @@ fn campaign() -> Campaign {
         state: State::Open,
         version: 1,
         created_at: now,
+        closed_at: None,
     }
 }

@@ -9,7 +9,7 @@ use tokio::process::Command;
 use tokio::time::timeout;
 
 /// A bug, and the test that finds it.
-const ZOO: [(&str, &str); 26] = [
+const ZOO: [(&str, &str); 29] = [
     // Gate and writer.
     ("postgres-does-not-cap", "faults::gate::a_gate_with_too_high_a_quantity_oversells_nothing"),
     ("postgres-forgets-the-limit", "faults::gate::a_gate_that_forgot_a_winner_gives_him_no_second_coupon"),
@@ -18,6 +18,12 @@ const ZOO: [(&str, &str); 26] = [
     ("unknown-is-taken-for-failed", "faults::seats::a_seat_whose_commit_is_unknown_and_failed_is_sold_again"),
     ("seats-of-the-failed-are-kept", "faults::storage::while_the_coupons_are_locked_claims_are_refused"),
     ("sweeper-does-not-ask", "faults::seats::a_seat_whose_commit_is_unknown_and_done_stays_with_its_holder"),
+    ("gate-fields-are-not-compared", "faults::strict::a_field_that_is_changed_lost_or_garbage_is_repaired"),
+    ("audit-compares-no-gate-field", "faults::strict::a_database_restored_to_before_the_close_is_open_again"),
+    (
+        "one-campaign-loses-the-gate",
+        "faults::apart::a_key_of_another_type_breaks_one_campaign_until_it_is_repaired",
+    ),
     ("unready-without-nats", "faults::nats::without_nats_claims_go_on_and_the_backlog_drains_afterwards"),
     // Outbox and relay.
     ("positions-without-a-lock", "outbox::positions_are_the_order_of_commit_without_a_gap"),

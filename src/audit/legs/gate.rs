@@ -1,4 +1,4 @@
-//! The gate: a seat for every coupon, and a coupon for every seat.
+//! The gate: a seat for every coupon, a coupon for every seat, and the campaign as Postgres has it.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -13,9 +13,12 @@ use crate::audit::difference::{Difference, LegName, Mismatch};
 use crate::audit::leg::{Asking, Field, Leg, Look};
 use crate::audit::sources::Sources;
 use crate::audit::value::Value;
+use crate::campaign::store::Snapshot;
+use crate::campaign::sweep;
 use crate::coupon::store::{self, issued_of};
-use crate::gate::redis::LEASE;
+use crate::gate::record::{FieldDifference, LEASE};
 use crate::gate::seat::Seat;
+use crate::gate::walk::SWEPT_AFTER_CLOSE;
 use crate::ids::CampaignId;
 
 /// Looks at the seats of one campaign, at most, until no seat is taken, and its coupon committed, within one look. A look
@@ -33,6 +36,8 @@ pub(super) struct Gate(HashMap<CampaignId, Seats>);
 struct Seats {
     confirmed: i64,
     pending: i64,
+    /// The first field that decides who gets a coupon, and differs.
+    field: Option<FieldDifference>,
     difference: Option<Difference>,
 }
 
@@ -49,16 +54,23 @@ impl Leg for Gate {
     ) -> Asking<'a, ()> {
         Box::pin(async move {
             let ids: Vec<CampaignId> = campaigns.iter().map(|campaign| campaign.id).collect();
-            let counts = sources.gates.counts(&ids).await?;
-            for (campaign, count) in campaigns.iter().zip(counts) {
-                match count {
-                    Ok(Some((taken, pending))) => {
-                        let seats = Seats { confirmed: taken - pending, pending, difference: None };
+            let records = sources.gates.records(&ids).await;
+            for (campaign, record) in campaigns.iter().zip(records) {
+                match record {
+                    Ok(Some(record)) => {
+                        let (confirmed, pending) = (record.confirmed(), record.pending);
+                        let seats = Seats { confirmed, pending, field: None, difference: None };
                         self.0.insert(campaign.id, seats);
                         sources.bar.inc_length(campaign.issued.unsigned_abs());
                     }
                     Ok(None) => {}
                     Err(error) => sources.fail(format_args!("the gate of campaign {}", campaign.id), error),
+                }
+            }
+            let loaded = ids.into_iter().filter(|id| self.0.contains_key(id)).collect();
+            for (id, field) in fields_that_differ(sources, loaded).await? {
+                if let Some(seats) = self.0.get_mut(&id) {
+                    seats.field = Some(field);
                 }
             }
             Ok(())
@@ -76,6 +88,10 @@ impl Leg for Gate {
         Box::pin(async move {
             for campaign in campaigns {
                 let Some(seats) = self.0.get_mut(&campaign.id) else { continue };
+                if let Some(field) = stands(sources, campaign, seats.field.take(), look).await? {
+                    seats.difference = Some(wrong_field(campaign, field));
+                    continue;
+                }
                 let Seats { confirmed, pending, .. } = *seats;
                 if campaign.rested() && (confirmed, pending) == (campaign.issued, 0) {
                     continue;
@@ -120,6 +136,56 @@ impl Leg for Gate {
     fn fields(&self, campaign: &Campaign) -> Vec<Field> {
         let pending = self.0.get(&campaign.id).map_or(0, |seats| seats.pending);
         vec![("gate", self.printed(campaign).map(Value::from)), ("pending", Some(pending.into()))]
+    }
+}
+
+/// The first deciding field of each of these gates that differs from what Postgres says.
+async fn fields_that_differ(
+    sources: &mut Sources,
+    ids: Vec<CampaignId>,
+) -> anyhow::Result<HashMap<CampaignId, FieldDifference>> {
+    let records = sources.gates.records(&ids).await;
+    let seen = sweep::of_ids(&mut sources.connection, &ids).within(SCAN_TIMEOUT).await?;
+    let seen: HashMap<CampaignId, Snapshot> =
+        seen.into_iter().map(|seen| (seen.snapshot.campaign.id, seen.snapshot)).collect();
+    let mut differ = HashMap::new();
+    for (id, record) in ids.into_iter().zip(records) {
+        // The gate of a campaign that is over is not asked any more, and nobody keeps it up to date.
+        let snapshot = seen.get(&id).filter(|snapshot| !snapshot.is_over_for(SWEPT_AFTER_CLOSE));
+        let (Ok(Some(record)), Some(snapshot)) = (record, snapshot) else { continue };
+        if let Some(field) = record.differs(&snapshot.campaign) {
+            differ.insert(id, field);
+        }
+    }
+    Ok(differ)
+}
+
+/// The field that differs, if one still does after some looks: a campaign that was just changed may not have told its
+/// gate yet. A brief look leaves that to the next round.
+async fn stands(
+    sources: &mut Sources,
+    campaign: &Campaign,
+    mut field: Option<FieldDifference>,
+    look: Look,
+) -> anyhow::Result<Option<FieldDifference>> {
+    for _ in 0..STANDS_LOOKS {
+        if field.is_none() || look == Look::Brief {
+            break;
+        }
+        sleep(LOOK_INTERVAL).await;
+        field = fields_that_differ(sources, vec![campaign.id]).await?.remove(&campaign.id);
+    }
+    Ok(field)
+}
+
+fn wrong_field(
+    campaign: &Campaign,
+    FieldDifference { field, expected, found }: FieldDifference,
+) -> Difference {
+    Difference {
+        expected: Some(Value::Text(expected)),
+        found: found.map(Value::Text),
+        ..campaign.difference(NAME, Mismatch::GateField { field })
     }
 }
 

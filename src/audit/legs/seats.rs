@@ -104,8 +104,8 @@ async fn retain_without_coupon(
     seats: &mut Vec<Seat>,
 ) -> Result<(), sqlx::Error> {
     let (users, nths): (Vec<&str>, Vec<i32>) = seats.iter().map(Seat::parts).unzip();
-    let issued = issued_to(&mut sources.connection, campaign.id, &users, &nths).await?;
-    let held: HashSet<Seat> = issued.iter().map(|(user, nth)| Seat::new(user.as_str(), *nth)).collect();
+    let issued = issued_to(&mut sources.connection, &vec![campaign.id; seats.len()], &users, &nths).await?;
+    let held: HashSet<Seat> = issued.into_iter().map(|(_, user, nth)| Seat::new(user, nth)).collect();
     seats.retain(|seat| !held.contains(seat));
     Ok(())
 }

@@ -1,7 +1,9 @@
 //! What breaks, and what holds nevertheless.
 
+mod apart;
 mod clients;
 mod clocks;
+mod cold;
 mod disks;
 mod gate;
 mod losses;
@@ -16,6 +18,7 @@ mod redis;
 mod seats;
 mod silence;
 mod storage;
+mod strict;
 mod wires;
 
 use coupon_dispatcher::ids::CampaignId;

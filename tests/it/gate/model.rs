@@ -49,10 +49,8 @@ impl Model {
         let left = self.taken.len() < usize::try_from(gate.quantity).unwrap();
         match (free, refusal(gate)) {
             (None, _) => Admission::Denied(Denial::Already),
-            (Some(_), Some(refusal)) => refusal,
-            (Some(_), None) if !left && self.pending.is_empty() => {
-                Admission::Denied(Denial::Refused(Refusal::SoldOut))
-            }
+            (Some(nth), Some(refusal)) => refused(nth, refusal),
+            (Some(nth), None) if !left && self.pending.is_empty() => refused(nth, Refusal::SoldOut),
             (Some(_), None) if !left => Admission::Denied(Denial::Full),
             (Some(nth), None) => {
                 self.taken.insert((user, nth));
@@ -131,14 +129,19 @@ impl Model {
     }
 }
 
-/// What everybody is told who has not all that he may have.
-fn refusal(gate: &Campaign) -> Option<Admission> {
+/// What a user is told whose first free seat is this one.
+fn refused(nth: i32, refusal: Refusal) -> Admission {
+    Admission::Denied(if nth > 1 { Denial::RefusedMore(refusal) } else { Denial::Refused(refusal) })
+}
+
+/// Why nobody gets a seat who does not have all that the limit allows.
+fn refusal(gate: &Campaign) -> Option<Refusal> {
     let now = OffsetDateTime::now_utc();
     match gate.state {
-        State::Closed => Some(Admission::Denied(Denial::Refused(Refusal::Closed))),
-        _ if gate.closes_at <= now => Some(Admission::Denied(Denial::Refused(Refusal::Closed))),
-        State::Draft | State::Paused => Some(Admission::Denied(Denial::Refused(Refusal::NotOpen))),
-        _ if gate.opens_at > now => Some(Admission::Denied(Denial::Refused(Refusal::NotOpen))),
+        State::Closed => Some(Refusal::Closed),
+        _ if gate.closes_at <= now => Some(Refusal::Closed),
+        State::Draft | State::Paused => Some(Refusal::NotOpen),
+        _ if gate.opens_at > now => Some(Refusal::NotOpen),
         State::Scheduled | State::Open => None,
     }
 }

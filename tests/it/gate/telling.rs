@@ -8,7 +8,7 @@ use coupon_dispatcher::gate::seat::{Admission, Denial};
 
 use super::history::{Call, History, Key, Said, Step, token};
 
-const WANTED: [&str; 33] = [
+const WANTED: [&str; 36] = [
     "a first seat was given",
     "a further seat was given",
     "all was given already",
@@ -16,6 +16,9 @@ const WANTED: [&str; 33] = [
     "nothing was left",
     "it was not open",
     "it was closed",
+    "nothing was left for a holder",
+    "it was not open for a holder",
+    "it was closed for a holder",
     "nothing was known",
     "a seat was confirmed after its release",
     "a seat was confirmed during a load",
@@ -75,6 +78,13 @@ impl Telling {
                     Admission::Denied(Denial::Refused(Refusal::SoldOut)) => "nothing was left",
                     Admission::Denied(Denial::Refused(Refusal::NotOpen)) => "it was not open",
                     Admission::Denied(Denial::Refused(Refusal::Closed)) => "it was closed",
+                    Admission::Denied(Denial::RefusedMore(Refusal::SoldOut)) => {
+                        "nothing was left for a holder"
+                    }
+                    Admission::Denied(Denial::RefusedMore(Refusal::NotOpen)) => {
+                        "it was not open for a holder"
+                    }
+                    Admission::Denied(Denial::RefusedMore(Refusal::Closed)) => "it was closed for a holder",
                     Admission::Denied(Denial::Unloaded) => "nothing was known",
                 });
             }),

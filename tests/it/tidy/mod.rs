@@ -38,6 +38,7 @@ const LAYERS: [(&str, &[&str]); 2] = [
             "money",
             "json",
             "page",
+            "trouble",
             "ids",
             "storage",
             "pool",

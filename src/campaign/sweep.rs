@@ -1,0 +1,116 @@
+//! What the sweeper reads of campaigns: a part at a time, in an order that it goes on with, and each part by an index
+//! of its own.
+
+use outbox_relay::Shard;
+use outbox_relay::in_time::{InTime as _, SCAN_TIMEOUT};
+use sqlx::{FromRow, PgExecutor};
+use time::OffsetDateTime;
+use ulid::Ulid;
+
+use super::Campaign;
+use super::store::{Snapshot, columns};
+use crate::coupon::store::issued_of;
+use crate::ids::CampaignId;
+use crate::pool::Pool;
+
+/// Before the first campaign.
+const NONE: CampaignId = CampaignId(Ulid(0));
+
+/// A campaign with the number of its coupons, at a moment.
+#[derive(Debug, FromRow)]
+pub struct Seen {
+    #[sqlx(flatten)]
+    pub snapshot: Snapshot,
+    pub issued: i32,
+}
+
+impl Seen {
+    /// The campaign.
+    #[must_use]
+    pub fn campaign(&self) -> &Campaign {
+        &self.snapshot.campaign
+    }
+}
+
+/// Campaigns with the numbers of their coupons.
+macro_rules! seen {
+    ($condition:literal) => {
+        concat!(
+            columns!("SELECT ", ", now() AS now, "),
+            issued_of!("campaigns.id"),
+            " AS issued FROM campaigns WHERE ",
+            $condition
+        )
+    };
+}
+
+/// Campaigns that take claims, or will by themselves: behind `after`, in the order of ids; at most `limit`.
+pub async fn live(pool: &Pool, after: Option<&Campaign>, limit: i64) -> Result<Vec<Seen>, sqlx::Error> {
+    let part = seen!("state IN ('scheduled', 'open', 'paused') AND id > $1 ORDER BY id LIMIT $2");
+    sqlx::query_as(part).bind(id_of(after)).bind(limit).fetch_all(pool).await
+}
+
+/// Drafts: behind `after`, in the order of ids; at most `limit`.
+pub async fn drafts(pool: &Pool, after: Option<&Campaign>, limit: i64) -> Result<Vec<Seen>, sqlx::Error> {
+    let part = seen!("state = 'draft' AND id > $1 ORDER BY id LIMIT $2");
+    sqlx::query_as(part).bind(id_of(after)).bind(limit).fetch_all(pool).await
+}
+
+/// Closed campaigns that have been over for no longer than `over`: behind `after`, in the order in which they were;
+/// at most `limit`.
+pub async fn closed(
+    pool: &Pool,
+    over: time::Duration,
+    after: Option<&Campaign>,
+    limit: i64,
+) -> Result<Vec<Seen>, sqlx::Error> {
+    let part = seen!(
+        "state = 'closed' \
+         AND (least(closed_at, closes_at), id) > (greatest($1, now() - make_interval(secs => $2)), $3) \
+         ORDER BY least(closed_at, closes_at), id LIMIT $4"
+    );
+    sqlx::query_as(part)
+        .bind(after.map_or(OffsetDateTime::UNIX_EPOCH, Campaign::over_at))
+        .bind(over.as_seconds_f64())
+        .bind(id_of(after))
+        .bind(limit)
+        .fetch_all(pool)
+        .await
+}
+
+/// The campaigns of these ids that exist.
+pub async fn of_ids(executor: impl PgExecutor<'_>, ids: &[CampaignId]) -> Result<Vec<Seen>, sqlx::Error> {
+    sqlx::query_as(seen!("id = ANY ($1)")).bind(ids).fetch_all(executor).within(SCAN_TIMEOUT).await
+}
+
+/// Campaigns that time has opened or closed, by the clock of the database: behind `after`, in the order of ids; at
+/// most `limit`.
+pub async fn due(
+    pool: &Pool,
+    after: Option<CampaignId>,
+    limit: i64,
+) -> Result<Vec<(CampaignId, Shard)>, sqlx::Error> {
+    sqlx::query_as(
+        "SELECT id, shard FROM (SELECT id, shard FROM campaigns WHERE state = 'scheduled' AND opens_at <= now() \
+         UNION SELECT id, shard FROM campaigns \
+         WHERE state IN ('scheduled', 'open', 'paused') AND closes_at <= now()) AS due \
+         WHERE id > $1 ORDER BY id LIMIT $2",
+    )
+    .bind(after.unwrap_or(NONE))
+    .bind(limit)
+    .fetch_all(pool)
+    .await
+}
+
+/// Dates campaigns that were closed before their end by the version before this one, which does not say when; at
+/// most `limit`. Rows that are locked come later.
+pub async fn date_closed(pool: &Pool, limit: i64) -> Result<(), sqlx::Error> {
+    let undated = "UPDATE campaigns SET closed_at = now() WHERE id IN ( \
+                       SELECT id FROM campaigns WHERE state = 'closed' AND least(closed_at, closes_at) > now() \
+                       AND closed_at IS NULL LIMIT $1 FOR UPDATE SKIP LOCKED)";
+    sqlx::query(undated).bind(limit).execute(pool).await.map(drop)
+}
+
+fn id_of(campaign: Option<&Campaign>) -> CampaignId {
+    campaign.map_or(NONE, |campaign| campaign.id)
+}

@@ -1,0 +1,71 @@
+//! A walk along the campaigns that are swept: a chunk at a time, from the first to the last and again.
+
+use super::record::GRACE;
+use crate::campaign::Campaign;
+use crate::campaign::sweep::{self, Seen};
+use crate::pool::Pool;
+
+/// Campaigns in one chunk: one query to Postgres, and their calls of Redis side by side.
+const CHUNK: i64 = 500;
+/// Chunks of live campaigns in a round, at most: 6,000 campaigns in half a second. With more, a seat whose lease has
+/// ended waits for its turn: with 20,000 for 2 s.
+const LIVE_CHUNKS: usize = 12;
+/// How long a campaign is swept after it has closed: long after the last lease. The first walk goes back as far as
+/// gates are kept, since seats may have been left pending while no process ran.
+pub(crate) const SWEPT_AFTER_CLOSE: time::Duration = time::Duration::hours(1);
+
+/// Which campaigns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Part {
+    /// Those that take claims, or will.
+    Live,
+    /// Those that have closed lately. No claim gets a coupon of them, so their turn may come later.
+    Closed,
+    /// Their gates refuse all claims; only the reason could be wrong.
+    Drafts,
+}
+
+/// How far a walk has come.
+#[derive(Debug)]
+pub(super) struct Walk {
+    part: Part,
+    /// The last campaign of the last chunk; nothing at the beginning.
+    after: Option<Campaign>,
+    /// How long campaigns have been closed, at most.
+    over: time::Duration,
+}
+
+impl Walk {
+    pub(super) fn new(part: Part) -> Self {
+        Self { part, after: None, over: GRACE }
+    }
+
+    /// How many chunks a round takes, at most.
+    pub(super) fn chunks(&self) -> usize {
+        match self.part {
+            Part::Live => LIVE_CHUNKS,
+            Part::Closed | Part::Drafts => 1,
+        }
+    }
+
+    /// The next chunk, or the first one after the last.
+    pub(super) async fn next(&mut self, pool: &Pool) -> Result<Vec<Seen>, sqlx::Error> {
+        let after = self.after.as_ref();
+        let chunk = match self.part {
+            Part::Live => sweep::live(pool, after, CHUNK).await?,
+            Part::Closed => sweep::closed(pool, self.over, after, CHUNK).await?,
+            Part::Drafts => sweep::drafts(pool, after, CHUNK).await?,
+        };
+        let is_full = i64::try_from(chunk.len()).is_ok_and(|count| count >= CHUNK);
+        self.after = chunk.last().map(|seen| seen.campaign().clone()).filter(|_| is_full);
+        if !is_full {
+            self.over = SWEPT_AFTER_CLOSE;
+        }
+        Ok(chunk)
+    }
+
+    /// Whether the last chunk was the last one.
+    pub(super) fn is_at_its_end(&self) -> bool {
+        self.after.is_none()
+    }
+}

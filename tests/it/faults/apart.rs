@@ -1,0 +1,145 @@
+//! What befalls one campaign or one shard stays with it.
+
+use std::time::Duration;
+
+use coupon_dispatcher::ids::CampaignId;
+use serde_json::json;
+use sqlx::{Connection as _, PgConnection};
+use uuid::Uuid;
+
+use super::gate::tell_redis;
+use crate::support::{SOON, World, in_seconds, owns, wait_until};
+
+/// For what the sweeper does twice a second, on a crowded machine. A lock that it waited for would take longer.
+const SWEPT: Duration = Duration::from_secs(4);
+
+/// A transaction of somebody else that stays open behind this statement.
+async fn holding(world: &World, statement: &str) -> PgConnection {
+    let mut session = PgConnection::connect(&world.servers.database_url()).await.unwrap();
+    sqlx::raw_sql("BEGIN").execute(&mut session).await.unwrap();
+    sqlx::raw_sql(statement).execute(&mut session).await.unwrap();
+    session
+}
+
+/// A seat whose claim came to no end long ago is put back on sale.
+async fn a_lost_seat_comes_back(world: &World, campaign: CampaignId, name: &str) {
+    tell_redis(world, &["SADD", &World::gate(campaign, ":holders"), name]).await;
+    tell_redis(world, &["ZADD", &World::gate(campaign, ":pending"), "1", name]).await;
+    let mut redis = world.redis().await;
+    let key = World::gate(campaign, ":pending");
+    let back = async || {
+        let pending: usize = redis::cmd("ZCARD").arg(&key).query_async(&mut redis).await.unwrap();
+        pending == 0
+    };
+    wait_until("the seat is back on sale", SWEPT, back).await;
+}
+
+async fn is_in_state(world: &World, campaign: CampaignId, state: &str) -> bool {
+    let now: String = sqlx::query_scalar("SELECT state FROM campaigns WHERE id = $1")
+        .bind(Uuid::from(campaign.0))
+        .fetch_one(&world.pool)
+        .await
+        .unwrap();
+    now == state
+}
+
+impl World {
+    /// A campaign that opens in so many seconds, and whose shard is the one asked for.
+    async fn scheduled(&self, shard: i16, seconds: i64) -> CampaignId {
+        loop {
+            let campaign = self.create_campaign(json!({ "opens_at": in_seconds(seconds) })).await;
+            if campaign.shard(2).0 == shard {
+                self.api().post(&format!("/v1/campaigns/{campaign}/open"), &json!(null)).await;
+                return campaign;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_row_that_stays_locked_holds_up_no_other_campaign() {
+    let fault = owns("campaign-locked");
+    let world = World::start().await;
+    let campaign = world.open_campaign(json!({})).await;
+    assert_eq!(world.claim(campaign, "alice").await.status, 201);
+    let locked = world.open_campaign(json!({ "closes_at": in_seconds(3) })).await;
+    let id = Uuid::from(locked.0);
+    let mut session = holding(&world, &format!("SELECT FROM campaigns WHERE id = '{id}' FOR UPDATE")).await;
+    let due = async || {
+        let over = "SELECT closes_at < now() FROM campaigns WHERE id = $1";
+        sqlx::query_scalar::<_, bool>(over).bind(id).fetch_one(&world.pool).await.unwrap()
+    };
+    wait_until("the locked campaign is due", SOON, due).await;
+    fault.fired(1);
+    for round in 0..3 {
+        a_lost_seat_comes_back(&world, campaign, &format!("ghost-{round}")).await;
+    }
+    let next = world.scheduled(0, 1).await;
+    let opened = async || is_in_state(&world, next, "open").await;
+    wait_until("another campaign is opened", SWEPT, opened).await;
+    assert!(is_in_state(&world, locked, "open").await, "its row is locked");
+    sqlx::raw_sql("ROLLBACK").execute(&mut session).await.unwrap();
+    let closed = async || is_in_state(&world, locked, "closed").await;
+    wait_until("the campaign that was locked is closed", SOON, closed).await;
+    fault.healed();
+    world.close().await;
+}
+
+#[tokio::test]
+async fn the_lock_of_one_shard_holds_up_no_other_shard() {
+    let fault = owns("shard-locked");
+    let mut world = World::bare(2).await;
+    world.migrate().await;
+    world.add_process("").await;
+    let (held, free) = (world.scheduled(0, 3).await, world.scheduled(1, 3).await);
+    let mut session = holding(&world, "SELECT outbox_lock(0::smallint)").await;
+    fault.fired(1);
+    let opened = async || is_in_state(&world, free, "open").await;
+    wait_until("the campaign of the other shard is opened", Duration::from_secs(3) + SWEPT, opened).await;
+    assert!(is_in_state(&world, held, "scheduled").await, "its shard is locked");
+    for round in 0..3 {
+        for campaign in [free, held] {
+            a_lost_seat_comes_back(&world, campaign, &format!("ghost-{round}")).await;
+        }
+    }
+    assert_eq!(world.claim(free, "alice").await.status, 201);
+    sqlx::raw_sql("ROLLBACK").execute(&mut session).await.unwrap();
+    let opened = async || is_in_state(&world, held, "open").await;
+    wait_until("the campaign that was held up is opened", SOON, opened).await;
+    fault.healed();
+    world.close().await;
+}
+
+/// Scripts fail on it, claims on other campaigns go on, and the key is replaced.
+#[tokio::test]
+async fn a_key_of_another_type_breaks_one_campaign_until_it_is_repaired() {
+    let fault = owns("gate-key-broken");
+    let world = World::start().await;
+    let (broken, other) =
+        (world.open_campaign(json!({})).await, world.open_campaign(json!({ "quantity": 5_000 })).await);
+    assert_eq!(world.claim(other, "alice").await.status, 201);
+    let mut users = 0;
+    for part in ["", ":holders", ":pending", ":loading"] {
+        assert_eq!(world.claim(broken, &format!("before{part}")).await.status, 201);
+        world.pending(broken, 0).await;
+        let key = World::gate(broken, part);
+        for lie in [&["SET", &key, "x"][..], &["RPUSH", &key, "x"]] {
+            tell_redis(&world, &["DEL", &key]).await;
+            tell_redis(&world, lie).await;
+            fault.fired(1);
+            wait_until(&format!("a claim wins after {lie:?}"), SOON, async || {
+                users += 1;
+                let (user, elsewhere) = (format!("user-{users}"), format!("other-{users}"));
+                let (here, elsewhere) =
+                    tokio::join!(world.claim(broken, &user), world.claim(other, &elsewhere));
+                assert_eq!(elsewhere.status, 201, "{lie:?}: {elsewhere:?}");
+                assert!([201, 503].contains(&here.status), "{lie:?}: {here:?}");
+                here.status == 201
+            })
+            .await;
+        }
+    }
+    assert!(!world.processes[0].log().contains("the gate is lost"), "the gate was lost for all");
+    fault.healed();
+    world.close().await;
+}
