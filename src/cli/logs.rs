@@ -1,13 +1,16 @@
-//! Logs on standard error.
+//! Logs on standard error, written by a thread of their own: nothing that serves waits until somebody reads them.
 
 use std::error::Error;
 use std::fmt;
 use std::io::{self, IsTerminal as _};
+use std::time::Duration;
 
 use outbox_relay::reason::reason_of;
+use tokio::time::sleep;
 use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
 use tracing::{Level, Metadata};
+use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::field::RecordFields;
 use tracing_subscriber::filter::{Directive, EnvFilter, filter_fn};
 use tracing_subscriber::fmt::format::{DefaultVisitor, Writer};
@@ -20,20 +23,52 @@ use crate::config::{ConfigError, RUST_LOG};
 /// The crates of this program. Below [`Level::INFO`] only these are logged: drivers print passwords there.
 const OURS: [&str; 2] = ["coupon_dispatcher", "outbox_relay"];
 
+/// Lines that wait to be written, at most: some megabytes. What does not fit is dropped, and counted.
+const LINES_MAX: usize = 10_000;
+/// How often dropped lines are looked for.
+const REPORT_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The logs, while it lives. When it is dropped, it writes what waits, for as long as standard error is read.
+#[must_use]
+pub(super) struct Logs(#[expect(dead_code, reason = "its end matters")] WorkerGuard);
+
 /// Starts the logs: from `level` on, unless `RUST_LOG` says otherwise.
 ///
 /// # Errors
 /// When `RUST_LOG` is not a filter.
-pub(super) fn start(level: &str, variable: impl Fn(&str) -> Option<String>) -> Result<(), ConfigError> {
+pub(super) fn start(level: &str, variable: impl Fn(&str) -> Option<String>) -> Result<Logs, ConfigError> {
     let given = RUST_LOG.value(variable).unwrap_or_default();
     let filter = filter(&given, level).map_err(|problem| ConfigError::new(format!("RUST_LOG {problem}")))?;
-    let fields = layer().fmt_fields(Reasons).with_writer(io::stderr);
+    let (writer, guard) =
+        NonBlockingBuilder::default().lossy(true).buffered_lines_limit(LINES_MAX).finish(io::stderr());
+    let dropped = writer.error_counter();
+    let fields = layer().fmt_fields(Reasons).with_writer(writer);
     tracing_subscriber::registry()
         .with(filter)
         .with(filter_fn(may_be_logged))
         .with(fields.with_ansi(io::stderr().is_terminal()))
         .init();
-    Ok(())
+    tokio::spawn(report(dropped));
+    Ok(Logs(guard))
+}
+
+/// Reports lines that were dropped, as soon as there is room for the report.
+async fn report(dropped: ErrorCounter) {
+    let mut told = 0;
+    loop {
+        sleep(REPORT_INTERVAL).await;
+        let count = dropped.dropped_lines();
+        if count > told {
+            tracing::warn!(
+                count = count - told,
+                "lines of this log were dropped: standard error was not read"
+            );
+            // The report may have been dropped itself.
+            if dropped.dropped_lines() == count {
+                told = count;
+            }
+        }
+    }
 }
 
 /// Whatever `RUST_LOG` says.

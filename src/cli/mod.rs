@@ -89,9 +89,10 @@ enum Command {
 impl Cli {
     /// Starts the logs, and runs the command to its end.
     pub async fn run(self) -> Ended {
-        if let Err(error) = logs::start(self.command.log_level(), variable) {
-            return Ended::Misconfigured(error);
-        }
+        let _logs = match logs::start(self.command.log_level(), variable) {
+            Ok(logs) => logs,
+            Err(error) => return Ended::Misconfigured(error),
+        };
         self.command.run().await.unwrap_or_else(Ended::Failed)
     }
 }

@@ -1,11 +1,17 @@
 //! The log of a process says which request failed, and by what.
 
 use std::fs;
+use std::net::SocketAddr;
+use std::process::Stdio;
 
+use futures_util::future::join_all;
 use hyper::Method;
 use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::process::Command;
+use tokio::time::timeout;
 
-use crate::support::{SOON, Socket, World, coupon, wait_until};
+use crate::support::{Http, SOON, Socket, World, coupon, wait_until};
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const TRACEPARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
@@ -308,5 +314,43 @@ async fn an_outage_is_one_warning_of_each_part_and_a_line_when_it_is_over() {
     for part in ["the relay leads", "the projector leads"] {
         wait_until(part, SOON, async || count(&world, 2, &["INFO", part]) == 1).await;
     }
+    world.close().await;
+}
+
+/// Standard error is a pipe that nobody reads: the process serves, and says afterwards what is missing in its log.
+#[tokio::test]
+async fn a_log_that_nobody_reads_holds_up_nothing() {
+    let mut world = World::bare(1).await;
+    world.migrate().await;
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let address: SocketAddr = ([127, 0, 0, 1], port).into();
+    let mut serve = Command::new(env!("CARGO_BIN_EXE_coupon"));
+    serve.arg("serve").envs(world.environment()).env("HTTP_ADDR", address.to_string());
+    let mut serve = serve.stderr(Stdio::piped()).kill_on_drop(true).spawn().unwrap();
+    let api = Http::new(address);
+    let ready = async || api.try_get("/readyz").await.is_some_and(|answer| answer.status == 200);
+    wait_until("it serves", SOON, ready).await;
+    // Each is a line of the log, and a pipe takes 64 KiB.
+    world.servers.postgres.kill().await;
+    let unknown = "/v1/campaigns/01ARZ3NDEKTSV4RRFFQ69G5FAV";
+    for _ in 0..100 {
+        let asked = (0..200).map(|_| api.get(unknown));
+        for answer in join_all(asked).await {
+            assert_eq!(answer.status, 503);
+        }
+        assert_eq!(api.get("/livez").await.status, 200);
+    }
+    world.servers.postgres.start().await.unwrap();
+    wait_until("it serves again", SOON, ready).await;
+    let mut log = BufReader::new(serve.stderr.take().unwrap()).lines();
+    let told = async {
+        while let Some(line) = log.next_line().await.unwrap() {
+            if line.contains("lines of this log were dropped") {
+                return true;
+            }
+        }
+        false
+    };
+    assert!(timeout(SOON, told).await.expect("the log says what is missing"));
     world.close().await;
 }
