@@ -37,8 +37,8 @@ pub enum RelayError {
 pub enum Halt {
     #[error(
         "stream {stream} ends at sequence {last}, where the outbox ends at position {head}: the database was \
-         restored to an earlier time, or another client wrote to the stream. Stop every other writer, make sure that this \
-         is the database to continue with, then begin a new epoch"
+         restored to an earlier time, or another client wrote to the stream. Begin a new epoch after you have stopped every \
+         other writer, and made sure that this is the database to continue with"
     )]
     StreamIsAhead { stream: String, last: i64, head: i64 },
     #[error(
@@ -54,8 +54,8 @@ pub enum Halt {
     BeforeEpoch { stream: String, last: i64, sequence: i64 },
     #[error(
         "stream {stream} has {theirs} at sequence {sequence}, where the outbox has {ours} at position {position}: \
-         the database was restored to an earlier time, or another client wrote to the stream. Stop every other writer, \
-         make sure that this is the database to continue with, then begin a new epoch"
+         the database was restored to an earlier time, or another client wrote to the stream. Begin a new epoch \
+         after you have stopped every other writer, and made sure that this is the database to continue with"
     )]
     Differs { stream: String, sequence: i64, theirs: String, position: i64, ours: String },
     #[error(

@@ -55,7 +55,7 @@ async fn all_is_well_in_a_new_world() {
 /// It is served nevertheless.
 #[tokio::test]
 async fn an_old_nats_is_to_be_known_of() {
-    let world = World::start().await;
+    let world = World::on(Nats::Packaged, &[""]).await;
     let (code, said) = examined(&world).await;
     assert_eq!((code, &said["healthy"]), (Some(0), &json!(true)), "{said}");
     assert_eq!(health(&said, "nats", "version"), "warn");

@@ -3,7 +3,7 @@
 use std::fs;
 
 use async_nats::jetstream;
-use async_nats::jetstream::consumer::{AckPolicy, pull};
+use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
 use coupon_dispatcher::event::OUTLET;
 use coupon_dispatcher::servers::Setup;
 use outbox_relay::{AppendError, NewEvent, Shard, append};
@@ -215,8 +215,9 @@ async fn a_durable_consumer_that_gives_nothing_is_made_again() {
     let stream = jetstream::new(world.nats().await).get_stream(OUTLET.stream_of(SHARD)).await.unwrap();
     let mute = pull::Config {
         durable_name: Some("projections".to_owned()),
-        filter_subject: "coupons.nothing.*.0".to_owned(),
+        deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: 1_000 },
         ack_policy: AckPolicy::All,
+        max_ack_pending: 10_000,
         ..Default::default()
     };
     // Between the two the projector may create its own again.

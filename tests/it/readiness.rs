@@ -75,7 +75,7 @@ async fn a_halt_is_told_by_every_process() {
     let stranger = jetstream::message::PublishMessage::build().message_id("a-stranger");
     context.send_publish("coupons.tested.K.0", stranger).await.unwrap().await.unwrap();
     let said = world.tells(0, "halted", "another client wrote to the stream").await;
-    assert!(said.contains("begin a new epoch"), "{said}");
+    assert!(said.contains("Begin a new epoch"), "{said}");
     world.measures(0, "outbox_relay_halted{shard=\"0\"}", 1.0).await;
     let (code, out) = world.doctor().await;
     assert!(code == Some(1) && out.contains("coupon relay epoch new --shard 0"), "{out}");

@@ -14,7 +14,7 @@ use outbox_relay::{Shard, stream};
 use serde_json::json;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use ulid::Ulid;
 use uuid::Uuid;
@@ -36,6 +36,9 @@ use crate::progress::progress_bar;
 use crate::rush::{Results, Rush};
 use crate::servers::Servers;
 
+/// For the service to start on servers that are there.
+const READY_TIMEOUT: Duration = Duration::from_secs(30);
+const READY_INTERVAL: Duration = Duration::from_millis(20);
 /// For everything to be published and projected after the rush.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(60);
 /// Between two looks at the counts: a bar that is redrawn five times a second seems to move.
@@ -113,6 +116,12 @@ async fn demonstrate(
     let token = config.admin_token.clone().context("the demo has a token")?;
     let client = Client::new(&format!("http://{}", config.http), token);
     let connections = Connections::open(config, Patience::None).await?;
+    let ready = async {
+        while client.get("/readyz").await.is_err() {
+            sleep(READY_INTERVAL).await;
+        }
+    };
+    timeout(READY_TIMEOUT, ready).await.context("the service does not become ready")?;
     let (campaign, ended) = match earlier_campaign(&client).await? {
         Some(campaign) => {
             eprintln!("continuing with the data of an earlier demo");

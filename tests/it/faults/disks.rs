@@ -194,7 +194,13 @@ async fn claims_go_on(program: PathBuf) {
     world.servers.nats.stop().await;
     let disk = Disk::in_place_of(&world, world.servers.nats.dir(), "32m").await;
     world.servers.nats.restart_with(Setup { program: Some(program), ..Setup::default() }).await.unwrap();
-    serve(&mut world).await;
+    world.migrate().await;
+    for roles in ["", "api"] {
+        let mut process = world.process(roles);
+        process.set("RUST_LOG", "outbox_relay=debug"); // every attempt, also after the first that failed
+        process.start().await;
+        world.processes.push(process);
+    }
     survives(&mut world, &fault, async |world: &mut World, campaign| {
         disk.fill();
         for percent in [40, 60, 80, 100] {

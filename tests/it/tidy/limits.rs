@@ -10,7 +10,8 @@ const LIMITS: [&str; 3] = ["in_time()", "within(", "timeout("];
 /// The executors that limit each statement themselves: pools.
 const POOLS: [&str; 4] = ["pool", "self.pool", "self.0", "connections.pool"];
 /// Files without limits of their own, and where the limit is.
-const ELSEWHERE: [(&str, &str); 9] = [
+const ELSEWHERE: [(&str, &str); 10] = [
+    ("relay/src/replay/selection.rs", "the callers of `rows` limit it: a plan may take longer than a batch"),
     ("relay/src/schema.rs", "a migration takes as long as it takes; an operator watches it"),
     ("src/pool.rs", "it is the limit of every statement that is given to a pool"),
     ("src/issue/work.rs", "writer/lane.rs limits each batch"),
