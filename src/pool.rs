@@ -37,7 +37,11 @@ pub struct Pool(managed::Pool<Connector>);
 impl Pool {
     /// At most `connections` connections, each made when it is first needed.
     #[must_use]
-    #[expect(clippy::expect_used, reason = "it fails for a wrong configuration alone")]
+    #[expect(
+        clippy::expect_used,
+        clippy::missing_panics_doc,
+        reason = "it fails for a wrong configuration alone"
+    )]
     pub fn new(database: &PgConnectOptions, connections: u16) -> Self {
         let database = database.clone().options([("statement_timeout", SERVER_TIMEOUT)]);
         let pool = managed::Pool::builder(Connector(database))

@@ -1,7 +1,7 @@
 //! What relays and projectors measure, with the names and units of Prometheus.
 //!
 //! Counters and histograms count since the start of this process. Gauges are read from the database when they
-//! are [sampled](Metrics::sample).
+//! are [set](Metrics::set).
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -108,15 +108,12 @@ impl Metrics {
         for standing in standings {
             let label = OfShard::from(standing.shard);
             self.halted.get_or_create(&label).set(standing.halted.is_some().into());
-            match (standing.backlog(), standing.age) {
-                (Some(backlog), Some(age)) => {
-                    self.backlog.get_or_create(&label).set(backlog);
-                    self.age.get_or_create(&label).set(age);
-                }
-                _ => {
-                    self.backlog.remove(&label);
-                    self.age.remove(&label);
-                }
+            if let (Some(backlog), Some(age)) = (standing.backlog(), standing.age) {
+                self.backlog.get_or_create(&label).set(backlog);
+                self.age.get_or_create(&label).set(age);
+            } else {
+                self.backlog.remove(&label);
+                self.age.remove(&label);
             }
         }
         for ProjectionStanding { projection, shard, lag, parked, .. } in projections {

@@ -68,8 +68,8 @@ impl Doors {
 
     /// Serves, and watches the servers, until `stop`, and until every request is answered.
     pub(super) async fn serve(mut self, api: Option<Api>, health: &Arc<Health>, stop: &CancellationToken) {
-        drop(self.http.send_replace(router(api, health.clone())));
-        drop(self.monitor.send_replace(router(None, health.clone())));
+        drop(self.http.send_replace(router(api, health)));
+        drop(self.monitor.send_replace(router(None, health)));
         let served = async {
             stop.cancelled().await;
             while self.servers.join_next().await.is_some() {}

@@ -46,6 +46,7 @@ const OPEN: &str = "WITH open AS ( \
            (SELECT count(*) FROM pg_stat_activity WHERE query = '<insufficient privilege>') AS hidden";
 
 #[derive(FromRow)]
+#[expect(clippy::struct_excessive_bools, reason = "columns of a row")]
 struct Settings {
     version_number: i32,
     version: String,

@@ -72,7 +72,7 @@ pub fn routes() -> impl Iterator<Item = &'static Route> {
 }
 
 /// The routes of a process: all of them where it has the API, else those that every process has.
-pub fn router(api: Option<Api>, health: Arc<Health>) -> Router {
+pub fn router(api: Option<Api>, health: &Arc<Health>) -> Router {
     let guards = Arc::new(Guards::new(api.as_ref().and_then(|api| api.admin_token.clone())));
     let api = api.map(Arc::new);
     let mut router = Router::new();

@@ -250,7 +250,7 @@ fn routes(connections: Connections, issuer: Arc<Issuer>) -> Router {
     };
     let (relays, metrics) = (Vec::new(), Metrics::default());
     let watch = Watch::new(pool, nats, 1, relays, metrics);
-    router(Some(api), Arc::new(Health { watch, issuer: Some(issuer), verdict: None }))
+    router(Some(api), &Arc::new(Health { watch, issuer: Some(issuer), verdict: None }))
 }
 
 #[tokio::test]

@@ -45,8 +45,8 @@ async fn survives_silence(hop: Hop, row: &str) {
     wait_until("claims are answered", SOON, claimed).await;
     fault.fired(proxy.fired() - before);
     for process in &world.processes {
-        let ready = async || process.http().get("/readyz").await.status == 200;
-        wait_until("it is ready", SOON, ready).await;
+        let is_ready = async || process.http().get("/readyz").await.status == 200;
+        wait_until("it is ready", SOON, is_ready).await;
         let reads = async || process.http().get(&path).await.status == 200;
         wait_until("it reads", SOON, reads).await;
     }
