@@ -1,7 +1,7 @@
 //! Connections to Postgres for reads and rare writes.
 //!
-//! Every wait has a limit, also on a connection whose other end has died without a word: [`ACQUIRE_TIMEOUT`] for a
-//! free connection, and [`STATEMENT_TIMEOUT`] for each statement that is given to the pool. A connection that exceeds
+//! Every wait has a limit, also on a connection whose other end has died without a word: 2 s for a
+//! free connection, and 6 s for each statement that is given to the pool. A connection that exceeds
 //! it is closed. One on which a statement was given up is used again only after Postgres has answered on it.
 
 use std::ops::{Deref, DerefMut};
@@ -134,7 +134,7 @@ impl Manager for Connector {
     }
 }
 
-/// One statement on a connection of the pool, within [`STATEMENT_TIMEOUT`].
+/// One statement on a connection of the pool, within 6 s.
 impl<'c> Executor<'c> for &'c Pool {
     type Database = Postgres;
 
