@@ -42,6 +42,7 @@ pub fn reached(_point: &'static str) -> std::future::Ready<()> {
 
 #[cfg(feature = "failpoints")]
 mod armed {
+    use std::io::{self, Write as _};
     use std::sync::LazyLock;
     use std::sync::atomic::{AtomicU32, Ordering};
     use std::time::Duration;
@@ -76,7 +77,7 @@ mod armed {
         let armed = text.split(',').filter(|text| !text.is_empty());
         let armed: Option<_> = armed.map(Armed::parse).collect();
         armed.unwrap_or_else(|| {
-            tracing::error!("FAILPOINTS={text} cannot be read");
+            drop(writeln!(io::stderr(), "FAILPOINTS={text} cannot be read"));
             std::process::abort()
         })
     });
@@ -87,7 +88,8 @@ mod armed {
         if armed.left.fetch_sub(1, Ordering::Relaxed) != 1 {
             return;
         }
-        tracing::error!("failpoint {point} fires");
+        // Not into the log, whose thread an abort does not wait for.
+        drop(writeln!(io::stderr(), "failpoint {point} fires"));
         match armed.action {
             Action::Crash => std::process::abort(),
             Action::Stall(time) => tokio::time::sleep(time).await,

@@ -91,16 +91,15 @@ pub async fn newest(
     campaigns: &[CampaignId],
     users: &[&str],
 ) -> Result<Vec<Newest>, sqlx::Error> {
-    sqlx::query_as(
+    let newest = concat!(
         "SELECT question, held.* FROM unnest($1::uuid[], $2::text[]) WITH ORDINALITY \
              AS asked (a_campaign, a_user, question) \
-         CROSS JOIN LATERAL (SELECT nth, id, campaign_id, user_id, number, code, state, issued_at, expires_at \
-             FROM coupons WHERE campaign_id = a_campaign AND user_id = a_user ORDER BY nth DESC LIMIT 1) AS held",
-    )
-    .bind(campaigns)
-    .bind(users)
-    .fetch_all(pool)
-    .await
+         CROSS JOIN LATERAL (SELECT nth, id, campaign_id, user_id, number, code, ",
+        shown_state!(),
+        " AS state, issued_at, expires_at \
+             FROM coupons WHERE campaign_id = a_campaign AND user_id = a_user ORDER BY nth DESC LIMIT 1) AS held"
+    );
+    prepared!(pool, |connection| sqlx::query_as(newest).bind(campaigns).bind(users).fetch_all(connection))
 }
 
 /// How many coupons of a campaign have been issued.

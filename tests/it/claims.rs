@@ -223,8 +223,9 @@ async fn every_user_that_is_taken_has_a_wallet() {
 async fn a_user_with_fewer_coupons_than_the_limit_is_shown_the_newest_by_every_refusal() {
     let mut world = World::start().await;
     let two = |quantity: usize| json!({ "quantity": quantity, "per_user_limit": 2 });
-    let (single, pair) = (world.open_campaign(two(1)).await, world.open_campaign(two(2)).await);
+    let (single, pair) = (world.open_campaign(two(2)).await, world.open_campaign(two(2)).await);
     let issued = world.claim(single, "alice").await;
+    assert_eq!(world.claim(single, "carol").await.status, 201);
     let of_pair = world.claim(pair, "alice").await;
     let refused = async |world: &World, campaign, status, problem: &str, coupon: &Value| {
         let told = async |user: &str| {

@@ -95,8 +95,11 @@ async fn what_is_not_known_is_not_said() {
     world.servers.nats.kill().await;
     world.processes[0].kill();
     world.processes[0].start().await;
-    let listens = async || TcpStream::connect(world.processes[0].address).await.is_ok();
-    wait_until("it listens", SOON, listens).await;
+    let serves = async || {
+        let answer = world.processes[0].http().try_get("/metrics").await;
+        answer.is_some_and(|answer| answer.status == 200)
+    };
+    wait_until("it has started", SOON, serves).await;
     world.measures(0, "outbox_sampled", 1.0).await;
     assert_eq!((world.measured(0, BACKLOG).await, world.measured(0, AGE).await), (None, None));
     world.servers.nats.start().await.unwrap();

@@ -12,6 +12,7 @@ use crate::audit::sources::Sources;
 use crate::audit::value::Value;
 use crate::coupon::store::{holders, issued_to};
 use crate::gate::seat::Seat;
+use crate::ids::CouponId;
 
 /// The name of the gate's leg.
 pub(super) const NAME: LegName = LegName::new("gate");
@@ -41,30 +42,39 @@ async fn without_seat(sources: &mut Sources, campaign: &Campaign) -> anyhow::Res
         let holders = holders(&mut sources.connection, campaign.id, number, SEATS).await?;
         let Some(last) = holders.last() else { break };
         number = last.number;
-        let seats: Vec<Seat> = holders.iter().map(|holder| Seat::new(&holder.user_id, holder.nth)).collect();
-        let taken = sources.gates.are_taken(campaign.id, &seats).await?;
-        for ((holder, seat), _) in holders.iter().zip(&seats).zip(taken).filter(|(_, taken)| !taken) {
-            if stays_away(sources, campaign, seat).await? {
-                let coupon = Some(holder.coupon);
-                return Ok(Some(Difference { coupon, ..campaign.difference(NAME, Mismatch::SeatMissing) }));
+        let coupons = holders.iter().map(|holder| (holder.coupon, Seat::new(&holder.user_id, holder.nth)));
+        let mut missing: Vec<(CouponId, Seat)> = coupons.collect();
+        retain_without_seat(sources, campaign, &mut missing).await?;
+        for _ in 0..STANDS_LOOKS {
+            if missing.is_empty() {
+                break;
             }
+            sleep(LOOK_INTERVAL).await;
+            retain_without_seat(sources, campaign, &mut missing).await?;
+        }
+        if let Some((coupon, _)) = missing.first() {
+            let coupon = Some(*coupon);
+            return Ok(Some(Difference { coupon, ..campaign.difference(NAME, Mismatch::SeatMissing) }));
         }
         sources.bar.inc(holders.len() as u64);
     }
     Ok(None)
 }
 
-/// Whether a seat is not taken in any of some looks at a gate that is loaded.
-async fn stays_away(sources: &mut Sources, campaign: &Campaign, seat: &Seat) -> anyhow::Result<bool> {
-    for _ in 0..STANDS_LOOKS {
-        sleep(LOOK_INTERVAL).await;
-        let loaded = sources.gates.count(campaign.id).await?.is_some();
-        let taken = sources.gates.are_taken(campaign.id, std::slice::from_ref(seat)).await?;
-        if !loaded || taken != [false] {
-            return Ok(false);
-        }
+/// Keeps those whose seats are not taken. None, if the gate is not loaded any more.
+async fn retain_without_seat(
+    sources: &mut Sources,
+    campaign: &Campaign,
+    coupons: &mut Vec<(CouponId, Seat)>,
+) -> anyhow::Result<()> {
+    let seats: Vec<Seat> = coupons.iter().map(|(_, seat)| seat.clone()).collect();
+    let taken = sources.gates.are_taken(campaign.id, &seats).await?;
+    if sources.gates.count(campaign.id).await?.is_none() {
+        coupons.clear();
     }
-    Ok(true)
+    let mut taken = taken.into_iter();
+    coupons.retain(|_| taken.next() == Some(false));
+    Ok(())
 }
 
 /// A seat without a coupon is on its way while it is pending. A coupon is committed before its seat is confirmed.

@@ -1,5 +1,4 @@
-//! What becomes of any bytes in each parser that meets bytes from outside. What is taken has to be what was meant: it
-//! is printed as it was, keeps its limits, and is what another reader finds in the same bytes.
+//! Any bytes in each parser of outside bytes: what is taken prints as it was and keeps its limits.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -31,7 +30,7 @@ use time::format_description::well_known::Rfc3339;
 
 use super::paths::{encoded, is_dots, leads_to};
 
-/// A parser under attack. Answers whether the bytes were taken.
+/// A parser. Answers whether the bytes were taken.
 type Target = fn(&[u8]) -> bool;
 
 /// All of them: `tests/fuzz/seeds/<name>` has seeds of each, one a line, and `make fuzz` attacks one after the other.

@@ -6,7 +6,7 @@ use super::{code, crate_folder, sources};
 const WAITS: [&str; 7] =
     [".execute(", ".fetch_one(", ".fetch_optional(", ".fetch_all(", ".begin()", ".commit()", ".ping()"];
 /// What limits it.
-const LIMITS: [&str; 3] = ["in_time()", "within(", "timeout("];
+const LIMITS: [&str; 4] = ["in_time()", "within(", "timeout(", "prepared!("];
 /// The executors that limit each statement themselves: pools.
 const POOLS: [&str; 4] = ["pool", "self.pool", "self.0", "connections.pool"];
 /// Files without limits of their own, and where the limit is.
