@@ -97,7 +97,7 @@ async fn a_loss_during_a_rush_is_found_by_one_audit() {
         redis::pipe().srem(&holders, &user).sadd(&holders, "a-thief").query_async(&mut redis).await.unwrap();
     match audited(&world, true).await.difference {
         Some(found) => {
-            assert!(found.to_string().contains(&format!("coupon {coupon} has no seat")), "{found}")
+            assert!(found.to_string().contains(&format!("coupon {coupon} has no seat")), "{found}");
         }
         None => assert!(
             redis.sismember::<_, _, bool>(&holders, &user).await.unwrap(),
