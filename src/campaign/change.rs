@@ -150,7 +150,7 @@ async fn commit_on(
         return Ok(campaign);
     }
     let changed = save(&mut transaction, id, state).await?;
-    transaction.commit().await?;
+    transaction.commit().in_time().await?;
     Ok(changed)
 }
 

@@ -150,6 +150,7 @@ pub async fn lock_if_free(
     sqlx::query_as(columns!("SELECT ", ", now() AS now FROM campaigns WHERE id = $1 FOR UPDATE SKIP LOCKED"))
         .bind(id)
         .fetch_optional(transaction)
+        .in_time()
         .await
 }
 

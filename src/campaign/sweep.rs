@@ -12,6 +12,7 @@ use super::store::{Snapshot, columns};
 use crate::coupon::store::issued_of;
 use crate::ids::CampaignId;
 use crate::pool::Pool;
+use crate::storage::prepared;
 
 /// Before the first campaign.
 const NONE: CampaignId = CampaignId(Ulid(0));
@@ -47,13 +48,13 @@ macro_rules! seen {
 /// Campaigns that take claims, or will by themselves: behind `after`, in the order of ids; at most `limit`.
 pub async fn live(pool: &Pool, after: Option<&Campaign>, limit: i64) -> Result<Vec<Seen>, sqlx::Error> {
     let part = seen!("state IN ('scheduled', 'open', 'paused') AND id > $1 ORDER BY id LIMIT $2");
-    sqlx::query_as(part).bind(id_of(after)).bind(limit).fetch_all(pool).await
+    prepared!(pool, |connection| sqlx::query_as(part).bind(id_of(after)).bind(limit).fetch_all(connection))
 }
 
 /// Drafts: behind `after`, in the order of ids; at most `limit`.
 pub async fn drafts(pool: &Pool, after: Option<&Campaign>, limit: i64) -> Result<Vec<Seen>, sqlx::Error> {
     let part = seen!("state = 'draft' AND id > $1 ORDER BY id LIMIT $2");
-    sqlx::query_as(part).bind(id_of(after)).bind(limit).fetch_all(pool).await
+    prepared!(pool, |connection| sqlx::query_as(part).bind(id_of(after)).bind(limit).fetch_all(connection))
 }
 
 /// Closed campaigns that have been over for no longer than `over`: behind `after`, in the order in which they were;
@@ -69,13 +70,12 @@ pub async fn closed(
          AND (least(closed_at, closes_at), id) > (greatest($1, now() - make_interval(secs => $2)), $3) \
          ORDER BY least(closed_at, closes_at), id LIMIT $4"
     );
-    sqlx::query_as(part)
+    prepared!(pool, |connection| sqlx::query_as(part)
         .bind(after.map_or(OffsetDateTime::UNIX_EPOCH, Campaign::over_at))
         .bind(over.as_seconds_f64())
         .bind(id_of(after))
         .bind(limit)
-        .fetch_all(pool)
-        .await
+        .fetch_all(connection))
 }
 
 /// The campaigns of these ids that exist.
@@ -90,16 +90,14 @@ pub async fn due(
     after: Option<CampaignId>,
     limit: i64,
 ) -> Result<Vec<(CampaignId, Shard)>, sqlx::Error> {
-    sqlx::query_as(
-        "SELECT id, shard FROM (SELECT id, shard FROM campaigns WHERE state = 'scheduled' AND opens_at <= now() \
+    let due = "SELECT id, shard FROM (SELECT id, shard FROM campaigns WHERE state = 'scheduled' AND opens_at <= now() \
          UNION SELECT id, shard FROM campaigns \
          WHERE state IN ('scheduled', 'open', 'paused') AND closes_at <= now()) AS due \
-         WHERE id > $1 ORDER BY id LIMIT $2",
-    )
-    .bind(after.unwrap_or(NONE))
-    .bind(limit)
-    .fetch_all(pool)
-    .await
+         WHERE id > $1 ORDER BY id LIMIT $2";
+    prepared!(pool, |connection| sqlx::query_as(due)
+        .bind(after.unwrap_or(NONE))
+        .bind(limit)
+        .fetch_all(connection))
 }
 
 /// Dates campaigns that were closed before their end by the version before this one, which does not say when; at
@@ -108,7 +106,7 @@ pub async fn date_closed(pool: &Pool, limit: i64) -> Result<(), sqlx::Error> {
     let undated = "UPDATE campaigns SET closed_at = now() WHERE id IN ( \
                        SELECT id FROM campaigns WHERE state = 'closed' AND least(closed_at, closes_at) > now() \
                        AND closed_at IS NULL LIMIT $1 FOR UPDATE SKIP LOCKED)";
-    sqlx::query(undated).bind(limit).execute(pool).await.map(drop)
+    prepared!(pool, |connection| sqlx::query(undated).bind(limit).execute(connection)).map(drop)
 }
 
 fn id_of(campaign: Option<&Campaign>) -> CampaignId {

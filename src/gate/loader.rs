@@ -17,6 +17,7 @@ use super::seat::Seat;
 use crate::campaign::{Campaign, store};
 use crate::ids::CampaignId;
 use crate::pool::Pool;
+use crate::storage::prepared;
 use crate::{coupon, failpoint};
 
 /// Campaigns that wait to be loaded, at most; the next claim asks again.
@@ -93,7 +94,7 @@ struct Source {
 impl Source {
     async fn issued(&self, campaign: CampaignId) -> Result<i32, sqlx::Error> {
         let _turn = self.turns.acquire().await;
-        coupon::store::issued(&self.pool, campaign).await
+        prepared!(self.pool, |connection| coupon::store::issued(connection, campaign))
     }
 
     async fn campaign(&self, campaign: CampaignId) -> Result<Option<store::Snapshot>, sqlx::Error> {
@@ -101,10 +102,18 @@ impl Source {
         store::get(&self.pool, campaign).await
     }
 
+    async fn holders(
+        &self,
+        campaign: CampaignId,
+        after: i32,
+    ) -> Result<Vec<coupon::store::Holder>, sqlx::Error> {
+        prepared!(self.pool, |connection| coupon::store::holders(connection, campaign, after, CHUNK))
+    }
+
     /// The seats of the next coupons behind number `after`, and the number of the last. Nothing at the end.
     async fn seats(&self, campaign: CampaignId, after: i32) -> Result<Option<(i32, Vec<Seat>)>, sqlx::Error> {
         let _turn = self.turns.acquire().await;
-        let holders = coupon::store::holders(&self.pool, campaign, after, CHUNK).await?;
+        let holders = self.holders(campaign, after).await?;
         let seats = holders.iter().map(|holder| Seat::new(&holder.user_id, holder.nth)).collect();
         Ok(holders.last().map(|last| (last.number, seats)))
     }

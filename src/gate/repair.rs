@@ -11,6 +11,7 @@ use super::redis::Seats;
 use crate::campaign::sweep::{self, Seen};
 use crate::ids::CampaignId;
 use crate::pool::Pool;
+use crate::storage::prepared;
 
 /// A gate that looked wrong.
 pub(super) struct Suspect {
@@ -39,6 +40,10 @@ pub(super) fn is_suspect(seen: &Seen, record: &Record) -> bool {
     record.is_not(&seen.snapshot).is_some() || record.taken < issued || record.confirmed() > issued
 }
 
+async fn current(pool: &Pool, ids: &[CampaignId]) -> Result<Vec<Seen>, sqlx::Error> {
+    prepared!(pool, |connection| sweep::of_ids(connection, ids))
+}
+
 /// Asks Postgres again, and puts fields right. Returns what was wrong.
 pub(super) async fn check(
     seats: &Seats,
@@ -50,7 +55,7 @@ pub(super) async fn check(
     }
     let ids: Vec<CampaignId> = suspects.iter().map(|suspect| suspect.id).collect();
     let now: HashMap<CampaignId, Seen> =
-        sweep::of_ids(pool, &ids).await?.into_iter().map(|seen| (seen.campaign().id, seen)).collect();
+        current(pool, &ids).await?.into_iter().map(|seen| (seen.campaign().id, seen)).collect();
     let mut wrong = Vec::new();
     let mut corrections = Vec::new();
     for Suspect { id, issued_before, record } in suspects {

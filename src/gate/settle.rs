@@ -13,6 +13,7 @@ use crate::coupon::store;
 use crate::failpoint;
 use crate::ids::CampaignId;
 use crate::pool::Pool;
+use crate::storage::prepared;
 
 /// Seats of one campaign that are settled at a time.
 const BATCH: usize = 1_000;
@@ -74,8 +75,17 @@ pub(super) async fn with_coupon(
             nths.push(nth);
         }
     }
-    let issued = store::issued_to(pool, &campaigns, &users, &nths).await?;
+    let issued = issued_to(pool, &campaigns, &users, &nths).await?;
     Ok(issued.into_iter().map(|(campaign, user, nth)| (campaign, Seat::new(user, nth))).collect())
+}
+
+async fn issued_to(
+    pool: &Pool,
+    campaigns: &[CampaignId],
+    users: &[&str],
+    nths: &[i32],
+) -> Result<Vec<(CampaignId, String, i32)>, sqlx::Error> {
+    prepared!(pool, |connection| store::issued_to(connection, campaigns, users, nths))
 }
 
 async fn list(seats: &Seats, campaign: CampaignId) -> Result<OfCampaign, Failed> {
