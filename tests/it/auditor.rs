@@ -45,6 +45,8 @@ async fn what_differs_at_rest_is_reported_until_it_does_no_more() {
     assert!(round(&mut auditor).await.balanced);
     let (campaign, coupon) = (scene.campaign.to_string(), scene.coupon.to_string());
 
+    // Its sweeper would put the gate right, also after a coupon that is missing for a moment.
+    scene.world.processes[0].kill();
     for (table, column, name) in [
         ("wallet", "coupon_id", "wallet"),
         ("settlement_entries", "coupon_id", "settlement"),
@@ -55,8 +57,6 @@ async fn what_differs_at_rest_is_reported_until_it_does_no_more() {
         scene.put(row).await;
         assert!(round(&mut auditor).await.balanced);
     }
-    // Its sweeper would put the gate right.
-    scene.world.processes[0].kill();
     let () = scene.world.redis().await.sadd(scene.holders(), "a-thief").await.unwrap();
     reported(&mut auditor, &[&campaign, "20 coupons, 21 seats"]).await;
     let () = scene.world.redis().await.srem(scene.holders(), "a-thief").await.unwrap();
