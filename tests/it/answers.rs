@@ -66,8 +66,9 @@ async fn answers_of_subscribers_hold_up_no_relay_and_no_replay() {
     let world = World::with_processes(&["api", "project", "relay"]).await;
     let events = Subscriber::to(&world, "coupons.>").await;
     let campaign = world.open_campaign(json!({ "quantity": 500 })).await;
-    let rush = tokio::spawn(world.rush(campaign, 600).run());
     let ready = async || world.processes[2].http().get("/readyz").await.body["status"] == "ready";
+    wait_until("the relay's process has started", SOON, ready).await;
+    let rush = tokio::spawn(world.rush(campaign, 600).run());
     while !rush.is_finished() {
         assert!(ready().await, "{}", world.processes[2].log());
     }
