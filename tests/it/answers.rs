@@ -66,7 +66,10 @@ async fn answers_of_subscribers_hold_up_no_relay_and_no_replay() {
     let world = World::with_processes(&["api", "project", "relay"]).await;
     let events = Subscriber::to(&world, "coupons.>").await;
     let campaign = world.open_campaign(json!({ "quantity": 500 })).await;
-    let ready = async || world.processes[2].http().get("/readyz").await.body["status"] == "ready";
+    let ready = async || {
+        let answer = world.processes[2].http().try_get("/readyz").await;
+        answer.is_some_and(|answer| answer.body["status"] == "ready")
+    };
     wait_until("the relay's process has started", SOON, ready).await;
     let rush = tokio::spawn(world.rush(campaign, 600).run());
     while !rush.is_finished() {
