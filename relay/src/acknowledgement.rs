@@ -1,7 +1,7 @@
 //! `JetStream`'s answer to a publish.
 //!
-//! It arrives on the reply subject of the message. Every subscriber of the message's subject sees that reply subject
-//! and may answer there as well, so what is no acknowledgement of the stream is ignored.
+//! The stream sends it to the reply subject of the message. Every subscriber of the message's subject sees that reply
+//! subject and may answer there as well. The relay ignores an answer that is not an acknowledgement of its stream.
 
 use serde::Deserialize;
 

@@ -14,7 +14,7 @@ use crate::stream::{self, StreamError};
 pub(crate) const RELAY_LOCK: &str = "outbox_relay";
 
 /// What Postgres and the stream say about a shard.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, sqlx::FromRow)]
 pub struct Standing {
     pub shard: Shard,
     /// The highest position of the outbox.
@@ -31,34 +31,38 @@ pub struct Standing {
 }
 
 impl Standing {
-    /// Reads it from Postgres. `published` is the position at which the stream ends, as the caller knows.
+    /// Reads those of these shards from Postgres, in one statement: `pg_locks` is dear. With each shard goes the position
+    /// at which its stream ends, as the caller knows.
     ///
     /// # Errors
     /// When Postgres fails or does not answer.
     pub async fn read(
         connection: &mut PgConnection,
-        shard: Shard,
-        published: Option<i64>,
-    ) -> Result<Self, sqlx::Error> {
+        shards: &[(Shard, Option<i64>)],
+    ) -> Result<Vec<Self>, sqlx::Error> {
+        let (shards, published): (Vec<i16>, Vec<Option<i64>>) =
+            shards.iter().map(|(shard, published)| (shard.0, *published)).unzip();
         // Above a position that the outbox no longer holds, the oldest event that it holds is the one that waits.
-        let (head, halted, led_since, age) = sqlx::query_as(
-            "SELECT outbox_head($1), \
-                    (SELECT reason FROM outbox_halts WHERE shard = $1), \
-                    (SELECT coalesce(backend_start, now()) FROM pg_locks JOIN pg_stat_activity USING (pid) \
-                     WHERE locktype = 'advisory' AND granted AND objsubid = 2 AND objid::bigint = $1 \
-                     AND classid::bigint = hashtext($2)::bigint & 4294967295 \
-                     AND database = (SELECT oid FROM pg_database WHERE datname = current_database()) LIMIT 1), \
-                    CASE WHEN $3 IS NOT NULL THEN coalesce( \
+        sqlx::query_as(
+            "SELECT s.shard, outbox_head(s.shard) AS head, s.published, led.since AS led_since, halts.reason AS halted, \
+                    CASE WHEN s.published IS NOT NULL THEN coalesce( \
                         (SELECT extract(epoch FROM clock_timestamp() - time)::float8 FROM outbox \
-                         WHERE shard = $1 AND position > $3 ORDER BY position LIMIT 1), 0) END",
+                         WHERE outbox.shard = s.shard AND position > s.published ORDER BY position LIMIT 1), 0) END AS age \
+             FROM unnest($1::smallint[], $2::bigint[]) AS s (shard, published) \
+             LEFT JOIN outbox_halts AS halts ON halts.shard = s.shard \
+             LEFT JOIN (SELECT objid::bigint AS shard, min(coalesce(backend_start, now())) AS since \
+                        FROM pg_locks JOIN pg_stat_activity USING (pid) \
+                        WHERE locktype = 'advisory' AND granted AND objsubid = 2 \
+                        AND classid::bigint = hashtext($3)::bigint & 4294967295 \
+                        AND database = (SELECT oid FROM pg_database WHERE datname = current_database()) \
+                        GROUP BY objid) AS led ON led.shard = s.shard ORDER BY s.shard",
         )
-        .bind(shard)
-        .bind(RELAY_LOCK)
+        .bind(shards)
         .bind(published)
-        .fetch_one(connection)
+        .bind(RELAY_LOCK)
+        .fetch_all(connection)
         .in_time()
-        .await?;
-        Ok(Self { shard, head, published, age, led_since, halted })
+        .await
     }
 
     /// Events that the stream does not have; `None` when that is not known.

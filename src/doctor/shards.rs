@@ -18,13 +18,15 @@ const WAIT_MAX: f64 = 60.0;
 pub(super) async fn examine(config: &Config) -> anyhow::Result<Vec<Finding>> {
     let mut connection = connections::database(config)?.connect().await.context("connect to Postgres")?;
     let nats = connect_nats(config, Patience::None).await.ok();
-    let mut findings = Vec::new();
+    let (mut findings, mut ends) = (Vec::new(), Vec::new());
     for shard in (0..config.shards).map(Shard) {
         let published = match &nats {
             Some(nats) => standing::published(&mut connection, nats, &OUTLET, shard).await.ok().flatten(),
             None => None,
         };
-        let standing = Standing::read(&mut connection, shard, published).await.context("read the outbox")?;
+        ends.push((shard, published));
+    }
+    for standing in Standing::read(&mut connection, &ends).await.context("read the outbox")? {
         findings.extend([relay(&standing), waiting(&standing)]);
     }
     findings.extend(of_projections(&mut connection, config.shards).await?);

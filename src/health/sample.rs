@@ -70,8 +70,13 @@ impl Watch {
 
     /// Takes samples until it is dropped.
     pub(super) async fn run(&self) -> Infallible {
-        let mut sampler =
-            Sampler { watch: self, ends: HashMap::new(), unled: HashMap::new(), positions: HashMap::new() };
+        let mut sampler = Sampler {
+            watch: self,
+            ends: HashMap::new(),
+            told: false,
+            unled: HashMap::new(),
+            positions: HashMap::new(),
+        };
         let mut ticks = interval(INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -95,6 +100,8 @@ struct Sampler<'a> {
     watch: &'a Watch,
     /// Where streams end whose relays are in other processes, and when NATS was asked.
     ends: HashMap<Shard, (Instant, Option<i64>)>,
+    /// Whether the log says that this login may not read them.
+    told: bool,
     /// Since when nothing leads these shards.
     unled: HashMap<Shard, Instant>,
     /// The positions of the projections, and since when they have been there.
@@ -111,10 +118,16 @@ impl Sampler<'_> {
         let (standings, projections) = match read {
             // This login may not read them, or the schema is older: another process tells.
             Err(error) if error.as_database_error().is_some() => {
-                tracing::debug!(%error, "read how far relays and projections are");
+                if !std::mem::replace(&mut self.told, true) {
+                    tracing::warn!(%error, "this process cannot tell how far relays and projections are");
+                }
                 (Vec::new(), Vec::new())
             }
-            read => read?,
+            read => {
+                let read = read?;
+                connection.rest();
+                read
+            }
         };
         self.watch.metrics.set(&relays, &standings, &projections);
         let mut stalled = self.stalled_relays(&standings);
@@ -127,15 +140,16 @@ impl Sampler<'_> {
         connection: &mut PgConnection,
         relays: &[(Shard, RelayStatus)],
     ) -> Result<(Vec<Standing>, Vec<ProjectionStanding>), sqlx::Error> {
-        let mut standings = Vec::new();
+        let mut ends = Vec::new();
         for shard in (0..self.watch.shards).map(Shard) {
             let own = relays.iter().find(|(of, status)| *of == shard && status.found);
             let published = match own {
                 Some((_, status)) => Some(status.published),
                 None => self.end_of(connection, shard).await,
             };
-            standings.push(Standing::read(connection, shard, published).await?);
+            ends.push((shard, published));
         }
+        let standings = Standing::read(connection, &ends).await?;
         let names = projections::names();
         let projections = standing::of_projections(connection, &names, self.watch.shards).await?;
         Ok((standings, projections))

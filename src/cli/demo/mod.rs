@@ -35,6 +35,7 @@ use crate::ids::CampaignId;
 use crate::progress::progress_bar;
 use crate::rush::{Results, Rush};
 use crate::servers::Servers;
+use crate::storage::prepared;
 
 /// For the service to start on servers that are there.
 const READY_TIMEOUT: Duration = Duration::from_secs(30);
@@ -212,10 +213,10 @@ async fn show_progress(
     let bar = progress_bar(i64::from(coupons));
     loop {
         sleep(PROGRESS_INTERVAL).await;
-        let issued = coupon::store::issued(&connections.pool, campaign).await?;
-        let projected: i64 = sqlx::query_scalar("SELECT projection_position('wallet', 0::smallint)")
-            .fetch_one(&connections.pool)
-            .await?;
+        let issued = prepared!(connections.pool, |connection| coupon::store::issued(connection, campaign))?;
+        let position = "SELECT projection_position('wallet', 0::smallint)";
+        let projected: i64 =
+            prepared!(connections.pool, |connection| sqlx::query_scalar(position).fetch_one(connection))?;
         let published = stream::end(&connections.nats, &OUTLET.stream_of(Shard(0))).await?;
         bar.set_position(u64::from(issued.unsigned_abs()));
         bar.set_message(format!("issued {issued}, published {published}, projected {projected}"));
@@ -234,13 +235,14 @@ async fn drained(connections: &Connections, shards: i16) -> anyhow::Result<Sheet
     }
 }
 
+async fn lookup(connections: &Connections, coupons: &[Uuid]) -> Result<i64, sqlx::Error> {
+    let there = "SELECT count(*) FROM coupons WHERE id = ANY ($1)";
+    prepared!(connections.pool, |connection| sqlx::query_scalar(there).bind(coupons).fetch_one(connection))
+}
+
 /// How many coupons were promised and do not exist.
 async fn missing(connections: &Connections, results: &Results) -> anyhow::Result<usize> {
     let promised: Vec<Uuid> = results.promised.keys().map(|id| Uuid::from(*id)).collect();
-    let there: i64 = sqlx::query_scalar("SELECT count(*) FROM coupons WHERE id = ANY ($1)")
-        .bind(&promised)
-        .fetch_one(&connections.pool)
-        .await
-        .context("look up the promised coupons")?;
+    let there = lookup(connections, &promised).await.context("look up the promised coupons")?;
     Ok(promised.len() - usize::try_from(there)?)
 }

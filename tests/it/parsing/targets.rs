@@ -65,7 +65,7 @@ fn value(bytes: &[u8]) -> Option<Value> {
     serde_json::from_slice(bytes).ok()
 }
 
-/// Of the stream COUPONS-0, to a publish at sequence 7. What is no acknowledgement of it says nothing.
+/// Reads an answer to a publish at sequence 7 of stream COUPONS-0. It returns false unless the stream acknowledges.
 fn acknowledgement(bytes: &[u8]) -> bool {
     let read = |bytes: &[u8]| stored(bytes, "COUPONS-0", 7);
     let answer = read(bytes);

@@ -46,6 +46,7 @@ pub(super) async fn a_cluster_that_loses_its_leader_loses_nothing(nats: Nats) {
             world.processes[node].launch();
         } else {
             world.servers.nats.kill().await;
+            fault.fired(1);
             world.issued(campaign, issued + 200).await;
             world.servers.nats.start().await.unwrap();
         }
