@@ -15,6 +15,7 @@ use time::OffsetDateTime;
 use crate::outlet::Shard;
 use crate::standing::{ProjectionStanding, Standing};
 use crate::status::RelayStatus;
+use crate::zoo;
 
 /// In seconds: from the latency of a quiet machine to the length of an outage.
 const BUCKETS: [f64; 15] =
@@ -108,7 +109,8 @@ impl Metrics {
         for standing in standings {
             let label = OfShard::from(standing.shard);
             self.halted.get_or_create(&label).set(standing.halted.is_some().into());
-            if let (Some(backlog), Some(age)) = (standing.backlog(), standing.age) {
+            let told = standing.backlog().zip(standing.age);
+            if let Some((backlog, age)) = told.or(zoo::has("unknown-is-zero").then_some((0, 0.0))) {
                 self.backlog.get_or_create(&label).set(backlog);
                 self.age.get_or_create(&label).set(age);
             } else {

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::bail;
 use outbox_relay::Shard;
 use outbox_relay::audit::{ShardAudit, ShardDifference, audit_shard};
+use outbox_relay::zoo;
 use tokio::time::sleep;
 
 use super::difference::{Difference, LegName, Mismatch, Source};
@@ -43,7 +44,8 @@ pub(super) async fn at_the_cut(sources: &mut Sources, heads: &[i64]) -> anyhow::
         let lags = || shards.iter().zip(heads).flat_map(|(audited, head)| lags(audited, *head));
         let now = Instant::now();
         waits = lags().map(|lag| (lag.at(), *waits.get(&lag.at()).unwrap_or(&now))).collect();
-        if waits.values().all(|since| now - *since > STANDS_AFTER) || waits.is_empty() {
+        let stands = |since: &Instant| now - *since > STANDS_AFTER || zoo::has("audit-has-no-cut");
+        if waits.values().all(stands) {
             return Ok(shards);
         }
         if let Some(lag) = lags().next().filter(|_| now - began > CATCH_UP_MAX) {

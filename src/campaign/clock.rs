@@ -8,6 +8,7 @@ use std::time::Duration;
 use futures_util::{StreamExt as _, stream};
 use outbox_relay::Shard;
 use outbox_relay::in_time::InTime as _;
+use outbox_relay::zoo;
 use sqlx::Connection as _;
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -83,7 +84,7 @@ async fn round(pool: &Pool, place: &mut Place, troubles: &mut Troubles) -> Resul
         shards.entry(shard).or_default().push(id);
     }
     let changes = stream::iter(shards.into_values().map(|mut campaigns| {
-        let first = place.rounds % campaigns.len();
+        let first = if zoo::has("one-failure-ends-the-round") { 0 } else { place.rounds % campaigns.len() };
         campaigns.rotate_left(first);
         change_each(pool, campaigns)
     }));
@@ -103,7 +104,7 @@ async fn change_each(pool: &Pool, campaigns: Vec<CampaignId>) -> Vec<(CampaignId
         let unavailable =
             matches!(error, ClockError::Change(ChangeError::Storage(StorageError::Unavailable(_))));
         failures.push((id, error));
-        if unavailable {
+        if unavailable || zoo::has("one-failure-ends-the-round") {
             break;
         }
     }

@@ -5,7 +5,7 @@ use serde_json::json;
 use crate::support::{SOON, World, coupon, wait_until};
 
 /// What an administrator, a template or a provider may have set for a login or a database.
-const DEFAULTS: [(&str, &str); 15] = [
+pub(crate) const DEFAULTS: [(&str, &str); 15] = [
     ("default_transaction_isolation", "'serializable'"),
     ("default_transaction_deferrable", "on"),
     ("synchronous_commit", "off"),

@@ -9,7 +9,7 @@ use tokio::process::Command;
 use tokio::time::timeout;
 
 /// A bug, and the test that finds it.
-const ZOO: [(&str, &str); 29] = [
+const ZOO: [(&str, &str); 33] = [
     // Gate and writer.
     ("postgres-does-not-cap", "faults::gate::a_gate_with_too_high_a_quantity_oversells_nothing"),
     ("postgres-forgets-the-limit", "faults::gate::a_gate_that_forgot_a_winner_gives_him_no_second_coupon"),
@@ -24,6 +24,7 @@ const ZOO: [(&str, &str); 29] = [
         "one-campaign-loses-the-gate",
         "faults::apart::a_key_of_another_type_breaks_one_campaign_until_it_is_repaired",
     ),
+    ("one-failure-ends-the-round", "faults::apart::a_row_that_stays_locked_holds_up_no_other_campaign"),
     ("unready-without-nats", "faults::nats::without_nats_claims_go_on_and_the_backlog_drains_afterwards"),
     // Outbox and relay.
     ("positions-without-a-lock", "outbox::positions_are_the_order_of_commit_without_a_gap"),
@@ -55,6 +56,10 @@ const ZOO: [(&str, &str); 29] = [
         "settlement-is-a-cent-off",
         "projections::each_event_is_applied_once_however_often_and_in_whatever_order_it_comes",
     ),
+    // What is told of it, and to whom.
+    ("unknown-is-zero", "readiness::what_is_not_known_is_not_said"),
+    ("audit-has-no-cut", "audit::rush::a_rush_is_balanced_whenever_it_is_audited"),
+    ("subscriber-sees-no-gap", "python::a_subscriber_stops_at_a_gap_and_follows_an_epoch"),
     // Replay.
     ("replay-mints-event-ids", "replay::a_replay_reaches_who_asked_for_it_and_disturbs_nobody"),
     ("replay-starts-over", "replay::runs::a_run_that_is_killed_again_and_again_is_whole_in_the_end"),

@@ -211,11 +211,17 @@ impl World {
 
     /// Adds a process that reaches servers by these wires, and waits until it serves.
     pub(crate) async fn add_process_through(&mut self, roles: &str, proxies: &[&Proxy]) -> usize {
+        self.add_process_as("coupon", roles, proxies).await
+    }
+
+    /// The same, with this login at Postgres.
+    pub(crate) async fn add_process_as(&mut self, login: &str, roles: &str, proxies: &[&Proxy]) -> usize {
         let mut process = self.process(roles);
         for (variable, url) in self.environment() {
             let wire = proxies.iter().find(|proxy| url.contains(&proxy.server.to_string()));
             if let Some(wire) = wire {
-                process.set(variable, &url.replace(&wire.server.to_string(), &wire.address.to_string()));
+                let url = url.replace(&wire.server.to_string(), &wire.address.to_string());
+                process.set(variable, &url.replace("//coupon@", &format!("//{login}@")));
             }
         }
         self.processes.push(process);

@@ -1,9 +1,11 @@
 //! The example of a subscriber, in Python: a process, and the coupons that it knows of.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use outbox_relay::zoo;
 use tokio::process::Command;
 use ulid::Ulid;
 use uuid::Uuid;
@@ -26,11 +28,24 @@ pub(crate) fn ended_after(world: &World, signal: &str, seconds: &str, arguments:
 }
 
 fn started_by(world: &World, before: &[&str], arguments: &[&str]) -> Process {
-    let python = python();
-    let command = [before, &[python.to_str().unwrap(), SUBSCRIBER], arguments].concat();
+    let (python, script) = (python(), script(world));
+    let command = [before, &[python.to_str().unwrap(), script.to_str().unwrap()], arguments].concat();
     let mut subscriber = world.program("subscriber", &command);
     subscriber.set("NATS_URL", &world.servers.nats_url());
     subscriber
+}
+
+/// Where the example is, or a copy of it with a bug.
+fn script(world: &World) -> PathBuf {
+    if !zoo::has("subscriber-sees-no-gap") {
+        return SUBSCRIBER.into();
+    }
+    let source = fs::read_to_string(SUBSCRIBER).unwrap();
+    let check = "not follows(";
+    assert!(source.contains(check), "the example has no {check}");
+    let copy = world.folder().join("subscriber.py");
+    fs::write(&copy, source.replace(check, "False and follows(")).unwrap();
+    copy
 }
 
 /// Starts it, to run to a position.

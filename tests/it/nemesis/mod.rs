@@ -1,17 +1,23 @@
 //! Everything breaks, at random and at once, while users rush; then all is left alone, and everything has to be
 //! as if nothing had happened. A seed tells all that is done: `make nemesis SEED=7 SECONDS=30`.
 
-use std::fmt;
+mod deed;
+
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use rand::rngs::StdRng;
-use rand::seq::IndexedRandom as _;
-use rand::{RngExt as _, SeedableRng as _};
+use coupon_dispatcher::rush::Rush;
 use serde_json::json;
+use sqlx::{Connection as _, PgConnection};
+use time::OffsetDateTime;
 use tokio::time::{Instant, sleep_until};
+use ulid::Ulid;
+use uuid::Uuid;
 
-use crate::support::{Clock, Hop, Line, Proxy, SOON, World, owns};
+use self::deed::{Deed, Lock, Planned, plan};
+use crate::hostile;
+use crate::support::{Clock, Hop, Line, Proxy, SOON, World, owns, wait_until};
 
 /// All roles twice, and the API alone.
 const ROLES: [&str; 3] = ["", "", "api"];
@@ -19,123 +25,22 @@ const HOPS: [Hop; 3] = [Hop::Postgres, Hop::Redis, Hop::Nats];
 /// Claims a second.
 const RATE: u32 = 150;
 const SECONDS: u64 = 10;
-/// Deeds begin so far apart, and last so long, in milliseconds; several are under way at a time.
-const APART: std::ops::Range<u64> = 100..1_200;
-const LASTING: std::ops::Range<u64> = 50..3_000;
-/// One in so many lasts longer than any lease, session or answer.
-const LONG_ONES: u32 = 12;
-const LASTING_LONG: std::ops::Range<u64> = 10_500..13_000;
-
-/// What can be done to one thing.
-#[derive(Clone, Copy, Debug)]
-enum Deed {
-    KillProcess(usize),
-    FreezeProcess(usize),
-    TerminateProcess(usize),
-    KillServer(Hop),
-    FreezeServer(Hop),
-    /// It starts again without its store.
-    EmptyRedis,
-    /// Its store goes back to where it was when this began.
-    RewindRedis,
-    RewindNats,
-    /// Its clock is so many minutes ahead.
-    ClockOfRedis(i64),
-    EndBackends,
-    FlushScripts,
-    DeleteStream,
-    Wire(usize, Hop, Line),
-    Cut(usize, Hop),
-    Silence(usize, Hop),
-    LoseReply(usize, Hop),
-}
-
-/// A deed, from when on and until when, since the beginning.
-#[derive(Clone, Copy)]
-struct Planned {
-    deed: Deed,
-    from: Duration,
-    until: Duration,
-}
-
-impl fmt::Display for Planned {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { deed, from, until } = self;
-        write!(f, "{:6.3} to {:6.3} s: {deed:?}", from.as_secs_f64(), until.as_secs_f64())
-    }
-}
-
-impl Deed {
-    fn any(random: &mut StdRng) -> Self {
-        let process = random.random_range(0..ROLES.len());
-        let hop = *HOPS.choose(random).unwrap();
-        let slow = Duration::from_millis(random.random_range(10..2_000));
-        let line =
-            *[Line::Slow(slow), Line::Refused, Line::Swallowed, Line::HalfOpen].choose(random).unwrap();
-        match random.random_range(0..24) {
-            0 | 1 => Self::KillProcess(process),
-            2 | 3 => Self::FreezeProcess(process),
-            4 => Self::TerminateProcess(process),
-            5 | 6 => Self::KillServer(hop),
-            7 | 8 => Self::FreezeServer(hop),
-            9 => Self::EmptyRedis,
-            10 => Self::RewindNats,
-            11 => Self::EndBackends,
-            12 => Self::FlushScripts,
-            13 => Self::DeleteStream,
-            14..17 => Self::Wire(process, hop, line),
-            17 => Self::Cut(process, hop),
-            18 => Self::RewindRedis,
-            19 => Self::ClockOfRedis(random.random_range(-40..40)),
-            20..22 => Self::Silence(process, hop),
-            _ => Self::LoseReply(process, hop),
-        }
-    }
-
-    /// To whom it is done: only one thing is done to him at a time.
-    fn victim(self) -> String {
-        match self {
-            Self::KillProcess(process) | Self::FreezeProcess(process) | Self::TerminateProcess(process) => {
-                format!("{process}")
-            }
-            Self::KillServer(hop) | Self::FreezeServer(hop) => format!("{hop:?}"),
-            Self::EmptyRedis | Self::FlushScripts | Self::RewindRedis => format!("{:?}", Hop::Redis),
-            Self::ClockOfRedis(_) => "clock".to_owned(),
-            Self::RewindNats | Self::DeleteStream => format!("{:?}", Hop::Nats),
-            Self::EndBackends => format!("{:?}", Hop::Postgres),
-            Self::Wire(process, hop, _)
-            | Self::Cut(process, hop)
-            | Self::Silence(process, hop)
-            | Self::LoseReply(process, hop) => format!("{process} {hop:?}"),
-        }
-    }
-}
-
-/// All that is done for so long, in order.
-fn plan(seed: u64, length: Duration) -> Vec<Planned> {
-    let mut random = StdRng::seed_from_u64(seed);
-    let mut planned: Vec<Planned> = Vec::new();
-    let mut from = Duration::from_millis(random.random_range(APART));
-    while from < length {
-        let deed = Deed::any(&mut random);
-        let long = random.random_ratio(1, LONG_ONES);
-        let lasting = random.random_range(if long { LASTING_LONG } else { LASTING });
-        let until = from + Duration::from_millis(lasting);
-        if planned.iter().all(|other| other.until < from || other.deed.victim() != deed.victim()) {
-            planned.push(Planned { deed, from, until });
-        }
-        from += Duration::from_millis(random.random_range(APART));
-    }
-    planned
-}
+/// The login of the processes, whose defaults may become hostile. The nemesis has another.
+const LOGIN: &str = "hostile";
 
 struct Nemesis {
     world: World,
     /// Of each process, one for each hop.
     wires: Vec<[Proxy; 3]>,
     clock_of_redis: Clock,
-    /// What Redis and NATS had when their rewinding began.
-    copies: [Option<PathBuf>; 2],
+    /// What Redis, NATS and Postgres had when their rewinding began.
+    copies: [Option<PathBuf>; 3],
+    /// Coupons of the database when the last copy of it was made.
+    kept: HashSet<Ulid>,
+    /// When that copy was put back.
+    restored: Option<Ulid>,
+    /// The session that holds a lock.
+    lock: Option<PgConnection>,
 }
 
 impl Nemesis {
@@ -143,6 +48,8 @@ impl Nemesis {
         let mut world = World::bare(1).await;
         let clock_of_redis = world.clock_of_redis().await;
         world.migrate().await;
+        let login = format!("CREATE ROLE {LOGIN} LOGIN SUPERUSER");
+        sqlx::raw_sql(&login).execute(&world.pool).await.unwrap();
         let mut wires = Vec::new();
         for roles in ROLES {
             let own = [
@@ -150,10 +57,11 @@ impl Nemesis {
                 world.proxy(Hop::Redis).await,
                 world.proxy(Hop::Nats).await,
             ];
-            world.add_process_through(roles, &own.each_ref()).await;
+            world.add_process_as(LOGIN, roles, &own.each_ref()).await;
             wires.push(own);
         }
-        Self { world, wires, clock_of_redis, copies: [None, None] }
+        let (copies, kept) = ([const { None }; 3], HashSet::new());
+        Self { world, wires, clock_of_redis, copies, kept, restored: None, lock: None }
     }
 
     fn wire(&self, process: usize, hop: Hop) -> &Proxy {
@@ -183,12 +91,22 @@ impl Nemesis {
             }
             Deed::RewindRedis => self.copies[0] = Some(self.world.copy_of_redis()),
             Deed::RewindNats => self.copies[1] = Some(self.world.copy_of_nats()),
-            Deed::ClockOfRedis(minutes) => self.clock_of_redis.set(time::Duration::minutes(minutes)),
-            Deed::EndBackends => {
-                let end =
-                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()";
-                drop(sqlx::query(end).execute(&self.world.pool).await);
+            Deed::RewindPostgres => {
+                let all: Vec<Uuid> =
+                    sqlx::query_scalar("SELECT id FROM coupons").fetch_all(&self.world.pool).await.unwrap();
+                self.kept = all.into_iter().map(Ulid::from).collect();
+                self.copies[2] = Some(self.world.copy_of_postgres());
             }
+            Deed::Lock(lock) => self.lock = Some(self.hold(lock).await),
+            Deed::HostileDefaults => {
+                for (setting, value) in hostile::DEFAULTS {
+                    let set = format!("ALTER ROLE {LOGIN} SET {setting} = {value}");
+                    sqlx::raw_sql(&set).execute(&self.world.pool).await.unwrap();
+                }
+                self.end_backends().await;
+            }
+            Deed::ClockOfRedis(minutes) => self.clock_of_redis.set(time::Duration::minutes(minutes)),
+            Deed::EndBackends => self.end_backends().await,
             Deed::FlushScripts => {
                 let mut redis = self.world.redis().await;
                 let () = redis::cmd("SCRIPT").arg("FLUSH").query_async(&mut redis).await.unwrap();
@@ -225,6 +143,17 @@ impl Nemesis {
                 self.world.rewind_nats(&copy).await;
                 std::fs::remove_dir_all(copy).unwrap();
             }
+            Deed::RewindPostgres => {
+                let copy = self.copies[2].take().unwrap();
+                self.world.rewind_postgres(&copy).await;
+                self.restored = Some(Ulid::generate());
+                std::fs::remove_dir_all(copy).unwrap();
+            }
+            Deed::Lock(_) => drop(self.lock.take()),
+            Deed::HostileDefaults => {
+                let reset = format!("ALTER ROLE {LOGIN} RESET ALL");
+                sqlx::raw_sql(&reset).execute(&self.world.pool).await.unwrap();
+            }
             Deed::ClockOfRedis(_) => self.clock_of_redis.set(time::Duration::ZERO),
             Deed::Wire(process, hop, _) => {
                 self.wire(process, hop).set(Line::Clear);
@@ -237,6 +166,45 @@ impl Nemesis {
             | Deed::Silence(..)
             | Deed::LoseReply(..) => {}
         }
+    }
+
+    async fn end_backends(&self) {
+        let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()";
+        drop(sqlx::query(end).execute(&self.world.pool).await);
+    }
+
+    /// A session with an open transaction that holds a lock.
+    async fn hold(&self, lock: Lock) -> PgConnection {
+        let mut session = PgConnection::connect(&self.world.servers.database_url()).await.unwrap();
+        let taken = match lock {
+            Lock::Rows => "BEGIN; SELECT FROM campaigns FOR UPDATE",
+            Lock::Shard => "BEGIN; SELECT outbox_lock(0::smallint)",
+        };
+        sqlx::raw_sql(taken).execute(&mut session).await.unwrap();
+        session
+    }
+
+    /// Whether a coupon may be gone: it came after the copy of the database that was put back since.
+    fn is_lost(&self, coupon: Ulid) -> bool {
+        self.restored.is_some_and(|restored| coupon < restored) && !self.kept.contains(&coupon)
+    }
+
+    /// What an operator does once a database is restored: begins a new epoch if the relay halts.
+    async fn recover(&self) {
+        let Some(restored) = self.restored else { return };
+        let halted = async || {
+            let halts = "SELECT EXISTS (SELECT FROM outbox_halts WHERE since > $1)";
+            let since = OffsetDateTime::from(restored.datetime());
+            sqlx::query_scalar(halts).bind(since).fetch_one(&self.world.pool).await.unwrap()
+        };
+        let is_balanced = async || self.world.sheet().await.is_ok_and(|sheet| sheet.is_balanced());
+        let settled = async || is_balanced().await || halted().await;
+        wait_until("all data agrees, or the relay has halted", SOON, settled).await;
+        if halted().await {
+            self.world.begin_epoch().await;
+        }
+        // The gate still knows users whose coupons are gone, until the sweeper finds them.
+        self.world.balanced_within(SOON).await;
     }
 }
 
@@ -253,7 +221,7 @@ async fn nemesis(seed: u64, seconds: u64) {
     let quantity = users * 3 / 4;
     let campaign = nemesis.world.open_campaign(json!({ "quantity": quantity })).await;
     let rush = nemesis.world.rush(campaign, users);
-    let rush = tokio::spawn(coupon_dispatcher::rush::Rush { rate: 2 * RATE, ..rush }.run());
+    let rush = tokio::spawn(Rush { rate: 2 * RATE, ..rush }.run());
 
     let mut steps: Vec<(Duration, bool, Deed)> = Vec::new();
     for Planned { deed, from, until } in plan {
@@ -271,12 +239,13 @@ async fn nemesis(seed: u64, seconds: u64) {
         }
     }
 
-    let Nemesis { world, .. } = &nemesis;
     let during = rush.await.unwrap();
+    nemesis.recover().await;
+    let Nemesis { world, .. } = &nemesis;
     // Whoever was not answered asks again, and so does everybody else: the answers are the same.
     let after = world.rush(campaign, users).run().await;
     world.answered(&after).await;
-    for (coupon, user) in &during.promised {
+    for (coupon, user) in during.promised.iter().filter(|(coupon, _)| !nemesis.is_lost(**coupon)) {
         assert_eq!(after.promised.get(coupon), Some(user), "what user-{user} was promised");
     }
     assert!(during.retried > 0, "nobody noticed");
