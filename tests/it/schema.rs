@@ -104,6 +104,49 @@ async fn released_migrations_stay_as_they_are() {
     }
 }
 
+/// What a migration does to tables that the old program still uses, and may not. A line for each.
+fn breaches(text: &str) -> Vec<String> {
+    let code: Vec<&str> = text.lines().map(|line| line.split("--").next().unwrap_or_default()).collect();
+    let statements = code.join(" ").to_uppercase();
+    let statements = statements.split(';').map(|statement| statement.split_whitespace().collect::<Vec<_>>());
+    let has = |words: &[&str], part: &[&str]| words.windows(part.len()).any(|window| window == part);
+    let mut found = Vec::new();
+    for words in statements.filter(|words| words.starts_with(&["ALTER", "TABLE"])) {
+        let renames = has(&words, &["RENAME"]);
+        let changes_a_type = has(&words, &["TYPE"]) && !has(&words, &["ADD"]);
+        let needs_a_value =
+            has(&words, &["ADD"]) && has(&words, &["NOT", "NULL"]) && !has(&words, &["DEFAULT"]);
+        let forbids_null = has(&words, &["SET", "NOT", "NULL"]);
+        let checks_rows = has(&words, &["ADD", "CONSTRAINT"]) && !has(&words, &["NOT", "VALID"]);
+        if renames || changes_a_type || needs_a_value || forbids_null || checks_rows {
+            found.push(words.join(" "));
+        }
+    }
+    found
+}
+
+/// The old program goes on beside each migration: expand, deploy, contract.
+#[test]
+fn migrations_leave_the_old_program_what_it_uses() {
+    for path in [sql_files(&path("migrations")), sql_files(&path("relay/migrations"))].concat() {
+        let breaches = breaches(&fs::read_to_string(&path).unwrap());
+        assert!(breaches.is_empty(), "{}: {breaches:?}", path.display());
+    }
+    for breach in [
+        "ALTER TABLE coupons RENAME COLUMN code TO number",
+        "ALTER TABLE coupons ALTER COLUMN number TYPE bigint",
+        "ALTER TABLE coupons ALTER number SET DATA TYPE bigint",
+        "ALTER TABLE coupons ADD COLUMN note text NOT NULL",
+        "ALTER TABLE coupons ALTER note SET NOT NULL",
+        "ALTER TABLE coupons ADD CONSTRAINT positive CHECK (number > 0)",
+    ] {
+        assert_eq!(breaches(breach).len(), 1, "{breach}");
+    }
+    let allowed = "ALTER TABLE coupons ADD COLUMN note text NOT NULL DEFAULT ''; -- RENAME
+                   ALTER TABLE coupons ADD CONSTRAINT positive CHECK (number > 0) NOT VALID";
+    assert!(breaches(allowed).is_empty());
+}
+
 /// A file is a function, has its name, and is applied.
 #[test]
 fn every_function_file_is_applied() {
