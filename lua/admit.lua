@@ -26,6 +26,8 @@ end
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local limit = tonumber(gate[5])
+-- A campaign allows 10 at most. The loops below are as long as the limit.
+if not (limit <= 100) then return redis.error_reply('ERR the gate allows a user ' .. gate[5] .. ' coupons') end
 local taken_before = redis.call('SCARD', KEYS[2])
 local left = gate[4] - taken_before
 

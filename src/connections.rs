@@ -45,6 +45,28 @@ const PINNED: [(&str, &str); 11] = [
     ("bytea_output", "hex"),
     ("IntervalStyle", "postgres"),
 ];
+/// The parameters of a `DATABASE_URL` that the driver knows (its `options/parse.rs`); it ignores any other.
+const PARAMETERS: [&str; 19] = [
+    "sslmode",
+    "ssl-mode",
+    "sslrootcert",
+    "ssl-root-cert",
+    "ssl-ca",
+    "sslcert",
+    "ssl-cert",
+    "sslkey",
+    "ssl-key",
+    "statement-cache-capacity",
+    "host",
+    "hostaddr",
+    "port",
+    "dbname",
+    "user",
+    "password",
+    "application_name",
+    "options",
+    "options[",
+];
 /// Where the tables are, unless `DATABASE_URL` has a `search_path` of its own among its options.
 const SCHEMA: (&str, &str) = ("search_path", "public");
 
@@ -63,6 +85,9 @@ impl Connections {
     /// # Errors
     /// When the schema does not fit; without patience also when a server cannot be reached, which the error names.
     pub async fn open(config: &Config, patience: Patience) -> anyhow::Result<Self> {
+        for name in config.database.other_parameters(&PARAMETERS) {
+            tracing::warn!("the parameter {name} of DATABASE_URL is not known and has no effect");
+        }
         let database = database(config)?;
         let check = async || -> anyhow::Result<()> {
             let checked = async {

@@ -9,7 +9,6 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
-use std::mem;
 use std::time::Duration;
 
 use async_nats::client::PublishErrorKind;
@@ -106,7 +105,7 @@ impl<'a> Pipeline<'a> {
                     sleep_until(next_batch_at).await;
                 }
             } else if read == 0 {
-                self.route.status.send_if_modified(|status| mem::take(&mut status.held_up));
+                self.route.status.send_if_modified(|status| status.held_up.take().is_some());
                 if checked.elapsed() >= STREAM_CHECK_INTERVAL {
                     self.check_end().await?;
                     checked = Instant::now();
@@ -196,7 +195,7 @@ impl<'a> Pipeline<'a> {
         while let Some(Some(answer)) = unconstrained(self.acknowledgements.next()).now_or_never() {
             self.accept(&answer)?;
         }
-        self.route.status.send_modify(|status| (status.published, status.held_up) = (self.published, false));
+        self.route.status.send_modify(|status| (status.published, status.held_up) = (self.published, None));
         Ok(())
     }
 

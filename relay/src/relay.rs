@@ -15,6 +15,7 @@ use crate::in_time::InTime as _;
 use crate::leadership;
 use crate::metrics::Metrics;
 use crate::pipeline::{Pipeline, Route};
+use crate::reason::reason_of;
 use crate::retry::Retry;
 use crate::site::Site;
 use crate::standing::{self, RELAY_LOCK};
@@ -51,43 +52,77 @@ impl Relay {
     /// Relays until it is dropped, which is safe at any point.
     pub async fn run(&self) -> Infallible {
         let mut retry = Retry::new(Duration::from_millis(50), Duration::from_secs(2));
-        let mut told = false;
+        let (mut told, mut session) = (false, None);
         loop {
             let before = self.route.status.borrow().published;
-            let Err(error) = self.lead(&mut told).await;
-            let held_up = matches!(error, RelayError::Stream(_) | RelayError::Refused { .. });
-            let halted = match error {
-                RelayError::Halted(halt) => {
-                    if self.route.status.borrow().halted.as_ref() != Some(&halt) {
-                        tracing::error!(shard = %self.route.site.shard, reason = %halt, "relay stopped: it waits for a decision of an operator");
-                    }
-                    Some(halt)
-                }
-                error => {
-                    if let RelayError::Refused { .. } = &error {
-                        self.route.metrics.refused.get_or_create(&self.route.site.shard.into()).inc();
-                    }
-                    let (shard, error) = (self.route.site.shard, &error as &dyn std::error::Error);
-                    if told {
-                        tracing::debug!(%shard, error, "relay starts over again");
-                    } else {
-                        tracing::warn!(%shard, error, "relay starts over");
-                    }
-                    told = true;
-                    None
-                }
-            };
+            let Ended { error, kept } = self.lead(session.take(), &mut told).await;
+            self.report(error, &mut told);
             if self.route.status.borrow().published > before {
                 retry.reset();
             }
-            self.route.status.send_modify(|status| (status.halted, status.held_up) = (halted, held_up));
-            sleep(retry.next_wait()).await;
+            let wait = sleep(retry.next_wait());
+            match kept {
+                Some(mut connection) => {
+                    let is_kept = leadership::keep(&mut connection, wait).await.is_ok();
+                    session = Some(connection).filter(|_| is_kept);
+                }
+                None => wait.await,
+            }
         }
     }
 
-    /// `told`: whether the log has said of a failure, and not yet that it is over.
-    async fn lead(&self, told: &mut bool) -> Result<Infallible, RelayError> {
-        let (mut connection, leads_on) = self.take_lock().await?;
+    /// Says why the relay starts over or has stopped.
+    fn report(&self, error: RelayError, told: &mut bool) {
+        let shard = self.route.site.shard;
+        let nats_fails = matches!(error, RelayError::Stream(_) | RelayError::Refused { .. });
+        let held_up = nats_fails.then(|| reason_of(&error));
+        let halted = match error {
+            RelayError::Halted(halt) => {
+                if self.route.status.borrow().halted.as_ref() != Some(&halt) {
+                    tracing::error!(%shard, reason = %halt, "relay stopped: it waits for a decision of an operator");
+                }
+                Some(halt)
+            }
+            error => {
+                if let RelayError::Refused { .. } = &error {
+                    self.route.metrics.refused.get_or_create(&shard.into()).inc();
+                }
+                let error = &error as &dyn std::error::Error;
+                if *told {
+                    tracing::debug!(%shard, error, "relay starts over again");
+                } else {
+                    tracing::warn!(%shard, error, "relay starts over");
+                }
+                *told = true;
+                None
+            }
+        };
+        self.route.status.send_modify(|status| (status.halted, status.held_up) = (halted, held_up));
+    }
+
+    /// Leads on `session` if it has kept that. `told`: whether the log has said of a failure, and not yet that it is over.
+    async fn lead(&self, session: Option<PgConnection>, told: &mut bool) -> Ended {
+        let (mut connection, leads_on) = match session {
+            Some(connection) => (connection, true),
+            None => match self.take_lock().await {
+                Ok(taken) => taken,
+                Err(error) => return Ended { error, kept: None },
+            },
+        };
+        let Err(error) = self.lead_on(&mut connection, leads_on, told).await;
+        // What NATS refuses, it refuses to another relay as well. If it does not answer, another may try; and while the
+        // relay has stopped, an operator's command needs the lock.
+        let keeps = matches!(error, RelayError::Refused { .. });
+        Ended { error, kept: keeps.then_some(connection) }
+    }
+
+    /// Leads on the connection that holds the lock.
+    async fn lead_on(
+        &self,
+        connection: &mut PgConnection,
+        leads_on: bool,
+        told: &mut bool,
+    ) -> Result<Infallible, RelayError> {
         self.route.status.send_modify(|status| status.leads = true);
         failpoint::reached("relay.leads").await;
         let Site { shard, nats, .. } = &self.route.site;
@@ -99,15 +134,15 @@ impl Relay {
             }
             sleep(CONNECTION_CHECK_INTERVAL).await;
         };
-        note_max_payload(&mut connection, server.max_payload).await?;
-        let Err(error) = self.relay(&mut connection, leads_on, told).await;
+        note_max_payload(connection, server.max_payload).await?;
+        let Err(error) = self.relay(connection, leads_on, told).await;
         if let RelayError::Halted(halt) = &error {
-            standing::note(&mut connection, *shard, halt).await?;
+            standing::note(connection, *shard, halt).await?;
         }
         Err(error)
     }
 
-    /// Relays on the connection that holds the lock.
+    /// Relays to a NATS that is connected.
     async fn relay(
         &self,
         connection: &mut PgConnection,
@@ -139,7 +174,7 @@ impl Relay {
         }
         self.route
             .status
-            .send_modify(|status| (status.leads, status.found, status.held_up) = (false, false, false));
+            .send_modify(|status| (status.leads, status.found, status.held_up) = (false, false, None));
         Ok((leadership::take(database, RELAY_LOCK, shard.0).await?, false))
     }
 
@@ -161,6 +196,13 @@ impl Relay {
             status.halted = None;
         });
     }
+}
+
+/// Why a relay no longer leads.
+struct Ended {
+    error: RelayError,
+    /// The connection with the lock, if the relay keeps it until it leads again.
+    kept: Option<PgConnection>,
 }
 
 /// Tells [`append`](crate::append()) how large a message may be. The row is written only when the server's

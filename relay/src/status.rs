@@ -13,8 +13,8 @@ pub struct RelayStatus {
     pub published: i64,
     /// How many events this relay has published again because the stream had lost them.
     pub healed: i64,
-    /// Whether its last attempt failed because NATS refused it or did not answer. It retries.
-    pub held_up: bool,
+    /// Why its last attempt failed, if NATS refused it or did not answer. It retries.
+    pub held_up: Option<String>,
     /// Why the relay has stopped. An operator has to decide; the relay never guesses.
     pub halted: Option<Halt>,
 }

@@ -23,6 +23,9 @@ use crate::config::{ConfigError, RUST_LOG};
 /// The crates of this program. Below [`Level::INFO`] only these are logged: drivers print passwords there.
 const OURS: [&str; 2] = ["coupon_dispatcher", "outbox_relay"];
 
+/// It warns of parameters that it does not know, with their values, such as `sslpassword`. `Connections` names them.
+const URL_PARSER: &str = "sqlx_postgres::options";
+
 /// Lines that wait to be written, at most: some megabytes. What does not fit is dropped, and counted.
 const LINES_MAX: usize = 10_000;
 /// How often dropped lines are looked for.
@@ -73,7 +76,8 @@ async fn report(dropped: ErrorCounter) {
 
 /// Whatever `RUST_LOG` says.
 fn may_be_logged(metadata: &Metadata<'_>) -> bool {
-    *metadata.level() <= Level::INFO || is_ours(metadata.target())
+    let (level, target) = (*metadata.level(), metadata.target());
+    (level <= Level::INFO && !target.starts_with(URL_PARSER)) || is_ours(target)
 }
 
 fn is_ours(target: &str) -> bool {

@@ -39,6 +39,18 @@ impl ServerUrl {
         &self.0
     }
 
+    /// The names of those of its parameters that are not among `known`. A name that ends in `[` stands for all that
+    /// begin with it.
+    pub(crate) fn other_parameters(&self, known: &[&str]) -> Vec<String> {
+        let parameters = self.0.rsplit_once('?').map_or("", |(_, parameters)| parameters);
+        let names = parameters.split('&').filter_map(|pair| pair.split('=').next());
+        let names = names.map(|name| percent_decode_str(name).decode_utf8_lossy().into_owned());
+        let is_known = |name: &str| {
+            known.iter().any(|known| name == *known || known.ends_with('[') && name.starts_with(known))
+        };
+        names.filter(|name| !name.is_empty() && !is_known(name)).collect()
+    }
+
     pub(super) fn parse(text: &str, schemes: &[&str]) -> Result<Self, String> {
         let fits = text
             .split_once("://")
@@ -93,6 +105,14 @@ mod tests {
         assert_eq!(login("nats://user:hunter2@bus:4222"), both("user", "hunter2"));
         assert_eq!(login("tls://u%40ser:p%3A%2F:%40@bus"), both("u@ser", "p:/:@"));
         assert_eq!(login("nats://token@bus"), Some(("token".to_owned(), None)));
+    }
+
+    #[test]
+    fn parameters_that_are_not_known_are_named() {
+        let url = "postgres://a:b?c@db/coupon?sslmode=require&options[a]=1&ssl%70assword=x&pasword";
+        let other = ServerUrl(url.to_owned()).other_parameters(&["sslmode", "options["]);
+        assert_eq!(other, ["sslpassword", "pasword"]);
+        assert!(ServerUrl("postgres://db/coupon".to_owned()).other_parameters(&[]).is_empty());
     }
 
     #[test]

@@ -107,6 +107,7 @@ fn of_stream(info: &Info, shard: Shard, replicas: usize) -> Vec<Finding> {
     let drops = format!("It drops events that a subscriber may not have read yet. {edit}");
     let (age, per_subject) = (info.config.max_age, info.config.max_messages_per_subject);
     let wanted = [OUTLET.subjects_of(shard)];
+    let kept = (info.state.last_sequence + 1).saturating_sub(info.state.first_sequence.max(1));
     let mut findings = vec![
         of("subjects", subjects.join(", ")).bad_unless(
             *subjects == wanted,
@@ -134,6 +135,20 @@ fn of_stream(info: &Info, shard: Shard, replicas: usize) -> Vec<Finding> {
             !info.config.sealed,
             "Nothing can be published to it any more, and that cannot be undone.",
         ),
+        of("subject transform", format!("{:?}", info.config.subject_transform)).bad_unless(
+            info.config.subject_transform.is_none(),
+            format!("Events are stored under subjects that no subscriber expects. {edit}"),
+        ),
+        of("mirror and sources", "some".to_owned()).bad_unless(
+            info.config.mirror.is_none() && info.config.sources.as_ref().is_none_or(Vec::is_empty),
+            "Sequences are positions only while no other messages arrive. Delete the stream, and the relay recreates it \
+             from the outbox.",
+        ),
+        of("messages", format!("{} of {kept}", info.state.messages)).bad_unless(
+            info.state.messages == kept,
+            "Messages were deleted from its midst. `coupon audit --full` names the first; a stream that is deleted is \
+             recreated from the outbox.",
+        ),
         of("replicas", num_replicas.to_string()).warn_unless(
             *num_replicas == replicas,
             format!("NATS_REPLICAS is {replicas}, which applies to new streams only. {edit}"),
@@ -143,8 +158,9 @@ fn of_stream(info: &Info, shard: Shard, replicas: usize) -> Vec<Finding> {
     ];
     findings.retain(|finding| finding.advice.is_some());
     if findings.is_empty() {
+        let (messages, bytes, first) = (info.state.messages, info.state.bytes, info.state.first_sequence);
         let found =
-            format!("as the relay needs it, {} messages, {} bytes", info.state.messages, info.state.bytes);
+            format!("as the relay needs it, {messages} messages from sequence {first} on, {bytes} bytes");
         findings.push(Finding::of(NATS, name, found));
     }
     findings

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
 use async_nats::connection::State as NatsState;
-use outbox_relay::zoo;
+use outbox_relay::{RelayStatus, Shard, zoo};
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 use serde::Serialize;
@@ -81,13 +81,13 @@ impl Health {
         let redis = issuer.is_none_or(Issuer::gate_is_reachable);
         let relays = || self.watch.relays.iter().map(|(_, relay)| relay.borrow());
         let nats = self.watch.nats.connection_state() == NatsState::Connected
-            && !relays().any(|relay| relay.held_up);
+            && !relays().any(|relay| relay.held_up.is_some());
         let own = relays().filter_map(|relay| relay.halted.as_ref().map(ToString::to_string));
         let mut halted: Vec<String> = own.collect();
-        let mut stalled = Vec::new();
+        let mut stalled: Vec<String> = self.watch.relays.iter().filter_map(held_up).collect();
         if let Some(sample) = sample {
             halted.extend(sample.halted());
-            stalled = sample.stalled;
+            stalled.extend(sample.stalled);
         }
         halted.sort_unstable();
         halted.dedup();
@@ -156,6 +156,12 @@ impl Readiness {
     pub fn is_ready(&self) -> bool {
         self.status != Status::Unready
     }
+}
+
+/// Why a relay of this process retries.
+fn held_up((shard, relay): &(Shard, watch::Receiver<RelayStatus>)) -> Option<String> {
+    let relay = relay.borrow();
+    relay.held_up.as_ref().map(|reason| format!("shard {shard}: the relay retries: {reason}"))
 }
 
 fn gauge(value: i64) -> Gauge {

@@ -98,7 +98,7 @@ impl Watch {
 /// What one sample needs to know of those before.
 struct Sampler<'a> {
     watch: &'a Watch,
-    /// Where streams end whose relays are in other processes, and when NATS was asked.
+    /// Where streams end, and when this was asked.
     ends: HashMap<Shard, (Instant, Option<i64>)>,
     /// Whether the log says that this login may not read them.
     told: bool,
@@ -140,12 +140,15 @@ impl Sampler<'_> {
         connection: &mut PgConnection,
         relays: &[(Shard, RelayStatus)],
     ) -> Result<(Vec<Standing>, Vec<ProjectionStanding>), sqlx::Error> {
-        let mut ends = Vec::new();
+        let (mut ends, mut answers) = (Vec::new(), true);
         for shard in (0..self.watch.shards).map(Shard) {
             let own = relays.iter().find(|(of, status)| *of == shard && status.found);
             let published = match own {
-                Some((_, status)) => Some(status.published),
-                None => self.end_of(connection, shard).await,
+                Some((_, status)) => {
+                    self.ends.insert(shard, (Instant::now(), Some(status.published)));
+                    Some(status.published)
+                }
+                None => self.end_of(connection, shard, &mut answers).await,
             };
             ends.push((shard, published));
         }
@@ -155,16 +158,30 @@ impl Sampler<'_> {
         Ok((standings, projections))
     }
 
-    /// Where a stream ends; nothing when NATS does not tell.
-    async fn end_of(&mut self, connection: &mut PgConnection, shard: Shard) -> Option<i64> {
-        if let Some((asked_at, end)) = self.ends.get(&shard)
-            && asked_at.elapsed() < STREAM_INTERVAL
+    /// Where a stream ends, or where it ended when NATS last told: while it does not answer, what waits is told
+    /// nevertheless. Nothing when it has never told. `answers`: whether NATS has answered in this sample, so that one
+    /// sample waits for it once.
+    async fn end_of(
+        &mut self,
+        connection: &mut PgConnection,
+        shard: Shard,
+        answers: &mut bool,
+    ) -> Option<i64> {
+        let known = self.ends.get(&shard).copied();
+        if let Some((asked_at, end)) = known
+            && (asked_at.elapsed() < STREAM_INTERVAL || !*answers)
         {
-            return *end;
+            return end;
         }
         let asked =
             timeout(INTERVAL, standing::published(connection, &self.watch.nats, &OUTLET, shard)).await;
-        let end = asked.ok().and_then(Result::ok).flatten();
+        let end = match asked {
+            Ok(Ok(end)) => end,
+            Err(_) | Ok(Err(_)) => {
+                *answers = false;
+                known.and_then(|(_, end)| end)
+            }
+        };
         self.ends.insert(shard, (Instant::now(), end));
         end
     }

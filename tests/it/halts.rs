@@ -42,6 +42,10 @@ async fn a_full_stream_is_waited_for() {
     fault.fired(1);
     world.append_events(4).await;
     world.says(0, "position 6 was not stored: maximum messages exceeded").await;
+    let told = world.tells(0, "stalled", "position 6 was not stored: maximum messages exceeded").await;
+    assert!(told.contains("the relay retries"), "{told}");
+    let (code, report) = world.doctor().await;
+    assert!(report.contains("active since") && !report.contains("none runs"), "{code:?} {report}");
     assert_eq!(world.end_of_stream(SHARD).await, 5, "nothing old goes for it");
     world.stream_takes(-1).await;
     world.assert_published().await;

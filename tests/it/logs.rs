@@ -62,7 +62,8 @@ async fn what_happens_on_the_way_is_logged_with_the_trace() {
 }
 
 /// Passwords of the three servers.
-const PASSWORDS: [&str; 3] = ["hunter2-of-postgres", "hunter2-of-redis", "hunter2-of-nats"];
+const PASSWORDS: [&str; 4] =
+    ["hunter2-of-postgres", "hunter2-of-redis", "hunter2-of-nats", "hunter2-of-a-key"];
 /// Everything, in one word, and crate by crate.
 const FILTERS: [&str; 2] = [
     "trace",
@@ -72,7 +73,7 @@ const FILTERS: [&str; 2] = [
 
 /// An environment in which each server's URL has a password, which Postgres demands.
 async fn with_passwords(world: &World) -> Vec<(&'static str, String)> {
-    let [postgres, redis, nats] = PASSWORDS;
+    let [postgres, redis, nats, key] = PASSWORDS;
     let create = format!("CREATE ROLE secret SUPERUSER LOGIN PASSWORD '{postgres}'");
     sqlx::query(&create).execute(&world.pool).await.unwrap();
     let access = world.servers.postgres.dir().join("pg_hba.conf");
@@ -82,7 +83,9 @@ async fn with_passwords(world: &World) -> Vec<(&'static str, String)> {
     let mut environment = world.environment();
     for (variable, url) in &mut environment {
         match *variable {
-            "DATABASE_URL" => *url = url.replace("coupon@", &format!("secret:{postgres}@")),
+            "DATABASE_URL" => {
+                *url = url.replace("coupon@", &format!("secret:{postgres}@")) + "?sslpassword=" + key;
+            }
             "REDIS_URL" => *url = url.replace("://", &format!("://default:{redis}@")),
             "NATS_URL" => *url = url.replace("://", &format!("://coupon:{nats}@")),
             _ => {}

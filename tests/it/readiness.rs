@@ -15,7 +15,7 @@ const AGE: &str = "outbox_head_of_line_age_seconds{shard=\"0\"}";
 
 impl World {
     /// A sentence that `/readyz` of this process has in `list`, with `words` in it.
-    async fn tells(&self, process: usize, list: &str, words: &str) -> String {
+    pub(crate) async fn tells(&self, process: usize, list: &str, words: &str) -> String {
         wait_for(&format!("{list}: {words}"), SOON, async || {
             let answer = self.processes[process].http().get("/readyz").await;
             let sentences = answer.body[list].as_array()?.clone();
@@ -28,12 +28,21 @@ impl World {
         .await
     }
 
+    /// Waits for a process that is not asked for claims, and was started a moment ago.
+    async fn has_started(&self, process: usize) {
+        let serves = async || {
+            let answer = self.processes[process].http().try_get("/metrics").await;
+            answer.is_some_and(|answer| answer.status == 200)
+        };
+        wait_until("it has started", SOON, serves).await;
+    }
+
     async fn is_ready(&self, process: usize) {
         let ready = async || self.processes[process].http().get("/readyz").await.body["status"] == "ready";
         wait_until("it is ready", SOON, ready).await;
     }
 
-    async fn doctor(&self) -> (Option<i32>, String) {
+    pub(crate) async fn doctor(&self) -> (Option<i32>, String) {
         let examined = self.coupon(&["doctor"]).await;
         (examined.code, examined.out)
     }
@@ -85,6 +94,33 @@ async fn a_halt_is_told_by_every_process() {
     world.close().await;
 }
 
+/// While NATS is frozen nobody is told where the stream ends, and what waits gets older nevertheless.
+#[tokio::test]
+async fn what_waits_for_a_frozen_nats_is_told_by_every_process() {
+    let world = World::with_processes(&["", "relay"]).await;
+    let campaign = world.open_campaign(json!({})).await;
+    assert_eq!(world.claim(campaign, "alice").await.status, 201);
+    for process in 0..2 {
+        world.has_started(process).await;
+        world.measures(process, BACKLOG, 0.0).await;
+    }
+    world.servers.nats.freeze();
+    assert_eq!(world.claim(campaign, "bob").await.status, 201);
+    for process in 0..2 {
+        // Longer than any sample, leader and connection lasts.
+        let old = async || world.measured(process, AGE).await.expect("the age is known") > 12.0;
+        wait_until("the oldest gets older", SOON, old).await;
+        let backlog = world.measured(process, BACKLOG).await;
+        assert!(backlog.is_some_and(|events| events >= 1.0), "{backlog:?}");
+    }
+    world.servers.nats.thaw();
+    for process in 0..2 {
+        world.measures(process, BACKLOG, 0.0).await;
+        world.is_ready(process).await;
+    }
+    world.close().await;
+}
+
 /// After a start without NATS nobody knows what is published: nothing is said of it.
 #[tokio::test]
 async fn what_is_not_known_is_not_said() {
@@ -95,11 +131,7 @@ async fn what_is_not_known_is_not_said() {
     world.servers.nats.kill().await;
     world.processes[0].kill();
     world.processes[0].start().await;
-    let serves = async || {
-        let answer = world.processes[0].http().try_get("/metrics").await;
-        answer.is_some_and(|answer| answer.status == 200)
-    };
-    wait_until("it has started", SOON, serves).await;
+    world.has_started(0).await;
     world.measures(0, "outbox_sampled", 1.0).await;
     assert_eq!((world.measured(0, BACKLOG).await, world.measured(0, AGE).await), (None, None));
     world.servers.nats.start().await.unwrap();

@@ -46,6 +46,7 @@ async fn a_field_that_is_changed_lost_or_garbage_is_repaired() {
         vec!["HSET", &gate, "opens_at", "4102444800000"],
         vec!["HSET", &gate, "closes_at", "1000"],
         vec!["HSET", &gate, "limit", "0"],
+        vec!["HSET", &gate, "limit", "1000000000"],
         vec!["HSET", &gate, "lease", "86400000"],
         vec!["HSET", &gate, "expires_at", "4102444800000"],
     ];
