@@ -6,7 +6,7 @@ use sqlx::PgConnection;
 
 /// The functions of this program, beside those of the outbox.
 pub const FUNCTIONS: &[Function] =
-    &[Function { name: "issue_batch", revision: 2, text: include_str!("issue/issue_batch.sql") }];
+    &[Function { name: "issue_batch", revision: 3, text: include_str!("issue/issue_batch.sql") }];
 
 /// Why a process does not start on a database.
 #[derive(Debug, thiserror::Error)]

@@ -71,13 +71,8 @@ const LIMIT: Duration = Duration::from_secs(120);
 /// Those of Postgres: what is changed in a function.
 pub(crate) async fn plant(pool: &PgPool) {
     for (bug, function, from, to) in [
-        ("postgres-does-not-cap", "issue_batch", "WHERE number <= campaign.quantity", ""),
-        (
-            "postgres-forgets-the-limit",
-            "issue_batch",
-            "coalesce(held.nth, 0) < campaign.per_user_limit AND",
-            "",
-        ),
+        ("postgres-does-not-cap", "issue_batch", "WHERE number <= quantities[c]", ""),
+        ("postgres-forgets-the-limit", "issue_batch", "AND coalesce(held.nth, 0) < limits[c]", ""),
         (
             "coupon-without-event",
             "issue_batch",
