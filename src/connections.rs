@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use async_nats::ServerAddr;
 use outbox_relay::reason::reason_of;
 use outbox_relay::retry::Retry;
 use outbox_relay::zoo;
@@ -12,7 +13,7 @@ use sqlx::postgres::PgConnectOptions;
 use tokio::time::{sleep, timeout};
 
 use crate::config::{Config, ServerUrl, login};
-use crate::gate::redis as seats;
+use crate::gate::client::Client as Redis;
 use crate::pool::Pool;
 use crate::schema::{self, SchemaError};
 
@@ -75,7 +76,7 @@ const SCHEMA: (&str, &str) = ("search_path", "public");
 pub struct Connections {
     pub database: PgConnectOptions,
     pub pool: Pool,
-    pub redis: redis::Client,
+    pub redis: Redis,
     pub nats: async_nats::Client,
 }
 
@@ -98,7 +99,7 @@ impl Connections {
         };
         until_there("Postgres", &config.database, patience, check).await?;
         let pool = Pool::new(&database, POOL_CONNECTIONS);
-        let redis = seats::client(config.redis.reveal()).context("read REDIS_URL")?;
+        let redis = redis(config)?;
         let nats = connect_nats(config, patience).await?;
         Ok(Self { database, pool, redis, nats })
     }
@@ -110,6 +111,11 @@ impl Connections {
             tracing::debug!("NATS does not listen: its session is left open");
         }
     }
+}
+
+/// Where the gate is. Connects to nothing.
+pub(crate) fn redis(config: &Config) -> anyhow::Result<Redis> {
+    Redis::open(config.redis.reveal()).context("read REDIS_URL")
 }
 
 /// The options of every session at Postgres.
@@ -188,7 +194,10 @@ pub fn nats_options(url: &str) -> async_nats::ConnectOptions {
 /// With endless patience it returns before NATS is there: the API does not need it.
 pub(crate) async fn connect_nats(config: &Config, patience: Patience) -> anyhow::Result<async_nats::Client> {
     let (url, is_away) = (config.nats.clone(), AtomicBool::new(false));
-    let mut options = nats_options(config.nats.reveal())
+    // The client has one login for all servers.
+    let with_login = config.nats.reveal().find(|url| login(url).is_some());
+    let mut options = with_login
+        .map_or_else(async_nats::ConnectOptions::new, nats_options)
         .name("coupon")
         .connection_timeout(CONNECT_TIMEOUT)
         .request_timeout(Some(REQUEST_TIMEOUT))
@@ -212,8 +221,7 @@ pub(crate) async fn connect_nats(config: &Config, patience: Patience) -> anyhow:
     if patience == Patience::Endless {
         options = options.retry_on_initial_connect();
     }
-    options
-        .connect(config.nats.reveal())
-        .await
-        .with_context(|| format!("NATS at {} cannot be reached", config.nats))
+    let servers: Vec<ServerAddr> =
+        config.nats.reveal().map(str::parse).collect::<Result<_, _>>().context("read NATS_URL")?;
+    options.connect(servers).await.with_context(|| format!("NATS at {} cannot be reached", config.nats))
 }

@@ -50,10 +50,10 @@ impl Sources {
         shards: i16,
         bar: ProgressBar,
     ) -> anyhow::Result<Self> {
-        let address = connections.redis.get_connection_info().addr();
-        let gates = Seats::connect(&connections.redis, GATE_TIMEOUT)
+        let redis = &connections.redis;
+        let gates = Seats::connect(redis, GATE_TIMEOUT)
             .await
-            .with_context(|| format!("Redis at {address} cannot be reached"))?;
+            .with_context(|| format!("Redis at {redis} cannot be reached"))?;
         let connections = connections.clone();
         Ok(Self { connections, connection, gates, shards, bar, failures: Vec::new() })
     }

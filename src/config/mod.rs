@@ -1,18 +1,18 @@
 //! Configuration, parsed from an injected lookup: all problems at once, before anything connects.
 
+mod reader;
 mod url;
 mod variable;
 
-use std::fmt::Display;
 use std::net::SocketAddr;
-use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::time::Duration;
 
 use redis::IntoConnectionInfo as _;
 use sqlx::postgres::PgConnectOptions;
 
-pub use self::url::{Secret, ServerUrl, login};
+use self::reader::Reader;
+pub use self::url::{Secret, ServerUrl, ServerUrls, login};
 pub use self::variable::{
     ADMIN_TOKEN, BATCH_ROWS, DATABASE_URL, HTTP_ADDR, MONITOR_ADDR, NATS_REPLICAS, NATS_URL,
     OUTBOX_RETENTION_DAYS, REDIS_URL, RUST_LOG, SHARDS, VARIABLES, Variable,
@@ -24,8 +24,6 @@ const BATCH_ROWS_MAX: usize = 500;
 const SHARDS_MAX: i16 = 64;
 /// 100 years, in days: far enough, and no duration overflows.
 const RETENTION_DAYS_MAX: u64 = 36_500;
-/// Characters of an admin token: too many to guess.
-const TOKEN_LENGTH_MIN: usize = 16;
 const SECONDS_PER_DAY: u64 = 86_400;
 
 /// What a process can do.
@@ -61,8 +59,9 @@ impl FromStr for Role {
 #[derive(Clone, Debug)]
 pub struct Config {
     pub database: ServerUrl,
-    pub redis: ServerUrl,
-    pub nats: ServerUrl,
+    /// One server, or some nodes of a Redis Cluster.
+    pub redis: ServerUrls,
+    pub nats: ServerUrls,
     pub http: SocketAddr,
     /// A listener of its own for `/livez`, `/readyz` and `/metrics`.
     pub monitor: Option<SocketAddr>,
@@ -108,10 +107,10 @@ impl Config {
         let database = reader.url(DATABASE_URL, &["postgres", "postgresql"], "Postgres", |url| {
             url.parse::<PgConnectOptions>().is_ok()
         });
-        let redis = reader.url(REDIS_URL, &["redis", "rediss", "redis+unix", "unix"], "Redis", |url| {
+        let redis = reader.urls(REDIS_URL, &["redis", "rediss", "redis+unix", "unix"], "Redis", |url| {
             url.into_connection_info().is_ok()
         });
-        let nats = reader.url(NATS_URL, &["nats", "tls"], "NATS", |_| true);
+        let nats = reader.urls(NATS_URL, &["nats", "tls"], "NATS", |_| true);
         let shards = reader.number(SHARDS, &[1..=SHARDS_MAX]);
         let replicas = reader.number(NATS_REPLICAS, &[1..=1, 3..=3, 5..=5]);
         let batch_rows = reader.number(BATCH_ROWS, &[1..=BATCH_ROWS_MAX]);
@@ -137,74 +136,6 @@ impl Config {
             outbox_retention: (retention_days > 0)
                 .then(|| Duration::from_secs(retention_days * SECONDS_PER_DAY)),
         })
-    }
-}
-
-/// Reads one variable after the other. Each method returns `None` exactly if it has noted a problem.
-struct Reader<L> {
-    lookup: L,
-    problems: Vec<String>,
-}
-
-impl<L: Fn(&str) -> Option<String>> Reader<L> {
-    fn url(
-        &mut self,
-        variable: Variable,
-        schemes: &[&str],
-        server: &str,
-        is_read: impl Fn(&str) -> bool,
-    ) -> Option<ServerUrl> {
-        let parsed = match variable.value(&self.lookup).filter(|text| !text.is_empty()) {
-            None => Err(format!("is needed, a URL that starts with {}://", schemes.join(":// or "))),
-            Some(text) => ServerUrl::parse(&text, schemes).and_then(|url| {
-                if is_read(url.reveal()) {
-                    Ok(url)
-                } else {
-                    Err(format!("cannot be read as a URL of {server}"))
-                }
-            }),
-        };
-        self.noted(variable, parsed)
-    }
-
-    fn number<T>(&mut self, variable: Variable, allowed: &[RangeInclusive<T>]) -> Option<T>
-    where
-        T: FromStr + PartialOrd + Display,
-    {
-        let text = variable.value(&self.lookup).unwrap_or_default();
-        let number = text.parse().ok().filter(|number| allowed.iter().any(|range| range.contains(number)));
-        let parsed = number.ok_or_else(|| {
-            let ranges: Vec<_> =
-                allowed.iter().map(|range| format!("{} to {}", range.start(), range.end())).collect();
-            format!("must be a number, {}", ranges.join(" or "))
-        });
-        self.noted(variable, parsed)
-    }
-
-    fn address(&mut self, variable: Variable) -> Option<SocketAddr> {
-        let text = variable.value(&self.lookup).unwrap_or_default();
-        let parsed =
-            text.parse().map_err(|_| "must be an address and a port, such as 127.0.0.1:8080".to_owned());
-        self.noted(variable, parsed)
-    }
-
-    /// `Some(None)` if there is no token.
-    #[expect(clippy::option_option, reason = "the outer one says whether there is a problem")]
-    fn token(&mut self, variable: Variable) -> Option<Option<Secret>> {
-        let token = variable.value(&self.lookup).filter(|token| !token.is_empty());
-        let fits = |token: &String| {
-            token.len() >= TOKEN_LENGTH_MIN && token.bytes().all(|byte| byte.is_ascii_graphic())
-        };
-        let parsed = if token.as_ref().is_none_or(fits) {
-            Ok(token.map(Secret::from))
-        } else {
-            Err(format!("must be at least {TOKEN_LENGTH_MIN} visible ASCII characters"))
-        };
-        self.noted(variable, parsed)
-    }
-
-    fn noted<T>(&mut self, variable: Variable, parsed: Result<T, String>) -> Option<T> {
-        parsed.map_err(|problem| self.problems.push(format!("{} {problem}", variable.name))).ok()
     }
 }
 

@@ -4,6 +4,9 @@ use std::fmt;
 
 use percent_encoding::percent_decode_str;
 
+/// Servers that one variable names, at most: some nodes are enough to find all others.
+const SERVERS_MAX: usize = 64;
+
 /// A text that never appears in a log.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
@@ -51,6 +54,13 @@ impl ServerUrl {
         names.filter(|name| !name.is_empty() && !is_known(name)).collect()
     }
 
+    /// Host and port: what is behind the login, up to the path.
+    fn host(&self) -> &str {
+        let rest = self.0.split_once("://").map_or(&*self.0, |(_, rest)| rest);
+        let rest = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
+        rest.split(['/', '?', '#']).next().unwrap_or_default()
+    }
+
     pub(super) fn parse(text: &str, schemes: &[&str]) -> Result<Self, String> {
         let fits = text
             .split_once("://")
@@ -78,6 +88,55 @@ impl fmt::Display for ServerUrl {
 }
 
 impl fmt::Debug for ServerUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// The URLs of one server, or of several of a kind.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ServerUrls(Vec<ServerUrl>);
+
+impl ServerUrls {
+    /// Each of them, in the order in which they were named.
+    pub fn iter(&self) -> impl Iterator<Item = &ServerUrl> {
+        self.0.iter()
+    }
+
+    /// Each with its login.
+    pub fn reveal(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(ServerUrl::reveal)
+    }
+
+    /// URLs separated by commas. A comma that no URL follows is part of a login or a path, and none of a host.
+    pub(super) fn parse(text: &str, schemes: &[&str]) -> Result<Self, String> {
+        let mut pieces: Vec<String> = Vec::new();
+        for piece in text.split(',') {
+            match pieces.last_mut() {
+                Some(last) if !piece.contains("://") => last.extend([",", piece]),
+                _ => pieces.push(piece.to_owned()),
+            }
+        }
+        if pieces.len() > SERVERS_MAX {
+            return Err(format!("names more than {SERVERS_MAX} servers"));
+        }
+        let urls: Vec<_> =
+            pieces.iter().map(|piece| ServerUrl::parse(piece.trim(), schemes)).collect::<Result<_, _>>()?;
+        if urls.iter().any(|url| url.host().contains(',')) {
+            return Err(format!("must start each of its URLs with {}://", schemes.join(":// or ")));
+        }
+        Ok(Self(urls))
+    }
+}
+
+impl fmt::Display for ServerUrls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown: Vec<String> = self.0.iter().map(ServerUrl::to_string).collect();
+        f.write_str(&shown.join(", "))
+    }
+}
+
+impl fmt::Debug for ServerUrls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }
@@ -113,6 +172,19 @@ mod tests {
         let other = ServerUrl(url.to_owned()).other_parameters(&["sslmode", "options["]);
         assert_eq!(other, ["sslpassword", "pasword"]);
         assert!(ServerUrl("postgres://db/coupon".to_owned()).other_parameters(&[]).is_empty());
+    }
+
+    #[test]
+    fn several_servers_are_separated_by_commas() {
+        let parse = |text: &str| ServerUrls::parse(text, &["nats", "tls"]).map(|urls| urls.to_string());
+        assert_eq!(parse("nats://a").as_deref(), Ok("nats://a"));
+        assert_eq!(parse("nats://u:p@a:1, tls://b:2").as_deref(), Ok("nats://a:1, tls://b:2"));
+        assert_eq!(parse("nats://us,er:p,w@a,nats://b").as_deref(), Ok("nats://a, nats://b"));
+        for text in ["", "a,b,c", "nats://a,b", "nats://a,http://b", "nats://a,nats://", "nats://u:p@a,b"] {
+            assert!(parse(text).is_err(), "{text}");
+        }
+        let many = |count: usize| vec!["nats://a"; count].join(",");
+        assert!(parse(&many(SERVERS_MAX)).is_ok() && parse(&many(SERVERS_MAX + 1)).is_err());
     }
 
     #[test]

@@ -23,8 +23,11 @@ pub const DATABASE_URL: Variable = Variable {
     default: None,
     about: "Postgres, such as postgres://coupon:password@db:5432/coupon",
 };
-pub const REDIS_URL: Variable =
-    Variable { name: "REDIS_URL", default: None, about: "Redis, such as redis://cache:6379" };
+pub const REDIS_URL: Variable = Variable {
+    name: "REDIS_URL",
+    default: None,
+    about: "Redis, such as redis://cache:6379; of a Redis Cluster one node or several, separated by commas",
+};
 pub const NATS_URL: Variable =
     Variable { name: "NATS_URL", default: None, about: "NATS with JetStream, such as nats://bus:4222" };
 pub const HTTP_ADDR: Variable = Variable {

@@ -8,6 +8,7 @@ mod postgres;
 mod redis;
 mod shards;
 
+use std::fmt::Display;
 use std::time::Duration;
 
 use anyhow::anyhow;
@@ -15,7 +16,7 @@ use futures_util::join;
 use tokio::time::timeout;
 
 pub use self::finding::{Finding, Health};
-use crate::config::{Config, ServerUrl};
+use crate::config::Config;
 
 /// For all the checks of one server: an operator waits for it.
 const EXAMINATION_TIME_MAX: Duration = Duration::from_secs(10);
@@ -34,7 +35,7 @@ pub async fn examine(config: &Config, open_max: Duration) -> Vec<Finding> {
 
 async fn of_server(
     name: &'static str,
-    url: &ServerUrl,
+    url: impl Display,
     examination: impl Future<Output = anyhow::Result<Vec<Finding>>>,
 ) -> Vec<Finding> {
     let result = timeout(EXAMINATION_TIME_MAX, examination).await;

@@ -3,15 +3,15 @@
 use std::collections::HashMap;
 
 use anyhow::Context as _;
-use redis::AsyncConnectionConfig;
+use futures_util::future::join_all;
 use redis::aio::MultiplexedConnection;
 use time::{Duration, OffsetDateTime};
 
 use super::clock;
 use super::finding::Finding;
 use crate::config::Config;
-use crate::connections::CONNECT_TIMEOUT;
-use crate::gate::redis as seats;
+use crate::connections::{self, CONNECT_TIMEOUT};
+use crate::gate::connection::{Cluster, Connection, SLOTS};
 
 const REDIS: &str = "redis";
 /// The first version with `SMISMEMBER` and `ZRANGE … BYSCORE`.
@@ -24,17 +24,65 @@ const EXPIRES_SLOWLY: &str = "A gate expires a day after its campaign, and Redis
 const TAKES_SNAPSHOTS: &str = "After a snapshot that fails, every claim is refused until one succeeds, even if the \
                                append-only file is written. Set save \"\" (CONFIG SET, and redis.conf).";
 
+const STOPS_AS_A_WHOLE: &str = "While a primary is away and no replica has taken over, every node refuses the claims of all \
+                                campaigns. Set cluster-require-full-coverage no (CONFIG SET, and redis.conf).";
+
 pub(super) async fn examine(config: &Config) -> anyhow::Result<Vec<Finding>> {
-    let client = seats::client(config.redis.reveal()).context("read REDIS_URL")?;
-    // No limit for an answer: there is one for the whole examination.
-    let limits =
-        AsyncConnectionConfig::new().set_connection_timeout(Some(CONNECT_TIMEOUT)).set_response_timeout(None);
-    let mut redis = client.get_multiplexed_async_connection_with_config(&limits).await?;
-    let info: String = redis::cmd("INFO").query_async(&mut redis).await.context("INFO")?;
+    match connections::redis(config)?.connect(CONNECT_TIMEOUT).await? {
+        Connection::One(mut redis) => of_server(&mut redis).await,
+        Connection::Cluster(cluster) => Ok(of_cluster(&cluster).await),
+    }
+}
+
+/// Of each primary, named in each check; and whether every slot is served, and by more than one server.
+async fn of_cluster(cluster: &Cluster) -> Vec<Finding> {
+    let slots = cluster.slots();
+    let unserved = slots.unserved();
+    let alone: Vec<String> = slots.alone().map(ToString::to_string).collect();
+    let mut findings = vec![
+        Finding::of(REDIS, "slots of the Cluster", format!("{unserved} of {SLOTS} without a primary"))
+            .bad_unless(
+                unserved == 0,
+                "Claims of the campaigns in these slots are refused. Run `redis-cli --cluster check`.",
+            ),
+        Finding::of(
+            REDIS,
+            "primaries without a replica",
+            if alone.is_empty() { "none".to_owned() } else { alone.join(", ") },
+        )
+        .warn_unless(
+            alone.is_empty(),
+            "While such a primary is away, claims of its campaigns are refused. Add a replica to each.",
+        ),
+    ];
+    let examined = cluster.each().await.into_iter().map(|(node, connection)| async move {
+        let found = match connection {
+            Ok(mut redis) => {
+                let found = of_server(&mut redis).await;
+                let covered = setting(&mut redis, "cluster-require-full-coverage", "no", STOPS_AS_A_WHOLE).await;
+                found.map(|mut found| {
+                    found.push(covered);
+                    found
+                })
+            }
+            Err(error) => Err(error.into()),
+        };
+        let found = found.unwrap_or_else(|error| {
+            let advice = "Claims of its campaigns are refused. Check that it runs, and that this host reaches it at this address.";
+            vec![Finding::unknown(REDIS, "answers", format!("{error:#}"), advice)]
+        });
+        found.into_iter().map(move |finding| Finding { check: format!("{node} {}", finding.check), ..finding })
+    });
+    findings.extend(join_all(examined).await.into_iter().flatten());
+    findings
+}
+
+async fn of_server(redis: &mut MultiplexedConnection) -> anyhow::Result<Vec<Finding>> {
+    let info: String = redis::cmd("INFO").query_async(redis).await.context("INFO")?;
     let mut findings = of_info(&info.lines().filter_map(|line| line.split_once(':')).collect());
-    findings.push(setting(&mut redis, "lazyfree-lazy-expire", "yes", EXPIRES_SLOWLY).await);
-    findings.push(setting(&mut redis, "save", "", TAKES_SNAPSHOTS).await);
-    findings.push(clock::compare(REDIS, time(&mut redis)).await.context("TIME")?);
+    findings.push(setting(redis, "lazyfree-lazy-expire", "yes", EXPIRES_SLOWLY).await);
+    findings.push(setting(redis, "save", "", TAKES_SNAPSHOTS).await);
+    findings.push(clock::compare(REDIS, time(redis)).await.context("TIME")?);
     Ok(findings)
 }
 

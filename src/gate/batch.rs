@@ -5,7 +5,8 @@ use std::mem;
 use redis::RedisError;
 
 use super::candidate::{Candidate, GateError};
-use super::redis::{Seats, is_of_all};
+use super::connection::is_of_server;
+use super::redis::Seats;
 use super::seat::{Admission, Denial, Seat};
 use crate::failpoint;
 use crate::ids::CampaignId;
@@ -77,7 +78,7 @@ impl<C: Candidate> Batch<C> {
 /// What candidates are told when the script fails: that the gate must be loaded, which mends a key of another type.
 /// Nothing when no gate can be asked.
 fn of_failure(error: &RedisError, candidates: usize) -> Vec<Admission> {
-    if is_of_all(error) { Vec::new() } else { vec![Admission::Denied(Denial::Unloaded); candidates] }
+    if is_of_server(error) { Vec::new() } else { vec![Admission::Denied(Denial::Unloaded); candidates] }
 }
 
 /// Tells each candidate its answer. Returns the seats of those that cannot use them.

@@ -14,6 +14,10 @@
 
 use crate::ids::CampaignId;
 
+/// A key that never exists: writing it with `XX` tests whether Redis takes writes, and writes nothing. In a Cluster a
+/// hash tag of each node follows.
+pub(super) const PROBE: &str = "gate1:probe";
+
 /// The keys of one campaign, which share a hash tag.
 pub(super) struct Keys {
     pub(super) gate: String,

@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
-use redis::{Client, RedisError};
+use redis::RedisError;
 use tokio::sync::{Semaphore, mpsc};
 use ulid::Ulid;
 
+use super::client::Client;
 use super::record::GRACE;
 use super::redis::{LoadStep, Seats};
 use super::seat::Seat;

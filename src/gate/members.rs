@@ -63,10 +63,18 @@ async fn strangers(
     let suspects = without_coupon(pool, found).await?;
     let looks = suspects.into_iter().map(|(campaign, suspects)| {
         let mut seats = seats.clone();
-        async move { Ok((campaign, seats.confirmed(campaign, &suspects).await?)) }
+        async move { Ok::<_, RedisError>((campaign, seats.confirmed(campaign, &suspects).await?)) }
     });
-    let confirmed: Result<Vec<OfCampaign>, RedisError> = join_all(looks).await.into_iter().collect();
-    Ok(without_coupon(pool, confirmed?).await?)
+    let mut confirmed = Vec::new();
+    for look in join_all(looks).await {
+        match look {
+            Ok(of_campaign) => confirmed.push(of_campaign),
+            Err(error) if seats.is_of_all(&error) => return Err(error.into()),
+            // Looked at again when its turn comes; the sweep reports it.
+            Err(_) => {}
+        }
+    }
+    Ok(without_coupon(pool, confirmed).await?)
 }
 
 async fn without_coupon(pool: &Pool, found: Vec<OfCampaign>) -> Result<Vec<OfCampaign>, sqlx::Error> {

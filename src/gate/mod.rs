@@ -4,17 +4,26 @@
 //! [`Candidate`](candidate::Candidate). The [`loader`] fills a gate from Postgres when Redis has lost it or was
 //! contradicted. The [`sweeper`] repairs what crashes leave behind: it walks along the campaigns (`walk`), settles seats
 //! (`settle`), and compares what a gate holds (`record`, `members`) with Postgres (`repair`).
+//!
+//! Redis is one server or a Redis Cluster (`client`, `connection`, `cluster`, `nodes`, `slots`), of which each node has
+//! the gates of some campaigns.
 
 mod batch;
 pub mod candidate;
+pub mod client;
+mod cluster;
+pub(crate) mod connection;
 mod keys;
 pub mod loader;
 mod members;
+mod nodes;
+mod reach;
 pub(crate) mod record;
 pub mod redis;
 mod repair;
 pub mod seat;
 mod settle;
+mod slots;
 pub mod sweeper;
 pub(crate) mod walk;
 pub mod worker;

@@ -4,17 +4,18 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use redis::aio::MultiplexedConnection;
-use redis::io::tcp::TcpSettings;
-use redis::{AsyncConnectionConfig, Client, IntoConnectionInfo as _, RedisError, Script};
+use redis::{RedisError, Script};
 use ulid::Ulid;
 
 use crate::campaign::Campaign;
 use crate::ids::{CampaignId, UserId};
 
-use super::keys::Keys;
+use super::client::Client;
+use super::connection::{Connection, is_of_server};
+use super::keys::{Keys, PROBE};
 use super::record::{FIELDS, Record, expires_at, values};
 use super::seat::{Admission, Seat};
+use super::slots::Node;
 
 static ADMIT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../../lua/admit.lua")));
 static CONFIRM: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../../lua/confirm.lua")));
@@ -22,25 +23,8 @@ static RELEASE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("..
 static OVERDUE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../../lua/overdue.lua")));
 static LOAD: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../../lua/load.lua")));
 
-const CONNECTION_TIMEOUT: Duration = Duration::from_millis(500);
 /// How long a loader may take between two steps. Then another one may begin.
 const LOADER_LEASE: Duration = Duration::from_secs(5);
-/// A key that never exists: writing it with `XX` tests whether Redis takes writes, and writes nothing.
-const PROBE: &str = "gate1:probe";
-
-/// How errors begin that Redis answers to every client and for every key.
-const OF_ALL: [&str; 10] = [
-    "OOM",
-    "MISCONF",
-    "BUSY",
-    "READONLY",
-    "LOADING",
-    "MASTERDOWN",
-    "NOREPLICAS",
-    "CLUSTERDOWN",
-    "NOAUTH",
-    "NOPERM",
-];
 
 /// The state of a load after one of its steps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,41 +37,36 @@ pub enum LoadStep {
 /// How many seats are taken, and which of those are pending, with their deadlines in ms since 1970.
 type Pending = (i64, Vec<(Seat, i64)>);
 
-/// A client of the Redis at `url`, with Nagle's algorithm off: the crate leaves it on.
-///
-/// # Errors
-/// When the URL is not one of Redis.
-pub fn client(url: &str) -> Result<Client, RedisError> {
-    let info = url.into_connection_info()?;
-    Client::open(info.set_tcp_settings(TcpSettings::default().set_nodelay(true)))
-}
-
-/// Whether an error says that Redis cannot be reached or does not answer, whatever it was asked. Any other may be of
-/// one campaign alone, such as a key of another type, if [`Seats::probe`] succeeds.
-pub(super) fn is_of_all(error: &RedisError) -> bool {
-    let lost = error.is_io_error() || error.is_timeout() || error.is_connection_dropped();
-    lost || error.code().is_some_and(|code| OF_ALL.contains(&code))
-}
-
 /// A connection to the gates of all campaigns. Clones share it.
 #[derive(Clone, Debug)]
-pub struct Seats(MultiplexedConnection);
+pub struct Seats(Connection);
 
 impl Seats {
     /// Connects, and makes sure that Redis answers.
     pub async fn connect(client: &Client, response_timeout: Duration) -> Result<Self, RedisError> {
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(CONNECTION_TIMEOUT.max(response_timeout)))
-            .set_response_timeout(Some(response_timeout));
-        let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
-        redis::cmd("PING").exec_async(&mut connection).await?;
-        Ok(Self(connection))
+        client.connect(response_timeout).await.map(Self)
     }
 
     /// Makes sure that seats can be taken: a Redis that has become a replica, has no memory left, cannot
-    /// write its file or runs a long script says so here. Writes nothing.
+    /// write its file or runs a long script says so here. Of a Cluster, one node must give seats. Writes nothing.
     pub async fn probe(&mut self) -> Result<(), RedisError> {
-        redis::cmd("SET").arg(PROBE).arg("").arg("XX").exec_async(&mut self.0).await
+        match &mut self.0 {
+            Connection::One(redis) => redis::cmd("SET").arg(PROBE).arg("").arg("XX").exec_async(redis).await,
+            Connection::Cluster(cluster) => cluster.probe().await,
+        }
+    }
+
+    /// The nodes of a Cluster, each with why it gives no seats, if it does not; nothing if there is no Cluster.
+    pub(super) async fn nodes(&self) -> Option<Vec<(Node, Result<(), RedisError>)>> {
+        match &self.0 {
+            Connection::One(_) => None,
+            Connection::Cluster(cluster) => Some(cluster.probe_each().await),
+        }
+    }
+
+    /// Whether an error says that no gate can be reached, or that none answers. In a Cluster no error of one node does.
+    pub(super) fn is_of_all(&self, error: &RedisError) -> bool {
+        matches!(self.0, Connection::One(_)) && is_of_server(error)
     }
 
     /// Asks for a seat for each of `users`, in this order. Returns an answer for each.
@@ -102,7 +81,7 @@ impl Seats {
         for user in users.clone() {
             call.arg(user.as_str());
         }
-        let words: Vec<String> = call.invoke_async(&mut self.0).await?;
+        let words: Vec<String> = call.invoke_async(self.0.at(campaign)).await?;
         let answers: Option<Vec<_>> =
             users.clone().zip(&words).map(|(user, word)| Admission::parse(word, user)).collect();
         answers.filter(|_| words.len() == users.len()).ok_or_else(|| {
@@ -118,7 +97,7 @@ impl Seats {
         for seat in seats {
             call.arg(&*seat.name());
         }
-        call.invoke_async::<Vec<String>>(&mut self.0).await.map(drop)
+        call.invoke_async::<Vec<String>>(self.0.at(campaign)).await.map(drop)
     }
 
     /// Puts pending seats back on sale. Returns how many of `seats` were pending.
@@ -129,7 +108,7 @@ impl Seats {
         for seat in seats {
             call.arg(&*seat.name());
         }
-        let words: Vec<String> = call.invoke_async(&mut self.0).await?;
+        let words: Vec<String> = call.invoke_async(self.0.at(campaign)).await?;
         Ok(words.iter().filter(|word| *word == "released").count())
     }
 
@@ -184,7 +163,7 @@ impl Seats {
         for argument in arguments {
             call.arg(argument);
         }
-        let word: String = call.invoke_async(&mut self.0).await?;
+        let word: String = call.invoke_async(self.0.at(campaign)).await?;
         Ok(if word == "busy" || word == "superseded" { LoadStep::Superseded } else { LoadStep::Done })
     }
 
@@ -194,13 +173,13 @@ impl Seats {
         let keys = Keys::of(campaign);
         let mut call = OVERDUE.prepare_invoke();
         call.key(keys.gate).key(keys.pending).arg(limit);
-        let names: Vec<String> = call.invoke_async(&mut self.0).await?;
+        let names: Vec<String> = call.invoke_async(self.0.at(campaign)).await?;
         Ok(names.iter().map(|name| Seat::parse(name)).collect())
     }
 
     /// The version of its campaign that a gate has; nothing when it is not loaded.
     pub async fn version(&mut self, campaign: CampaignId) -> Result<Option<i32>, RedisError> {
-        redis::cmd("HGET").arg(Keys::of(campaign).gate).arg("version").query_async(&mut self.0).await
+        redis::cmd("HGET").arg(Keys::of(campaign).gate).arg("version").query_async(self.0.at(campaign)).await
     }
 
     /// How many seats are taken, and how many of those are pending. Nothing when the gate is not loaded.
@@ -215,7 +194,7 @@ impl Seats {
         pipe.cmd("HMGET").arg(&keys.gate).arg(&FIELDS);
         pipe.scard(&keys.holders).zcard(keys.pending).pttl(keys.gate).pttl(keys.holders);
         let (found, taken, pending, gate, holders): (Vec<Option<String>>, _, _, _, _) =
-            pipe.query_async(&mut self.0).await?;
+            pipe.query_async(self.0.at(campaign)).await?;
         let is_loaded = found.iter().any(Option::is_some);
         Ok(is_loaded.then_some(Record { found, taken, pending, ttls: [gate, holders] }))
     }
@@ -240,7 +219,7 @@ impl Seats {
         let mut pipe = redis::pipe();
         pipe.cmd("SMISMEMBER").arg(keys.holders).arg(&names);
         pipe.cmd("ZMSCORE").arg(keys.pending).arg(&names);
-        let (taken, due): (Vec<bool>, Vec<Option<f64>>) = pipe.query_async(&mut self.0).await?;
+        let (taken, due): (Vec<bool>, Vec<Option<f64>>) = pipe.query_async(self.0.at(campaign)).await?;
         let told = taken.into_iter().zip(due).zip(seats);
         Ok(told.filter(|((taken, due), _)| *taken && due.is_none()).map(|(_, seat)| seat.clone()).collect())
     }
@@ -253,7 +232,7 @@ impl Seats {
             .exists(keys.gate)
             .scard(keys.holders)
             .zrange_withscores(keys.pending, 0, -1)
-            .query_async(&mut self.0)
+            .query_async(self.0.at(campaign))
             .await?;
         let pending = pending.iter().map(|(name, deadline)| (Seat::parse(name), *deadline));
         Ok(loaded.then(|| (taken, pending.collect())))
@@ -269,7 +248,7 @@ impl Seats {
     ) -> Result<(u64, Vec<Seat>), RedisError> {
         let mut command = redis::cmd("SSCAN");
         command.arg(Keys::of(campaign).holders).arg(cursor).arg("COUNT").arg(count);
-        let (next, names): (u64, Vec<String>) = command.query_async(&mut self.0).await?;
+        let (next, names): (u64, Vec<String>) = command.query_async(self.0.at(campaign)).await?;
         Ok((next, names.iter().map(|name| Seat::parse(name)).collect()))
     }
 
@@ -280,7 +259,7 @@ impl Seats {
         for seat in seats {
             command.arg(&*seat.name());
         }
-        command.query_async(&mut self.0).await
+        command.query_async(self.0.at(campaign)).await
     }
 }
 

@@ -10,12 +10,13 @@ use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
 use prometheus_client::metrics::counter::Counter;
-use redis::Client;
 use tokio::time::{MissedTickBehavior, interval};
 
+use super::client::Client;
+use super::connection::is_of_server;
 use super::loader::Loader;
 use super::members::Members;
-use super::redis::{Seats, is_of_all};
+use super::redis::Seats;
 use super::repair::{Suspect, Wrong, check, is_suspect};
 use super::settle::{self, SweepError};
 use super::walk::{Part, Walk};
@@ -173,17 +174,18 @@ impl Sweeper {
         }
     }
 
-    /// Reports failures of single campaigns, whose gates are loaded again. If Redis as a whole fails, this does.
+    /// Reports failures of single campaigns, whose gates are loaded again. If Redis as a whole fails, this fails.
     async fn report(&mut self, seats: &Seats, failed: Vec<settle::Failed>) -> Result<(), SweepError> {
-        if failed.is_empty() {
-            return Ok(());
-        }
-        if let Some((_, error)) = failed.iter().find(|(_, error)| is_of_all(error)) {
+        if let Some((_, error)) = failed.iter().find(|(_, error)| seats.is_of_all(error)) {
             return Err(error.clone().into());
         }
-        seats.clone().probe().await?;
+        // A node of a Cluster that is away: no load helps its campaigns, and the worker of the gate reports it.
+        let mut own = failed.into_iter().filter(|(_, error)| !is_of_server(error)).peekable();
+        if own.peek().is_some() {
+            seats.clone().probe().await?;
+        }
         let mut reported = HashSet::new();
-        for (campaign, error) in failed {
+        for (campaign, error) in own {
             if reported.insert(campaign) {
                 self.troubles.report(campaign, &error);
                 self.loader.want(campaign);

@@ -1,9 +1,8 @@
 //! The worker of the gate: whatever has queued up while the last call was in flight goes to Redis with the next.
 //! It knows nothing of claims: a [`Candidate`] asks for a seat and is told the answer.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
@@ -11,13 +10,16 @@ use outbox_relay::retry::Retry;
 use outbox_relay::zoo;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::histogram::Histogram;
-use redis::{Client, RedisError};
+use redis::RedisError;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
 use super::batch::{Batch, Operation};
 use super::candidate::{Candidate, GateError};
-use super::redis::{Seats, is_of_all};
+use super::client::Client;
+use super::connection::is_of_server;
+use super::reach::Reach;
+use super::redis::Seats;
 use super::seat::Seat;
 use crate::ids::CampaignId;
 use crate::trouble::Troubles;
@@ -49,12 +51,12 @@ pub struct Measures {
 #[derive(Debug)]
 pub struct Gate<C> {
     queue: mpsc::Sender<(CampaignId, Operation<C>)>,
-    reachable: Arc<AtomicBool>,
+    reach: Arc<Reach>,
 }
 
 impl<C> Clone for Gate<C> {
     fn clone(&self) -> Self {
-        Self { queue: self.queue.clone(), reachable: self.reachable.clone() }
+        Self { queue: self.queue.clone(), reach: self.reach.clone() }
     }
 }
 
@@ -63,22 +65,28 @@ impl<C: Candidate> Gate<C> {
     #[must_use]
     pub fn new(client: Client, measures: Measures) -> (Self, GateWorker<C>) {
         let (queue, operations) = mpsc::channel(QUEUE);
-        let reachable = Arc::new(AtomicBool::new(false));
+        let reach = Arc::new(Reach::default());
         let worker = GateWorker {
             client,
             operations,
-            reachable: reachable.clone(),
-            unconfirmed: Vec::new(),
+            reach: reach.clone(),
+            unconfirmed: VecDeque::new(),
             troubles: Troubles::new("the gate of a campaign fails", measures.failures.clone()),
             measures,
         };
-        (Self { queue, reachable }, worker)
+        (Self { queue, reach }, worker)
     }
 
-    /// Whether Redis gave seats, at the latest attempt.
+    /// Whether Redis gave seats, at the latest attempt; of a Redis Cluster, at least one node.
     #[must_use]
     pub fn is_reachable(&self) -> bool {
-        self.reachable.load(Ordering::Relaxed)
+        self.reach.is_reachable()
+    }
+
+    /// The nodes of a Redis Cluster that give no seats, one sentence each.
+    #[must_use]
+    pub fn away(&self) -> Vec<String> {
+        self.reach.away()
     }
 
     /// Operations that wait now.
@@ -122,10 +130,10 @@ impl<C: Candidate> Gate<C> {
 pub struct GateWorker<C> {
     client: Client,
     operations: mpsc::Receiver<(CampaignId, Operation<C>)>,
-    reachable: Arc<AtomicBool>,
+    reach: Arc<Reach>,
     /// Seats whose confirmation did not reach Redis. (A release that did not is not repeated: the user may have
     /// asked again, and the seat belong to another claim.)
-    unconfirmed: Vec<(CampaignId, Vec<Seat>)>,
+    unconfirmed: VecDeque<(CampaignId, Vec<Seat>)>,
     troubles: Troubles,
     measures: Measures,
 }
@@ -135,9 +143,14 @@ impl<C: Candidate> GateWorker<C> {
     pub async fn run(mut self) {
         let mut retry = Retry::new(Duration::from_millis(20), Duration::from_millis(500));
         while let Some(seats) = self.connected(&mut retry).await {
-            self.reachable.store(true, Ordering::Relaxed);
-            let Err(error) = self.serve(seats, &mut retry).await else { return };
-            self.reachable.store(false, Ordering::Relaxed);
+            let reach = self.reach.clone();
+            reach.set(true);
+            let served = tokio::select! {
+                served = self.serve(seats.clone(), &mut retry) => served,
+                never = reach.watch(seats, PROBE_INTERVAL) => match never {},
+            };
+            let Err(error) = served else { return };
+            reach.set(false);
             tracing::warn!(error = &error as &dyn std::error::Error, "the gate is lost: claims are refused");
         }
     }
@@ -160,14 +173,13 @@ impl<C: Candidate> GateWorker<C> {
     }
 
     async fn serve(&mut self, mut seats: Seats, retry: &mut Retry) -> Result<(), RedisError> {
-        // A confirmation that fails here is not repeated: it may be what Redis cannot do.
-        while let Some((campaign, confirmed)) = self.unconfirmed.pop() {
-            if let Err(error) = seats.confirm(campaign, &confirmed).await {
-                self.report(&seats, vec![(campaign, error)]).await?;
-            }
-        }
         let mut operations = Vec::with_capacity(BATCH);
+        let mut confirmed_at: Option<Instant> = None;
         loop {
+            if confirmed_at.is_none_or(|at| at.elapsed() >= PROBE_INTERVAL) {
+                self.confirm_again(&mut seats).await?;
+                confirmed_at = Some(Instant::now());
+            }
             match timeout(PROBE_INTERVAL, self.operations.recv_many(&mut operations, BATCH)).await {
                 Ok(0) => return Ok(()),
                 Ok(_) => {}
@@ -184,6 +196,22 @@ impl<C: Candidate> GateWorker<C> {
             self.call(batches, &seats).await?;
             retry.reset();
         }
+    }
+
+    /// A confirmation that fails here is not repeated, as it may be what Redis cannot do; unless a node of a Cluster is
+    /// away.
+    async fn confirm_again(&mut self, seats: &mut Seats) -> Result<(), RedisError> {
+        for _ in 0..self.unconfirmed.len() {
+            let Some((campaign, confirmed)) = self.unconfirmed.pop_front() else { break };
+            match seats.confirm(campaign, &confirmed).await {
+                Err(error) if is_of_server(&error) && !seats.is_of_all(&error) => {
+                    confirm_later(&mut self.unconfirmed, campaign, confirmed);
+                }
+                Err(error) => self.report(seats, vec![(campaign, error)]).await?,
+                Ok(()) => {}
+            }
+        }
+        Ok(())
     }
 
     /// One round trip.
@@ -205,41 +233,48 @@ impl<C: Candidate> GateWorker<C> {
         }
         // If a campaign's own key fails, its confirmations are not kept: the load that follows reads its coupons in
         // Postgres.
+        let kept = failed.iter().filter(|(_, error)| is_of_server(error)).map(|(campaign, _)| *campaign);
+        let kept: Vec<CampaignId> = kept.collect();
         let result = self.report(seats, failed).await;
-        if result.is_err() {
-            for (campaign, batch) in batches {
+        for (campaign, batch) in batches {
+            if result.is_err() || kept.contains(&campaign) {
                 confirm_later(&mut self.unconfirmed, campaign, batch.confirmed);
             }
         }
         result
     }
 
-    /// Reports what failed for single campaigns. An error when Redis gives no seats to any.
+    /// Reports what failed for single campaigns. An error when Redis gives no seats to any. What fails for the campaigns
+    /// of one node of a Cluster, [`Reach`] reports for all of them.
     async fn report(
         &mut self,
         seats: &Seats,
         failed: Vec<(CampaignId, RedisError)>,
     ) -> Result<(), RedisError> {
-        if failed.is_empty() {
-            return Ok(());
-        }
         if let Some((_, error)) =
-            failed.iter().find(|(_, error)| is_of_all(error) || zoo::has("one-campaign-loses-the-gate"))
+            failed.iter().find(|(_, error)| seats.is_of_all(error) || zoo::has("one-campaign-loses-the-gate"))
         {
             return Err(error.clone());
         }
-        seats.clone().probe().await?;
-        for (campaign, error) in failed {
+        let mut own = failed.into_iter().filter(|(_, error)| !is_of_server(error)).peekable();
+        if own.peek().is_some() {
+            seats.clone().probe().await?;
+        }
+        for (campaign, error) in own {
             self.troubles.report(campaign, &error);
         }
         Ok(())
     }
 }
 
-fn confirm_later(unconfirmed: &mut Vec<(CampaignId, Vec<Seat>)>, campaign: CampaignId, seats: Vec<Seat>) {
+fn confirm_later(
+    unconfirmed: &mut VecDeque<(CampaignId, Vec<Seat>)>,
+    campaign: CampaignId,
+    seats: Vec<Seat>,
+) {
     let known: usize = unconfirmed.iter().map(|(_, seats)| seats.len()).sum();
     if !seats.is_empty() && known + seats.len() <= UNCONFIRMED_SEATS_MAX {
-        unconfirmed.push((campaign, seats));
+        unconfirmed.push_back((campaign, seats));
     }
 }
 
@@ -255,8 +290,7 @@ async fn connect(client: &Client, retry: &mut Retry) -> Seats {
         match connected.await {
             Ok(seats) => return seats,
             Err(error) if !warned => {
-                let address = client.get_connection_info().addr();
-                tracing::warn!("Redis at {address} gives no seats, retrying: {error}");
+                tracing::warn!("Redis at {client} gives no seats, retrying: {error}");
             }
             Err(error) => tracing::debug!(%error, "connect to Redis"),
         }

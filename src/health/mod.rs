@@ -89,6 +89,7 @@ impl Health {
             halted.extend(sample.halted());
             stalled.extend(sample.stalled);
         }
+        stalled.extend(issuer.map(Issuer::gate_nodes_away).unwrap_or_default());
         halted.sort_unstable();
         halted.dedup();
         let serves = postgres && redis && (nats || !zoo::has("unready-without-nats"));

@@ -68,10 +68,16 @@ impl Issuer {
         Self { pool, campaigns, holdings, gate, loader, writers, metrics }
     }
 
-    /// Whether Redis gave seats, at the latest attempt.
+    /// Whether Redis gave seats, at the latest attempt; of a Redis Cluster, at least one node.
     #[must_use]
     pub fn gate_is_reachable(&self) -> bool {
         self.gate.is_reachable()
+    }
+
+    /// The nodes of a Redis Cluster that give no seats, one sentence each.
+    #[must_use]
+    pub fn gate_nodes_away(&self) -> Vec<String> {
+        self.gate.away()
     }
 
     /// Whether every writer is connected to Postgres.

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use async_nats::jetstream;
 use coupon_dispatcher::audit::{AuditRound, Auditor};
 use coupon_dispatcher::event::OUTLET;
+use coupon_dispatcher::gate::client::Client;
 use outbox_relay::Shard;
 use redis::AsyncCommands as _;
 use serde_json::json;
@@ -234,7 +235,7 @@ async fn a_round_costs_what_is_live_and_not_what_is_over() {
     let wire = Proxy::to(([127, 0, 0, 1], world.servers.redis.port()).into()).await;
     wire.set(Line::Slow(Duration::from_millis(10)));
     let mut connections = world.connections().await.unwrap();
-    connections.redis = redis::Client::open(format!("redis://{}", wire.address)).unwrap();
+    connections.redis = Client::open([&*format!("redis://{}", wire.address)]).unwrap();
     let mut auditor = Auditor::new(connections, 1);
     for _ in 0..2 {
         let began = Instant::now();

@@ -10,7 +10,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use coupon_dispatcher::campaign::{Campaign, Expiry, SettleOn, State};
-use coupon_dispatcher::gate::redis::{Seats, client};
+use coupon_dispatcher::gate::client::Client;
+use coupon_dispatcher::gate::redis::Seats;
 use coupon_dispatcher::gate::seat::{Admission, Denial, Seat};
 use coupon_dispatcher::ids::{CampaignId, MerchantId, UserId};
 use coupon_dispatcher::money::Money;
@@ -98,7 +99,7 @@ async fn the_largest_batches_fit() {
 }
 
 async fn connect(world: &World) -> Seats {
-    let client = client(&world.servers.redis_url()).unwrap();
+    let client = Client::open([&*world.servers.redis_url()]).unwrap();
     Seats::connect(&client, RESPONSE_TIMEOUT).await.unwrap()
 }
 

@@ -17,8 +17,8 @@ pub(super) fn print(config: &Config, campaign: CampaignId) -> io::Result<()> {
         say(format_args!("export PATH={}:\"$PATH\"", quoted(&folder.to_string_lossy())))?;
     }
     export("DATABASE_URL", config.database.reveal())?;
-    export("REDIS_URL", config.redis.reveal())?;
-    export("NATS_URL", config.nats.reveal())?;
+    export("REDIS_URL", config.redis.reveal().collect::<Vec<_>>().join(","))?;
+    export("NATS_URL", config.nats.reveal().collect::<Vec<_>>().join(","))?;
     export("HTTP_ADDR", config.http)?;
     export("ADMIN_TOKEN", config.admin_token.as_ref().map(Secret::reveal).unwrap_or_default())?;
     export("API", format_args!("http://{}", config.http))?;

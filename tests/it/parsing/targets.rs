@@ -164,7 +164,7 @@ fn config(bytes: &[u8]) -> bool {
         |name: &str| variables.split(' ').find_map(|variable| variable.strip_prefix(name)?.strip_prefix('='));
     let Ok(config) = Config::read(|name| of(name).map(ToOwned::to_owned)) else { return false };
     let Config { database, redis, nats, shards, replicas, batch_rows, outbox_retention, .. } = &config;
-    for url in [database, redis, nats] {
+    for url in [database].into_iter().chain(redis.iter()).chain(nats.iter()) {
         shows_no_login(url);
     }
     assert!((1..=64).contains(shards) && [1, 3, 5].contains(replicas) && (1..=500).contains(batch_rows));

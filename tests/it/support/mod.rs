@@ -2,6 +2,7 @@
 
 mod campaigns;
 mod clock;
+mod cluster;
 mod command;
 mod events;
 pub(crate) mod fault;
@@ -36,6 +37,7 @@ use uuid::Uuid;
 
 pub(crate) use campaigns::{draft, in_seconds};
 pub(crate) use clock::Clock;
+pub(crate) use cluster::RedisCluster;
 pub(crate) use command::{Finished, Running, coupon, start as start_command};
 pub(crate) use fault::{Fault, owns};
 pub(crate) use http::{Answer, Http};
@@ -65,6 +67,8 @@ pub(crate) struct World {
     pub(crate) servers: Servers,
     shards: i16,
     replicas: usize,
+    /// In place of that of `servers`.
+    redis_url: Option<String>,
     promised: Mutex<HashSet<Ulid>>,
     closed: bool,
     _place: SemaphorePermit<'static>,
@@ -97,6 +101,7 @@ impl World {
             servers,
             shards,
             replicas: 1,
+            redis_url: None,
             promised: Mutex::default(),
             closed: false,
             _place: place,
@@ -139,7 +144,7 @@ impl World {
     pub(crate) fn environment(&self) -> Vec<(&'static str, String)> {
         vec![
             ("DATABASE_URL", self.servers.database_url()),
-            ("REDIS_URL", self.servers.redis_url()),
+            ("REDIS_URL", self.redis_url.clone().unwrap_or_else(|| self.servers.redis_url())),
             ("NATS_URL", self.servers.nats_url()),
             ("ADMIN_TOKEN", TOKEN.to_owned()),
             ("SHARDS", self.shards.to_string()),

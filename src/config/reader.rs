@@ -1,0 +1,100 @@
+//! Reads variables, and notes every problem.
+
+use std::fmt::Display;
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::str::FromStr;
+
+use super::url::{Secret, ServerUrl, ServerUrls};
+use super::variable::Variable;
+
+/// Characters of an admin token: too many to guess.
+const TOKEN_LENGTH_MIN: usize = 16;
+
+/// Reads one variable after the other. Each method returns `None` exactly if it has noted a problem.
+pub(super) struct Reader<L> {
+    pub(super) lookup: L,
+    pub(super) problems: Vec<String>,
+}
+
+impl<L: Fn(&str) -> Option<String>> Reader<L> {
+    /// `is_read` is the driver's own parser, which has the last word.
+    pub(super) fn url(
+        &mut self,
+        variable: Variable,
+        schemes: &[&str],
+        server: &str,
+        is_read: impl Fn(&str) -> bool,
+    ) -> Option<ServerUrl> {
+        let parsed = self.text(variable, schemes).and_then(|text| ServerUrl::parse(&text, schemes));
+        let parsed = parsed.and_then(|url| checked([&url], server, is_read).map(|()| url));
+        self.noted(variable, parsed)
+    }
+
+    /// The same for several servers of one kind, separated by commas.
+    pub(super) fn urls(
+        &mut self,
+        variable: Variable,
+        schemes: &[&str],
+        server: &str,
+        is_read: impl Fn(&str) -> bool,
+    ) -> Option<ServerUrls> {
+        let parsed = self.text(variable, schemes).and_then(|text| ServerUrls::parse(&text, schemes));
+        let parsed = parsed.and_then(|urls| checked(urls.iter(), server, is_read).map(|()| urls));
+        self.noted(variable, parsed)
+    }
+
+    fn text(&self, variable: Variable, schemes: &[&str]) -> Result<String, String> {
+        let text = variable.value(&self.lookup).filter(|text| !text.is_empty());
+        text.ok_or_else(|| format!("is needed, a URL that starts with {}://", schemes.join(":// or ")))
+    }
+
+    pub(super) fn number<T>(&mut self, variable: Variable, allowed: &[RangeInclusive<T>]) -> Option<T>
+    where
+        T: FromStr + PartialOrd + Display,
+    {
+        let text = variable.value(&self.lookup).unwrap_or_default();
+        let number = text.parse().ok().filter(|number| allowed.iter().any(|range| range.contains(number)));
+        let parsed = number.ok_or_else(|| {
+            let ranges: Vec<_> =
+                allowed.iter().map(|range| format!("{} to {}", range.start(), range.end())).collect();
+            format!("must be a number, {}", ranges.join(" or "))
+        });
+        self.noted(variable, parsed)
+    }
+
+    pub(super) fn address(&mut self, variable: Variable) -> Option<SocketAddr> {
+        let text = variable.value(&self.lookup).unwrap_or_default();
+        let parsed =
+            text.parse().map_err(|_| "must be an address and a port, such as 127.0.0.1:8080".to_owned());
+        self.noted(variable, parsed)
+    }
+
+    /// `Some(None)` if there is no token.
+    #[expect(clippy::option_option, reason = "the outer one says whether there is a problem")]
+    pub(super) fn token(&mut self, variable: Variable) -> Option<Option<Secret>> {
+        let token = variable.value(&self.lookup).filter(|token| !token.is_empty());
+        let fits = |token: &String| {
+            token.len() >= TOKEN_LENGTH_MIN && token.bytes().all(|byte| byte.is_ascii_graphic())
+        };
+        let parsed = if token.as_ref().is_none_or(fits) {
+            Ok(token.map(Secret::from))
+        } else {
+            Err(format!("must be at least {TOKEN_LENGTH_MIN} visible ASCII characters"))
+        };
+        self.noted(variable, parsed)
+    }
+
+    fn noted<T>(&mut self, variable: Variable, parsed: Result<T, String>) -> Option<T> {
+        parsed.map_err(|problem| self.problems.push(format!("{} {problem}", variable.name))).ok()
+    }
+}
+
+fn checked<'a>(
+    urls: impl IntoIterator<Item = &'a ServerUrl>,
+    server: &str,
+    is_read: impl Fn(&str) -> bool,
+) -> Result<(), String> {
+    let all = urls.into_iter().all(|url| is_read(url.reveal()));
+    if all { Ok(()) } else { Err(format!("cannot be read as a URL of {server}")) }
+}

@@ -1,0 +1,77 @@
+//! A connection to the Redis of the gate, be it one server or a Redis Cluster.
+
+use redis::aio::{ConnectionLike, MultiplexedConnection};
+use redis::{Cmd, Pipeline, RedisError, RedisFuture, Value};
+
+pub(crate) use super::cluster::Cluster;
+pub(crate) use super::slots::SLOTS;
+use crate::ids::CampaignId;
+
+/// How errors begin that a server answers to every client and for every key.
+const OF_SERVER: [&str; 10] = [
+    "OOM",
+    "MISCONF",
+    "BUSY",
+    "READONLY",
+    "LOADING",
+    "MASTERDOWN",
+    "NOREPLICAS",
+    "CLUSTERDOWN",
+    "NOAUTH",
+    "NOPERM",
+];
+/// How errors begin that a node of a Cluster answers for a slot that it does not serve, or that is being moved.
+const OF_SLOT: [&str; 4] = ["MOVED", "ASK", "TRYAGAIN", "EXECABORT"];
+
+/// Whether an error says that a server cannot be reached, does not answer, or refuses whatever it is asked; or that the
+/// slot of the key is not there. Any other may be of one key alone, such as a key of another type.
+pub(super) fn is_of_server(error: &RedisError) -> bool {
+    let lost = error.is_io_error() || error.is_timeout() || error.is_connection_dropped();
+    lost || error.code().is_some_and(|code| OF_SERVER.contains(&code) || OF_SLOT.contains(&code))
+}
+
+/// Clones share the connections.
+#[derive(Clone, Debug)]
+pub(crate) enum Connection {
+    One(MultiplexedConnection),
+    Cluster(Cluster),
+}
+
+impl Connection {
+    /// The connection to the keys of a campaign.
+    pub(super) fn at(&mut self, campaign: CampaignId) -> &mut Self {
+        if let Self::Cluster(cluster) = self {
+            cluster.at(campaign);
+        }
+        self
+    }
+}
+
+impl ConnectionLike for Connection {
+    fn req_packed_command<'a>(&'a mut self, command: &'a Cmd) -> RedisFuture<'a, Value> {
+        match self {
+            Self::One(connection) => connection.req_packed_command(command),
+            Self::Cluster(cluster) => Box::pin(cluster.command(command)),
+        }
+    }
+
+    fn req_packed_commands<'a>(
+        &'a mut self,
+        pipeline: &'a Pipeline,
+        offset: usize,
+        count: usize,
+    ) -> RedisFuture<'a, Vec<Value>> {
+        match self {
+            Self::One(connection) => connection.req_packed_commands(pipeline, offset, count),
+            Self::Cluster(cluster) => Box::pin(cluster.pipeline(pipeline, offset, count)),
+        }
+    }
+
+    /// The database of the URL; 0 in a Cluster, which has no other.
+    fn get_db(&self) -> i64 {
+        match self {
+            Self::One(connection) => connection.get_db(),
+            Self::Cluster(_) => 0,
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! A Redis Cluster of three primaries, each with a replica.
+
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+
+use coupon_dispatcher::ids::CampaignId;
+use redis::{FromRedisValue, RedisResult, Value};
+
+use super::{Process, SOON, World, wait_until};
+
+const PRIMARIES: usize = 3;
+const NODES: usize = 2 * PRIMARIES;
+/// After this time without an answer the others vote for a replica.
+const NODE_TIMEOUT_MS: &str = "1000";
+
+pub(crate) struct RedisCluster {
+    /// The first three begin as primaries.
+    nodes: Vec<Option<Process>>,
+    addresses: Vec<SocketAddr>,
+}
+
+impl World {
+    /// A process with all roles, whose gate is in a Cluster.
+    pub(crate) async fn on_redis_cluster() -> (Self, RedisCluster) {
+        let mut world = Self::bare(1).await;
+        let cluster = RedisCluster::start(&world).await;
+        world.redis_url = Some(cluster.url());
+        world.migrate().await;
+        world.add_process("").await;
+        (world, cluster)
+    }
+}
+
+impl RedisCluster {
+    async fn start(world: &World) -> Self {
+        let listeners: Vec<_> = (0..2 * NODES).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+        let ports: Vec<u16> =
+            listeners.iter().map(|listener| listener.local_addr().unwrap().port()).collect();
+        drop(listeners);
+        let (ports, buses) = ports.split_at(NODES);
+        let mut nodes: Vec<_> = ports.iter().zip(buses).map(|(port, bus)| node(world, *port, *bus)).collect();
+        nodes.iter_mut().for_each(Process::launch);
+        let addresses = nodes.iter().map(|node| node.address).collect();
+        let cluster = Self { nodes: nodes.into_iter().map(Some).collect(), addresses };
+        for node in 0..NODES {
+            let pinged = async || cluster.try_ask::<Value>(node, "PING").await.is_ok();
+            wait_until("the node answers", SOON, pinged).await;
+        }
+        for (node, slots) in ["0 5460", "5461 10922", "10923 16383"].iter().enumerate() {
+            cluster.tell(node, &format!("CLUSTER SET-CONFIG-EPOCH {}", node + 1)).await;
+            cluster.tell(node, &format!("CLUSTER ADDSLOTSRANGE {slots}")).await;
+        }
+        for (port, bus) in ports.iter().zip(buses).skip(1) {
+            cluster.tell(0, &format!("CLUSTER MEET 127.0.0.1 {port} {bus}")).await;
+        }
+        for node in 0..NODES {
+            let known = async || cluster.info(node).await.contains("cluster_known_nodes:6");
+            wait_until("all nodes are known", SOON, known).await;
+        }
+        for node in PRIMARIES..NODES {
+            let primary: String = cluster.ask(node - PRIMARIES, "CLUSTER MYID").await;
+            let replicates = async || {
+                cluster.try_ask::<Value>(node, &format!("CLUSTER REPLICATE {primary}")).await.is_ok()
+            };
+            wait_until("the primary is known", SOON, replicates).await;
+            let linked = async || {
+                cluster.ask::<String>(node, "INFO replication").await.contains("master_link_status:up")
+            };
+            wait_until("the replica has its data", SOON, linked).await;
+        }
+        for node in 0..NODES {
+            let complete = async || {
+                cluster.info(node).await.contains("cluster_state:ok")
+                    && cluster.ranges(node).await.iter().all(|(.., replicas)| *replicas == 1)
+            };
+            wait_until("the cluster is complete", SOON, complete).await;
+        }
+        cluster
+    }
+
+    /// The URLs of the first two nodes: the service finds the others.
+    pub(crate) fn url(&self) -> String {
+        let url = |node: usize| format!("redis://{}", self.address(node));
+        format!("{},{}", url(0), url(1))
+    }
+
+    pub(crate) fn address(&self, node: usize) -> SocketAddr {
+        self.addresses[node]
+    }
+
+    /// The process of a node, which goes on.
+    pub(crate) fn take(&mut self, node: usize) -> Process {
+        self.nodes[node].take().unwrap()
+    }
+
+    pub(crate) async fn try_ask<T: FromRedisValue>(&self, node: usize, command: &str) -> RedisResult<T> {
+        let client = redis::Client::open(format!("redis://{}", self.address(node))).unwrap();
+        let mut words = command.split(' ');
+        let mut question = redis::cmd(words.next().unwrap());
+        question.arg(words.collect::<Vec<_>>());
+        question.query_async(&mut client.get_multiplexed_async_connection().await?).await
+    }
+
+    pub(crate) async fn ask<T: FromRedisValue>(&self, node: usize, command: &str) -> T {
+        self.try_ask(node, command).await.unwrap_or_else(|error| panic!("{command}: {error}"))
+    }
+
+    async fn tell(&self, node: usize, command: &str) {
+        self.ask::<Value>(node, command).await;
+    }
+
+    async fn info(&self, node: usize) -> String {
+        self.ask(node, "CLUSTER INFO").await
+    }
+
+    /// By the word of a node: first and last slot of each range, its primary, and how many replicas that has.
+    async fn ranges(&self, node: usize) -> Vec<(u16, u16, usize, usize)> {
+        let ranges: Vec<Vec<Value>> = self.ask(node, "CLUSTER SLOTS").await;
+        let range = |range: Vec<Value>| {
+            let number = |place: usize| redis::from_redis_value::<u16>(range[place].clone()).unwrap();
+            let Value::Array(primary) = &range[2] else { panic!("{range:?}") };
+            let port: u16 = redis::from_redis_value(primary[1].clone()).unwrap();
+            let primary = self.addresses.iter().position(|address| address.port() == port).unwrap();
+            (number(0), number(1), primary, range.len() - 3)
+        };
+        ranges.into_iter().map(range).collect()
+    }
+
+    /// The primary that has the gate of a campaign, by the word of a node.
+    pub(crate) async fn owner(&self, campaign: CampaignId, asked: usize) -> usize {
+        let slot = self.slot(campaign, asked).await;
+        let ranges = self.ranges(asked).await;
+        let range = ranges.iter().find(|(first, last, ..)| (*first..=*last).contains(&slot));
+        range.map(|(_, _, primary, _)| *primary).expect("every slot is served")
+    }
+
+    async fn slot(&self, campaign: CampaignId, asked: usize) -> u16 {
+        self.ask(asked, &format!("CLUSTER KEYSLOT {}", World::gate(campaign, ""))).await
+    }
+
+    /// Moves the slot of a campaign to another primary, while it is used.
+    pub(crate) async fn move_slot(&self, campaign: CampaignId, from: usize, to: usize) {
+        let slot = self.slot(campaign, from).await;
+        let (source, target): (String, String) =
+            (self.ask(from, "CLUSTER MYID").await, self.ask(to, "CLUSTER MYID").await);
+        self.tell(to, &format!("CLUSTER SETSLOT {slot} IMPORTING {source}")).await;
+        self.tell(from, &format!("CLUSTER SETSLOT {slot} MIGRATING {target}")).await;
+        loop {
+            let keys: Vec<String> = self.ask(from, &format!("CLUSTER GETKEYSINSLOT {slot} 100")).await;
+            if keys.is_empty() {
+                break;
+            }
+            let port = self.address(to).port();
+            let (client, mut migrate) = (
+                redis::Client::open(format!("redis://{}", self.address(from))).unwrap(),
+                redis::cmd("MIGRATE"),
+            );
+            migrate.arg("127.0.0.1").arg(port).arg("").arg(0).arg(5_000).arg("KEYS").arg(keys);
+            let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+            migrate.query_async::<Value>(&mut connection).await.unwrap();
+        }
+        for node in [to, from] {
+            self.tell(node, &format!("CLUSTER SETSLOT {slot} NODE {target}")).await;
+        }
+    }
+}
+
+fn node(world: &World, port: u16, bus: u16) -> Process {
+    let program =
+        std::env::var_os("REDIS_SERVER").map_or_else(|| PathBuf::from("redis-server"), PathBuf::from);
+    let (name, file) = (format!("redis-{port}"), format!("redis-{port}.nodes"));
+    let (port, bus) = (port.to_string(), bus.to_string());
+    let command = [
+        program.to_str().unwrap(),
+        "--port",
+        &port,
+        "--cluster-port",
+        &bus,
+        "--bind",
+        "127.0.0.1",
+        "--dir",
+        world.folder().to_str().unwrap(),
+        "--save",
+        "",
+        "--lazyfree-lazy-expire",
+        "yes",
+        "--cluster-enabled",
+        "yes",
+        "--cluster-config-file",
+        &file,
+        "--cluster-node-timeout",
+        NODE_TIMEOUT_MS,
+        // A node that is away stops nobody else.
+        "--cluster-require-full-coverage",
+        "no",
+        // A replica takes over even if its data are old.
+        "--cluster-replica-validity-factor",
+        "0",
+        "--repl-diskless-sync-delay",
+        "0",
+        "--repl-ping-replica-period",
+        "1",
+    ];
+    let mut process = world.program(&name, &command);
+    process.address.set_port(port.parse().unwrap());
+    process
+}
