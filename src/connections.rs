@@ -12,10 +12,11 @@ use sqlx::ConnectOptions as _;
 use sqlx::postgres::PgConnectOptions;
 use tokio::time::{sleep, timeout};
 
-use crate::config::{Config, ServerUrl, login};
+use crate::config::{Config, NATS_CA, ServerUrl, ServerUrls, login};
 use crate::gate::client::Client as Redis;
 use crate::pool::Pool;
 use crate::schema::{self, SchemaError};
+use crate::tls::{advised, explained};
 
 /// Connections for reads and rare writes. Each writer has one of its own.
 pub(crate) const POOL_CONNECTIONS: u16 = 8;
@@ -71,6 +72,9 @@ const PARAMETERS: [&str; 19] = [
 /// Where the tables are, unless `DATABASE_URL` has a `search_path` of its own among its options.
 const SCHEMA: (&str, &str) = ("search_path", "public");
 
+/// Where the file of the certificate authority of Postgres is named, for messages.
+pub(crate) const POSTGRES_CA: &str = "the parameter sslrootcert of DATABASE_URL";
+
 /// Connections to the three servers.
 #[derive(Clone, Debug)]
 pub struct Connections {
@@ -115,7 +119,11 @@ impl Connections {
 
 /// Where the gate is. Connects to nothing.
 pub(crate) fn redis(config: &Config) -> anyhow::Result<Redis> {
-    Redis::open(config.redis.reveal()).context("read REDIS_URL")
+    let redis = Redis::open(config.redis.reveal()).context("read REDIS_URL")?;
+    match &config.redis_ca {
+        Some(authorities) => redis.trusting(authorities.pem()).context("read REDIS_CA"),
+        None => Ok(redis),
+    }
 }
 
 /// The options of every session at Postgres.
@@ -164,10 +172,12 @@ async fn until_there(
                 return Err(error);
             }
             Err(error) if patience == Patience::None => {
-                return Err(error.context(format!("{name} at {url} cannot be reached")));
+                return Err(
+                    explained(error, POSTGRES_CA).context(format!("{name} at {url} cannot be reached"))
+                );
             }
             Err(error) => {
-                let reason = reason_of(error.as_ref());
+                let reason = advised(reason_of(error.as_ref()), POSTGRES_CA);
                 if told {
                     tracing::debug!("{name} at {url} cannot be reached: {reason}");
                 } else {
@@ -193,35 +203,53 @@ pub fn nats_options(url: &str) -> async_nats::ConnectOptions {
 
 /// With endless patience it returns before NATS is there: the API does not need it.
 pub(crate) async fn connect_nats(config: &Config, patience: Patience) -> anyhow::Result<async_nats::Client> {
-    let (url, is_away) = (config.nats.clone(), AtomicBool::new(false));
-    // The client has one login for all servers.
-    let with_login = config.nats.reveal().find(|url| login(url).is_some());
-    let mut options = with_login
-        .map_or_else(async_nats::ConnectOptions::new, nats_options)
+    let mut options = nats_security(config)?
         .name("coupon")
         .connection_timeout(CONNECT_TIMEOUT)
         .request_timeout(Some(REQUEST_TIMEOUT))
         .ping_interval(NATS_PING_INTERVAL)
-        .event_callback(move |event| {
-            use async_nats::Event;
-            match event {
-                Event::Connected if is_away.swap(false, Ordering::Relaxed) => {
-                    tracing::info!("connected to NATS at {url} again");
-                }
-                Event::Connected => tracing::info!("connected to NATS"),
-                Event::Closed => tracing::debug!("NATS closed"),
-                // Each further attempt to connect fails: one line says it for all.
-                Event::Disconnected | Event::ClientError(_) if is_away.swap(true, Ordering::Relaxed) => {
-                    tracing::debug!("NATS at {url}: {event}");
-                }
-                other => tracing::warn!("NATS at {url}: {other}"),
-            }
-            std::future::ready(())
-        });
+        .event_callback(nats_events(config.nats.clone()));
     if patience == Patience::Endless {
         options = options.retry_on_initial_connect();
     }
     let servers: Vec<ServerAddr> =
         config.nats.reveal().map(str::parse).collect::<Result<_, _>>().context("read NATS_URL")?;
-    options.connect(servers).await.with_context(|| format!("NATS at {} cannot be reached", config.nats))
+    let connected = options.connect(servers).await.map_err(|error| explained(error.into(), NATS_CA.name));
+    connected.with_context(|| format!("NATS at {} cannot be reached", config.nats))
+}
+
+/// The login, and whom to trust. The client has one login for all servers.
+fn nats_security(config: &Config) -> anyhow::Result<async_nats::ConnectOptions> {
+    let with_login = config.nats.reveal().find(|url| login(url).is_some());
+    let mut options = with_login.map_or_else(async_nats::ConnectOptions::new, nats_options);
+    if let Some(credentials) = &config.nats_credentials {
+        options = options.credentials(credentials.reveal()).context("read NATS_CREDENTIALS")?;
+    }
+    if let Some(authorities) = &config.nats_ca {
+        options = options.add_root_certificates(authorities.path().to_owned()).require_tls(true);
+    }
+    Ok(options)
+}
+
+/// Logs what happens to the connection.
+fn nats_events(
+    urls: ServerUrls,
+) -> impl Fn(async_nats::Event) -> std::future::Ready<()> + Send + Sync + 'static {
+    use async_nats::Event;
+    let is_away = AtomicBool::new(false);
+    move |event| {
+        match event {
+            Event::Connected if is_away.swap(false, Ordering::Relaxed) => {
+                tracing::info!("connected to NATS at {urls} again");
+            }
+            Event::Connected => tracing::info!("connected to NATS"),
+            Event::Closed => tracing::debug!("NATS closed"),
+            // Each further attempt to connect fails: one line says it for all.
+            Event::Disconnected | Event::ClientError(_) if is_away.swap(true, Ordering::Relaxed) => {
+                tracing::debug!("NATS at {urls}: {event}");
+            }
+            other => tracing::warn!("NATS at {urls}: {}", advised(other.to_string(), NATS_CA.name)),
+        }
+        std::future::ready(())
+    }
 }

@@ -48,6 +48,7 @@ pub mod schema;
 pub mod servers;
 pub mod settlement;
 pub mod storage;
+mod tls;
 pub mod trouble;
 pub mod wallet;
 pub mod writer;

@@ -6,8 +6,9 @@ use sqlx::ConnectOptions as _;
 
 use super::ended::Ended;
 use crate::config::Config;
-use crate::connections;
+use crate::connections::{self, POSTGRES_CA};
 use crate::schema;
+use crate::tls::explained;
 
 pub(super) async fn run(config: &Config) -> anyhow::Result<Ended> {
     apply(config).await?;
@@ -24,6 +25,7 @@ pub(super) async fn apply(config: &Config) -> anyhow::Result<()> {
         .connect()
         .in_time()
         .await
+        .map_err(|error| explained(error.into(), POSTGRES_CA))
         .with_context(|| format!("Postgres at {} cannot be reached", config.database))?;
     // Otherwise Postgres reports each table that exists already, and the log would show that as a message.
     sqlx::query("SET client_min_messages = warning").execute(&mut connection).in_time().await?;

@@ -1,5 +1,6 @@
 //! Configuration, parsed from an injected lookup: all problems at once, before anything connects.
 
+mod files;
 mod reader;
 mod url;
 mod variable;
@@ -8,14 +9,17 @@ use std::net::SocketAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
+use async_nats::ServerAddr;
 use redis::IntoConnectionInfo as _;
 use sqlx::postgres::PgConnectOptions;
 
+pub use self::files::Authorities;
+use self::files::credentials;
 use self::reader::Reader;
 pub use self::url::{Secret, ServerUrl, ServerUrls, login};
 pub use self::variable::{
-    ADMIN_TOKEN, BATCH_ROWS, DATABASE_URL, HTTP_ADDR, MONITOR_ADDR, NATS_REPLICAS, NATS_URL,
-    OUTBOX_RETENTION_DAYS, REDIS_URL, RUST_LOG, SHARDS, VARIABLES, Variable,
+    ADMIN_TOKEN, BATCH_ROWS, DATABASE_URL, HTTP_ADDR, MONITOR_ADDR, NATS_CA, NATS_CREDENTIALS, NATS_REPLICAS,
+    NATS_URL, OUTBOX_RETENTION_DAYS, REDIS_CA, REDIS_URL, RUST_LOG, SHARDS, VARIABLES, Variable,
 };
 
 /// The largest number of claims in one transaction.
@@ -61,7 +65,11 @@ pub struct Config {
     pub database: ServerUrl,
     /// One server, or some nodes of a Redis Cluster.
     pub redis: ServerUrls,
+    pub redis_ca: Option<Authorities>,
     pub nats: ServerUrls,
+    pub nats_ca: Option<Authorities>,
+    /// The contents of the file, in place of a login in the URLs.
+    pub nats_credentials: Option<Secret>,
     pub http: SocketAddr,
     /// A listener of its own for `/livez`, `/readyz` and `/metrics`.
     pub monitor: Option<SocketAddr>,
@@ -98,7 +106,8 @@ impl Config {
     /// Names every variable that is missing or wrong.
     pub fn read(lookup: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
         let mut reader = Reader { lookup, problems: Vec::new() };
-        Self::parsed(&mut reader).ok_or(ConfigError(reader.problems))
+        let parsed = Self::parsed(&mut reader).filter(|_| reader.problems.is_empty());
+        parsed.ok_or(ConfigError(reader.problems))
     }
 
     /// `None` if there is a problem. Every variable is read before the first `?`, so that all problems are noted.
@@ -110,7 +119,11 @@ impl Config {
         let redis = reader.urls(REDIS_URL, &["redis", "rediss", "redis+unix", "unix"], "Redis", |url| {
             url.into_connection_info().is_ok()
         });
-        let nats = reader.urls(NATS_URL, &["nats", "tls"], "NATS", |_| true);
+        let nats = reader.urls(NATS_URL, &["nats", "tls"], "NATS", |url| url.parse::<ServerAddr>().is_ok());
+        let (redis_ca, nats_ca) =
+            (reader.file(REDIS_CA, Authorities::read), reader.file(NATS_CA, Authorities::read));
+        let nats_credentials = reader.file(NATS_CREDENTIALS, credentials);
+        reader.files_fit(database.as_ref(), redis.as_ref(), nats.as_ref());
         let shards = reader.number(SHARDS, &[1..=SHARDS_MAX]);
         let replicas = reader.number(NATS_REPLICAS, &[1..=1, 3..=3, 5..=5]);
         let batch_rows = reader.number(BATCH_ROWS, &[1..=BATCH_ROWS_MAX]);
@@ -125,7 +138,10 @@ impl Config {
         Some(Self {
             database: database?,
             redis: redis?,
+            redis_ca: redis_ca?,
             nats: nats?,
+            nats_ca: nats_ca?,
+            nats_credentials: nats_credentials?,
             http: http?,
             monitor: monitor?,
             listens_without_api: (reader.lookup)(HTTP_ADDR.name).is_some(),

@@ -1,12 +1,14 @@
 //! Reads variables, and notes every problem.
 
+use std::collections::HashSet;
 use std::fmt::Display;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 
-use super::url::{Secret, ServerUrl, ServerUrls};
-use super::variable::Variable;
+use super::files::Authorities;
+use super::url::{Secret, ServerUrl, ServerUrls, login};
+use super::variable::{DATABASE_URL, NATS_CREDENTIALS, NATS_URL, REDIS_CA, Variable};
 
 /// Characters of an admin token: too many to guess.
 const TOKEN_LENGTH_MIN: usize = 16;
@@ -83,6 +85,50 @@ impl<L: Fn(&str) -> Option<String>> Reader<L> {
             Err(format!("must be at least {TOKEN_LENGTH_MIN} visible ASCII characters"))
         };
         self.noted(variable, parsed)
+    }
+
+    /// `Some(None)` if no file is named.
+    #[expect(clippy::option_option, reason = "the outer one says whether there is a problem")]
+    pub(super) fn file<T>(
+        &mut self,
+        variable: Variable,
+        read: impl Fn(&str) -> Result<T, String>,
+    ) -> Option<Option<T>> {
+        let path = variable.value(&self.lookup).filter(|path| !path.is_empty());
+        self.noted(variable, path.map(|path| read(&path)).transpose())
+    }
+
+    /// Notes files and logins that do not fit to URLs.
+    pub(super) fn files_fit(
+        &mut self,
+        database: Option<&ServerUrl>,
+        redis: Option<&ServerUrls>,
+        nats: Option<&ServerUrls>,
+    ) {
+        let is_set = |reader: &Self, variable: Variable| {
+            variable.value(&reader.lookup).is_some_and(|path| !path.is_empty())
+        };
+        for path in database.iter().flat_map(|url| url.authorities()) {
+            let read = Authorities::read(&path).map(drop);
+            self.noted(DATABASE_URL, read);
+        }
+        let plain = redis.is_some_and(|urls| urls.reveal().any(|url| !url.starts_with("rediss://")));
+        if plain && is_set(self, REDIS_CA) {
+            self.noted::<()>(REDIS_CA, Err("needs a REDIS_URL that starts with rediss://".to_owned()));
+        }
+        let logins: HashSet<_> = nats.iter().flat_map(|urls| urls.reveal()).filter_map(login).collect();
+        if logins.len() > 1 {
+            self.noted::<()>(
+                NATS_URL,
+                Err("has different logins, but one is used for all servers".to_owned()),
+            );
+        }
+        if !logins.is_empty() && is_set(self, NATS_CREDENTIALS) {
+            self.noted::<()>(
+                NATS_CREDENTIALS,
+                Err("is set, and NATS_URL has a login: one must go".to_owned()),
+            );
+        }
     }
 
     fn noted<T>(&mut self, variable: Variable, parsed: Result<T, String>) -> Option<T> {

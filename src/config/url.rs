@@ -61,6 +61,16 @@ impl ServerUrl {
         rest.split(['/', '?', '#']).next().unwrap_or_default()
     }
 
+    /// The files of certificate authorities that the parameters of a URL of Postgres name, under the names that the
+    /// driver knows. What is no path is the certificate itself.
+    pub(super) fn authorities(&self) -> impl Iterator<Item = String> {
+        let query = self.0.rsplit_once('?').map_or("", |(_, query)| query);
+        let values = query.split(['&', '#']).filter_map(|parameter| parameter.split_once('='));
+        let values = values.filter(|(name, _)| ["sslrootcert", "ssl-root-cert", "ssl-ca"].contains(name));
+        let decoded = values.map(|(_, value)| percent_decode_str(value).decode_utf8_lossy().into_owned());
+        decoded.filter(|value| !value.contains("BEGIN CERTIFICATE"))
+    }
+
     pub(super) fn parse(text: &str, schemes: &[&str]) -> Result<Self, String> {
         let fits = text
             .split_once("://")

@@ -28,8 +28,26 @@ pub const REDIS_URL: Variable = Variable {
     default: None,
     about: "Redis, such as redis://cache:6379; of a Redis Cluster one node or several, separated by commas",
 };
-pub const NATS_URL: Variable =
-    Variable { name: "NATS_URL", default: None, about: "NATS with JetStream, such as nats://bus:4222" };
+pub const REDIS_CA: Variable = Variable {
+    name: "REDIS_CA",
+    default: None,
+    about: "PEM file of the certificate authorities to trust for rediss:// in place of the system's",
+};
+pub const NATS_URL: Variable = Variable {
+    name: "NATS_URL",
+    default: None,
+    about: "NATS with JetStream, such as nats://bus:4222; several servers are separated by commas",
+};
+pub const NATS_CA: Variable = Variable {
+    name: "NATS_CA",
+    default: None,
+    about: "PEM file of the certificate authorities to trust for NATS in place of the system's; requires TLS",
+};
+pub const NATS_CREDENTIALS: Variable = Variable {
+    name: "NATS_CREDENTIALS",
+    default: None,
+    about: "file of credentials (.creds) with which to log in to NATS",
+};
 pub const HTTP_ADDR: Variable = Variable {
     name: "HTTP_ADDR",
     default: Some("127.0.0.1:8080"),
@@ -73,14 +91,17 @@ pub const RUST_LOG: Variable = Variable {
 const SSL_CERT_FILE: Variable = Variable {
     name: "SSL_CERT_FILE",
     default: None,
-    about: "PEM file of the certificate authorities to trust in place of the system's",
+    about: "PEM file of the certificate authorities to trust in place of the system's, for servers without a file of their own",
 };
 
 /// Every variable that a command reads, in the order of `coupon --help`.
-pub const VARIABLES: [Variable; 12] = [
+pub const VARIABLES: [Variable; 15] = [
     DATABASE_URL,
     REDIS_URL,
+    REDIS_CA,
     NATS_URL,
+    NATS_CA,
+    NATS_CREDENTIALS,
     HTTP_ADDR,
     MONITOR_ADDR,
     ADMIN_TOKEN,

@@ -17,6 +17,8 @@ use tokio::time::timeout;
 
 pub use self::finding::{Finding, Health};
 use crate::config::Config;
+use crate::connections::POSTGRES_CA;
+use crate::tls::explained;
 
 /// For all the checks of one server: an operator waits for it.
 const EXAMINATION_TIME_MAX: Duration = Duration::from_secs(10);
@@ -42,6 +44,7 @@ async fn of_server(
     result.unwrap_or_else(|_| Err(anyhow!("no answer within {EXAMINATION_TIME_MAX:?}"))).unwrap_or_else(
         |error| {
             let advice = format!("Check that it runs at {url} and accepts this login.");
+            let error = if name == "postgres" { explained(error, POSTGRES_CA) } else { error };
             vec![Finding::unknown(name, "answers", format!("{error:#}"), advice)]
         },
     )

@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use futures_util::future::select_ok;
 use futures_util::join;
+use outbox_relay::reason::reason_of;
 use redis::io::tcp::TcpSettings;
-use redis::{AsyncConnectionConfig, ErrorKind, IntoConnectionInfo as _, RedisError, Value};
+use redis::{AsyncConnectionConfig, ErrorKind, IntoConnectionInfo as _, RedisError, TlsCertificates, Value};
 
 use super::cluster::Cluster;
 use super::connection::Connection;
+use crate::tls::advised;
 
 /// To connect, at least; a caller that waits longer for an answer waits as long for a connection.
 const CONNECTION_TIMEOUT: Duration = Duration::from_millis(500);
@@ -38,6 +40,18 @@ impl Client {
         Ok(Self { nodes: nodes.collect::<Result<_, _>>()? })
     }
 
+    /// The same, with these certificate authorities (PEM) in place of the system's.
+    ///
+    /// # Errors
+    /// When they cannot be read, or a URL does not ask for TLS.
+    pub fn trusting(self, authorities: &[u8]) -> Result<Self, RedisError> {
+        let nodes = self.nodes.iter().map(|node| {
+            let certificates = TlsCertificates { client_tls: None, root_cert: Some(authorities.to_vec()) };
+            redis::Client::build_with_tls(node.get_connection_info().clone(), certificates)
+        });
+        Ok(Self { nodes: nodes.collect::<Result<_, _>>()? })
+    }
+
     /// Connects to the first server that answers, and asks it whether it is a node of a Cluster.
     pub(crate) async fn connect(&self, response_timeout: Duration) -> Result<Connection, RedisError> {
         let timeout = CONNECTION_TIMEOUT.max(response_timeout);
@@ -59,7 +73,8 @@ impl Client {
         node: &redis::Client,
         config: &AsyncConnectionConfig,
     ) -> Result<Connection, RedisError> {
-        let mut connection = node.get_multiplexed_async_connection_with_config(config).await?;
+        let connected = node.get_multiplexed_async_connection_with_config(config).await;
+        let mut connection = connected.map_err(explained)?;
         let mut asking = connection.clone();
         let (ping, slots) = (redis::cmd("PING"), redis::cmd("CLUSTER").arg("SLOTS").to_owned());
         let (answered, slots) =
@@ -80,6 +95,13 @@ impl Client {
                 .into()),
         }
     }
+}
+
+/// Says what to do if the server is not trusted.
+fn explained(error: RedisError) -> RedisError {
+    let reason = reason_of(&error);
+    let told = advised(reason.clone(), "REDIS_CA");
+    if told == reason { error } else { (ErrorKind::Io, "connect with TLS", told).into() }
 }
 
 /// The addresses.

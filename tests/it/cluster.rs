@@ -11,7 +11,7 @@ use crate::support::{Answer, RedisCluster, SOON, World, owns, wait_until};
 
 /// Enough that each of three primaries has some.
 const CAMPAIGNS: usize = 12;
-const QUANTITY: i64 = 600;
+const QUANTITY: i64 = 120;
 /// From the loss of a node until its replica has taken over and claims of its campaigns are served.
 const BACK_WITHIN: Duration = Duration::from_secs(15);
 
@@ -52,7 +52,7 @@ impl Scene {
         let claims = join_all(self.campaigns.iter().map(|(campaign, _)| self.claims(*campaign, &enough)));
         let happening = async {
             for (campaign, _) in &self.campaigns {
-                self.world.issued(*campaign, QUANTITY / 20).await;
+                self.world.issued(*campaign, QUANTITY / 10).await;
             }
             happening().await;
             for (campaign, _) in &self.campaigns {
@@ -96,25 +96,27 @@ impl Scene {
 
     /// All coupons are issued, none more, and every gate equals Postgres.
     async fn close(self, asked: usize) {
-        for (campaign, _) in &self.campaigns {
-            let mut users = 0;
-            let sold = async || {
-                users += 1;
-                self.world.claim(*campaign, &format!("last-{users}")).await;
-                self.world.coupons(*campaign).await >= QUANTITY
-            };
-            wait_until("all coupons are issued", SOON, sold).await;
-            assert_eq!(self.world.coupons(*campaign).await, QUANTITY);
-            let key = World::gate(*campaign, "");
-            let equal = async || {
-                let owner = self.cluster.owner(*campaign, asked).await;
-                let count = async |command: &str| self.cluster.try_ask::<i64>(owner, command).await.ok();
-                let taken = count(&format!("SCARD {key}:holders")).await;
-                (taken, count(&format!("ZCARD {key}:pending")).await) == (Some(QUANTITY), Some(0))
-            };
-            wait_until("the gate equals Postgres", SOON, equal).await;
-        }
+        join_all(self.campaigns.iter().map(|(campaign, _)| self.sold(*campaign, asked))).await;
         self.world.close().await;
+    }
+
+    async fn sold(&self, campaign: CampaignId, asked: usize) {
+        let mut users = 0;
+        let sold = async || {
+            users += 1;
+            self.world.claim(campaign, &format!("last-{users}")).await;
+            self.world.coupons(campaign).await >= QUANTITY
+        };
+        wait_until("all coupons are issued", 2 * SOON, sold).await;
+        assert_eq!(self.world.coupons(campaign).await, QUANTITY);
+        let key = World::gate(campaign, "");
+        let equal = async || {
+            let owner = self.cluster.owner(campaign, asked).await;
+            let count = async |command: &str| self.cluster.try_ask::<i64>(owner, command).await.ok();
+            let taken = count(&format!("SCARD {key}:holders")).await;
+            (taken, count(&format!("ZCARD {key}:pending")).await) == (Some(QUANTITY), Some(0))
+        };
+        wait_until("the gate equals Postgres", SOON, equal).await;
     }
 }
 

@@ -49,6 +49,7 @@ mod startup;
 mod subscriber;
 mod tidy;
 mod tls;
+mod trust;
 mod writer;
 #[cfg(feature = "zoo")]
 mod zoo;

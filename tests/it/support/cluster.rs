@@ -24,7 +24,7 @@ impl World {
     pub(crate) async fn on_redis_cluster() -> (Self, RedisCluster) {
         let mut world = Self::bare(1).await;
         let cluster = RedisCluster::start(&world).await;
-        world.redis_url = Some(cluster.url());
+        world.set("REDIS_URL", cluster.url());
         world.migrate().await;
         world.add_process("").await;
         (world, cluster)

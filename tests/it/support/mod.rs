@@ -23,6 +23,7 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use async_nats::ServerAddr;
 use coupon_dispatcher::audit::{Scope, Sheet, audit};
 use coupon_dispatcher::config::Config;
 use coupon_dispatcher::connections::{Connections, Patience, nats_options};
@@ -67,8 +68,8 @@ pub(crate) struct World {
     pub(crate) servers: Servers,
     shards: i16,
     replicas: usize,
-    /// In place of that of `servers`.
-    redis_url: Option<String>,
+    /// In place of those of `servers`, or beside them.
+    variables: Vec<(&'static str, String)>,
     promised: Mutex<HashSet<Ulid>>,
     closed: bool,
     _place: SemaphorePermit<'static>,
@@ -101,7 +102,7 @@ impl World {
             servers,
             shards,
             replicas: 1,
-            redis_url: None,
+            variables: Vec::new(),
             promised: Mutex::default(),
             closed: false,
             _place: place,
@@ -142,9 +143,9 @@ impl World {
 
     /// What a process has to know.
     pub(crate) fn environment(&self) -> Vec<(&'static str, String)> {
-        vec![
+        let mut environment = vec![
             ("DATABASE_URL", self.servers.database_url()),
-            ("REDIS_URL", self.redis_url.clone().unwrap_or_else(|| self.servers.redis_url())),
+            ("REDIS_URL", self.servers.redis_url()),
             ("NATS_URL", self.servers.nats_url()),
             ("ADMIN_TOKEN", TOKEN.to_owned()),
             ("SHARDS", self.shards.to_string()),
@@ -152,7 +153,20 @@ impl World {
             ("RUST_LOG", "info".to_owned()),
             #[cfg(feature = "zoo")]
             ("BUG", std::env::var("BUG").unwrap_or_default()),
-        ]
+        ];
+        environment.retain(|(name, _)| self.variable(name).is_none());
+        environment.extend(self.variables.iter().cloned());
+        environment
+    }
+
+    /// From now on processes, commands and this world find a server in another way.
+    pub(crate) fn set(&mut self, name: &'static str, value: impl Into<String>) {
+        self.variables.retain(|(known, _)| *known != name);
+        self.variables.push((name, value.into()));
+    }
+
+    fn variable(&self, name: &str) -> Option<&str> {
+        self.variables.iter().find(|(known, _)| *known == name).map(|(_, value)| &**value)
     }
 
     /// Runs `coupon` to its end, with the environment of this world and the API of its first process.
@@ -191,8 +205,16 @@ impl World {
     }
 
     pub(crate) async fn nats(&self) -> async_nats::Client {
-        let url = self.servers.nats_url();
-        nats_options(&url).connect(url).await.unwrap()
+        let urls = self.variable("NATS_URL").map_or_else(|| self.servers.nats_url(), str::to_owned);
+        let mut options = nats_options(&urls);
+        if let Some(file) = self.variable("NATS_CREDENTIALS") {
+            options = options.credentials_file(file).await.unwrap();
+        }
+        if let Some(file) = self.variable("NATS_CA") {
+            options = options.add_root_certificates(file.into());
+        }
+        let servers: Vec<ServerAddr> = urls.split(',').map(|url| url.parse().unwrap()).collect();
+        options.connect(servers).await.unwrap()
     }
 
     /// What [`audit`] works on.
