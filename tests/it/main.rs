@@ -44,6 +44,7 @@ mod replay;
 mod retention;
 mod rights;
 mod schema;
+mod several;
 mod situations;
 mod startup;
 mod subscriber;
