@@ -9,13 +9,14 @@ use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::time::Duration;
 
+use outbox_relay::deployment::{DeploymentName, DeploymentNameError};
 use redis::IntoConnectionInfo as _;
 use sqlx::postgres::PgConnectOptions;
 
 pub use self::url::{Secret, ServerUrl, login};
 pub use self::variable::{
-    ADMIN_TOKEN, BATCH_ROWS, DATABASE_URL, HTTP_ADDR, MONITOR_ADDR, NATS_REPLICAS, NATS_URL,
-    OUTBOX_RETENTION_DAYS, REDIS_URL, RUST_LOG, SHARDS, VARIABLES, Variable,
+    ADMIN_TOKEN, BATCH_ROWS, DATABASE_URL, DEPLOYMENT, FIRST_DEPLOYMENT, HTTP_ADDR, MONITOR_ADDR,
+    NATS_REPLICAS, NATS_URL, OUTBOX_RETENTION_DAYS, REDIS_URL, RUST_LOG, SHARDS, VARIABLES, Variable,
 };
 
 /// The largest number of claims in one transaction.
@@ -72,6 +73,8 @@ pub struct Config {
     pub admin_token: Option<Secret>,
     /// Fixed by the first migration.
     pub shards: i16,
+    /// The deployment that the database must belong to; fixed by the first migration.
+    pub deployment: DeploymentName,
     /// Copies of each stream: 1, or 3 or 5 in a cluster.
     pub replicas: usize,
     /// The largest number of claims in one transaction.
@@ -113,6 +116,7 @@ impl Config {
         });
         let nats = reader.url(NATS_URL, &["nats", "tls"], "NATS", |_| true);
         let shards = reader.number(SHARDS, &[1..=SHARDS_MAX]);
+        let deployment = reader.deployment(DEPLOYMENT);
         let replicas = reader.number(NATS_REPLICAS, &[1..=1, 3..=3, 5..=5]);
         let batch_rows = reader.number(BATCH_ROWS, &[1..=BATCH_ROWS_MAX]);
         let retention_days = reader.number(OUTBOX_RETENTION_DAYS, &[0..=RETENTION_DAYS_MAX]);
@@ -132,6 +136,7 @@ impl Config {
             listens_without_api: (reader.lookup)(HTTP_ADDR.name).is_some(),
             admin_token: admin_token?,
             shards: shards?,
+            deployment: deployment?,
             replicas: replicas?,
             batch_rows: batch_rows?,
             outbox_retention: (retention_days > 0)
@@ -178,6 +183,12 @@ impl<L: Fn(&str) -> Option<String>> Reader<L> {
                 allowed.iter().map(|range| format!("{} to {}", range.start(), range.end())).collect();
             format!("must be a number, {}", ranges.join(" or "))
         });
+        self.noted(variable, parsed)
+    }
+
+    fn deployment(&mut self, variable: Variable) -> Option<DeploymentName> {
+        let text = variable.value(&self.lookup).unwrap_or_default();
+        let parsed = text.parse().map_err(|error: DeploymentNameError| error.to_string());
         self.noted(variable, parsed)
     }
 

@@ -13,6 +13,7 @@ mod claims;
 mod commands;
 mod dead;
 mod demo;
+mod deployments;
 mod docs;
 mod doctor;
 #[cfg(feature = "drills")]

@@ -23,7 +23,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use coupon_dispatcher::audit::{Scope, Sheet, audit};
-use coupon_dispatcher::config::Config;
+use coupon_dispatcher::config::{Config, FIRST_DEPLOYMENT};
 use coupon_dispatcher::connections::{Connections, Patience, nats_options};
 use coupon_dispatcher::schema;
 use coupon_dispatcher::servers::Servers;
@@ -65,6 +65,8 @@ pub(crate) struct World {
     pub(crate) servers: Servers,
     shards: i16,
     replicas: usize,
+    /// The name of its deployment.
+    pub(crate) deployment: &'static str,
     promised: Mutex<HashSet<Ulid>>,
     closed: bool,
     _place: SemaphorePermit<'static>,
@@ -97,6 +99,7 @@ impl World {
             servers,
             shards,
             replicas: 1,
+            deployment: FIRST_DEPLOYMENT,
             promised: Mutex::default(),
             closed: false,
             _place: place,
@@ -105,7 +108,8 @@ impl World {
 
     pub(crate) async fn migrate(&self) {
         let mut connection = PgConnection::connect(&self.servers.database_url()).await.unwrap();
-        schema::migrate(&mut connection, self.shards).await.unwrap();
+        let deployment = self.deployment.parse().unwrap();
+        schema::migrate(&mut connection, self.shards, deployment).await.unwrap();
         #[cfg(feature = "zoo")]
         crate::zoo::plant(&self.pool).await;
     }
@@ -143,6 +147,7 @@ impl World {
             ("NATS_URL", self.servers.nats_url()),
             ("ADMIN_TOKEN", TOKEN.to_owned()),
             ("SHARDS", self.shards.to_string()),
+            ("DEPLOYMENT", self.deployment.to_owned()),
             ("NATS_REPLICAS", self.replicas.to_string()),
             ("RUST_LOG", "info".to_owned()),
             #[cfg(feature = "zoo")]
