@@ -1,10 +1,11 @@
 //! Whose a stream is: its metadata name the deployment that publishes to it (NATS 2.10 and newer). A stream that
-//! names none may belong to any deployment: it is older than this rule, or its server keeps no metadata.
+//! names none may belong to any deployment: it is older than this rule, or its server keeps no metadata. A durable
+//! consumer names its deployment in its description, which servers of any version keep.
 
 use std::collections::HashMap;
 
 use async_nats::Client;
-use async_nats::jetstream::{self, stream};
+use async_nats::jetstream::{self, consumer, stream};
 use serde_json::{Map, Value, json};
 
 use crate::outlet::Outlet;
@@ -14,7 +15,10 @@ const NAME_KEY: &str = "deployment";
 /// The key of the id.
 const ID_KEY: &str = "deployment-id";
 
-/// The stream belongs to another deployment.
+/// How the description of a durable consumer begins, before the name and the id.
+const DESCRIPTION: &str = "of deployment ";
+
+/// The stream, or the durable consumer on it, belongs to another deployment.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "stream {stream} belongs to deployment {theirs}, and this is deployment {ours}: both publish to this NATS, and this \
@@ -68,6 +72,23 @@ pub(crate) fn metadata(outlet: &Outlet) -> HashMap<String, String> {
     pairs.into_iter().flatten().collect()
 }
 
+/// The description of a new durable consumer.
+pub(crate) fn description(outlet: &Outlet) -> Option<String> {
+    outlet.deployment.map(|deployment| format!("{DESCRIPTION}{deployment}"))
+}
+
+/// Makes sure that a durable consumer on `stream` belongs to no other deployment.
+pub(crate) fn refuse_foreign_consumer(
+    outlet: &Outlet,
+    stream: String,
+    config: &consumer::Config,
+) -> Result<(), Foreign> {
+    let theirs = config.description.as_deref().and_then(|text| text.strip_prefix(DESCRIPTION));
+    let (Some(theirs), Some(ours)) = (theirs, outlet.deployment) else { return Ok(()) };
+    let (theirs, ours) = (theirs.to_owned(), ours.to_string());
+    if theirs == ours { Ok(()) } else { Err(Foreign { stream, theirs, ours }) }
+}
+
 /// Writes the deployment of the outlet into the metadata of each of these streams that exists and names none. If that
 /// fails, the log says so, and the stream stays as it is.
 pub(crate) async fn adopt(nats: &Client, outlet: &Outlet, streams: &[String]) {
@@ -78,7 +99,7 @@ pub(crate) async fn adopt(nats: &Client, outlet: &Outlet, streams: &[String]) {
     for stream in streams {
         match adopt_one(nats, outlet, stream).await {
             Ok(true) => {
-                tracing::info!(stream, "the stream had no owner: its metadata now name this deployment")
+                tracing::info!(stream, "the stream named no owner: its metadata now name this deployment");
             }
             Ok(false) => {}
             Err(reason) => tracing::warn!(

@@ -21,6 +21,7 @@ use crate::follow_up::FollowUps;
 use crate::in_time::InTime as _;
 use crate::leadership;
 use crate::metrics::{Metrics, seconds_since};
+use crate::ownership;
 use crate::projection::{Projection, ProjectorError};
 use crate::retry::Retry;
 use crate::site::Site;
@@ -184,7 +185,7 @@ impl Projector {
         }
     }
 
-    /// Returns the durable consumer, positioned after `position`. It is recreated if it has another configuration, or if
+    /// Returns the durable consumer, positioned after `position`, unless it belongs to another deployment. It is recreated if it has another configuration, or if
     /// messages were delivered to another process and not acknowledged, because the server would redeliver them only
     /// after [`ACKNOWLEDGEMENT_WAIT`].
     async fn consumer(
@@ -198,6 +199,7 @@ impl Projector {
         let start = epochs.sequence_of(position + 1).unsigned_abs();
         let config = pull::Config {
             durable_name: Some(self.durable.clone()),
+            description: ownership::description(&self.site.outlet),
             deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: start },
             ack_policy: AckPolicy::All,
             ack_wait: ACKNOWLEDGEMENT_WAIT,
@@ -206,10 +208,16 @@ impl Projector {
         };
         let consumer: Option<PullConsumer> =
             match stream.get_or_create_consumer(&self.durable, config.clone()).await {
-                Ok(consumer) => Some(consumer).filter(|consumer| fits(&consumer.cached_info().config)),
+                Ok(consumer) => Some(consumer),
                 Err(error) if error.kind() == ConsumerErrorKind::InvalidConsumerType => None, // it pushes
                 Err(error) => return Err(self.error(&error)),
             };
+        if let Some(consumer) = &consumer {
+            let config = &consumer.cached_info().config;
+            ownership::refuse_foreign_consumer(&self.site.outlet, self.site.stream(), config)
+                .map_err(StreamError::from)?;
+        }
+        let consumer = consumer.filter(|consumer| fits(&consumer.cached_info().config));
         if consumer.is_none() {
             tracing::warn!(
                 consumer = self.durable, shard = %self.site.shard,

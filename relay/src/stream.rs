@@ -135,7 +135,8 @@ pub(crate) async fn may_replay(nats: &Client, outlet: &Outlet) -> Result<(), Str
 /// shards' streams. When it is full, the projections wait.
 ///
 /// # Errors
-/// When there is no stream of shard 0 yet, the stream belongs to another deployment, or NATS refuses the request or does not answer.
+/// When there is no stream of shard 0 yet, the stream belongs to another deployment, or NATS refuses the request or
+/// does not answer.
 pub async fn of_dead(nats: &Client, outlet: &Outlet) -> Result<stream::Stream, StreamError> {
     if let Some(stream) = ours(nats, outlet, &outlet.dead_stream()).await? {
         return Ok(stream);

@@ -62,7 +62,9 @@ async fn two_in_one_database_work_side_by_side() {
     environment.push(("NATS_URL", url.clone()));
     said(&coupon(&["migrate"], &environment).await, 0, &[]);
     let mut process = world.process("");
-    environment.iter().for_each(|(name, value)| process.set(name, value));
+    for (name, value) in &environment {
+        process.set(name, value);
+    }
     process.start().await;
     fault.fired(1);
     for class in ["outbox_relay", "projector_projections"] {

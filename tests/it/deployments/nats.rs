@@ -63,6 +63,43 @@ async fn a_second_one_on_a_nats_halts_in_words_and_touches_nothing() {
     one.close().await;
 }
 
+/// It keeps no metadata, so the relay can only compare the messages. The consumer of the first stays as it is.
+#[tokio::test]
+async fn on_an_old_nats_the_second_one_leaves_the_consumer_alone() {
+    let fault = owns("nats-of-another-deployment");
+    let one = World::on(Nats::Packaged, &[""]).await;
+    one.append_events(3).await;
+    one.balanced().await;
+    let before = everything(&one.nats().await).await;
+    assert!(before.contains_key("COUPONS-0 projections"), "{before:?}");
+    let mut other = World::bare(1).await;
+    other.migrate().await;
+    let mut process = other.process("");
+    process.set("NATS_URL", &one.servers.nats_url());
+    process.start().await;
+    other.processes.push(process);
+    fault.fired(1);
+    let reason = other.halted().await;
+    assert!(reason.contains("another client wrote to the stream"), "{reason}");
+    wait_until("the projector says so", SOON, async || {
+        let log = other.processes[0].log();
+        log.lines()
+            .any(|line| line.contains("projector starts over") && line.contains("belongs to deployment"))
+    })
+    .await;
+    assert_eq!(everything(&one.nats().await).await, before);
+    one.append_events(3).await;
+    one.balanced().await;
+    let log = one.processes[0].log();
+    assert!(!log.contains("starts over") && !log.contains("metadata"), "{log}");
+    other.processes[0].kill();
+    other.processes[0].set("NATS_URL", &other.servers.nats_url());
+    other.processes[0].start().await;
+    fault.healed();
+    other.close().await;
+    one.close().await;
+}
+
 /// Two databases that were both left with the name of the first deployment.
 #[tokio::test]
 async fn two_of_one_name_on_a_nats_are_told_apart_by_their_ids() {
@@ -138,18 +175,5 @@ async fn streams_without_an_owner_are_adopted() {
     assert!(examined.out.contains("owner of COUPONS-REPLAY: this deployment"), "{examined:?}");
     said(&world.coupon(&["replay", "--all"]).await, 0, &[]);
     fault.healed();
-    world.close().await;
-}
-
-/// It keeps no metadata, and nobody minds.
-#[tokio::test]
-async fn an_old_nats_names_no_owner() {
-    let world = World::on(Nats::Packaged, &[""]).await;
-    world.append_events(3).await;
-    world.balanced().await;
-    let stream = jetstream::new(world.nats().await).get_stream(STREAM).await.unwrap();
-    assert!(stream.cached_info().config.metadata.is_empty());
-    let log = world.processes[0].log();
-    assert!(!log.contains("metadata"), "{log}");
     world.close().await;
 }
