@@ -175,12 +175,11 @@ impl Sampler<'_> {
         }
         let Watch { nats, outlet, .. } = self.watch;
         let asked = timeout(INTERVAL, standing::published(connection, nats, outlet, shard)).await;
-        let end = match asked {
-            Ok(Ok(end)) => end,
-            Err(_) | Ok(Err(_)) => {
-                *answers = false;
-                known.and_then(|(_, end)| end)
-            }
+        let end = if let Ok(Ok(end)) = asked {
+            end
+        } else {
+            *answers = false;
+            known.and_then(|(_, end)| end)
         };
         self.ends.insert(shard, (Instant::now(), end));
         end
