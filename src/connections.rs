@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use async_nats::ServerAddr;
+use outbox_relay::Outlet;
+use outbox_relay::deployment::Deployment;
 use outbox_relay::reason::reason_of;
 use outbox_relay::retry::Retry;
 use outbox_relay::zoo;
@@ -13,6 +15,7 @@ use sqlx::postgres::PgConnectOptions;
 use tokio::time::{sleep, timeout};
 
 use crate::config::{Config, NATS_CA, ServerUrl, ServerUrls, login};
+use crate::event::OUTLET;
 use crate::gate::client::Client as Redis;
 use crate::pool::Pool;
 use crate::schema::{self, SchemaError};
@@ -82,6 +85,8 @@ pub struct Connections {
     pub pool: Pool,
     pub redis: Redis,
     pub nats: async_nats::Client,
+    /// The names of streams, locks and consumers, with the deployment that the database belongs to.
+    pub outlet: Outlet,
 }
 
 impl Connections {
@@ -94,18 +99,19 @@ impl Connections {
             tracing::warn!("the parameter {name} of DATABASE_URL is not known and has no effect");
         }
         let database = database(config)?;
-        let check = async || -> anyhow::Result<()> {
+        let check = async || -> anyhow::Result<Deployment> {
             let checked = async {
                 let mut connection = database.connect().await?;
-                schema::check(&mut connection, config.shards).await
+                schema::check(&mut connection, config.shards, config.deployment).await
             };
             Ok(timeout(CONNECT_TIMEOUT, checked).await??)
         };
-        until_there("Postgres", &config.database, patience, check).await?;
+        let deployment = until_there("Postgres", &config.database, patience, check).await?;
         let pool = Pool::new(&database, POOL_CONNECTIONS);
         let redis = redis(config)?;
         let nats = connect_nats(config, patience).await?;
-        Ok(Self { database, pool, redis, nats })
+        let outlet = Outlet { deployment: Some(deployment), ..OUTLET };
+        Ok(Self { database, pool, redis, nats, outlet })
     }
 
     /// Sends what is still buffered, and closes the sessions at servers that answer.
@@ -147,21 +153,21 @@ pub enum Patience {
     None,
 }
 
-async fn until_there(
+async fn until_there<T>(
     name: &str,
     url: &ServerUrl,
     patience: Patience,
-    attempt: impl AsyncFn() -> anyhow::Result<()>,
-) -> anyhow::Result<()> {
+    attempt: impl AsyncFn() -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
     let mut retry = Retry::new(Duration::from_millis(100), Duration::from_secs(5));
     let mut told = false;
     loop {
         match attempt().await {
-            Ok(()) => {
+            Ok(there) => {
                 if told {
                     tracing::info!("{name} at {url} is there");
                 }
-                return Ok(());
+                return Ok(there);
             }
             // Waiting does not mend a wrong schema.
             Err(error)

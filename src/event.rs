@@ -17,8 +17,14 @@ use crate::ids::{CampaignId, CouponId};
 use crate::money::Currency;
 
 /// Streams `COUPONS-<shard>`, subjects `coupons.<type>.<campaign id>.<shard>`.
-pub const OUTLET: Outlet =
-    Outlet { stream: "COUPONS", subjects: "coupons", types: "coupon", source: "/coupon-dispatcher" };
+/// Without the deployment, which [`Connections::open`](crate::connections::Connections::open) adds.
+pub const OUTLET: Outlet = Outlet {
+    stream: "COUPONS",
+    subjects: "coupons",
+    types: "coupon",
+    source: "/coupon-dispatcher",
+    deployment: None,
+};
 
 /// A coupon is issued. Its data is written by `issue_batch()`, in SQL.
 pub const ISSUED: &str = "issued";

@@ -15,7 +15,7 @@
 //! * [`audit`]: the balance sheet over all of them, at once, in full, or continuously.
 //! * [`doctor`]: whether the servers are as all of this needs them.
 //!
-//! What holds it together: [`cli`] (the commands), [`config`], [`schema`], [`connections`], [`app`] (plays the
+//! What holds it together: [`cli`] (the commands), [`config`], [`schema`], [`deployment`] (whose a database is), [`connections`], [`app`] (plays the
 //! roles of a process), [`client`] (the API from a shell), [`progress`] (a bar), and for the demo and the tests
 //! [`servers`] (private Postgres, Redis and NATS), [`rush`] (many users at once) and [`failpoint`].
 
@@ -28,6 +28,7 @@ pub mod client;
 pub mod config;
 pub mod connections;
 pub mod coupon;
+pub mod deployment;
 pub mod doctor;
 pub mod event;
 pub mod failpoint;

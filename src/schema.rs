@@ -1,8 +1,10 @@
 //! The schema: applied by `coupon migrate`, and checked by every other process at its start.
 
-use outbox_relay::in_time::InTime as _;
+use outbox_relay::deployment::{Deployment, DeploymentName};
 use outbox_relay::schema::{self, ApplyError, Function, Schema};
 use sqlx::PgConnection;
+
+use crate::deployment::{self, DeploymentError};
 
 /// The functions of this program, beside those of the outbox.
 pub const FUNCTIONS: &[Function] =
@@ -21,6 +23,8 @@ pub enum SchemaError {
     Dropped { dropped: String },
     #[error("the database has {fixed} shards since its first migration, SHARDS says {asked}")]
     Shards { fixed: i16, asked: i16 },
+    #[error(transparent)]
+    Deployment(#[from] DeploymentError),
 }
 
 /// In the order in which they are applied.
@@ -28,28 +32,34 @@ fn schemas() -> [Schema; 2] {
     [schema::outbox(), Schema::new(sqlx::migrate!("./migrations"), FUNCTIONS)]
 }
 
-/// Applies all migrations and functions, and fixes the number of shards if this is the first time.
+/// Applies all migrations and functions. The first time it fixes the number of shards and the name of the deployment.
 ///
 /// # Errors
-/// See [`SchemaError`].
-pub async fn migrate(connection: &mut PgConnection, shards: i16) -> Result<(), SchemaError> {
+/// See [`SchemaError`]. Nothing was applied to the database of another deployment, or where the name is taken.
+pub async fn migrate(
+    connection: &mut PgConnection,
+    shards: i16,
+    name: DeploymentName,
+) -> Result<(), SchemaError> {
+    deployment::may_migrate(connection, name).await?;
     for schema in schemas() {
         schema.apply(connection).await?;
     }
-    sqlx::query("INSERT INTO deployment (shards) VALUES ($1) ON CONFLICT DO NOTHING")
-        .bind(shards)
-        .execute(&mut *connection)
-        .in_time()
-        .await?;
-    check(connection, shards).await
+    deployment::claim(connection, name, shards).await?;
+    let deployment = check(connection, shards, name).await?;
+    Ok(schema::separate_locks(connection, &deployment).await?)
 }
 
-/// Makes sure that the schema is at least as new as this program, and that the database has `shards` shards. It
-/// only reads, and a newer schema passes.
+/// Makes sure that the schema is at least as new as this program, and that the database has `shards` shards and belongs
+/// to the deployment of this name, which it returns. It only reads, and a newer schema passes.
 ///
 /// # Errors
 /// See [`SchemaError`].
-pub async fn check(connection: &mut PgConnection, shards: i16) -> Result<(), SchemaError> {
+pub async fn check(
+    connection: &mut PgConnection,
+    shards: i16,
+    name: DeploymentName,
+) -> Result<Deployment, SchemaError> {
     let (mut missing, mut dropped) = (Vec::new(), Vec::new());
     for schema in schemas() {
         let lack = schema.lack(connection).await?;
@@ -62,11 +72,9 @@ pub async fn check(connection: &mut PgConnection, shards: i16) -> Result<(), Sch
     if !dropped.is_empty() {
         return Err(SchemaError::Dropped { dropped: dropped.join(", ") });
     }
-    let fixed: Option<i16> =
-        sqlx::query_scalar("SELECT shards FROM deployment").fetch_optional(connection).in_time().await?;
-    match fixed {
-        Some(fixed) if fixed == shards => Ok(()),
-        Some(fixed) => Err(SchemaError::Shards { fixed, asked: shards }),
-        None => Err(SchemaError::Old { missing: "the number of shards".to_owned() }),
-    }
+    let Some((deployment, fixed)) = deployment::read(connection).await? else {
+        return Err(SchemaError::Old { missing: "the number of shards".to_owned() });
+    };
+    deployment::is_ours(deployment.name.as_str(), name)?;
+    if fixed == shards { Ok(deployment) } else { Err(SchemaError::Shards { fixed, asked: shards }) }
 }

@@ -11,7 +11,8 @@ use serde::Deserialize;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions as _, PgConnection};
 
-const OUTLET: Outlet = Outlet { stream: "ORDERS", subjects: "orders", types: "order", source: "/shop" };
+const OUTLET: Outlet =
+    Outlet { stream: "ORDERS", subjects: "orders", types: "order", source: "/shop", deployment: None };
 
 /// Adds a row for each batch and customer, because updating one row repeatedly is slow.
 #[derive(Debug)]

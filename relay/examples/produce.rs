@@ -12,7 +12,8 @@ use sqlx::{ConnectOptions as _, Connection as _, PgConnection};
 use ulid::Ulid;
 
 /// Streams `ORDERS-<shard>`, subjects `orders.<type>.<customer>.<shard>`, types `order.<type>.v1`.
-const OUTLET: Outlet = Outlet { stream: "ORDERS", subjects: "orders", types: "order", source: "/shop" };
+const OUTLET: Outlet =
+    Outlet { stream: "ORDERS", subjects: "orders", types: "order", source: "/shop", deployment: None };
 /// One shard is enough for a small shop.
 const SHARD: Shard = Shard(0);
 const ORDERS: i64 = 1_000;

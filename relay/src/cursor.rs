@@ -130,7 +130,7 @@ impl Cursor<'_> {
 
     async fn stream(&self, connection: &mut PgConnection) -> Result<Stream, RelayError> {
         let name = self.outlet.stream_of(self.shard);
-        if let Some(stream) = stream::existing(self.nats, &name).await? {
+        if let Some(stream) = stream::ours(self.nats, self.outlet, &name).await? {
             return Ok(stream);
         }
         let (_, head) = outbox::bounds(connection, self.shard).await?;

@@ -217,7 +217,7 @@ mod tests {
             traceparent: None,
             time: OffsetDateTime::UNIX_EPOCH,
         };
-        let outlet = Outlet { stream: "S", subjects: "s", types: "thing", source: "/here" };
+        let outlet = Outlet { stream: "S", subjects: "s", types: "thing", source: "/here", deployment: None };
         let body = stored.body(&outlet);
         let event = Event::parse(7, &body)?;
         assert_eq!((event.id, event.kind.as_str(), event.time), (stored.id, "thing.issued.v1", stored.time));

@@ -11,6 +11,9 @@ use tokio::time::{Instant, sleep, timeout};
 
 /// How often a process that stands by tries to take the lock.
 const STAND_BY_INTERVAL: Duration = Duration::from_millis(250);
+/// After this time of standing by the log says once which session holds the lock: a takeover takes up to 10 s, and
+/// after that it is another process that works, wanted or not.
+const STAND_BY_UNTOLD: Duration = Duration::from_secs(10);
 /// How long a command waits for the lock of a process that was killed a moment ago, until Postgres notices.
 pub(crate) const GRACE: Duration = Duration::from_millis(500);
 /// How often a leader that waits for something else uses its session, to keep it.
@@ -39,7 +42,12 @@ pub(crate) async fn take(
     number: i16,
 ) -> Result<PgConnection, sqlx::Error> {
     let mut connection = connect(database).await?;
+    let waits_since = Instant::now();
+    let mut told = false;
     while !lock(&mut connection, class, number).await? {
+        if !told && waits_since.elapsed() >= STAND_BY_UNTOLD {
+            told = tell_holder(&mut connection, class, number).await?;
+        }
         sleep(STAND_BY_INTERVAL).await;
     }
     Ok(connection)
@@ -90,4 +98,27 @@ async fn lock(connection: &mut PgConnection, class: &str, number: i16) -> Result
         .fetch_one(connection)
         .in_time()
         .await
+}
+
+/// Which session holds a lock. A login that may not see the sessions of others sees the process alone.
+const HOLDER: &str = "SELECT format('process %s of Postgres (application %s, address %s, since %s)', pid, \
+        coalesce(application_name, 'unknown'), coalesce(host(client_addr), 'local or unknown'), \
+        coalesce(date_trunc('second', backend_start)::text, 'unknown')) \
+    FROM pg_locks JOIN pg_stat_activity USING (pid) \
+    WHERE locktype = 'advisory' AND granted AND objsubid = 2 \
+    AND classid::bigint = hashtext($1)::bigint & 4294967295 AND objid::bigint = $2 \
+    AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+
+/// Logs which session holds the lock. Returns whether one does.
+async fn tell_holder(connection: &mut PgConnection, class: &str, number: i16) -> Result<bool, sqlx::Error> {
+    let holder: Option<String> = sqlx::query_scalar(HOLDER)
+        .bind(class)
+        .bind(i64::from(number))
+        .fetch_optional(connection)
+        .in_time()
+        .await?;
+    if let Some(holder) = &holder {
+        tracing::info!(lock = class, shard = number, "stands by, because the lock is held by {holder}");
+    }
+    Ok(holder.is_some())
 }

@@ -6,6 +6,7 @@
 //! * [`event`]: events as a service appends them, and as a reader receives them.
 //! * [`mod@append`]: appends events within the caller's transaction.
 //! * [`outlet`] and [`site`]: the names of a service's streams, subjects and types; where one shard is.
+//! * [`deployment`] and [`ownership`]: several deployments of a service, and whose a stream is.
 //! * [`relay`]: copies the outbox of a shard into its stream.
 //! * [`epoch`]: maps positions of the outbox to sequences of the stream.
 //! * [`standing`]: what the servers say about a shard, whichever process runs its relay.
@@ -30,6 +31,7 @@ pub mod append;
 pub mod audit;
 mod cursor;
 pub mod dead;
+pub mod deployment;
 pub mod epoch;
 pub mod event;
 pub mod failpoint;
@@ -40,6 +42,7 @@ mod leadership;
 pub mod metrics;
 mod outbox;
 pub mod outlet;
+pub mod ownership;
 mod pipeline;
 mod positions;
 pub mod projection;

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::deployment::Deployment;
+
 /// One of a service's independent sequences of events, numbered from 0.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, sqlx::Type,
@@ -27,6 +29,9 @@ pub struct Outlet {
     pub types: &'static str,
     /// The `source` of CloudEvents, e.g. `/shop`.
     pub source: &'static str,
+    /// Which deployment of the service this is. Without it locks and consumers have plain names, and streams name no
+    /// owner: then the service must be the only one in its database and in its NATS account.
+    pub deployment: Option<Deployment>,
 }
 
 impl Outlet {
@@ -64,6 +69,23 @@ impl Outlet {
     #[must_use]
     pub fn dead_subject(&self, projection: &str, shard: Shard, position: i64) -> String {
         format!("{}.{position}", self.dead_subjects(projection, shard))
+    }
+
+    /// The class of an advisory lock, or the name of a schema of its own: `name`, with the name of the deployment unless
+    /// that has plain names.
+    #[must_use]
+    pub fn own(&self, name: &str) -> String {
+        self.qualify(name, '@')
+    }
+
+    /// The name of a durable consumer, made in the same way.
+    #[must_use]
+    pub fn consumer(&self, name: &str) -> String {
+        self.qualify(name, '-')
+    }
+
+    fn qualify(&self, name: &str, separator: char) -> String {
+        self.deployment.map_or_else(|| name.to_owned(), |deployment| deployment.qualify(name, separator))
     }
 
     /// The first tokens of the subject of a dead letter.

@@ -166,7 +166,8 @@ impl<'a> Pipeline<'a> {
     /// Verifies that the stream still ends at the last acknowledged position.
     async fn check_end(&self) -> Result<(), RelayError> {
         let site = &self.route.site;
-        let end = stream::end(&site.nats, &site.stream()).await?;
+        let stream = stream::ours(&site.nats, &site.outlet, &site.stream()).await?;
+        let end = stream.map_or(0, |stream| stream.cached_info().state.last_sequence);
         let ended = self.epoch.sequence_of(self.published);
         if i64::try_from(end) == Ok(ended) {
             return Ok(());

@@ -21,6 +21,7 @@ use crate::follow_up::FollowUps;
 use crate::in_time::InTime as _;
 use crate::leadership;
 use crate::metrics::{Metrics, seconds_since};
+use crate::ownership;
 use crate::projection::{Projection, ProjectorError};
 use crate::retry::Retry;
 use crate::site::Site;
@@ -44,19 +45,23 @@ const ACKNOWLEDGEMENT_WAIT: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub struct Projector {
     site: Site,
-    /// The name of the durable consumer.
+    /// The name of the durable consumer, without that of the deployment.
     consumer: &'static str,
+    /// The name of the durable consumer.
+    durable: String,
     projections: Vec<Box<dyn Projection>>,
     position: watch::Sender<i64>,
     metrics: Metrics,
 }
 
 impl Projector {
-    /// A projector into `projections`, which reads through the durable consumer of this name.
+    /// A projector into `projections`, which reads through the durable consumer of this name, with that of the
+    /// deployment ([`Outlet::consumer`](crate::Outlet::consumer)).
     #[must_use]
     pub fn new(site: Site, consumer: &'static str, projections: Vec<Box<dyn Projection>>) -> Self {
         let (position, metrics) = (watch::Sender::default(), Metrics::default());
-        Self { site, consumer, projections, position, metrics }
+        let durable = site.outlet.consumer(consumer);
+        Self { site, consumer, durable, projections, position, metrics }
     }
 
     /// Uses these metrics.
@@ -79,7 +84,7 @@ impl Projector {
         loop {
             let before = *self.position.borrow();
             let Err(error) = self.project(&mut told).await;
-            let (consumer, shard) = (self.consumer, self.site.shard);
+            let (consumer, shard) = (self.durable.as_str(), self.site.shard);
             if let ProjectorError::NoStream(_) = error {
                 if !waits {
                     tracing::info!(consumer, %shard, "{error}");
@@ -105,7 +110,7 @@ impl Projector {
         failpoint::reached("projector.leads").await;
         let epochs = Epochs::read(&mut feed.connection, self.site.shard).await?;
         let (stream, consumer) = self.consumer(&epochs, feed.position()).await?;
-        let (consumer_name, shard, position) = (self.consumer, self.site.shard, feed.position());
+        let (consumer_name, shard, position) = (self.durable.as_str(), self.site.shard, feed.position());
         if mem::take(told) {
             tracing::info!(consumer = consumer_name, %shard, position, "the projector goes on");
         } else {
@@ -156,7 +161,7 @@ impl Projector {
         published: i64,
     ) -> Result<Infallible, ProjectorError> {
         let after = feed.position();
-        stream.delete_consumer(self.consumer).await.map_err(|error| self.error(&error))?;
+        stream.delete_consumer(&self.durable).await.map_err(|error| self.error(&error))?;
         feed.take_from_outbox(published).await?;
         Err(ProjectorError::Mute { after, published })
     }
@@ -166,7 +171,7 @@ impl Projector {
     /// # Errors
     /// When the database fails.
     pub async fn lead(&self) -> Result<Feed<'_>, ProjectorError> {
-        let class = format!("projector_{}", self.consumer);
+        let class = self.site.outlet.own(&format!("projector_{}", self.consumer));
         let connection = leadership::take(&self.site.database, &class, self.site.shard.0).await?;
         let Self { site, projections, position, .. } = self;
         Ok(Feed::open(site, projections, connection, position, FollowUps::Append).await?)
@@ -180,7 +185,7 @@ impl Projector {
         }
     }
 
-    /// Returns the durable consumer, positioned after `position`. It is recreated if it has another configuration, or if
+    /// Returns the durable consumer, positioned after `position`, unless it belongs to another deployment. It is recreated if it has another configuration, or if
     /// messages were delivered to another process and not acknowledged, because the server would redeliver them only
     /// after [`ACKNOWLEDGEMENT_WAIT`].
     async fn consumer(
@@ -189,11 +194,12 @@ impl Projector {
         position: i64,
     ) -> Result<(Stream, PullConsumer), ProjectorError> {
         let name = self.site.stream();
-        let stream = stream::existing(&self.site.nats, &name).await?;
+        let stream = stream::ours(&self.site.nats, &self.site.outlet, &name).await?;
         let stream = stream.ok_or(ProjectorError::NoStream(name))?;
         let start = epochs.sequence_of(position + 1).unsigned_abs();
         let config = pull::Config {
-            durable_name: Some(self.consumer.to_owned()),
+            durable_name: Some(self.durable.clone()),
+            description: ownership::description(&self.site.outlet),
             deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: start },
             ack_policy: AckPolicy::All,
             ack_wait: ACKNOWLEDGEMENT_WAIT,
@@ -201,14 +207,20 @@ impl Projector {
             ..Default::default()
         };
         let consumer: Option<PullConsumer> =
-            match stream.get_or_create_consumer(self.consumer, config.clone()).await {
-                Ok(consumer) => Some(consumer).filter(|consumer| fits(&consumer.cached_info().config)),
+            match stream.get_or_create_consumer(&self.durable, config.clone()).await {
+                Ok(consumer) => Some(consumer),
                 Err(error) if error.kind() == ConsumerErrorKind::InvalidConsumerType => None, // it pushes
                 Err(error) => return Err(self.error(&error)),
             };
+        if let Some(consumer) = &consumer {
+            let config = &consumer.cached_info().config;
+            ownership::refuse_foreign_consumer(&self.site.outlet, self.site.stream(), config)
+                .map_err(StreamError::from)?;
+        }
+        let consumer = consumer.filter(|consumer| fits(&consumer.cached_info().config));
         if consumer.is_none() {
             tracing::warn!(
-                consumer = self.consumer, shard = %self.site.shard,
+                consumer = self.durable, shard = %self.site.shard,
                 "the durable consumer of the projector has another configuration: it is recreated"
             );
         }
@@ -216,7 +228,7 @@ impl Projector {
         if let Some(consumer) = kept {
             return Ok((stream, consumer));
         }
-        stream.delete_consumer(self.consumer).await.map_err(|error| self.error(&error))?;
+        stream.delete_consumer(&self.durable).await.map_err(|error| self.error(&error))?;
         let consumer = stream.create_consumer(config).await.map_err(|error| self.error(&error))?;
         Ok((stream, consumer))
     }

@@ -85,7 +85,9 @@ impl Rebuild<'_> {
     /// See [`RebuildError`].
     pub async fn run(&self, mut progress: impl FnMut(Progress)) -> Result<i64, RebuildError> {
         let name = self.projection[0].name();
-        let schema = format!("rebuild_{name}");
+        let schema = self.outlet.own(&format!("rebuild_{name}"));
+        let streams = [self.outlet.stream_of(Shard(0)), self.outlet.dead_stream()];
+        stream::none_is_foreign(self.nats, self.outlet, &streams).await?;
         let database = self.database.clone().options([("lock_timeout", SWAP_LOCK_TIMEOUT)]);
         let (mut home, free) = leadership::try_take(&database, &schema, 0, leadership::GRACE).await?;
         if !free {
@@ -168,7 +170,7 @@ impl Rebuild<'_> {
         }
         let name = feed.site.stream();
         let failed = |error: &dyn std::error::Error| StreamError::new(&name, error);
-        let Some(stream) = stream::existing(self.nats, &name).await? else { return Ok(()) };
+        let Some(stream) = stream::ours(self.nats, self.outlet, &name).await? else { return Ok(()) };
         let epochs = Epochs::read(&mut feed.connection, feed.site.shard).await?;
         let start_sequence = epochs.sequence_of(feed.position() + 1).unsigned_abs();
         let deliver_policy = DeliverPolicy::ByStartSequence { start_sequence };

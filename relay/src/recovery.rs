@@ -83,7 +83,8 @@ pub async fn begin(
     shard: Shard,
     replicas: usize,
 ) -> Result<Begun, BeginError> {
-    let led = timeout(RELAY_LOCK_TIMEOUT, leadership::take(database, RELAY_LOCK, shard.0)).await;
+    let class = outlet.own(RELAY_LOCK);
+    let led = timeout(RELAY_LOCK_TIMEOUT, leadership::take(database, &class, shard.0)).await;
     let mut connection =
         led.map_err(|_| BeginError::Led(shard))?.map_err(|error| BeginError::Relay(error.into()))?;
     let cursor = Cursor { outlet, shard, replicas, nats };

@@ -1,6 +1,7 @@
 //! Copies the outbox of a shard into its stream: one relay of a shard is active, any number stand by.
 
 use std::convert::Infallible;
+use std::future::pending;
 use std::mem;
 use std::time::Duration;
 
@@ -14,6 +15,8 @@ use crate::failpoint;
 use crate::in_time::InTime as _;
 use crate::leadership;
 use crate::metrics::Metrics;
+use crate::outlet::Shard;
+use crate::ownership;
 use crate::pipeline::{Pipeline, Route};
 use crate::reason::reason_of;
 use crate::retry::Retry;
@@ -161,21 +164,38 @@ impl Relay {
         } else {
             tracing::info!(%shard, position = published, "the relay leads");
         }
-        Pipeline::new(&self.route, epochs.current(), published).await?.run(connection).await
+        let pipeline = Pipeline::new(&self.route, epochs.current(), published).await?;
+        tokio::select! {
+            ended = pipeline.run(connection) => ended,
+            never = self.adopt() => match never {},
+        }
+    }
+
+    /// Makes the streams without an owner those of this deployment, beside the publishing: a login that may not does
+    /// not hold it up. Called when the stream of the shard was found to hold the events of the outbox.
+    async fn adopt(&self) -> Infallible {
+        let Site { outlet, shard, nats, .. } = &self.route.site;
+        let mut streams = vec![outlet.stream_of(*shard)];
+        if *shard == Shard(0) {
+            streams.extend([outlet.dead_stream(), outlet.replay_stream()]);
+        }
+        ownership::adopt(nats, outlet, &streams).await;
+        pending().await
     }
 
     /// Waits for the lock of the shard. Returns its connection, and whether this relay was the active one already.
     async fn take_lock(&self) -> Result<(PgConnection, bool), RelayError> {
         let led = self.route.status.borrow().leads;
-        let Site { database, shard, .. } = &self.route.site;
-        let first_try = leadership::try_take(database, RELAY_LOCK, shard.0, Duration::ZERO).await?;
+        let Site { database, shard, outlet, .. } = &self.route.site;
+        let class = outlet.own(RELAY_LOCK);
+        let first_try = leadership::try_take(database, &class, shard.0, Duration::ZERO).await?;
         if let (connection, true) = first_try {
             return Ok((connection, led));
         }
         self.route
             .status
             .send_modify(|status| (status.leads, status.found, status.held_up) = (false, false, None));
-        Ok((leadership::take(database, RELAY_LOCK, shard.0).await?, false))
+        Ok((leadership::take(database, &class, shard.0).await?, false))
     }
 
     /// Reports that the stream ends at position `published`.

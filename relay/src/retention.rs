@@ -124,7 +124,7 @@ impl Retention {
         shard: Shard,
     ) -> Result<i64, RetentionError> {
         let name = self.outlet.stream_of(shard);
-        let Some(stream) = stream::existing(nats, &name).await? else { return Ok(0) };
+        let Some(stream) = stream::ours(nats, &self.outlet, &name).await? else { return Ok(0) };
         let end = stream.cached_info().state.last_sequence.cast_signed();
         let epochs = Epochs::read(connection, shard).await?;
         let missing = match outbox::oldest(connection, shard).await? {

@@ -9,6 +9,8 @@
 use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::{Connection as _, PgConnection};
 
+use crate::deployment::Deployment;
+
 /// A function of the database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Function {
@@ -26,10 +28,13 @@ pub const FUNCTIONS: &[Function] = &[
     Function { name: "outbox_check", revision: 1, text: include_str!("outbox_check.sql") },
     Function { name: "outbox_drop_partition", revision: 1, text: include_str!("outbox_drop_partition.sql") },
     Function { name: "outbox_head", revision: 1, text: include_str!("outbox_head.sql") },
-    Function { name: "outbox_lock", revision: 1, text: include_str!("outbox_lock.sql") },
+    Function { name: "outbox_lock", revision: 2, text: include_str!("outbox_lock.sql") },
     Function { name: "outbox_swap_table", revision: 1, text: include_str!("outbox_swap_table.sql") },
     Function { name: "projection_position", revision: 1, text: include_str!("projection_position.sql") },
 ];
+
+/// The class of the locks that appending transactions take.
+const APPEND_LOCK: &str = "outbox_append";
 
 /// Why a schema was not applied. What was applied before the failure stays; applying again goes on from there.
 #[derive(Debug, thiserror::Error)]
@@ -77,6 +82,30 @@ pub fn outbox() -> Schema {
 /// See [`ApplyError`].
 pub async fn migrate(connection: &mut PgConnection) -> Result<(), ApplyError> {
     outbox().apply(connection).await
+}
+
+/// Gives the outbox in the current schema the locks of a deployment, which appending transactions take. Call
+/// it after [`Schema::apply`]. While it gives other locks than before, nothing may append.
+///
+/// # Errors
+/// When Postgres fails, or the login does not own the functions.
+pub async fn separate_locks(
+    connection: &mut PgConnection,
+    deployment: &Deployment,
+) -> Result<(), sqlx::Error> {
+    let class = deployment.qualify(APPEND_LOCK, '@');
+    let is_set: bool = sqlx::query_scalar("SELECT outbox_lock_class() = hashtext($1)")
+        .bind(&class)
+        .fetch_one(&mut *connection)
+        .await?;
+    if is_set {
+        return Ok(());
+    }
+    let replace = format!(
+        "CREATE OR REPLACE FUNCTION outbox_lock_class() RETURNS integer LANGUAGE sql IMMUTABLE \
+         AS $$ SELECT hashtext('{class}') $$"
+    );
+    sqlx::raw_sql(&replace).execute(connection).await.map(drop)
 }
 
 impl Schema {

@@ -38,6 +38,7 @@ impl Standing {
     /// When Postgres fails or does not answer.
     pub async fn read(
         connection: &mut PgConnection,
+        outlet: &Outlet,
         shards: &[(Shard, Option<i64>)],
     ) -> Result<Vec<Self>, sqlx::Error> {
         let (shards, published): (Vec<i16>, Vec<Option<i64>>) =
@@ -59,7 +60,7 @@ impl Standing {
         )
         .bind(shards)
         .bind(published)
-        .bind(RELAY_LOCK)
+        .bind(outlet.own(RELAY_LOCK))
         .fetch_all(connection)
         .in_time()
         .await
@@ -75,14 +76,15 @@ impl Standing {
 /// The position at which the stream of a shard ends; `None` when the stream does not end with an event of the outbox.
 ///
 /// # Errors
-/// When a server fails or does not answer.
+/// When the stream belongs to another deployment, or a server fails or does not answer.
 pub async fn published(
     connection: &mut PgConnection,
     nats: &Client,
     outlet: &Outlet,
     shard: Shard,
 ) -> Result<Option<i64>, PublishedError> {
-    let last = stream::end(nats, &outlet.stream_of(shard)).await?.cast_signed();
+    let stream = stream::ours(nats, outlet, &outlet.stream_of(shard)).await?;
+    let last = stream.map_or(0, |stream| stream.cached_info().state.last_sequence).cast_signed();
     let epochs = Epochs::read(connection, shard).await?;
     let current = epochs.current();
     if last + 1 == current.first_sequence {

@@ -1,5 +1,6 @@
 //! What a relay reports, and why it retries or stops.
 
+use crate::ownership::Foreign;
 use crate::stream::StreamError;
 
 /// What a relay reports.
@@ -25,11 +26,20 @@ pub enum RelayError {
     #[error("read the outbox")]
     Database(#[from] sqlx::Error),
     #[error(transparent)]
-    Stream(#[from] StreamError),
+    Stream(StreamError),
     #[error("position {position} was not stored: {reason}")]
     Refused { position: i64, reason: String },
     #[error(transparent)]
     Halted(#[from] Halt),
+}
+
+impl From<StreamError> for RelayError {
+    fn from(error: StreamError) -> Self {
+        match error {
+            StreamError::Foreign(foreign) => Self::Halted(Halt::Foreign(foreign)),
+            failed @ StreamError::Failed { .. } => Self::Stream(failed),
+        }
+    }
 }
 
 /// Why a relay stops. An operator has to decide; the relay never guesses.
@@ -66,6 +76,8 @@ pub enum Halt {
         "the event at position {position} is too large for the server, which takes {max} bytes: raise its `max_payload`"
     )]
     TooLarge { position: i64, max: usize },
+    #[error(transparent)]
+    Foreign(Foreign),
 }
 
 impl Halt {
@@ -77,7 +89,7 @@ impl Halt {
             | Self::PastRetention { .. }
             | Self::BeforeEpoch { .. }
             | Self::Differs { .. } => true,
-            Self::Hole(_) | Self::TooLarge { .. } => false,
+            Self::Hole(_) | Self::TooLarge { .. } | Self::Foreign(_) => false,
         }
     }
 }

@@ -10,6 +10,7 @@ use futures_util::TryStreamExt as _;
 use tokio::time::sleep;
 
 use crate::outlet::{Outlet, Shard};
+use crate::ownership::{self, Foreign, Owner};
 
 /// For how long the server remembers message ids. Nothing depends on it, and each id costs the server memory,
 /// so it is short.
@@ -24,17 +25,23 @@ pub(crate) const CONNECTION_CHECK_INTERVAL: Duration = Duration::from_millis(100
 /// Dead letters in the stream, at most: far more than an operator reads.
 const DEAD_MESSAGES_MAX: i64 = 100_000;
 
-/// A request to NATS that failed.
+/// Why a stream cannot be used.
 #[derive(Debug, thiserror::Error)]
-#[error("NATS, stream {stream}: {reason}")]
-pub struct StreamError {
-    pub stream: String,
-    pub reason: String,
+pub enum StreamError {
+    /// A request to NATS failed.
+    #[error("NATS, stream {stream}: {reason}")]
+    Failed { stream: String, reason: String },
+    #[error(transparent)]
+    Foreign(#[from] Foreign),
 }
 
 impl StreamError {
     pub(crate) fn new(stream: &str, error: &dyn std::error::Error) -> Self {
-        Self { stream: stream.to_owned(), reason: error.to_string() }
+        Self::failed(stream, error.to_string())
+    }
+
+    pub(crate) fn failed(stream: &str, reason: impl Into<String>) -> Self {
+        Self::Failed { stream: stream.to_owned(), reason: reason.into() }
     }
 }
 
@@ -60,7 +67,7 @@ pub(crate) struct ConnectionLost;
 /// have a durable consumer of its own. A full stream refuses new messages and drops no old ones.
 ///
 /// # Errors
-/// When NATS refuses the request or does not answer.
+/// When the stream belongs to another deployment, or NATS refuses the request or does not answer.
 pub async fn of_shard(
     nats: &Client,
     outlet: &Outlet,
@@ -69,6 +76,7 @@ pub async fn of_shard(
 ) -> Result<stream::Stream, StreamError> {
     get_or_create(
         nats,
+        outlet,
         stream::Config {
             name: outlet.stream_of(shard),
             subjects: vec![outlet.subjects_of(shard)],
@@ -85,10 +93,12 @@ pub async fn of_shard(
 /// can be replayed again, and its header `Nats-Expected-Last-Msg-Id` would stop replicas.
 ///
 /// # Errors
-/// When the stream has more replicas, or NATS refuses the request or does not answer.
+/// When the stream has more replicas or belongs to another deployment, or NATS refuses the request or does not answer.
 pub async fn of_replays(nats: &Client, outlet: &Outlet) -> Result<stream::Stream, StreamError> {
+    may_replay(nats, outlet).await?;
     let stream = get_or_create(
         nats,
+        outlet,
         stream::Config {
             name: outlet.replay_stream(),
             subjects: vec!["replay.>".to_owned()],
@@ -101,10 +111,23 @@ pub async fn of_replays(nats: &Client, outlet: &Outlet) -> Result<stream::Stream
     .await?;
     match stream.cached_info().config.num_replicas {
         1 => Ok(stream),
-        more => {
-            let reason = format!("it has {more} replicas and must have one");
-            Err(StreamError { stream: outlet.replay_stream(), reason })
-        }
+        more => Err(StreamError::failed(
+            &outlet.replay_stream(),
+            format!("it has {more} replicas and must have one"),
+        )),
+    }
+}
+
+/// Makes sure that the stream of replays belongs to no other deployment or, if there is none, that the stream of shard 0
+/// does not. A NATS that does not answer passes: it is asked again.
+///
+/// # Errors
+/// When it belongs to another deployment.
+pub(crate) async fn may_replay(nats: &Client, outlet: &Outlet) -> Result<(), StreamError> {
+    match ours(nats, outlet, &outlet.replay_stream()).await {
+        Ok(None) => none_is_foreign(nats, outlet, &[outlet.stream_of(Shard(0))]).await,
+        Err(foreign @ StreamError::Foreign(_)) => Err(foreign),
+        Ok(Some(_)) | Err(StreamError::Failed { .. }) => Ok(()),
     }
 }
 
@@ -112,20 +135,19 @@ pub async fn of_replays(nats: &Client, outlet: &Outlet) -> Result<stream::Stream
 /// shards' streams. When it is full, the projections wait.
 ///
 /// # Errors
-/// When there is no stream of shard 0 yet, or NATS refuses the request or does not answer.
+/// When there is no stream of shard 0 yet, the stream belongs to another deployment, or NATS refuses the request or
+/// does not answer.
 pub async fn of_dead(nats: &Client, outlet: &Outlet) -> Result<stream::Stream, StreamError> {
-    if let Some(stream) = existing(nats, &outlet.dead_stream()).await? {
+    if let Some(stream) = ours(nats, outlet, &outlet.dead_stream()).await? {
         return Ok(stream);
     }
     let of_shard = outlet.stream_of(Shard(0));
-    let Some(of_shard) = existing(nats, &of_shard).await? else {
-        return Err(StreamError {
-            stream: of_shard,
-            reason: "there is no such stream yet; a relay creates it".to_owned(),
-        });
+    let Some(of_shard) = ours(nats, outlet, &of_shard).await? else {
+        return Err(StreamError::failed(&of_shard, "there is no such stream yet; a relay creates it"));
     };
     get_or_create(
         nats,
+        outlet,
         stream::Config {
             name: outlet.dead_stream(),
             subjects: vec![format!("dead.{}.>", outlet.subjects)],
@@ -139,20 +161,63 @@ pub async fn of_dead(nats: &Client, outlet: &Outlet) -> Result<stream::Stream, S
     .await
 }
 
-async fn get_or_create(nats: &Client, config: stream::Config) -> Result<stream::Stream, StreamError> {
+async fn get_or_create(
+    nats: &Client,
+    outlet: &Outlet,
+    config: stream::Config,
+) -> Result<stream::Stream, StreamError> {
     let name = config.name.clone();
-    jetstream::new(nats.clone())
+    let stream = jetstream::new(nats.clone())
         .get_or_create_stream(stream::Config {
             retention: stream::RetentionPolicy::Limits,
             storage: stream::StorageType::File,
             allow_direct: true,
+            metadata: ownership::metadata(outlet),
             ..config
         })
         .await
-        .map_err(|error| StreamError::new(&name, &error))
+        .map_err(|error| StreamError::new(&name, &error))?;
+    refuse_foreign(outlet, &stream)?;
+    Ok(stream)
+}
+
+fn refuse_foreign(outlet: &Outlet, stream: &stream::Stream) -> Result<(), Foreign> {
+    match ownership::owner(outlet, &stream.cached_info().config) {
+        Owner::Foreign(foreign) => Err(foreign),
+        Owner::Ours | Owner::Unknown => Ok(()),
+    }
 }
 
 /// The stream; `None` when the server says that there is none.
+///
+/// # Errors
+/// When it belongs to another deployment than the outlet's, or the server does not answer.
+pub async fn ours(nats: &Client, outlet: &Outlet, name: &str) -> Result<Option<stream::Stream>, StreamError> {
+    let stream = existing(nats, name).await?;
+    stream.iter().try_for_each(|stream| refuse_foreign(outlet, stream))?;
+    Ok(stream)
+}
+
+/// Makes sure that none of these streams belongs to another deployment. A stream about which NATS does not answer
+/// passes: what needs it asks again.
+///
+/// # Errors
+/// When one belongs to another deployment.
+pub(crate) async fn none_is_foreign(
+    nats: &Client,
+    outlet: &Outlet,
+    names: &[String],
+) -> Result<(), StreamError> {
+    for name in names {
+        match ours(nats, outlet, name).await {
+            Err(foreign @ StreamError::Foreign(_)) => return Err(foreign),
+            Ok(_) | Err(StreamError::Failed { .. }) => {}
+        }
+    }
+    Ok(())
+}
+
+/// The stream, of whichever deployment; `None` when the server says that there is none.
 ///
 /// # Errors
 /// When the server does not answer that question.

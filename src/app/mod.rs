@@ -21,7 +21,6 @@ use crate::campaign::change::Campaigns;
 use crate::config::{Config, Role};
 use crate::connections::{Connections, Patience};
 use crate::coupon::store::Coupons;
-use crate::event::OUTLET;
 use crate::health::{Health, Watch};
 use crate::http::Api;
 use crate::http::server::{self, Threads};
@@ -78,13 +77,13 @@ fn start_roles(
     connections: &Connections,
     wakes: &[Arc<Notify>],
 ) -> (JoinSet<()>, Health) {
-    let Connections { database, nats, .. } = connections.clone();
+    let Connections { database, nats, outlet, .. } = connections.clone();
     let mut background = JoinSet::new();
     let mut relays = Vec::new();
     let metrics = Metrics::default();
     for (shard, wake) in (0..config.shards).map(Shard).zip(wakes) {
         let (database, nats) = (database.clone(), nats.clone());
-        let site = Site { outlet: OUTLET, shard, database, nats, appended: wake.clone() };
+        let site = Site { outlet, shard, database, nats, appended: wake.clone() };
         if roles.contains(&Role::Relay) {
             let relay = Relay::new(site.clone(), config.replicas).with_metrics(metrics.clone());
             relays.push((shard, relay.status()));
@@ -100,7 +99,7 @@ fn start_roles(
         && let Some(keep) = config.outbox_retention
     {
         let projections = projections::names();
-        let retention = Retention { outlet: OUTLET, shards: config.shards, projections, keep };
+        let retention = Retention { outlet, shards: config.shards, projections, keep };
         let (database, nats) = (database.clone(), nats.clone());
         background.spawn(async move { match retention.run(&database, &nats).await {} });
     }
@@ -111,7 +110,7 @@ fn start_roles(
         verdict
     });
     let pool = Pool::new(&database, MONITOR_CONNECTIONS);
-    let watch = Watch::new(pool, nats, config.shards, relays, metrics);
+    let watch = Watch::new(pool, (nats, outlet), config.shards, relays, metrics);
     (background, Health { watch, issuer: None, verdict })
 }
 

@@ -116,7 +116,8 @@ impl Auditor {
             return Ok(true);
         }
         let mut connection = connect(&self.connections.database.clone().options(HELD)).await?;
-        let taken: bool = sqlx::query_scalar("SELECT pg_try_advisory_lock(hashtext('auditor'), 0)")
+        let taken: bool = sqlx::query_scalar("SELECT pg_try_advisory_lock(hashtext($1), 0)")
+            .bind(self.connections.outlet.own("auditor"))
             .fetch_one(&mut connection)
             .in_time()
             .await?;

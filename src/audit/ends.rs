@@ -13,7 +13,7 @@ use super::difference::{Difference, LegName, Mismatch, Source};
 use super::legs::stream;
 use super::sources::Sources;
 use super::value::Value;
-use crate::event::OUTLET;
+use crate::connections::Connections;
 use crate::projections;
 
 /// A stream or projection that has not moved for this time stands still: longer than a standby needs to take over.
@@ -25,8 +25,8 @@ const CHECK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Reads the ends of a shard.
 pub(super) async fn read(sources: &mut Sources, shard: Shard) -> anyhow::Result<ShardAudit> {
-    let nats = &sources.connections.nats;
-    Ok(audit_shard(&mut sources.connection, nats, &OUTLET, shard).await?)
+    let Connections { nats, outlet, .. } = &sources.connections;
+    Ok(audit_shard(&mut sources.connection, nats, outlet, shard).await?)
 }
 
 /// Reads the ends of all shards once every stream and projection has reached the cut, or one stands still before it.

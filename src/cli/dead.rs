@@ -9,7 +9,6 @@ use super::ended::Ended;
 use super::print;
 use crate::config::Config;
 use crate::connections::{Connections, Patience};
-use crate::event::OUTLET;
 use crate::projections;
 
 /// Parked events on a list: more than an operator reads.
@@ -54,7 +53,8 @@ struct Parked {
 pub(super) async fn run(Arguments { action }: Arguments, config: &Config) -> anyhow::Result<Ended> {
     let connections = Connections::open(config, Patience::None).await?;
     let mut connection = connections.pool.acquire().await?;
-    let letters = |shard| dead::Letters { nats: &connections.nats, outlet: &OUTLET, shard: Shard(shard) };
+    let letters =
+        |shard| dead::Letters { nats: &connections.nats, outlet: &connections.outlet, shard: Shard(shard) };
     match action {
         DeadAction::List { json } => {
             let parked = dead::list(&mut connection, LISTED_MAX).await?;

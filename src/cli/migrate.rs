@@ -1,4 +1,4 @@
-//! `coupon migrate`: the schema, and the number of shards.
+//! `coupon migrate`: the schema, the number of shards and the name of the deployment.
 
 use anyhow::Context as _;
 use outbox_relay::in_time::InTime as _;
@@ -12,14 +12,16 @@ use crate::tls::explained;
 
 pub(super) async fn run(config: &Config) -> anyhow::Result<Ended> {
     apply(config).await?;
-    tracing::info!(shards = config.shards, "the schema is up to date");
+    tracing::info!(shards = config.shards, deployment = %config.deployment, "the schema is up to date");
     Ok(Ended::Done)
 }
 
-/// Applies the migrations that the database lacks. The first call fixes the number of shards.
+/// Applies the migrations that the database lacks. The first call fixes the number of shards and the name of the
+/// deployment.
 ///
 /// # Errors
-/// When Postgres cannot be reached, refuses a migration, or has another number of shards.
+/// When Postgres cannot be reached, refuses a migration, has another number of shards, belongs to another deployment, or
+/// has another deployment of this name.
 pub(super) async fn apply(config: &Config) -> anyhow::Result<()> {
     let mut connection = connections::database(config)?
         .connect()
@@ -29,5 +31,5 @@ pub(super) async fn apply(config: &Config) -> anyhow::Result<()> {
         .with_context(|| format!("Postgres at {} cannot be reached", config.database))?;
     // Otherwise Postgres reports each table that exists already, and the log would show that as a message.
     sqlx::query("SET client_min_messages = warning").execute(&mut connection).in_time().await?;
-    Ok(schema::migrate(&mut connection, config.shards).await?)
+    Ok(schema::migrate(&mut connection, config.shards, config.deployment).await?)
 }

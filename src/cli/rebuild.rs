@@ -9,7 +9,6 @@ use super::print;
 use crate::audit::{Scope, audit};
 use crate::config::Config;
 use crate::connections::{Connections, Patience};
-use crate::event::OUTLET;
 use crate::progress::progress_bar;
 use crate::projections;
 
@@ -30,8 +29,8 @@ pub(super) async fn run(
     let connections = Connections::open(config, Patience::None).await?;
     let projection = projections::all().into_iter().find(|projection| projection.name() == name);
     let projection = [projection.with_context(|| format!("there is no projection {name}"))?];
-    let Connections { database, nats, .. } = &connections;
-    let rebuild = Rebuild { database, nats, outlet: &OUTLET, shards: config.shards, projection };
+    let Connections { database, nats, outlet, .. } = &connections;
+    let rebuild = Rebuild { database, nats, outlet, shards: config.shards, projection };
     let bar = progress_bar(0);
     let applied = rebuild
         .run(|Progress { applied, total }| {

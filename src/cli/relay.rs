@@ -9,7 +9,6 @@ use super::ended::Ended;
 use super::print;
 use crate::config::Config;
 use crate::connections::{Connections, Patience};
-use crate::event::OUTLET;
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -62,8 +61,8 @@ pub(super) async fn run(
             print::document(&Epochs::read(&mut connection, Shard(shard)).await?)?;
         }
         EpochAction::New { shard, json } => {
-            let Connections { database, nats, .. } = &connections;
-            let begun = recovery::begin(database, nats, &OUTLET, Shard(shard), config.replicas).await?;
+            let Connections { database, nats, outlet, .. } = &connections;
+            let begun = recovery::begin(database, nats, outlet, Shard(shard), config.replicas).await?;
             if json {
                 print::json(&begun)?;
             } else {

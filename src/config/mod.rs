@@ -10,6 +10,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use async_nats::ServerAddr;
+use outbox_relay::deployment::DeploymentName;
 use redis::IntoConnectionInfo as _;
 use sqlx::postgres::PgConnectOptions;
 
@@ -18,8 +19,9 @@ use self::files::credentials;
 use self::reader::Reader;
 pub use self::url::{Secret, ServerUrl, ServerUrls, login};
 pub use self::variable::{
-    ADMIN_TOKEN, BATCH_ROWS, DATABASE_URL, HTTP_ADDR, MONITOR_ADDR, NATS_CA, NATS_CREDENTIALS, NATS_REPLICAS,
-    NATS_URL, OUTBOX_RETENTION_DAYS, REDIS_CA, REDIS_URL, RUST_LOG, SHARDS, VARIABLES, Variable,
+    ADMIN_TOKEN, BATCH_ROWS, DATABASE_URL, DEPLOYMENT, FIRST_DEPLOYMENT, HTTP_ADDR, MONITOR_ADDR, NATS_CA,
+    NATS_CREDENTIALS, NATS_REPLICAS, NATS_URL, OUTBOX_RETENTION_DAYS, REDIS_CA, REDIS_URL, RUST_LOG, SHARDS,
+    VARIABLES, Variable,
 };
 
 /// The largest number of claims in one transaction.
@@ -79,6 +81,8 @@ pub struct Config {
     pub admin_token: Option<Secret>,
     /// Fixed by the first migration.
     pub shards: i16,
+    /// The deployment that the database must belong to; fixed by the first migration.
+    pub deployment: DeploymentName,
     /// Copies of each stream: 1, or 3 or 5 in a cluster.
     pub replicas: usize,
     /// The largest number of claims in one transaction.
@@ -125,6 +129,7 @@ impl Config {
         let nats_credentials = reader.file(NATS_CREDENTIALS, credentials);
         reader.files_fit(database.as_ref(), redis.as_ref(), nats.as_ref());
         let shards = reader.number(SHARDS, &[1..=SHARDS_MAX]);
+        let deployment = reader.deployment(DEPLOYMENT);
         let replicas = reader.number(NATS_REPLICAS, &[1..=1, 3..=3, 5..=5]);
         let batch_rows = reader.number(BATCH_ROWS, &[1..=BATCH_ROWS_MAX]);
         let retention_days = reader.number(OUTBOX_RETENTION_DAYS, &[0..=RETENTION_DAYS_MAX]);
@@ -147,6 +152,7 @@ impl Config {
             listens_without_api: (reader.lookup)(HTTP_ADDR.name).is_some(),
             admin_token: admin_token?,
             shards: shards?,
+            deployment: deployment?,
             replicas: replicas?,
             batch_rows: batch_rows?,
             outbox_retention: (retention_days > 0)

@@ -6,6 +6,8 @@ use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 
+use outbox_relay::deployment::{DeploymentName, DeploymentNameError};
+
 use super::files::Authorities;
 use super::url::{Secret, ServerUrl, ServerUrls, login};
 use super::variable::{DATABASE_URL, NATS_CREDENTIALS, NATS_URL, REDIS_CA, Variable};
@@ -62,6 +64,12 @@ impl<L: Fn(&str) -> Option<String>> Reader<L> {
                 allowed.iter().map(|range| format!("{} to {}", range.start(), range.end())).collect();
             format!("must be a number, {}", ranges.join(" or "))
         });
+        self.noted(variable, parsed)
+    }
+
+    pub(super) fn deployment(&mut self, variable: Variable) -> Option<DeploymentName> {
+        let text = variable.value(&self.lookup).unwrap_or_default();
+        let parsed = text.parse().map_err(|error: DeploymentNameError| error.to_string());
         self.noted(variable, parsed)
     }
 

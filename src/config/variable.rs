@@ -1,6 +1,10 @@
 //! The variables of the environment: one table, from which the configuration takes its defaults and `coupon --help`
 //! its list.
 
+/// The deployment whose locks and consumers have no name in theirs: every database that is older than deployments
+/// belongs to it.
+pub const FIRST_DEPLOYMENT: &str = "coupon";
+
 /// One variable of the environment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Variable {
@@ -68,6 +72,11 @@ pub const SHARDS: Variable = Variable {
     default: Some("1"),
     about: "number of shards, 1 to 64; fixed by the first `coupon migrate`",
 };
+pub const DEPLOYMENT: Variable = Variable {
+    name: "DEPLOYMENT",
+    default: Some(FIRST_DEPLOYMENT),
+    about: "name of the deployment, 1 to 32 of a-z, 0-9 and -; fixed by the first `coupon migrate`",
+};
 pub const NATS_REPLICAS: Variable = Variable {
     name: "NATS_REPLICAS",
     default: Some("1"),
@@ -95,7 +104,7 @@ const SSL_CERT_FILE: Variable = Variable {
 };
 
 /// Every variable that a command reads, in the order of `coupon --help`.
-pub const VARIABLES: [Variable; 15] = [
+pub const VARIABLES: [Variable; 16] = [
     DATABASE_URL,
     REDIS_URL,
     REDIS_CA,
@@ -106,6 +115,7 @@ pub const VARIABLES: [Variable; 15] = [
     MONITOR_ADDR,
     ADMIN_TOKEN,
     SHARDS,
+    DEPLOYMENT,
     NATS_REPLICAS,
     BATCH_ROWS,
     OUTBOX_RETENTION_DAYS,

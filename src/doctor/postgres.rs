@@ -70,7 +70,7 @@ pub(super) async fn examine(config: &Config, open_max: Duration) -> anyhow::Resu
     let settings: Settings =
         sqlx::query_as(SETTINGS).fetch_one(&mut connection).await.context("read the settings")?;
     let mut findings = of_settings(&settings, config.shards);
-    findings.push(schema(&mut connection, config.shards).await);
+    findings.push(schema(&mut connection, config).await);
     findings.push(transactions(&mut connection, open_max).await?);
     let time = sqlx::query_scalar("SELECT clock_timestamp()").fetch_one(&mut connection);
     findings.push(clock::compare(POSTGRES, time).await.context("read the clock")?);
@@ -131,10 +131,10 @@ fn of_settings(settings: &Settings, shards: i16) -> Vec<Finding> {
     ]
 }
 
-async fn schema(connection: &mut PgConnection, shards: i16) -> Finding {
+async fn schema(connection: &mut PgConnection, config: &Config) -> Finding {
     const CHECK: &str = "schema";
-    match schema::check(connection, shards).await {
-        Ok(()) => Finding::of(POSTGRES, CHECK, "fits this program"),
+    match schema::check(connection, config.shards, config.deployment).await {
+        Ok(_) => Finding::of(POSTGRES, CHECK, "fits this program"),
         Err(SchemaError::Database(error)) => {
             Finding::unknown(POSTGRES, CHECK, error.to_string(), "Use a login that may read the tables.")
         }
@@ -143,6 +143,8 @@ async fn schema(connection: &mut PgConnection, shards: i16) -> Finding {
                 false,
                 "No process of this version starts on it. Use the version that migrated it, or a later one.",
             ),
+        Err(SchemaError::Deployment(error)) => Finding::of(POSTGRES, CHECK, "of another deployment")
+            .bad_unless(false, format!("No process of this configuration starts on it: {error}.")),
         Err(error) => Finding::of(POSTGRES, CHECK, error.to_string()).bad_unless(
             false,
             "No process starts on it. Run `coupon migrate` with the SHARDS of the first migration.",

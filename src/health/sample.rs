@@ -5,12 +5,11 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use outbox_relay::standing::{self, ProjectionStanding, Standing};
-use outbox_relay::{Metrics, RelayStatus, Shard};
+use outbox_relay::{Metrics, Outlet, RelayStatus, Shard};
 use sqlx::PgConnection;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
-use crate::event::OUTLET;
 use crate::pool::Pool;
 use crate::projections;
 
@@ -47,6 +46,7 @@ impl Sample {
 pub struct Watch {
     pub pool: Pool,
     pub nats: async_nats::Client,
+    pub outlet: Outlet,
     pub shards: i16,
     /// The relays in this process.
     pub relays: Vec<(Shard, watch::Receiver<RelayStatus>)>,
@@ -60,12 +60,12 @@ impl Watch {
     #[must_use]
     pub fn new(
         pool: Pool,
-        nats: async_nats::Client,
+        (nats, outlet): (async_nats::Client, Outlet),
         shards: i16,
         relays: Vec<(Shard, watch::Receiver<RelayStatus>)>,
         metrics: Metrics,
     ) -> Self {
-        Self { pool, nats, shards, relays, metrics, found: watch::Sender::default() }
+        Self { pool, nats, outlet, shards, relays, metrics, found: watch::Sender::default() }
     }
 
     /// Takes samples until it is dropped.
@@ -152,7 +152,7 @@ impl Sampler<'_> {
             };
             ends.push((shard, published));
         }
-        let standings = Standing::read(connection, &ends).await?;
+        let standings = Standing::read(connection, &self.watch.outlet, &ends).await?;
         let names = projections::names();
         let projections = standing::of_projections(connection, &names, self.watch.shards).await?;
         Ok((standings, projections))
@@ -173,14 +173,13 @@ impl Sampler<'_> {
         {
             return end;
         }
-        let asked =
-            timeout(INTERVAL, standing::published(connection, &self.watch.nats, &OUTLET, shard)).await;
-        let end = match asked {
-            Ok(Ok(end)) => end,
-            Err(_) | Ok(Err(_)) => {
-                *answers = false;
-                known.and_then(|(_, end)| end)
-            }
+        let Watch { nats, outlet, .. } = self.watch;
+        let asked = timeout(INTERVAL, standing::published(connection, nats, outlet, shard)).await;
+        let end = if let Ok(Ok(end)) = asked {
+            end
+        } else {
+            *answers = false;
+            known.and_then(|(_, end)| end)
         };
         self.ends.insert(shard, (Instant::now(), end));
         end

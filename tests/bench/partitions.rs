@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use coupon_dispatcher::config::FIRST_DEPLOYMENT;
 use coupon_dispatcher::schema;
 use outbox_relay::event::StoredEvent;
 use sqlx::postgres::PgConnectOptions;
@@ -33,7 +34,7 @@ pub(crate) async fn measure(site: &Site) -> Result<Vec<Partitions>> {
     sqlx::query("CREATE DATABASE year").execute(&mut site.database.connect().await?).await?;
     let database = site.database.clone().database("year");
     let mut connection = database.connect().await?;
-    schema::migrate(&mut connection, 1).await?;
+    schema::migrate(&mut connection, 1, FIRST_DEPLOYMENT.parse()?).await?;
     println!("{:<22} {:>9} {:>9} {:>9} {:>13}", "", "append", "head", "read", "first append");
     let few = state(&database, "2 partitions").await?;
     for number in 1..=MADE {

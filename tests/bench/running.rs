@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::{Result, ensure};
+use coupon_dispatcher::config::FIRST_DEPLOYMENT;
 use coupon_dispatcher::event::OUTLET;
 use coupon_dispatcher::schema;
 use coupon_dispatcher::servers::Servers;
@@ -25,7 +26,7 @@ impl Site {
     pub(crate) async fn start() -> Result<Self> {
         let servers = Servers::start().await?;
         let database = servers.database_url().parse::<PgConnectOptions>()?.disable_statement_logging();
-        schema::migrate(&mut database.connect().await?, 1).await?;
+        schema::migrate(&mut database.connect().await?, 1, FIRST_DEPLOYMENT.parse()?).await?;
         make_wal_files(&servers).await?;
         Ok(Self { servers, database })
     }

@@ -249,7 +249,7 @@ fn routes(connections: Connections, issuer: Arc<Issuer>) -> Router {
         admin_token,
     };
     let (relays, metrics) = (Vec::new(), Metrics::default());
-    let watch = Watch::new(pool, nats, 1, relays, metrics);
+    let watch = Watch::new(pool, (nats, OUTLET), 1, relays, metrics);
     router(Some(api), &Arc::new(Health { watch, issuer: Some(issuer), verdict: None }))
 }
 

@@ -14,6 +14,7 @@ mod cluster;
 mod commands;
 mod dead;
 mod demo;
+mod deployments;
 mod docs;
 mod doctor;
 #[cfg(feature = "drills")]

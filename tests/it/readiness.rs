@@ -2,6 +2,7 @@
 //! silence.
 
 use async_nats::jetstream::{self, consumer};
+use coupon_dispatcher::event::OUTLET;
 use outbox_relay::Shard;
 use outbox_relay::standing::Standing;
 use serde_json::json;
@@ -140,7 +141,7 @@ async fn what_is_not_known_is_not_said() {
     // The event that has waited longest may be behind events past retention.
     let mut transaction = world.pool.begin().await.unwrap();
     sqlx::query("DELETE FROM outbox WHERE position = 1").execute(&mut *transaction).await.unwrap();
-    let standing = &Standing::read(&mut transaction, &[(SHARD, Some(0))]).await.unwrap()[0];
+    let standing = &Standing::read(&mut transaction, &OUTLET, &[(SHARD, Some(0))]).await.unwrap()[0];
     assert!(standing.age.unwrap() > 0.0 && standing.backlog() == Some(3), "{standing:?}");
     transaction.rollback().await.unwrap();
     world.close().await;

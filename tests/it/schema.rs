@@ -7,7 +7,9 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use coupon_dispatcher::config::FIRST_DEPLOYMENT;
 use coupon_dispatcher::schema::{self, SchemaError};
+use outbox_relay::deployment::DeploymentName;
 use serde_json::json;
 use sqlx::migrate::Migrator;
 use sqlx::{Connection as _, PgConnection};
@@ -52,10 +54,20 @@ const HISTORY: [(&str, &[&str]); 9] = [
     ("outbox_check", &["e3a7adefda0601dd3c93b9218fe3509b1d5ff7c7fd416c45e40725293b13db5c"]),
     ("outbox_drop_partition", &["95e55c9aef490b472ffa12c946488b935793ecb01f63095a60917a10eaab04ae"]),
     ("outbox_head", &["60829dc0497658ae36eb36c7c456724933e6931c07b971473f3be3955499bbeb"]),
-    ("outbox_lock", &["5f5bc073bbef20f907f918d4affcc8f4ea4603234f360b1ad9799e6f5ac437a4"]),
+    (
+        "outbox_lock",
+        &[
+            "5f5bc073bbef20f907f918d4affcc8f4ea4603234f360b1ad9799e6f5ac437a4",
+            "6da3c3b6fe79fab25cb8d2dda5c4778527e4c2c79e6b027dde6c67637b7800fb",
+        ],
+    ),
     ("outbox_swap_table", &["951544af4a18d098b4d6258678556f6f310686ecb4b292eabebd285e4d20df3b"]),
     ("projection_position", &["903f0a906952f7356fbba88b163c95c4284bdb3a1dc7972e46c7cbb78015592d"]),
 ];
+
+fn first_deployment() -> DeploymentName {
+    FIRST_DEPLOYMENT.parse().unwrap()
+}
 
 fn path(inside: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(inside)
@@ -210,15 +222,15 @@ async fn a_database_of_the_version_before_is_upgraded_in_place() {
         migrations.run(&mut connection).await.unwrap();
     }
     sqlx::query("INSERT INTO deployment (shards) VALUES (1)").execute(&mut connection).await.unwrap();
-    let refusal = schema::check(&mut connection, 1).await.unwrap_err();
+    let refusal = schema::check(&mut connection, 1, first_deployment()).await.unwrap_err();
     assert!(matches!(&refusal, SchemaError::Old { missing } if missing.contains("issue_batch")), "{refusal}");
 
-    schema::migrate(&mut connection, 1).await.unwrap();
+    schema::migrate(&mut connection, 1, first_deployment()).await.unwrap();
     // The version before is migrated and started once more: its migrations are all that it looks at.
     for migrations in &before {
         migrations.run(&mut connection).await.unwrap();
     }
-    schema::check(&mut connection, 1).await.unwrap();
+    schema::check(&mut connection, 1, first_deployment()).await.unwrap();
     world.add_process("").await;
     let campaign = world.open_campaign(json!({})).await;
     assert_eq!(world.claim(campaign, "alice").await.status, 201);
@@ -229,7 +241,10 @@ async fn a_database_of_the_version_before_is_upgraded_in_place() {
 async fn two_migrations_at_once_do_no_harm() {
     let world = World::bare(1).await;
     let (mut one, mut other) = (connect(&world).await, connect(&world).await);
-    let (one, other) = tokio::join!(schema::migrate(&mut one, 1), schema::migrate(&mut other, 1));
+    let (one, other) = tokio::join!(
+        schema::migrate(&mut one, 1, first_deployment()),
+        schema::migrate(&mut other, 1, first_deployment())
+    );
     one.unwrap();
     other.unwrap();
     world.close().await;
@@ -272,8 +287,8 @@ async fn the_rules_examples_work_and_a_dropped_function_stays_away() {
     let made: (bool, bool) = sqlx::query_as(made).fetch_one(&mut connection).await.unwrap();
     assert_eq!(made, (true, true));
 
-    let checked = schema::check(&mut connection, 1).await.unwrap_err();
-    let migrated = schema::migrate(&mut connection, 1).await.unwrap_err();
+    let checked = schema::check(&mut connection, 1, first_deployment()).await.unwrap_err();
+    let migrated = schema::migrate(&mut connection, 1, first_deployment()).await.unwrap_err();
     for refusal in [checked, migrated] {
         assert!(
             matches!(&refusal, SchemaError::Dropped { dropped } if dropped == "issue_batch"),
@@ -287,6 +302,6 @@ async fn the_rules_examples_work_and_a_dropped_function_stays_away() {
     assert!(!there);
     // It is the row alone that keeps it away.
     world.execute("DELETE FROM schema_functions WHERE name = 'issue_batch'").await;
-    schema::migrate(&mut connection, 1).await.unwrap();
+    schema::migrate(&mut connection, 1, first_deployment()).await.unwrap();
     world.close().await;
 }

@@ -72,7 +72,7 @@ pub async fn compare(
     let read_outbox = read_outbox(connection, part, event_batches, progress);
     let place = Place { outlet, shard: part.shard, stream: &name, epochs: &epochs };
     let merge = merge(&place, Side::new(events), Side::new(messages));
-    let Some(stream) = stream::existing(nats, &name).await? else {
+    let Some(stream) = stream::ours(nats, outlet, &name).await? else {
         drop(message_batches);
         return tokio::try_join!(read_outbox, merge).map(|((), comparison)| comparison);
     };

@@ -62,7 +62,7 @@ impl Messages {
                 let reason = format!(
                     "the consumer delivers nothing after sequence {reached}, and the stream holds more"
                 );
-                return Err(StreamError { stream: name(stream).to_owned(), reason });
+                return Err(StreamError::failed(name(stream), reason));
             }
             sleep(LAG_CHECK_INTERVAL).await;
         }

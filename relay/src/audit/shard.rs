@@ -58,7 +58,7 @@ pub async fn audit_shard(
     .within(SCAN_TIMEOUT)
     .await?;
     let name = outlet.stream_of(shard);
-    let stream = stream::existing(nats, &name).await?;
+    let stream = stream::ours(nats, outlet, &name).await?;
     let epochs = Epochs::read(connection, shard).await?;
     let (first, head) = outbox::bounds(connection, shard).await?;
     let missing = match &stream {

@@ -46,7 +46,7 @@ pub(crate) async fn publish(
     headers.insert(ATTEMPTS_HEADER, attempts.to_string());
     let subject = outlet.dead_subject(projection, *shard, *position);
     let stream = outlet.dead_stream();
-    let failed = |reason: &str| StreamError { stream: stream.clone(), reason: reason.to_owned() };
+    let failed = |reason: &str| StreamError::failed(&stream, reason);
     match send(nats, subject, headers, event.body.clone(), &stream).await? {
         Said::Stored { .. } => Ok(()),
         // The stream has it.
@@ -63,7 +63,7 @@ async fn send(
     body: Bytes,
     stream: &str,
 ) -> Result<Said, StreamError> {
-    let failed = |reason: &str| StreamError { stream: stream.to_owned(), reason: reason.to_owned() };
+    let failed = |reason: &str| StreamError::failed(stream, reason);
     let inbox = nats.new_inbox();
     let subscribed = nats.subscribe(inbox.clone()).await;
     let mut answers = subscribed.map_err(|error| StreamError::new(stream, &error))?;
@@ -106,7 +106,9 @@ pub(super) async fn positions(
     shard: Shard,
 ) -> Result<Vec<i64>, StreamError> {
     let prefix = outlet.dead_subjects(projection, shard);
-    let letters = stream::counts(nats, &outlet.dead_stream(), &format!("{prefix}.*")).await?;
+    let name = outlet.dead_stream();
+    stream::ours(nats, outlet, &name).await?;
+    let letters = stream::counts(nats, &name, &format!("{prefix}.*")).await?;
     let position = |subject: &str| subject.rsplit('.').next()?.parse().ok();
     Ok(letters.iter().filter_map(|(subject, _)| position(subject)).collect())
 }
@@ -118,7 +120,7 @@ pub(super) async fn remove(
     (projection, shard, position): (&str, Shard, i64),
 ) -> Result<(), StreamError> {
     let name = outlet.dead_stream();
-    let Some(stream) = stream::existing(nats, &name).await? else { return Ok(()) };
+    let Some(stream) = stream::ours(nats, outlet, &name).await? else { return Ok(()) };
     let purged = stream.purge().filter(outlet.dead_subject(projection, shard, position)).await;
     purged.map(drop).map_err(|error| StreamError::new(&name, &error))
 }

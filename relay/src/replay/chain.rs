@@ -114,6 +114,6 @@ impl Chain {
     }
 
     fn failed(&self, reason: &str) -> StreamError {
-        StreamError { stream: self.stream.clone(), reason: reason.to_owned() }
+        StreamError::failed(&self.stream, reason)
     }
 }

@@ -21,6 +21,7 @@ use crate::leadership;
 use crate::outbox;
 use crate::outlet::{Outlet, Shard};
 use crate::retry::Retry;
+use crate::stream::StreamError;
 use crate::zoo;
 
 /// Positions that one statement scans, however few of them are selected.
@@ -93,7 +94,7 @@ async fn publish(
         };
         let error = match halt {
             Stop::Ended(outcome) => return Ok(outcome),
-            Stop::Failed(ReplayError::Stream(error)) => error,
+            Stop::Failed(ReplayError::Stream(error @ StreamError::Failed { .. })) => error,
             Stop::Failed(error) => return Err(error),
         };
         if failing_since.is_none() {

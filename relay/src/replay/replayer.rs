@@ -32,7 +32,8 @@ impl Replayer {
     /// Takes the lock and records a new run. Publishes nothing yet.
     ///
     /// # Errors
-    /// When another run is active, there has been a run of this name, or the selection holds no event.
+    /// When another run is active, there has been a run of this name, the selection holds no event, or the stream of
+    /// replays belongs to another deployment.
     pub async fn start(
         database: &PgConnectOptions,
         nats: Client,
@@ -40,7 +41,8 @@ impl Replayer {
         request: &RunRequest,
     ) -> Result<Self, ReplayError> {
         let RunRequest { id, selection, shards, .. } = request;
-        let mut connection = run::connect(database, id).await?;
+        stream::may_replay(&nats, &outlet).await?;
+        let mut connection = run::connect(database, &outlet, id).await?;
         let (mut ranges, mut plans) = (Vec::new(), Vec::new());
         for shard in (0..*shards).map(Shard) {
             let range = selection.range(&mut connection, shard).await?;
@@ -65,7 +67,7 @@ impl Replayer {
         outlet: Outlet,
         id: &RunId,
     ) -> Result<Self, ReplayError> {
-        let mut connection = run::connect(database, id).await?;
+        let mut connection = run::connect(database, &outlet, id).await?;
         let run = Run::find(&mut connection, id).await?;
         if run.state != RunState::Running {
             return Err(ReplayError::Ended { run: run.id, state: run.state });

@@ -12,6 +12,7 @@ use super::run_state::RunState;
 use super::selection::{Range, Selection, ShardPlan};
 use crate::in_time::InTime as _;
 use crate::leadership;
+use crate::outlet::Outlet;
 
 /// Runs in a list, at most: the newest.
 const LISTED_MAX: i64 = 100;
@@ -141,27 +142,32 @@ impl Run {
 }
 
 /// Returns a connection that holds the lock of the one active replay, for `run`.
-pub(super) async fn connect(database: &PgConnectOptions, run: &RunId) -> Result<PgConnection, ReplayError> {
+pub(super) async fn connect(
+    database: &PgConnectOptions,
+    outlet: &Outlet,
+    run: &RunId,
+) -> Result<PgConnection, ReplayError> {
     let database = database.clone().application_name(&format!("{APPLICATION}{run}"));
-    let (mut connection, taken) = leadership::try_take(&database, REPLAY_LOCK, 0, leadership::GRACE).await?;
+    let class = outlet.own(REPLAY_LOCK);
+    let (mut connection, taken) = leadership::try_take(&database, &class, 0, leadership::GRACE).await?;
     if taken {
         return Ok(connection);
     }
-    Err(ReplayError::Busy { run: at_work(&mut connection).await? })
+    Err(ReplayError::Busy { run: at_work(&mut connection, outlet).await? })
 }
 
 /// The active run, if there is one.
 ///
 /// # Errors
 /// When the query fails.
-pub async fn at_work(connection: &mut PgConnection) -> Result<Option<RunId>, sqlx::Error> {
+pub async fn at_work(connection: &mut PgConnection, outlet: &Outlet) -> Result<Option<RunId>, sqlx::Error> {
     let application: Option<String> = sqlx::query_scalar(
         "SELECT application_name FROM pg_locks JOIN pg_stat_activity USING (pid) \
          WHERE locktype = 'advisory' AND granted AND objid = 0 AND objsubid = 2 \
          AND classid::bigint = hashtext($1)::bigint & 4294967295 \
          AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
     )
-    .bind(REPLAY_LOCK)
+    .bind(outlet.own(REPLAY_LOCK))
     .fetch_optional(connection)
     .in_time()
     .await?;

@@ -26,7 +26,7 @@ pub(super) async fn reached(stream: &Stream, run: &RunId) -> Result<Option<(Shar
         return Ok(Some((Shard(shard), position)));
     }
     let reason = format!("{} at {} is not a replayed event", message.subject, message.sequence);
-    Err(StreamError { stream: name.clone(), reason })
+    Err(StreamError::failed(name, reason))
 }
 
 /// The number of messages of a run that the stream holds.
@@ -35,7 +35,7 @@ pub(super) async fn reached(stream: &Stream, run: &RunId) -> Result<Option<(Shar
 /// When NATS does not answer.
 pub async fn stored(nats: &Client, outlet: &Outlet, run: &RunId) -> Result<u64, StreamError> {
     let name = outlet.replay_stream();
-    let Some(stream) = stream::existing(nats, &name).await? else { return Ok(0) };
+    let Some(stream) = stream::ours(nats, outlet, &name).await? else { return Ok(0) };
     let failed = |error: &dyn std::error::Error| StreamError::new(&name, error);
     let subjects = stream.info_with_subjects(run.subjects()).await.map_err(|error| failed(&error))?;
     let total = subjects.try_fold(0, async |total, (_, messages)| Ok(total + messages as u64));

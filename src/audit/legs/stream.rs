@@ -100,7 +100,7 @@ impl Leg for Stream {
         Box::pin(async move {
             let Sources { connections, connection, bar, .. } = sources;
             let progress = |positions| bar.inc(positions);
-            let found = compare(connection, &connections.nats, &OUTLET, part, progress).await?;
+            let found = compare(connection, &connections.nats, &connections.outlet, part, progress).await?;
             let Comparison { compared: events, missing, extra, different, first_difference } = found;
             let compared =
                 Compared { events, missing_from_stream: missing, more_in_stream: extra, different };

@@ -84,9 +84,9 @@ async fn replayer(
     connections: &Connections,
     shards: i16,
 ) -> Result<Replayer, ReplayError> {
-    let Connections { database, nats, .. } = connections.clone();
+    let Connections { database, nats, outlet, .. } = connections.clone();
     if let Some(run) = &args.resume {
-        let mut replayer = Replayer::resume(&database, nats, OUTLET, run).await?;
+        let mut replayer = Replayer::resume(&database, nats, outlet, run).await?;
         if args.rate.is_some() {
             replayer.set_rate(args.rate());
         }
@@ -94,7 +94,7 @@ async fn replayer(
     }
     let id = args.run.clone().unwrap_or_else(RunId::generate);
     let request = RunRequest { id, selection: args.selection(), rate: args.rate(), shards };
-    Replayer::start(&database, nats, OUTLET, &request).await
+    Replayer::start(&database, nats, outlet, &request).await
 }
 
 /// Prints the plan, publishes, and prints the outcome.
@@ -116,7 +116,7 @@ async fn publish(
     let outcome = replayer.publish(stop, || bar.inc(1)).await;
     bar.finish_and_clear();
     let outcome = outcome?;
-    let stored = stored(&connections.nats, &OUTLET, &run.id).await?;
+    let stored = stored(&connections.nats, &connections.outlet, &run.id).await?;
     report(args, plan, Some(outcome), stored)?;
     Ok(outcome)
 }
@@ -163,7 +163,7 @@ fn report(args: &ReplayArgs, plan: Plan, outcome: Option<RunEnd>, stored: u64) -
 
 async fn cancel_run(args: &ReplayArgs, connections: &Connections, run: &RunId) -> anyhow::Result<()> {
     let mut connection = connections.pool.acquire().await?;
-    let removed = cancel(&mut connection, &connections.nats, &OUTLET, run).await?;
+    let removed = cancel(&mut connection, &connections.nats, &connections.outlet, run).await?;
     if args.json {
         return print::json(&json!({ "run": run, "state": "cancelled", "removed": removed }));
     }
@@ -173,10 +173,10 @@ async fn cancel_run(args: &ReplayArgs, connections: &Connections, run: &RunId) -
 
 async fn list(args: &ReplayArgs, connections: &Connections) -> anyhow::Result<()> {
     let mut connection = connections.pool.acquire().await?;
-    let at_work = at_work(&mut connection).await?;
+    let at_work = at_work(&mut connection, &connections.outlet).await?;
     let mut listed = Vec::new();
     for run in Run::list(&mut connection).await? {
-        let stored = stored(&connections.nats, &OUTLET, &run.id).await?;
+        let stored = stored(&connections.nats, &connections.outlet, &run.id).await?;
         listed.push(ListedRun::new(run, at_work.as_ref(), stored));
     }
     if args.json {

@@ -61,11 +61,12 @@ async fn nobody_but_the_owner_changes_the_outbox() {
 }
 
 /// Tables and functions that no role but the owner has a right to by name, and why.
-const OF_THE_OWNER: [(&str, &str); 5] = [
+const OF_THE_OWNER: [(&str, &str); 6] = [
     ("outbox_add_partitions", "creates tables: outbox_append() calls it as the owner"),
     ("outbox_check", "outbox_append() calls it as the owner"),
     ("outbox_heads", "outbox_append() writes it as the owner, and outbox_head() reads it so"),
     ("outbox_lock", "would hold up claims: issue_batch() and outbox_append() call it as the owner"),
+    ("outbox_lock_class", "outbox_lock() calls it as the owner"),
     ("outbox_swap_table", "replaces tables: rebuilds run as the owner"),
 ];
 

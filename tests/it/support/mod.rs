@@ -25,7 +25,7 @@ use std::time::Duration;
 
 use async_nats::ServerAddr;
 use coupon_dispatcher::audit::{Scope, Sheet, audit};
-use coupon_dispatcher::config::Config;
+use coupon_dispatcher::config::{Config, FIRST_DEPLOYMENT};
 use coupon_dispatcher::connections::{Connections, Patience, nats_options};
 use coupon_dispatcher::schema;
 use coupon_dispatcher::servers::Servers;
@@ -70,6 +70,8 @@ pub(crate) struct World {
     replicas: usize,
     /// In place of those of `servers`, or beside them.
     variables: Vec<(&'static str, String)>,
+    /// The name of its deployment.
+    pub(crate) deployment: &'static str,
     promised: Mutex<HashSet<Ulid>>,
     closed: bool,
     _place: SemaphorePermit<'static>,
@@ -103,6 +105,7 @@ impl World {
             shards,
             replicas: 1,
             variables: Vec::new(),
+            deployment: FIRST_DEPLOYMENT,
             promised: Mutex::default(),
             closed: false,
             _place: place,
@@ -111,7 +114,8 @@ impl World {
 
     pub(crate) async fn migrate(&self) {
         let mut connection = PgConnection::connect(&self.servers.database_url()).await.unwrap();
-        schema::migrate(&mut connection, self.shards).await.unwrap();
+        let deployment = self.deployment.parse().unwrap();
+        schema::migrate(&mut connection, self.shards, deployment).await.unwrap();
         #[cfg(feature = "zoo")]
         crate::zoo::plant(&self.pool).await;
     }
@@ -149,6 +153,7 @@ impl World {
             ("NATS_URL", self.servers.nats_url()),
             ("ADMIN_TOKEN", TOKEN.to_owned()),
             ("SHARDS", self.shards.to_string()),
+            ("DEPLOYMENT", self.deployment.to_owned()),
             ("NATS_REPLICAS", self.replicas.to_string()),
             ("RUST_LOG", "info".to_owned()),
             #[cfg(feature = "zoo")]
