@@ -185,9 +185,9 @@ impl Projector {
         }
     }
 
-    /// Returns the durable consumer, positioned after `position`, unless it belongs to another deployment. It is recreated if it has another configuration, or if
-    /// messages were delivered to another process and not acknowledged, because the server would redeliver them only
-    /// after [`ACKNOWLEDGEMENT_WAIT`].
+    /// Returns the durable consumer, positioned after `position`, unless it belongs to another deployment. It is
+    /// recreated if it has another configuration, or if messages were delivered to another process and not
+    /// acknowledged, because the server would redeliver them only after [`ACKNOWLEDGEMENT_WAIT`].
     async fn consumer(
         &self,
         epochs: &Epochs,
