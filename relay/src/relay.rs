@@ -24,6 +24,7 @@ use crate::site::Site;
 use crate::standing::{self, RELAY_LOCK};
 use crate::status::{RelayError, RelayStatus};
 use crate::stream::CONNECTION_CHECK_INTERVAL;
+use crate::zoo;
 
 /// Copies one shard of an outbox into its stream.
 #[derive(Debug)]
@@ -105,6 +106,8 @@ impl Relay {
 
     /// Leads on `session` if it has kept that. `told`: whether the log has said of a failure, and not yet that it is over.
     async fn lead(&self, session: Option<PgConnection>, told: &mut bool) -> Ended {
+        // What it knows to be published holds for the database of that session: another may be restored.
+        let trusts = session.is_some() || zoo::has("memory-outlives-the-session");
         let (mut connection, leads_on) = match session {
             Some(connection) => (connection, true),
             None => match self.take_lock().await {
@@ -112,18 +115,20 @@ impl Relay {
                 Err(error) => return Ended { error, kept: None },
             },
         };
-        let Err(error) = self.lead_on(&mut connection, leads_on, told).await;
+        let known = if trusts && leads_on { self.route.status.borrow().published } else { 0 };
+        let Err(error) = self.lead_on(&mut connection, leads_on, known, told).await;
         // What NATS refuses, it refuses to another relay as well. If it does not answer, another may try; and while the
         // relay has stopped, an operator's command needs the lock.
         let keeps = matches!(error, RelayError::Refused { .. });
         Ended { error, kept: keeps.then_some(connection) }
     }
 
-    /// Leads on the connection that holds the lock.
+    /// Leads on the connection that holds the lock. The stream has the events up to `known` for sure.
     async fn lead_on(
         &self,
         connection: &mut PgConnection,
         leads_on: bool,
+        known: i64,
         told: &mut bool,
     ) -> Result<Infallible, RelayError> {
         self.route.status.send_modify(|status| status.leads = true);
@@ -138,7 +143,7 @@ impl Relay {
             sleep(CONNECTION_CHECK_INTERVAL).await;
         };
         note_max_payload(connection, server.max_payload).await?;
-        let Err(error) = self.relay(connection, leads_on, told).await;
+        let Err(error) = self.relay(connection, leads_on, known, told).await;
         if let RelayError::Halted(halt) = &error {
             standing::note(connection, *shard, halt).await?;
         }
@@ -150,12 +155,12 @@ impl Relay {
         &self,
         connection: &mut PgConnection,
         leads_on: bool,
+        known: i64,
         told: &mut bool,
     ) -> Result<Infallible, RelayError> {
         let Site { outlet, shard, nats, .. } = &self.route.site;
         let cursor = Cursor { outlet, shard: *shard, replicas: self.replicas, nats };
-        let published = if leads_on { self.route.status.borrow().published } else { 0 };
-        let (published, epochs) = cursor.find(connection, published).await?;
+        let (published, epochs) = cursor.find(connection, known).await?;
         failpoint::reached("relay.found").await;
         standing::forget(connection, *shard).await?;
         self.found(published, leads_on);

@@ -9,7 +9,7 @@ use tokio::process::Command;
 use tokio::time::timeout;
 
 /// A bug, and the test that finds it.
-const ZOO: [(&str, &str); 33] = [
+const ZOO: [(&str, &str); 34] = [
     // Gate and writer.
     ("postgres-does-not-cap", "faults::gate::a_gate_with_too_high_a_quantity_oversells_nothing"),
     ("postgres-forgets-the-limit", "faults::gate::a_gate_that_forgot_a_winner_gives_him_no_second_coupon"),
@@ -34,6 +34,10 @@ const ZOO: [(&str, &str); 33] = [
     (
         "only-the-last-message-is-compared",
         "situations::a_strangers_message_in_the_midst_stops_the_relay::packaged",
+    ),
+    (
+        "memory-outlives-the-session",
+        "situations::losses::a_database_that_is_restored_under_a_running_relay_needs_an_epoch",
     ),
     (
         "another-message-id-at-each-try",

@@ -186,3 +186,38 @@ pub(super) async fn a_restored_database_needs_an_epoch(nats: Nats) {
     fault.healed();
     world.close().await;
 }
+
+/// The relay has halted, and what it remembers of the lost database must not let it go on when the outbox is longer
+/// than the stream again.
+#[tokio::test]
+async fn a_database_that_is_restored_under_a_running_relay_needs_an_epoch() {
+    let fault = owns("postgres-rewound");
+    let mut world = World::start().await;
+    let campaign = world.open_campaign(json!({ "quantity": 1_000 })).await;
+    world.answered(&world.rush(campaign, 30).run().await).await;
+    world.balanced().await;
+    let copy = world.copy_of_postgres();
+    let known = world.head(SHARD).await;
+    for user in 0..20 {
+        // Not remembered: they are promised, and lost with the database.
+        let claim = json!({ "user_id": format!("late-{user}") });
+        let answer = world.api().post(&format!("/v1/campaigns/{campaign}/coupons"), &claim).await;
+        assert_eq!(answer.status, 201, "{answer:?}");
+    }
+    world.balanced().await;
+    world.rewind_postgres(&copy).await;
+    fault.fired(1);
+    world.processes[0].ready().await;
+    let reason = world.halted().await;
+    assert!(reason.contains("the database was restored to an earlier time"), "{reason}");
+    world.answered(&world.rush(campaign, 100).run().await).await;
+    assert!(world.head(SHARD).await > known + 20);
+    let halted = "relay stopped: it waits for a decision of an operator";
+    let twice = async || world.processes[0].log().matches(halted).count() > 1;
+    wait_until("the relay halts for another reason", SOON, twice).await;
+    assert_eq!(world.end_of_stream(SHARD).await, known + 20);
+    assert_eq!(world.begin_epoch().await["first_position"], known + 1);
+    world.balanced().await;
+    fault.healed();
+    world.close().await;
+}
