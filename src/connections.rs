@@ -107,7 +107,7 @@ impl Connections {
             Ok(timeout(CONNECT_TIMEOUT, checked).await??)
         };
         let deployment = until_there("Postgres", &config.database, patience, check).await?;
-        let pool = Pool::new(&database, POOL_CONNECTIONS);
+        let pool = Pool::new(&database, POOL_CONNECTIONS)?;
         let redis = redis(config)?;
         let nats = connect_nats(config, patience).await?;
         let outlet = Outlet { deployment: Some(deployment), ..OUTLET };

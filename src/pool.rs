@@ -7,7 +7,9 @@
 use std::ops::{Deref, DerefMut};
 use std::time::Duration;
 
-use deadpool::managed::{self, Manager, Metrics, Object, PoolError, QueueMode, RecycleError, RecycleResult};
+use deadpool::managed::{
+    self, BuildError, Manager, Metrics, Object, PoolError, QueueMode, RecycleError, RecycleResult,
+};
 use outbox_relay::in_time::InTime as _;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions as _, Connection as _, PgConnection};
@@ -31,19 +33,16 @@ pub struct Pool(managed::Pool<Connector>);
 
 impl Pool {
     /// At most `connections` connections, each made when it is first needed.
-    #[must_use]
-    #[expect(
-        clippy::expect_used,
-        clippy::missing_panics_doc,
-        reason = "deadpool 0.13 fails for a pool with timeouts of its own and without a runtime alone"
-    )]
-    pub fn new(database: &PgConnectOptions, connections: u16) -> Self {
+    ///
+    /// # Errors
+    /// None with the settings here: `deadpool` refuses a pool with timeouts of its own and without a runtime.
+    pub fn new(database: &PgConnectOptions, connections: u16) -> Result<Self, BuildError> {
         let database = database.clone().options([("statement_timeout", SERVER_TIMEOUT)]);
         let pool = managed::Pool::builder(Connector(database))
             .max_size(connections.into())
             .queue_mode(QueueMode::Lifo) // what is idle stays idle
             .build();
-        Self(pool.expect("a pool without timeouts of its own needs no runtime"))
+        pool.map(Self)
     }
 
     /// A connection, for one statement or several, such as a transaction. The caller limits each of them.

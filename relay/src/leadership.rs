@@ -100,14 +100,30 @@ async fn lock(connection: &mut PgConnection, class: &str, number: i16) -> Result
         .await
 }
 
-/// Which session holds a lock. A login that may not see the sessions of others sees the process alone.
-const HOLDER: &str = "SELECT format('process %s of Postgres (application %s, address %s, since %s)', pid, \
+/// `SELECT` what is given of the sessions in this database that hold locks of class `$1`; the number of a lock is
+/// `objid`. A login that may not see the sessions of others sees their processes alone.
+macro_rules! of_holders {
+    ($columns:literal, $rest:literal) => {
+        concat!(
+            "SELECT ",
+            $columns,
+            " FROM pg_locks JOIN pg_stat_activity USING (pid) \
+             WHERE locktype = 'advisory' AND granted AND objsubid = 2 \
+             AND classid::bigint = hashtext($1)::bigint & 4294967295 \
+             AND database = (SELECT oid FROM pg_database WHERE datname = current_database()) ",
+            $rest
+        )
+    };
+}
+pub(crate) use of_holders;
+
+/// Which session holds the lock with number `$2`.
+const HOLDER: &str = of_holders!(
+    "format('process %s of Postgres (application %s, address %s, since %s)', pid, \
         coalesce(application_name, 'unknown'), coalesce(host(client_addr), 'local or unknown'), \
-        coalesce(date_trunc('second', backend_start)::text, 'unknown')) \
-    FROM pg_locks JOIN pg_stat_activity USING (pid) \
-    WHERE locktype = 'advisory' AND granted AND objsubid = 2 \
-    AND classid::bigint = hashtext($1)::bigint & 4294967295 AND objid::bigint = $2 \
-    AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+        coalesce(date_trunc('second', backend_start)::text, 'unknown'))",
+    "AND objid::bigint = $2"
+);
 
 /// Logs which session holds the lock. Returns whether one does.
 async fn tell_holder(connection: &mut PgConnection, class: &str, number: i16) -> Result<bool, sqlx::Error> {

@@ -116,19 +116,18 @@ impl Relay {
             },
         };
         let known = if trusts && leads_on { self.route.status.borrow().published } else { 0 };
-        let Err(error) = self.lead_on(&mut connection, leads_on, known, told).await;
+        let Err(error) = self.lead_on(&mut connection, Start { leads_on, known }, told).await;
         // What NATS refuses, it refuses to another relay as well. If it does not answer, another may try; and while the
         // relay has stopped, an operator's command needs the lock.
         let keeps = matches!(error, RelayError::Refused { .. });
         Ended { error, kept: keeps.then_some(connection) }
     }
 
-    /// Leads on the connection that holds the lock. The stream has the events up to `known` for sure.
+    /// Leads on the connection that holds the lock.
     async fn lead_on(
         &self,
         connection: &mut PgConnection,
-        leads_on: bool,
-        known: i64,
+        start: Start,
         told: &mut bool,
     ) -> Result<Infallible, RelayError> {
         self.route.status.send_modify(|status| status.leads = true);
@@ -143,7 +142,7 @@ impl Relay {
             sleep(CONNECTION_CHECK_INTERVAL).await;
         };
         note_max_payload(connection, server.max_payload).await?;
-        let Err(error) = self.relay(connection, leads_on, known, told).await;
+        let Err(error) = self.relay(connection, start, told).await;
         if let RelayError::Halted(halt) = &error {
             standing::note(connection, *shard, halt).await?;
         }
@@ -154,8 +153,7 @@ impl Relay {
     async fn relay(
         &self,
         connection: &mut PgConnection,
-        leads_on: bool,
-        known: i64,
+        Start { leads_on, known }: Start,
         told: &mut bool,
     ) -> Result<Infallible, RelayError> {
         let Site { outlet, shard, nats, .. } = &self.route.site;
@@ -221,6 +219,15 @@ impl Relay {
             status.halted = None;
         });
     }
+}
+
+/// How a relay begins to lead.
+#[derive(Clone, Copy)]
+struct Start {
+    /// It was the active one already.
+    leads_on: bool,
+    /// The stream has the events up to this position for sure.
+    known: i64,
 }
 
 /// Why a relay no longer leads.

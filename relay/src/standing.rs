@@ -6,6 +6,7 @@ use time::OffsetDateTime;
 
 use crate::epoch::Epochs;
 use crate::in_time::InTime as _;
+use crate::leadership::of_holders;
 use crate::outlet::{Outlet, Shard};
 use crate::status::Halt;
 use crate::stream::{self, StreamError};
@@ -44,23 +45,23 @@ impl Standing {
         let (shards, published): (Vec<i16>, Vec<Option<i64>>) =
             shards.iter().map(|(shard, published)| (shard.0, *published)).unzip();
         // Above a position that the outbox no longer holds, the oldest event that it holds is the one that waits.
-        sqlx::query_as(
+        sqlx::query_as(concat!(
             "SELECT s.shard, outbox_head(s.shard) AS head, s.published, led.since AS led_since, halts.reason AS halted, \
                     CASE WHEN s.published IS NOT NULL THEN coalesce( \
                         (SELECT extract(epoch FROM clock_timestamp() - time)::float8 FROM outbox \
                          WHERE outbox.shard = s.shard AND position > s.published ORDER BY position LIMIT 1), 0) END AS age \
-             FROM unnest($1::smallint[], $2::bigint[]) AS s (shard, published) \
+             FROM unnest($2::smallint[], $3::bigint[]) AS s (shard, published) \
              LEFT JOIN outbox_halts AS halts ON halts.shard = s.shard \
-             LEFT JOIN (SELECT objid::bigint AS shard, min(coalesce(backend_start, now())) AS since \
-                        FROM pg_locks JOIN pg_stat_activity USING (pid) \
-                        WHERE locktype = 'advisory' AND granted AND objsubid = 2 \
-                        AND classid::bigint = hashtext($3)::bigint & 4294967295 \
-                        AND database = (SELECT oid FROM pg_database WHERE datname = current_database()) \
-                        GROUP BY objid) AS led ON led.shard = s.shard ORDER BY s.shard",
-        )
+             LEFT JOIN (",
+            of_holders!(
+                "objid::bigint AS shard, min(coalesce(backend_start, now())) AS since",
+                "GROUP BY objid"
+            ),
+            ") AS led ON led.shard = s.shard ORDER BY s.shard",
+        ))
+        .bind(outlet.own(RELAY_LOCK))
         .bind(shards)
         .bind(published)
-        .bind(outlet.own(RELAY_LOCK))
         .fetch_all(connection)
         .in_time()
         .await

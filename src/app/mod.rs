@@ -52,7 +52,8 @@ pub async fn serve(
     };
     let connections = connections?;
     let wakes: Vec<Arc<Notify>> = (0..config.shards).map(|_| Arc::default()).collect();
-    let (mut background, health) = start_roles(config, roles, &connections, &wakes);
+    let monitor = Pool::new(&connections.database, MONITOR_CONNECTIONS)?;
+    let (mut background, health) = start_roles(config, roles, &connections, &wakes, monitor);
     let served = async {
         if roles.contains(&Role::Api) {
             serve_api(config, &connections, wakes, (health, doors), &stop).await;
@@ -76,6 +77,7 @@ fn start_roles(
     roles: &BTreeSet<Role>,
     connections: &Connections,
     wakes: &[Arc<Notify>],
+    monitor: Pool,
 ) -> (JoinSet<()>, Health) {
     let Connections { database, nats, outlet, .. } = connections.clone();
     let mut background = JoinSet::new();
@@ -109,8 +111,7 @@ fn start_roles(
         background.spawn(async move { match auditor.run().await {} });
         verdict
     });
-    let pool = Pool::new(&database, MONITOR_CONNECTIONS);
-    let watch = Watch::new(pool, (nats, outlet), config.shards, relays, metrics);
+    let watch = Watch::new(monitor, (nats, outlet), config.shards, relays, metrics);
     (background, Health { watch, issuer: None, verdict })
 }
 

@@ -45,13 +45,10 @@ impl ServerUrl {
     /// The names of those of its parameters that are not among `known`. A name that ends in `[` stands for all that
     /// begin with it.
     pub(crate) fn other_parameters(&self, known: &[&str]) -> Vec<String> {
-        let parameters = self.0.rsplit_once('?').map_or("", |(_, parameters)| parameters);
-        let names = parameters.split('&').filter_map(|pair| pair.split('=').next());
-        let names = names.map(|name| percent_decode_str(name).decode_utf8_lossy().into_owned());
         let is_known = |name: &str| {
             known.iter().any(|known| name == *known || known.ends_with('[') && name.starts_with(known))
         };
-        names.filter(|name| !name.is_empty() && !is_known(name)).collect()
+        self.parameters().map(|(name, _)| name).filter(|name| !is_known(name)).collect()
     }
 
     /// Host and port: what is behind the login, up to the path.
@@ -62,13 +59,23 @@ impl ServerUrl {
     }
 
     /// The files of certificate authorities that the parameters of a URL of Postgres name, under the names that the
-    /// driver knows. What is no path is the certificate itself.
+    /// driver knows. A value that holds a certificate in PEM names no file.
     pub(super) fn authorities(&self) -> impl Iterator<Item = String> {
+        let named = |name: &str| ["sslrootcert", "ssl-root-cert", "ssl-ca"].contains(&name);
+        let values = self.parameters().filter(move |(name, _)| named(name)).map(|(_, value)| value);
+        values.filter(|value| !value.contains("BEGIN CERTIFICATE"))
+    }
+
+    /// Names and values of its parameters, decoded.
+    fn parameters(&self) -> impl Iterator<Item = (String, String)> {
         let query = self.0.rsplit_once('?').map_or("", |(_, query)| query);
-        let values = query.split(['&', '#']).filter_map(|parameter| parameter.split_once('='));
-        let values = values.filter(|(name, _)| ["sslrootcert", "ssl-root-cert", "ssl-ca"].contains(name));
-        let decoded = values.map(|(_, value)| percent_decode_str(value).decode_utf8_lossy().into_owned());
-        decoded.filter(|value| !value.contains("BEGIN CERTIFICATE"))
+        let query = query.split('#').next().unwrap_or_default();
+        let decoded = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
+        let pairs = query.split('&').filter(|pair| !pair.is_empty());
+        pairs.map(move |pair| {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            (decoded(name), decoded(value))
+        })
     }
 
     pub(super) fn parse(text: &str, schemes: &[&str]) -> Result<Self, String> {

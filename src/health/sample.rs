@@ -168,10 +168,9 @@ impl Sampler<'_> {
         answers: &mut bool,
     ) -> Option<i64> {
         let known = self.ends.get(&shard).copied();
-        if let Some((asked_at, end)) = known
-            && (asked_at.elapsed() < STREAM_INTERVAL || !*answers)
-        {
-            return end;
+        let last = known.and_then(|(_, end)| end);
+        if !*answers || known.is_some_and(|(asked_at, _)| asked_at.elapsed() < STREAM_INTERVAL) {
+            return last;
         }
         let Watch { nats, outlet, .. } = self.watch;
         let asked = timeout(INTERVAL, standing::published(connection, nats, outlet, shard)).await;
@@ -179,7 +178,7 @@ impl Sampler<'_> {
             end
         } else {
             *answers = false;
-            known.and_then(|(_, end)| end)
+            last
         };
         self.ends.insert(shard, (Instant::now(), end));
         end

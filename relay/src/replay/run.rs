@@ -11,7 +11,7 @@ use super::run_id::RunId;
 use super::run_state::RunState;
 use super::selection::{Range, Selection, ShardPlan};
 use crate::in_time::InTime as _;
-use crate::leadership;
+use crate::leadership::{self, of_holders};
 use crate::outlet::Outlet;
 
 /// Runs in a list, at most: the newest.
@@ -161,15 +161,8 @@ pub(super) async fn connect(
 /// # Errors
 /// When the query fails.
 pub async fn at_work(connection: &mut PgConnection, outlet: &Outlet) -> Result<Option<RunId>, sqlx::Error> {
-    let application: Option<String> = sqlx::query_scalar(
-        "SELECT application_name FROM pg_locks JOIN pg_stat_activity USING (pid) \
-         WHERE locktype = 'advisory' AND granted AND objid = 0 AND objsubid = 2 \
-         AND classid::bigint = hashtext($1)::bigint & 4294967295 \
-         AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
-    )
-    .bind(outlet.own(REPLAY_LOCK))
-    .fetch_optional(connection)
-    .in_time()
-    .await?;
+    let active = of_holders!("application_name", "AND objid = 0");
+    let application: Option<String> =
+        sqlx::query_scalar(active).bind(outlet.own(REPLAY_LOCK)).fetch_optional(connection).in_time().await?;
     Ok(application.and_then(|application| application.strip_prefix(APPLICATION)?.parse().ok()))
 }

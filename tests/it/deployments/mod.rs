@@ -54,7 +54,7 @@ fn said(finished: &Finished, code: i32, words: &[&str]) {
     }
 }
 
-/// Whoever it is that has the lock: an older process, or that of another deployment.
+/// An older process holds the locks.
 #[tokio::test]
 async fn a_process_that_stands_by_says_who_holds_the_lock() {
     let fault = owns("lock-held-for-long");

@@ -8,6 +8,22 @@ use serde_json::json;
 use super::{BLUE, SHARD, STREAM, everything, said};
 use crate::support::{Nats, SOON, World, owns, wait_for, wait_until};
 
+/// A process of the other deployment, on the NATS of the first.
+async fn starts_on_nats_of(one: &World, other: &mut World) {
+    let mut process = other.process("");
+    process.set("NATS_URL", &one.servers.nats_url());
+    process.start().await;
+    other.processes.push(process);
+}
+
+/// The process starts again, on the NATS of its own deployment.
+async fn gets_its_own_nats(other: &mut World) {
+    other.processes[0].kill();
+    let own = other.servers.nats_url();
+    other.processes[0].set("NATS_URL", &own);
+    other.processes[0].start().await;
+}
+
 /// The second has a database of its own. It serves claims and publishes nothing, until it has a NATS of its own.
 #[tokio::test]
 async fn a_second_one_on_a_nats_halts_in_words_and_touches_nothing() {
@@ -21,10 +37,7 @@ async fn a_second_one_on_a_nats_halts_in_words_and_touches_nothing() {
     other.migrate().await;
     let before = everything(&one.nats().await).await;
 
-    let mut process = other.process("");
-    process.set("NATS_URL", &one.servers.nats_url());
-    process.start().await;
-    other.processes.push(process);
+    starts_on_nats_of(&one, &mut other).await;
     fault.fired(1);
     let reason = other.halted().await;
     for (name, id) in [one.owner().await, other.owner().await] {
@@ -54,9 +67,7 @@ async fn a_second_one_on_a_nats_halts_in_words_and_touches_nothing() {
     one.balanced().await;
     let log = one.processes[0].log();
     assert!(!log.contains("relay starts over") && !log.contains("projector starts over"), "{log}");
-    other.processes[0].kill();
-    other.processes[0].set("NATS_URL", &other.servers.nats_url());
-    other.processes[0].start().await;
+    gets_its_own_nats(&mut other).await;
     other.assert_published().await;
     fault.healed();
     other.close().await;
@@ -74,10 +85,7 @@ async fn on_an_old_nats_the_second_one_leaves_the_consumer_alone() {
     assert!(before.contains_key("COUPONS-0 projections"), "{before:?}");
     let mut other = World::bare(1).await;
     other.migrate().await;
-    let mut process = other.process("");
-    process.set("NATS_URL", &one.servers.nats_url());
-    process.start().await;
-    other.processes.push(process);
+    starts_on_nats_of(&one, &mut other).await;
     fault.fired(1);
     let reason = other.halted().await;
     assert!(reason.contains("another client wrote to the stream"), "{reason}");
@@ -92,9 +100,7 @@ async fn on_an_old_nats_the_second_one_leaves_the_consumer_alone() {
     one.balanced().await;
     let log = one.processes[0].log();
     assert!(!log.contains("starts over") && !log.contains("metadata"), "{log}");
-    other.processes[0].kill();
-    other.processes[0].set("NATS_URL", &other.servers.nats_url());
-    other.processes[0].start().await;
+    gets_its_own_nats(&mut other).await;
     fault.healed();
     other.close().await;
     one.close().await;
@@ -109,10 +115,7 @@ async fn two_of_one_name_on_a_nats_are_told_apart_by_their_ids() {
     one.balanced().await;
     let mut other = World::bare(1).await;
     other.migrate().await;
-    let mut process = other.process("");
-    process.set("NATS_URL", &one.servers.nats_url());
-    process.start().await;
-    other.processes.push(process);
+    starts_on_nats_of(&one, &mut other).await;
     fault.fired(1);
     let reason = other.halted().await;
     let (ours, theirs) = (other.owner().await, one.owner().await);
@@ -128,9 +131,7 @@ async fn two_of_one_name_on_a_nats_are_told_apart_by_their_ids() {
         other.halted().await.contains("Begin a new epoch after you have stopped every other writer")
     })
     .await;
-    other.processes[0].kill();
-    other.processes[0].set("NATS_URL", &other.servers.nats_url());
-    other.processes[0].start().await;
+    gets_its_own_nats(&mut other).await;
     fault.healed();
     other.close().await;
     one.close().await;

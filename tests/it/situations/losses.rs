@@ -5,6 +5,7 @@ use super::{SHARD, STREAM};
 use crate::support::{Nats, Process, SOON, World, owns, wait_until};
 use async_nats::jetstream;
 use coupon_dispatcher::event::OUTLET;
+use coupon_dispatcher::ids::CampaignId;
 use serde_json::json;
 
 pub(super) async fn a_lost_tail_is_published_again(nats: Nats) {
@@ -140,6 +141,15 @@ pub(super) async fn a_stream_past_retention_needs_a_decision(nats: Nats) {
     world.close().await;
 }
 
+/// The world does not remember these: they are promised, and lost with the database.
+async fn promises_that_are_lost(world: &World, campaign: CampaignId, count: usize) {
+    for user in 0..count {
+        let claim = json!({ "user_id": format!("late-{user}") });
+        let answer = world.api().post(&format!("/v1/campaigns/{campaign}/coupons"), &claim).await;
+        assert_eq!(answer.status, 201, "{answer:?}");
+    }
+}
+
 pub(super) async fn a_restored_database_needs_an_epoch(nats: Nats) {
     let fault = owns("postgres-rewound");
     let mut world = World::on(nats, &["api,relay", "project"]).await;
@@ -148,12 +158,7 @@ pub(super) async fn a_restored_database_needs_an_epoch(nats: Nats) {
     world.balanced().await;
     let copy = world.copy_of_postgres();
     let known = world.head(SHARD).await;
-    for user in 0..50 {
-        // Not remembered: they are promised, and lost with the database.
-        let claim = json!({ "user_id": format!("late-{user}") });
-        let answer = world.api().post(&format!("/v1/campaigns/{campaign}/coupons"), &claim).await;
-        assert_eq!(answer.status, 201, "{answer:?}");
-    }
+    promises_that_are_lost(&world, campaign, 50).await;
     world.balanced().await;
     let mut outsider = Outsider::new("outsider");
     outsider.take(&world, 1_000).await;
@@ -198,12 +203,7 @@ async fn a_database_that_is_restored_under_a_running_relay_needs_an_epoch() {
     world.balanced().await;
     let copy = world.copy_of_postgres();
     let known = world.head(SHARD).await;
-    for user in 0..20 {
-        // Not remembered: they are promised, and lost with the database.
-        let claim = json!({ "user_id": format!("late-{user}") });
-        let answer = world.api().post(&format!("/v1/campaigns/{campaign}/coupons"), &claim).await;
-        assert_eq!(answer.status, 201, "{answer:?}");
-    }
+    promises_that_are_lost(&world, campaign, 20).await;
     world.balanced().await;
     world.rewind_postgres(&copy).await;
     fault.fired(1);
