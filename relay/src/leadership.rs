@@ -4,6 +4,7 @@
 use std::pin::pin;
 use std::time::Duration;
 
+use crate::holders::of_holders;
 use crate::in_time::InTime as _;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions as _, Connection as _, PgConnection};
@@ -99,23 +100,6 @@ async fn lock(connection: &mut PgConnection, class: &str, number: i16) -> Result
         .in_time()
         .await
 }
-
-/// `SELECT` what is given of the sessions in this database that hold locks of class `$1`; the number of a lock is
-/// `objid`. A login that may not see the sessions of others sees their processes alone.
-macro_rules! of_holders {
-    ($columns:literal, $rest:literal) => {
-        concat!(
-            "SELECT ",
-            $columns,
-            " FROM pg_locks JOIN pg_stat_activity USING (pid) \
-             WHERE locktype = 'advisory' AND granted AND objsubid = 2 \
-             AND classid::bigint = hashtext($1)::bigint & 4294967295 \
-             AND database = (SELECT oid FROM pg_database WHERE datname = current_database()) ",
-            $rest
-        )
-    };
-}
-pub(crate) use of_holders;
 
 /// Which session holds the lock with number `$2`.
 const HOLDER: &str = of_holders!(

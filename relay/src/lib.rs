@@ -37,6 +37,7 @@ pub mod event;
 pub mod failpoint;
 pub mod feed;
 pub mod follow_up;
+mod holders;
 pub mod in_time;
 mod leadership;
 pub mod metrics;

@@ -5,8 +5,8 @@ use sqlx::PgConnection;
 use time::OffsetDateTime;
 
 use crate::epoch::Epochs;
+use crate::holders::of_holders;
 use crate::in_time::InTime as _;
-use crate::leadership::of_holders;
 use crate::outlet::{Outlet, Shard};
 use crate::status::Halt;
 use crate::stream::{self, StreamError};

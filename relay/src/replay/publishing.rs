@@ -224,8 +224,7 @@ impl Publishing<'_> {
                 () = self.stop.cancelled() => {}
                 acknowledged = self.chain.acknowledged() => {
                     acknowledged?;
-                    failpoint::reached("replay.acknowledged").await;
-                    (self.on_published)();
+                    self.count().await;
                 }
                 () = sleep_until(wake) => if has_room && Instant::now() >= due { return Ok(()) },
             }
@@ -256,8 +255,14 @@ impl Publishing<'_> {
     async fn finish(&mut self) -> Result<(), ReplayError> {
         while !self.chain.is_idle() {
             leadership::keep(self.connection, self.chain.acknowledged()).await??;
-            (self.on_published)();
+            self.count().await;
         }
         Ok(())
+    }
+
+    /// One more message is in the stream.
+    async fn count(&mut self) {
+        failpoint::reached("replay.acknowledged").await;
+        (self.on_published)();
     }
 }

@@ -10,8 +10,9 @@ use super::error::ReplayError;
 use super::run_id::RunId;
 use super::run_state::RunState;
 use super::selection::{Range, Selection, ShardPlan};
+use crate::holders::of_holders;
 use crate::in_time::InTime as _;
-use crate::leadership::{self, of_holders};
+use crate::leadership;
 use crate::outlet::Outlet;
 
 /// Runs in a list, at most: the newest.

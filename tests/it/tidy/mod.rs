@@ -86,6 +86,7 @@ const LAYERS: [(&str, &[&str]); 2] = [
             "outlet",
             "deployment",
             "acknowledgement",
+            "holders",
             "in_time",
             "reason",
             "sqlstate",
