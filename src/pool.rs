@@ -24,6 +24,10 @@ const TRUSTED_FOR: Duration = Duration::from_secs(1);
 /// For that answer.
 const PING_TIMEOUT: Duration = Duration::from_millis(500);
 
+/// Whether the transactions of a session are read-only, by a default that it took over when it began, or because the
+/// server is a standby.
+const IS_READ_ONLY: &str = "SELECT current_setting('transaction_read_only')::bool OR pg_is_in_recovery()";
+
 /// A connection that is taken from the pool. When it is dropped, it goes back.
 pub type Lease = Object<Connector>;
 
@@ -106,12 +110,17 @@ impl Manager for Connector {
         Ok(Session { connection: self.0.connect().in_time().await?, is_at_rest: true })
     }
 
-    /// A connection that is not at rest forgets what it has prepared, which the schema may no longer fit. An error
-    /// closes it.
+    /// A connection that is not at rest forgets what it has prepared, which the schema may no longer fit. It is closed
+    /// after an error, and if it writes nothing: a new one may, after a failover, or when an administrator has allowed
+    /// writes again.
     async fn recycle(&self, session: &mut Session, metrics: &Metrics) -> RecycleResult<sqlx::Error> {
         if !session.is_at_rest {
             let forgotten = session.connection.clear_cached_statements().within(PING_TIMEOUT).await;
             forgotten.map_err(RecycleError::Backend)?;
+            let is_read_only = sqlx::query_scalar(IS_READ_ONLY).fetch_one(&mut session.connection);
+            if is_read_only.within(PING_TIMEOUT).await.map_err(RecycleError::Backend)? {
+                return Err(RecycleError::message("its transactions are read-only"));
+            }
         } else if metrics.last_used() > TRUSTED_FOR {
             session.connection.ping().within(PING_TIMEOUT).await.map_err(RecycleError::Backend)?;
         }

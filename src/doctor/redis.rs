@@ -27,6 +27,9 @@ const TAKES_SNAPSHOTS: &str = "After a snapshot that fails, every claim is refus
 const STOPS_AS_A_WHOLE: &str = "While a primary is away and no replica has taken over, every node refuses the claims of all \
                                 campaigns. Set cluster-require-full-coverage no (CONFIG SET, and redis.conf).";
 
+const IS_MOVING: &str = "As long as the keys of a campaign are on two nodes, its claims are refused. Wait for the move to \
+                         end. If nobody moves these slots, run `redis-cli --cluster fix`.";
+
 pub(super) async fn examine(config: &Config) -> anyhow::Result<Vec<Finding>> {
     match connections::redis(config)?.connect(CONNECT_TIMEOUT).await? {
         Connection::One(mut redis) => of_server(&mut redis).await,
@@ -60,8 +63,9 @@ async fn of_cluster(cluster: &Cluster) -> Vec<Finding> {
             Ok(mut redis) => {
                 let found = of_server(&mut redis).await;
                 let covered = setting(&mut redis, "cluster-require-full-coverage", "no", STOPS_AS_A_WHOLE).await;
+                let moving = moving(&mut redis).await;
                 found.map(|mut found| {
-                    found.push(covered);
+                    found.extend([covered, moving]);
                     found
                 })
             }
@@ -75,6 +79,23 @@ async fn of_cluster(cluster: &Cluster) -> Vec<Finding> {
     });
     findings.extend(join_all(examined).await.into_iter().flatten());
     findings
+}
+
+/// The slots that a node gives away or takes over: `CLUSTER NODES` lists them in brackets in the node's own line.
+async fn moving(redis: &mut MultiplexedConnection) -> Finding {
+    const CHECK: &str = "slots being moved";
+    match redis::cmd("CLUSTER").arg("NODES").query_async::<String>(redis).await {
+        Ok(nodes) => {
+            let own = nodes.lines().find(|line| line.contains("myself")).unwrap_or_default();
+            let moving: Vec<&str> = own
+                .split(' ')
+                .filter_map(|word| word.strip_prefix('[')?.split('-').next())
+                .collect();
+            let shown = if moving.is_empty() { "none".to_owned() } else { moving.join(", ") };
+            Finding::of(REDIS, CHECK, shown).warn_unless(moving.is_empty(), IS_MOVING)
+        }
+        Err(error) => Finding::unknown(REDIS, CHECK, error.to_string(), "Use a login that may CLUSTER NODES."),
+    }
 }
 
 async fn of_server(redis: &mut MultiplexedConnection) -> anyhow::Result<Vec<Finding>> {

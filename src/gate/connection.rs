@@ -23,11 +23,20 @@ const OF_SERVER: [&str; 10] = [
 /// How errors begin that a node of a Cluster answers for a slot that it does not serve, or that is being moved.
 const OF_SLOT: [&str; 4] = ["MOVED", "ASK", "TRYAGAIN", "EXECABORT"];
 
+/// What an error of this program says about a slot that is nowhere.
+pub(super) const NOT_SERVED: &str = "no node of the Redis Cluster serves this slot";
+
 /// Whether an error says that a server cannot be reached, does not answer, or refuses whatever it is asked; or that the
 /// slot of the key is not there. Any other may be of one key alone, such as a key of another type.
 pub(super) fn is_of_server(error: &RedisError) -> bool {
     let lost = error.is_io_error() || error.is_timeout() || error.is_connection_dropped();
     lost || error.code().is_some_and(|code| OF_SERVER.contains(&code) || OF_SLOT.contains(&code))
+}
+
+/// Whether an error concerns the campaigns of one slot of a Cluster: it is being moved, or no node serves it.
+pub(super) fn is_of_slot(error: &RedisError) -> bool {
+    let is_moved = error.code().is_some_and(|code| OF_SLOT.contains(&code));
+    is_moved || error.to_string().contains(NOT_SERVED)
 }
 
 /// Clones share the connections.

@@ -13,6 +13,7 @@ use redis::{
 };
 use tokio::time::sleep;
 
+use super::connection::NOT_SERVED;
 use super::slots::{Node, Slots};
 
 /// The first and the longest wait between two looks for the nodes of all slots.
@@ -77,7 +78,7 @@ impl Nodes {
         let owner = self.state().slots.owner(slot).cloned();
         owner.ok_or_else(|| {
             self.look();
-            (ErrorKind::Io, "no node of the Redis Cluster serves this slot", slot.to_string()).into()
+            (ErrorKind::Io, NOT_SERVED, slot.to_string()).into()
         })
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use redis::RedisError;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::redis::Seats;
-use super::slots::Node;
+use super::slots::{Node, SLOTS};
 
 /// What is known of Redis, at the latest attempt.
 #[derive(Debug, Default)]
@@ -18,6 +18,8 @@ pub(super) struct Reach {
     reachable: AtomicBool,
     /// Nodes of a Cluster that give no seats, each with the reason.
     away: Mutex<BTreeMap<String, String>>,
+    /// Slots of a Cluster that no node serves.
+    unserved: AtomicUsize,
 }
 
 impl Reach {
@@ -30,13 +32,17 @@ impl Reach {
         self.reachable.store(reachable, Ordering::Relaxed);
     }
 
-    /// The nodes of a Cluster that give no seats, one sentence each.
+    /// The nodes of a Cluster that give no seats, and the slots that none serves, one sentence each.
     pub(super) fn away(&self) -> Vec<String> {
         let away = self.away.lock().unwrap_or_else(PoisonError::into_inner);
         let sentence = |(node, why): (&String, &String)| {
             format!("Redis node {node}: no seats, so claims of its campaigns are refused ({why})")
         };
-        away.iter().map(sentence).collect()
+        let unserved = Some(self.unserved.load(Ordering::Relaxed)).filter(|slots| *slots > 0);
+        let unserved = unserved.map(|slots| {
+            format!("Redis Cluster: no node serves {slots} of {SLOTS} slots, so claims of their campaigns are refused")
+        });
+        away.iter().map(sentence).chain(unserved).collect()
     }
 
     /// Asks the nodes of a Cluster for as long as this is polled; sleeps if there is no Cluster.
@@ -47,6 +53,7 @@ impl Reach {
             ticks.tick().await;
             let Some(found) = seats.nodes().await else { return std::future::pending().await };
             self.found(found);
+            self.found_unserved(seats.unserved());
         }
     }
 
@@ -65,5 +72,14 @@ impl Reach {
             tracing::info!("Redis node {node} gives seats again, or others have its campaigns");
         }
         *away = now;
+    }
+
+    fn found_unserved(&self, slots: usize) {
+        let before = self.unserved.swap(slots, Ordering::Relaxed);
+        if slots > 0 && before != slots {
+            tracing::warn!("no node of the Redis Cluster serves {slots} of {SLOTS} slots: claims of their campaigns are refused");
+        } else if slots == 0 && before > 0 {
+            tracing::info!("every slot of the Redis Cluster is served again");
+        }
     }
 }

@@ -64,6 +64,14 @@ impl Seats {
         }
     }
 
+    /// Slots of a Cluster that no node serves.
+    pub(super) fn unserved(&self) -> usize {
+        match &self.0 {
+            Connection::One(_) => 0,
+            Connection::Cluster(cluster) => cluster.slots().unserved(),
+        }
+    }
+
     /// Whether an error says that no gate can be reached, or that none answers. In a Cluster no error of one node does.
     pub(super) fn is_of_all(&self, error: &RedisError) -> bool {
         matches!(self.0, Connection::One(_)) && is_of_server(error)

@@ -17,7 +17,7 @@ use tokio::time::{sleep, timeout};
 use super::batch::{Batch, Operation};
 use super::candidate::{Candidate, GateError};
 use super::client::Client;
-use super::connection::is_of_server;
+use super::connection::{is_of_server, is_of_slot};
 use super::reach::Reach;
 use super::redis::Seats;
 use super::seat::Seat;
@@ -256,10 +256,10 @@ impl<C: Candidate> GateWorker<C> {
         {
             return Err(error.clone());
         }
-        let mut own = failed.into_iter().filter(|(_, error)| !is_of_server(error)).peekable();
-        if own.peek().is_some() {
+        if failed.iter().any(|(_, error)| !is_of_server(error)) {
             seats.clone().probe().await?;
         }
+        let own = failed.into_iter().filter(|(_, error)| !is_of_server(error) || is_of_slot(error));
         for (campaign, error) in own {
             self.troubles.report(campaign, &error);
         }

@@ -219,3 +219,48 @@ async fn a_slot_that_moves_concerns_its_campaigns_alone() {
     fault.healed();
     scene.close(1).await;
 }
+
+/// Nobody goes on with a move, or a slot is taken from its node: its campaigns are refused, and operators are told.
+#[tokio::test]
+async fn a_slot_that_is_half_moved_or_nowhere_is_reported() {
+    let Scene { world, cluster, campaigns } = Scene::start().await;
+    let campaign = campaigns.iter().find(|(_, owner)| *owner == 0).unwrap().0;
+    assert_eq!(world.claim(campaign, "alice").await.status, 201);
+    let refused = async || {
+        let answer = world.claim(campaign, &ulid::Ulid::generate().to_string()).await;
+        (answer.status, answer.problem()) == (503, "gate-unavailable")
+    };
+    let slot = cluster.begin_to_move(campaign, 0, 1).await;
+    cluster.move_keys(&[World::gate(campaign, ":holders")], 0, 1).await;
+    wait_until("its claims are refused", SOON, refused).await;
+    let counted = async || {
+        let metrics = world.api().get("/metrics").await.text;
+        !metrics.contains("campaign_failures_total{step=\"gate\"} 0\n")
+    };
+    wait_until("its failures are counted", SOON, counted).await;
+    assert!(world.processes[0].log().contains("the gate of a campaign fails"));
+    let doctor = world.coupon(&["doctor"]).await.out;
+    for node in [0, 1] {
+        let moving = format!("{} slots being moved: {slot}", cluster.address(node));
+        assert!(doctor.contains(&moving), "{doctor}");
+    }
+    assert!(doctor.contains(&format!("{} slots being moved: none", cluster.address(2))), "{doctor}");
+
+    cluster.move_keys(&[World::gate(campaign, ":holders")], 1, 0).await;
+    for node in [0, 1] {
+        cluster.tell(node, &format!("CLUSTER SETSLOT {slot} STABLE")).await;
+    }
+    for node in 0..3 {
+        cluster.tell(node, &format!("CLUSTER DELSLOTS {slot}")).await;
+    }
+    wait_until("its claims are refused", SOON, refused).await;
+    let told = async || world.api().get("/readyz").await.body.to_string().contains("no node serves 1 of 16384 slots");
+    wait_until("readiness says so", SOON, told).await;
+    for node in 0..3 {
+        let owner: String = cluster.ask(0, "CLUSTER MYID").await;
+        cluster.tell(node, &format!("CLUSTER SETSLOT {slot} NODE {owner}")).await;
+    }
+    let served = async || world.claim(campaign, &ulid::Ulid::generate().to_string()).await.status == 201;
+    wait_until("its claims are served", SOON, served).await;
+    world.close().await;
+}

@@ -5,8 +5,8 @@ use std::time::Duration;
 use async_nats::jetstream::Message;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, PullConsumer, pull};
 use async_nats::jetstream::stream::Stream;
-use futures_util::TryStreamExt as _;
-use tokio::time::{Instant, sleep, timeout};
+use futures_util::StreamExt as _;
+use tokio::time::{Instant, sleep, timeout_at};
 
 use super::gaps::{detailed, held, signed};
 use crate::stream::StreamError;
@@ -18,6 +18,9 @@ const BATCH_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longer than a healthy replica lags behind its leader.
 const LAG_MAX: Duration = Duration::from_secs(5);
 const LAG_CHECK_INTERVAL: Duration = Duration::from_millis(250);
+/// How the client reports that nobody has answered. In a cluster a consumer that is new, or whose server has just gone,
+/// is not reached for a moment.
+const NO_RESPONDERS: &str = "from the stream: 503";
 /// If the consumer cannot be deleted, the server removes it after this time.
 const INACTIVE_MAX: Duration = Duration::from_secs(60);
 
@@ -49,7 +52,8 @@ impl Messages {
     }
 
     /// The next messages, with their sequences; empty when the stream holds no more up to sequence `until`. The
-    /// consumer may be on a replica that lags and deliver nothing though there is more: then it is asked again.
+    /// consumer may be on a replica that lags, or not be reached yet, and deliver nothing though there is more: then it is
+    /// asked again.
     pub(super) async fn next(&mut self, until: i64) -> Result<Vec<(i64, Message)>, StreamError> {
         let deadline = Instant::now() + LAG_MAX;
         loop {
@@ -72,11 +76,18 @@ impl Messages {
     async fn given(&mut self) -> Result<Vec<(i64, Message)>, StreamError> {
         let failed = |error: &dyn std::error::Error| StreamError::new(name(&self.stream), error);
         let asked = self.consumer.fetch().max_messages(BATCH_MESSAGES).messages().await;
-        let asked = asked.map_err(|error| failed(&error))?;
-        let batch: Vec<Message> = timeout(BATCH_TIMEOUT, asked.try_collect())
-            .await
-            .map_err(|error| failed(&error))?
-            .map_err(|error| failed(&*error))?;
+        let mut asked = asked.map_err(|error| failed(&error))?;
+        let mut batch: Vec<Message> = Vec::new();
+        let deadline = Instant::now() + BATCH_TIMEOUT;
+        while let Some(message) =
+            timeout_at(deadline, asked.next()).await.map_err(|error| failed(&error))?
+        {
+            match message {
+                Ok(message) => batch.push(message),
+                Err(error) if error.to_string().contains(NO_RESPONDERS) => break,
+                Err(error) => return Err(failed(&*error)),
+            }
+        }
         let mut numbered = Vec::with_capacity(batch.len());
         for message in batch {
             let info = message.info().map_err(|error| failed(&*error))?;

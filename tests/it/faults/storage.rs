@@ -221,6 +221,29 @@ async fn while_postgres_takes_no_writes_claims_are_refused_and_readiness_says_so
     .await;
 }
 
+/// A default of the database, which sessions take over when they begin: those that have it are replaced.
+#[tokio::test]
+async fn sessions_that_began_read_only_do_not_outlive_it() {
+    let world = World::with_processes(&[""]).await;
+    let change = async |word: &str| {
+        let mut operator = session(&world).await;
+        let set = format!("SET default_transaction_read_only = off; ALTER DATABASE coupon {word}");
+        sqlx::raw_sql(&set).execute(&mut operator).await.unwrap();
+    };
+    let creates = async |status: u16| {
+        let created = world.api().post("/v1/campaigns", &crate::support::draft(json!({}))).await;
+        assert!(created.status == 201 || is_refused(&created), "{created:?}");
+        created.status == status
+    };
+    change("SET default_transaction_read_only = on").await;
+    let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'coupon'";
+    sqlx::query(end).execute(&mut session(&world).await).await.unwrap();
+    wait_until("nothing is written", SOON, async || creates(503).await).await;
+    change("RESET ALL").await;
+    wait_until("campaigns are created", SOON, async || creates(201).await).await;
+    world.close().await;
+}
+
 /// A report that reads for an hour, and a migration that was left open: both hold back vacuum, and
 /// `pg_snapshot_xmin`.
 #[tokio::test]

@@ -105,7 +105,7 @@ impl RedisCluster {
         self.try_ask(node, command).await.unwrap_or_else(|error| panic!("{command}: {error}"))
     }
 
-    async fn tell(&self, node: usize, command: &str) {
+    pub(crate) async fn tell(&self, node: usize, command: &str) {
         self.ask::<Value>(node, command).await;
     }
 
@@ -140,28 +140,36 @@ impl RedisCluster {
 
     /// Moves the slot of a campaign to another primary, while it is used.
     pub(crate) async fn move_slot(&self, campaign: CampaignId, from: usize, to: usize) {
-        let slot = self.slot(campaign, from).await;
-        let (source, target): (String, String) =
-            (self.ask(from, "CLUSTER MYID").await, self.ask(to, "CLUSTER MYID").await);
-        self.tell(to, &format!("CLUSTER SETSLOT {slot} IMPORTING {source}")).await;
-        self.tell(from, &format!("CLUSTER SETSLOT {slot} MIGRATING {target}")).await;
+        let slot = self.begin_to_move(campaign, from, to).await;
         loop {
             let keys: Vec<String> = self.ask(from, &format!("CLUSTER GETKEYSINSLOT {slot} 100")).await;
             if keys.is_empty() {
                 break;
             }
-            let port = self.address(to).port();
-            let (client, mut migrate) = (
-                redis::Client::open(format!("redis://{}", self.address(from))).unwrap(),
-                redis::cmd("MIGRATE"),
-            );
-            migrate.arg("127.0.0.1").arg(port).arg("").arg(0).arg(5_000).arg("KEYS").arg(keys);
-            let mut connection = client.get_multiplexed_async_connection().await.unwrap();
-            migrate.query_async::<Value>(&mut connection).await.unwrap();
+            self.move_keys(&keys, from, to).await;
         }
+        let target: String = self.ask(to, "CLUSTER MYID").await;
         for node in [to, from] {
             self.tell(node, &format!("CLUSTER SETSLOT {slot} NODE {target}")).await;
         }
+    }
+
+    /// Begins to move the slot of a campaign, which is returned. No key is moved yet.
+    pub(crate) async fn begin_to_move(&self, campaign: CampaignId, from: usize, to: usize) -> u16 {
+        let slot = self.slot(campaign, from).await;
+        let (source, target): (String, String) =
+            (self.ask(from, "CLUSTER MYID").await, self.ask(to, "CLUSTER MYID").await);
+        self.tell(to, &format!("CLUSTER SETSLOT {slot} IMPORTING {source}")).await;
+        self.tell(from, &format!("CLUSTER SETSLOT {slot} MIGRATING {target}")).await;
+        slot
+    }
+
+    pub(crate) async fn move_keys(&self, keys: &[String], from: usize, to: usize) {
+        let client = redis::Client::open(format!("redis://{}", self.address(from))).unwrap();
+        let mut migrate = redis::cmd("MIGRATE");
+        migrate.arg("127.0.0.1").arg(self.address(to).port()).arg("").arg(0).arg(5_000).arg("KEYS").arg(keys);
+        let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+        migrate.query_async::<Value>(&mut connection).await.unwrap();
     }
 }
 
