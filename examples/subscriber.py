@@ -3,6 +3,9 @@
     pip install nats-py
     NATS_URL=nats://127.0.0.1:4222 python subscriber.py COUPONS-0 loyalty loyalty.db
 
+NATS_URL, NATS_CA and NATS_CREDENTIALS are those of the service: several servers separated by commas, a PEM file of
+certificate authorities, and a file of credentials (which needs `pip install nats-py[nkeys]`).
+
 * One transaction holds the effects of a batch (here rows of a table) and the place of its last event. The batch is
   acknowledged after the commit. A kill before the commit undoes both, and a kill after it loses nothing.
 * The place of an event is its epoch and position, compared together: a restored database repeats positions. An
@@ -20,9 +23,12 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import sqlite3
+import ssl
 import sys
 import time
+import urllib.parse
 
 import nats
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
@@ -175,14 +181,41 @@ async def session(args, db, context):
             return
 
 
+def server_options():
+    """Servers of NATS, the login, and which certificate authorities to trust, from the environment."""
+    # A comma that no URL follows is part of a login.
+    urls = re.split(r"\s*,\s*(?=\w+://)", os.environ.get("NATS_URL", "nats://127.0.0.1:4222").strip())
+    parsed = [urllib.parse.urlsplit(url) for url in urls]
+    if any(url.scheme not in ("nats", "tls") or not url.hostname or "," in url.netloc.split("@")[-1] for url in parsed):
+        sys.exit("NATS_URL must be URLs that start with nats:// or tls://")
+    options = {"servers": urls}
+    for url in parsed:  # one login is used for all servers; a name without a password is a token
+        if url.username and url.password is None:
+            options["token"] = urllib.parse.unquote(url.username)
+        elif url.username:
+            options["user"] = urllib.parse.unquote(url.username)
+            options["password"] = urllib.parse.unquote(url.password)
+    if authorities := os.environ.get("NATS_CA"):
+        try:
+            options["tls"] = ssl.create_default_context(cafile=authorities)
+        except OSError as error:
+            sys.exit(f"NATS_CA names {authorities}, which cannot be read: {error}")
+    if credentials := os.environ.get("NATS_CREDENTIALS"):
+        options["user_credentials"] = credentials
+    return options
+
+
 async def subscribe(args, db):
+    servers = server_options()
+
     async def report(error):
         say("connection:", str(error) or repr(error))
 
     while True:
         # Reconnects whenever the connection is lost, without limit.
-        url = os.environ.get("NATS_URL", "nats://127.0.0.1:4222")
-        client = await nats.connect(url, max_reconnect_attempts=-1, error_cb=report)
+        client = await nats.connect(**servers, max_reconnect_attempts=-1, error_cb=report)
+        if "tls" in servers and not client._server_info.get("tls_required"):  # nats-py has spoken plain text then
+            sys.exit("the server of NATS does not require TLS, and NATS_CA is set")
         try:
             await session(args, db, client.jetstream())
             return await client.drain()

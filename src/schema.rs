@@ -1,6 +1,7 @@
 //! The schema: applied by `coupon migrate`, and checked by every other process at its start.
 
 use outbox_relay::deployment::{Deployment, DeploymentName};
+use outbox_relay::in_time::InTime as _;
 use outbox_relay::schema::{self, ApplyError, Function, Schema};
 use sqlx::PgConnection;
 
@@ -23,9 +24,18 @@ pub enum SchemaError {
     Dropped { dropped: String },
     #[error("the database has {fixed} shards since its first migration, SHARDS says {asked}")]
     Shards { fixed: i16, asked: i16 },
+    #[error(
+        "the database has no schema {search_path} that login {login} may use: create it with CREATE SCHEMA {search_path} \
+         AUTHORIZATION {login}, or correct the search_path in DATABASE_URL, and run `coupon migrate` again"
+    )]
+    NoSchema { search_path: String, login: String },
     #[error(transparent)]
     Deployment(#[from] DeploymentError),
 }
+
+/// The search path and the login, if nothing on the path can be used.
+const NO_SCHEMA: &str =
+    "SELECT current_setting('search_path'), quote_ident(current_user) WHERE current_schema() IS NULL";
 
 /// In the order in which they are applied.
 fn schemas() -> [Schema; 2] {
@@ -41,6 +51,11 @@ pub async fn migrate(
     shards: i16,
     name: DeploymentName,
 ) -> Result<(), SchemaError> {
+    if let Some((search_path, login)) =
+        sqlx::query_as(NO_SCHEMA).fetch_optional(&mut *connection).in_time().await?
+    {
+        return Err(SchemaError::NoSchema { search_path, login });
+    }
     deployment::may_migrate(connection, name).await?;
     for schema in schemas() {
         schema.apply(connection).await?;

@@ -1,6 +1,21 @@
--- Postgres: the rights of each role. The owner of the database, which is no superuser, runs `coupon migrate`; after
--- each migration a superuser runs `psql -v ON_ERROR_STOP=1 -f postgres.sql coupon`. Only the owner may update or
--- delete rows of the outbox. Replace the passwords.
+-- Postgres: the rights of each role, in the database that psql is connected to. The owner of the database, which is no
+-- superuser, runs `coupon migrate`; after each migration a superuser runs this file with
+--
+--     psql -f postgres.sql coupon
+--
+-- or, if the tables are in another schema than `public`, with `-v schema=shop` as well. It is one transaction: if a
+-- statement fails, nothing is changed, and psql ends with 3. Only the owner may update or delete rows of the outbox.
+-- Replace the passwords. Roles belong to the whole server: for a second deployment on it, replace `coupon_` as well.
+
+\set ON_ERROR_STOP on
+\if :{?schema}
+\else
+    \set schema public
+\endif
+
+BEGIN;
+-- Every name below without a schema is one of this schema.
+SET LOCAL search_path = :"schema";
 
 DO $$
 DECLARE
@@ -15,11 +30,11 @@ END
 $$;
 
 -- No rights by default: otherwise every role may call functions, and a temporary table could hide a real one.
-REVOKE ALL ON DATABASE coupon FROM PUBLIC;
-REVOKE ALL ON SCHEMA public FROM PUBLIC;
-REVOKE ALL ON ALL FUNCTIONS IN SCHEMA public FROM PUBLIC;
-GRANT CONNECT ON DATABASE coupon TO coupon_api, coupon_relay, coupon_projector, coupon_replay, coupon_reader;
-GRANT USAGE ON SCHEMA public TO coupon_api, coupon_relay, coupon_projector, coupon_replay, coupon_reader;
+REVOKE ALL ON DATABASE :"DBNAME" FROM PUBLIC;
+REVOKE ALL ON SCHEMA :"schema" FROM PUBLIC;
+REVOKE ALL ON ALL FUNCTIONS IN SCHEMA :"schema" FROM PUBLIC;
+GRANT CONNECT ON DATABASE :"DBNAME" TO coupon_api, coupon_relay, coupon_projector, coupon_replay, coupon_reader;
+GRANT USAGE ON SCHEMA :"schema" TO coupon_api, coupon_relay, coupon_projector, coupon_replay, coupon_reader;
 
 -- At its start, every process checks that the schema is the one that it knows.
 GRANT SELECT ON _sqlx_migrations, schema_functions, deployment
@@ -34,24 +49,24 @@ GRANT EXECUTE ON FUNCTION outbox_head, projection_position TO coupon_api;
 -- The API: campaigns and their states; coupons and events only through the functions, which run as the owner.
 GRANT SELECT, INSERT, UPDATE (state, version, closed_at) ON campaigns TO coupon_api;
 GRANT SELECT ON coupons, wallet TO coupon_api;
-ALTER FUNCTION issue_batch SECURITY DEFINER SET search_path = public, pg_temp;
-ALTER FUNCTION outbox_append SECURITY DEFINER SET search_path = public, pg_temp;
+ALTER FUNCTION issue_batch SECURITY DEFINER SET search_path = :"schema", pg_temp;
+ALTER FUNCTION outbox_append SECURITY DEFINER SET search_path = :"schema", pg_temp;
 GRANT EXECUTE ON FUNCTION issue_batch, outbox_append TO coupon_api;
 
 -- Reads one partition by its name; no role has a right on partitions.
-ALTER FUNCTION outbox_head SECURITY DEFINER SET search_path = public, pg_temp;
+ALTER FUNCTION outbox_head SECURITY DEFINER SET search_path = :"schema", pg_temp;
 
 -- The relay: reads the outbox, and stores the largest message that the NATS server accepts. It drops partitions past
 -- retention only through the function, which runs as the owner. Its advisory lock needs no right.
 GRANT SELECT ON outbox, outbox_epochs, outbox_limits, projection_positions TO coupon_relay;
 GRANT UPDATE (max_payload) ON outbox_limits TO coupon_relay;
 GRANT INSERT, UPDATE, DELETE ON outbox_halts TO coupon_relay; -- why it has stopped
-ALTER FUNCTION outbox_drop_partition SECURITY DEFINER SET search_path = public, pg_temp;
+ALTER FUNCTION outbox_drop_partition SECURITY DEFINER SET search_path = :"schema", pg_temp;
 GRANT EXECUTE ON FUNCTION outbox_head, projection_position, outbox_drop_partition TO coupon_relay;
 
 -- The projector: inserts into its tables, parks events that it cannot apply, removes old positions, and reads from the
 -- outbox what the stream has lost. The continuous audit runs in the same process, and reads everything.
-GRANT SELECT ON ALL TABLES IN SCHEMA public TO coupon_projector;
+GRANT SELECT ON ALL TABLES IN SCHEMA :"schema" TO coupon_projector;
 GRANT INSERT ON wallet, settlement_entries, parked_events, projection_positions TO coupon_projector;
 GRANT DELETE ON projection_positions TO coupon_projector;
 -- A projection that appends events of its own would need EXECUTE on outbox_append as well; none does.
@@ -63,5 +78,7 @@ GRANT INSERT, UPDATE (state, ended_at) ON outbox_replays TO coupon_replay;
 GRANT EXECUTE ON FUNCTION outbox_head TO coupon_replay;
 
 -- Audit and reports: read everything, change nothing.
-GRANT SELECT ON ALL TABLES IN SCHEMA public TO coupon_reader;
+GRANT SELECT ON ALL TABLES IN SCHEMA :"schema" TO coupon_reader;
 GRANT EXECUTE ON FUNCTION outbox_head, projection_position TO coupon_reader;
+
+COMMIT;

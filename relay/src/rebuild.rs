@@ -49,6 +49,11 @@ pub enum RebuildError {
          which a rebuild does not do: redrive or drop them first"
     )]
     Parked { projection: &'static str, count: i64 },
+    #[error(
+        "a rebuild creates a schema for the new tables, which login {login} may not do in database {database}: \
+         let its owner run GRANT CREATE ON DATABASE {database} TO {login}, and rebuild again"
+    )]
+    MayNotCreate { login: String, database: String },
     #[error(transparent)]
     Apply(#[from] ProjectorError),
     #[error(transparent)]
@@ -92,6 +97,9 @@ impl Rebuild<'_> {
         let (mut home, free) = leadership::try_take(&database, &schema, 0, leadership::GRACE).await?;
         if !free {
             return Err(RebuildError::AtWork(name));
+        }
+        if let Some((login, database)) = tables::refused_schemas(&mut home).await? {
+            return Err(RebuildError::MayNotCreate { login, database });
         }
         tables::create(&mut home, &schema, self.projection[0].tables()).await?;
         failpoint::reached("rebuild.made_tables").await;

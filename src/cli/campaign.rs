@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::ended::Ended;
 use super::print;
 use crate::client::Client;
-use crate::config::{ADMIN_TOKEN, ConfigError, HTTP_ADDR, Secret};
+use crate::config::{HTTP_ADDR, client_token};
 use crate::ids::CampaignId;
 
 #[derive(Debug, Args)]
@@ -43,10 +43,11 @@ pub(super) async fn run(
 ) -> anyhow::Result<Ended> {
     let address = || HTTP_ADDR.value(&variable).unwrap_or_default();
     let url = url.unwrap_or_else(|| format!("http://{}", address()));
-    let Some(token) = ADMIN_TOKEN.value(&variable) else {
-        return Ok(Ended::Misconfigured(ConfigError::new("ADMIN_TOKEN is needed")));
+    let token = match client_token(&variable) {
+        Ok(token) => token,
+        Err(error) => return Ok(Ended::Misconfigured(error)),
     };
-    let client = Client::new(&url, Secret::from(token));
+    let client = Client::new(&url, token);
     let answer = match action {
         CampaignAction::Create { json } => client.post("/v1/campaigns", Some(&json)).await?,
         CampaignAction::List => client.get("/v1/campaigns").await?,

@@ -10,8 +10,11 @@ use crate::config::ConfigError;
 /// The exit codes, and when `coupon` ends with each.
 pub(super) const CODES: [(u8, &str); 6] = [
     (0, "done; audit, rebuild and demo: balanced; doctor: nothing is bad"),
-    (1, "failed; audit, rebuild and demo: not balanced; doctor: something is bad"),
-    (2, "wrong usage or configuration; audit and doctor: could not tell"),
+    (
+        1,
+        "failed, also if SHARDS or DEPLOYMENT does not fit the database; audit, rebuild and demo: not balanced; doctor: something is bad",
+    ),
+    (2, "wrong usage or configuration, found before anything connects; audit and doctor: could not tell"),
     (3, "replay: stopped or cancelled"),
     (4, "replay: another replay is running"),
     (5, "replay: no event matches"),

@@ -12,7 +12,7 @@
 //! | 4 | | | | another replay is running | |
 //! | 5 | | | | no event matches | |
 //!
-//! Wrong usage and a wrong configuration are 2 for every command.
+//! Wrong usage and a wrong configuration, found before anything connects, are 2 for every command.
 
 mod audit;
 mod campaign;
@@ -35,7 +35,7 @@ use clap::{Parser, Subcommand};
 
 use self::ended::CODES;
 pub use self::ended::Ended;
-use crate::config::{Config, VARIABLES};
+use crate::config::{Config, ConfigError, VARIABLES, client_token};
 
 /// Limited coupons, first come, first served.
 #[derive(Debug, Parser)]
@@ -91,7 +91,7 @@ impl Cli {
     pub async fn run(self) -> Ended {
         let _logs = match logs::start(self.command.log_level(), variable) {
             Ok(logs) => logs,
-            Err(error) => return Ended::Misconfigured(error),
+            Err(error) => return Ended::Misconfigured(error.and(self.command.other_problems())),
         };
         self.command.run().await.unwrap_or_else(Ended::Failed)
     }
@@ -105,6 +105,15 @@ impl Command {
             // Servers that start and end give cause for warnings that tell a user of the demo nothing.
             Self::Demo(_) => "error",
             _ => "warn",
+        }
+    }
+
+    /// What is wrong with the variables that it reads, apart from `RUST_LOG`.
+    fn other_problems(&self) -> Option<ConfigError> {
+        match self {
+            Self::Demo(_) => None, // it starts servers of its own
+            Self::Campaign(_) => client_token(variable).err(),
+            _ => Config::read(variable).err(),
         }
     }
 

@@ -2,6 +2,7 @@
 
 use anyhow::Context as _;
 use clap::Args;
+use clap::builder::PossibleValuesParser;
 use outbox_relay::rebuild::{Progress, Rebuild};
 
 use super::ended::Ended;
@@ -14,7 +15,8 @@ use crate::projections;
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// wallet or settlement.
+    /// The projection to rebuild.
+    #[arg(value_parser = PossibleValuesParser::new(projections::names()))]
     projection: String,
     /// Print the balance sheet alone, as one line of JSON.
     #[arg(long)]

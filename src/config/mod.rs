@@ -83,7 +83,7 @@ pub struct Config {
     pub shards: i16,
     /// The deployment that the database must belong to; fixed by the first migration.
     pub deployment: DeploymentName,
-    /// Copies of each stream: 1, or 3 or 5 in a cluster.
+    /// Copies of each new stream except that of replays, which has one: 1, or 3 or 5 in a cluster.
     pub replicas: usize,
     /// The largest number of claims in one transaction.
     pub batch_rows: usize,
@@ -100,6 +100,22 @@ impl ConfigError {
     /// One problem, which names its variable.
     pub(crate) fn new(problem: impl Into<String>) -> Self {
         Self(vec![problem.into()])
+    }
+
+    /// These problems, then those of `other`.
+    pub(crate) fn and(mut self, other: Option<Self>) -> Self {
+        self.0.extend(other.into_iter().flat_map(|other| other.0));
+        self
+    }
+}
+
+/// The token of a client of the API, which needs no other variable.
+pub(crate) fn client_token(lookup: impl Fn(&str) -> Option<String>) -> Result<Secret, ConfigError> {
+    let mut reader = Reader { lookup, problems: Vec::new() };
+    match reader.token(ADMIN_TOKEN) {
+        Some(Some(token)) => Ok(token),
+        Some(None) => Err(ConfigError::new("ADMIN_TOKEN is needed")),
+        None => Err(ConfigError(reader.problems)),
     }
 }
 
@@ -195,6 +211,13 @@ mod tests {
             variables,
             ["DATABASE_URL", "REDIS_URL", "NATS_URL", "SHARDS", "NATS_REPLICAS", "HTTP_ADDR", "ADMIN_TOKEN"]
         );
+    }
+
+    #[test]
+    fn a_number_says_what_it_may_be() {
+        let wrong = read(&[&SERVERS[..], &[("SHARDS", "65"), ("NATS_REPLICAS", "2")]].concat());
+        let Err(ConfigError(problems)) = wrong else { panic!("accepted") };
+        assert_eq!(problems, ["SHARDS must be a number, 1 to 64", "NATS_REPLICAS must be 1, 3 or 5"]);
     }
 
     #[test]

@@ -60,9 +60,17 @@ impl<L: Fn(&str) -> Option<String>> Reader<L> {
         let text = variable.value(&self.lookup).unwrap_or_default();
         let number = text.parse().ok().filter(|number| allowed.iter().any(|range| range.contains(number)));
         let parsed = number.ok_or_else(|| {
-            let ranges: Vec<_> =
-                allowed.iter().map(|range| format!("{} to {}", range.start(), range.end())).collect();
-            format!("must be a number, {}", ranges.join(" or "))
+            let text = |range: &RangeInclusive<T>| match (range.start(), range.end()) {
+                (one, same) if one == same => one.to_string(),
+                (first, last) => format!("a number, {first} to {last}"),
+            };
+            let mut texts: Vec<_> = allowed.iter().map(text).collect();
+            let last = texts.pop().unwrap_or_default();
+            if texts.is_empty() {
+                format!("must be {last}")
+            } else {
+                format!("must be {} or {last}", texts.join(", "))
+            }
         });
         self.noted(variable, parsed)
     }

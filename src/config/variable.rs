@@ -80,7 +80,7 @@ pub const DEPLOYMENT: Variable = Variable {
 pub const NATS_REPLICAS: Variable = Variable {
     name: "NATS_REPLICAS",
     default: Some("1"),
-    about: "copies of each stream: 1, or 3 or 5 in a cluster of NATS",
+    about: "copies of each new stream except that of replays, which has one: 1, or 3 or 5 in a cluster of NATS",
 };
 pub const BATCH_ROWS: Variable = Variable {
     name: "BATCH_ROWS",

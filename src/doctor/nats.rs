@@ -2,7 +2,7 @@
 
 use anyhow::Context as _;
 use async_nats::jetstream::stream::{Config as Stream, DiscardPolicy, Info, RetentionPolicy, StorageType};
-use async_nats::jetstream::{self, context::RequestErrorKind};
+use async_nats::jetstream::{self, ErrorCode, context::RequestErrorKind};
 use outbox_relay::{Shard, stream};
 use serde::Deserialize;
 use serde_json::json;
@@ -34,6 +34,8 @@ struct Limits {
 
 #[derive(Deserialize)]
 struct Refusal {
+    #[serde(default)]
+    err_code: ErrorCode,
     description: String,
 }
 
@@ -43,18 +45,13 @@ pub(super) async fn examine(config: &Config) -> anyhow::Result<Vec<Finding>> {
     match jetstream::new(nats.clone()).request("INFO", &json!({})).await {
         Ok(Account { storage: used, limits, error: None }) => findings.push(storage(used, &limits)),
         Err(error) if error.kind() != RequestErrorKind::NoResponders => {
-            let advice = "Use a login that may publish to $JS.API.INFO and $JS.API.STREAM.INFO.>.";
+            let advice = "In a cluster, check that more than half of the servers run. Use a login that may publish to \
+                          $JS.API.INFO and $JS.API.STREAM.INFO.>.";
             findings.push(Finding::unknown(NATS, "JetStream", error.to_string(), advice));
             return Ok(findings);
         }
         missing => {
-            let error = missing.ok().and_then(|account| account.error);
-            let found = error.map_or_else(|| "not there".to_owned(), |error| error.description);
-            findings.push(Finding::of(NATS, "JetStream", found).bad_unless(
-                false,
-                "Nothing is published, and the outbox keeps every event. Enable JetStream in nats-server.conf \
-                 (`jetstream {}`) and for the account of this login.",
-            ));
+            findings.push(unavailable(missing.ok().and_then(|account| account.error)));
             return Ok(findings);
         }
     }
@@ -69,6 +66,20 @@ pub(super) async fn examine(config: &Config) -> anyhow::Result<Vec<Finding>> {
         }
     }
     Ok(findings)
+}
+
+/// `JetStream` serves nothing: the server refuses with a reason, or has no `JetStream` that could.
+fn unavailable(refusal: Option<Refusal>) -> Finding {
+    let remedy = match &refusal {
+        Some(Refusal { err_code, .. }) if *err_code == ErrorCode::CLUSTER_NOT_AVAILABLE => {
+            "The cluster has no leader, because no more than half of its servers can reach each other. Start the servers \
+             that are away, and check the routes between them."
+        }
+        _ => "Enable JetStream in nats-server.conf (`jetstream {}`) and for the account of this login.",
+    };
+    let found = refusal.map_or_else(|| "not there".to_owned(), |refusal| refusal.description);
+    let advice = format!("Nothing is published, and the outbox keeps every event. {remedy}");
+    Finding::of(NATS, "JetStream", found).bad_unless(false, advice)
 }
 
 fn version(version: &str, replicas: usize) -> Finding {

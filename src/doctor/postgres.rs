@@ -21,6 +21,8 @@ const CONNECTIONS_OF_SHARD: u32 = 6;
 /// Transactions that a finding names: enough to begin with.
 const NAMED_MAX: i64 = 5;
 
+/// Of the session of another login, `pg_stat_activity` hides the type from a login without `pg_read_all_stats`, and shows
+/// login and database, which processes of the server itself lack: a hidden session with both counts as a connection.
 const SETTINGS: &str = "SELECT current_setting('server_version_num')::integer AS version_number, \
     current_setting('server_version') AS version, pg_is_in_recovery() AS standby, \
     current_setting('transaction_read_only')::boolean AS read_only, current_setting('fsync') AS fsync, \
@@ -30,7 +32,8 @@ const SETTINGS: &str = "SELECT current_setting('server_version_num')::integer AS
     EXISTS (SELECT FROM pg_stat_replication WHERE sync_state IN ('sync', 'quorum')) AS standby_is_there, current_setting('autovacuum') AS autovacuum, \
     current_setting('min_wal_size') AS min_wal_size, current_setting('max_wal_size') AS max_wal_size, \
     pg_size_bytes(current_setting('min_wal_size')) >= pg_size_bytes(current_setting('max_wal_size')) AS wal_is_kept, \
-    (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend') AS connected, \
+    (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' \
+        OR (backend_type IS NULL AND usesysid IS NOT NULL AND datid IS NOT NULL)) AS connected, \
     (current_setting('max_connections')::integer - current_setting('superuser_reserved_connections')::integer)::bigint \
         AS connections_max";
 

@@ -56,9 +56,12 @@ async fn a_campaign_command_without_an_api_says_where_it_looked() {
 #[tokio::test]
 async fn wrong_usage_and_configuration_end_with_2_and_say_why() {
     let token = [("ADMIN_TOKEN", TOKEN.to_owned())];
+    let short = [("ADMIN_TOKEN", "hunter2".to_owned())];
     for (arguments, environment, why) in [
         (&["campaign", "list"][..], &[][..], "ADMIN_TOKEN is needed"),
+        (&["campaign", "list"], &short, "ADMIN_TOKEN must be at least 16"),
         (&["campaign", "create", "{"], &token, "EOF while parsing"),
+        (&["rebuild", "wallets"], &[], "[possible values: wallet, settlement]"),
     ] {
         let finished = coupon(arguments, environment).await;
         assert_eq!((finished.code, finished.out.as_str()), (Some(2), ""), "{finished:?}");

@@ -2,6 +2,7 @@
 
 use async_nats::jetstream::{self, stream};
 use coupon_dispatcher::event::OUTLET;
+use futures_util::future::try_join_all;
 use outbox_relay::Shard;
 use serde_json::{Value, json};
 use sqlx::{Connection as _, PgConnection};
@@ -141,6 +142,29 @@ async fn a_postgres_that_would_lose_coupons_is_named() {
     let (code, said) = examined(&world).await;
     assert_eq!((code, health(&said, "postgres", "schema")), (Some(1), "bad"), "{said}");
     tell_postgres(&world, &["ALTER TABLE elsewhere RENAME TO _sqlx_migrations"]).await;
+    world.close().await;
+}
+
+/// A login without `pg_read_all_stats` does not see what the sessions of others are.
+#[tokio::test]
+async fn connections_of_other_logins_count() {
+    let world = World::bare(1).await;
+    world.migrate().await;
+    let plain = "CREATE ROLE plain LOGIN; GRANT SELECT ON ALL TABLES IN SCHEMA public TO plain";
+    tell_postgres(&world, &[plain]).await;
+    let url = world.servers.database_url();
+    let as_plain = [("DATABASE_URL", url.replace("coupon@", "plain@"))];
+    let connections = async || {
+        let finished = world.coupon_with(&["doctor", "--json"], &as_plain).await;
+        let said: Value = serde_json::from_str(&finished.out).unwrap();
+        assert_eq!(health(&said, "postgres", "long transactions"), "unknown", "{said}");
+        health(&said, "postgres", "connections").to_owned()
+    };
+    let few = try_join_all((0..2).map(|_| PgConnection::connect(&url))).await.unwrap();
+    assert_eq!(connections().await, "ok");
+    let many = try_join_all((0..84).map(|_| PgConnection::connect(&url))).await.unwrap();
+    assert_eq!(connections().await, "warn");
+    drop((few, many));
     world.close().await;
 }
 

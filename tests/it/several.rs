@@ -2,9 +2,11 @@
 
 use std::net::TcpListener;
 
+use outbox_relay::Shard;
 use serde_json::json;
 
-use crate::support::{Nats, SOON, World, wait_until};
+use crate::support::subscriber::{coupons, issued, subscriber, until};
+use crate::support::{Nats, Process, SOON, World, newest_nats_server, wait_until};
 
 /// A port where nobody listens.
 fn deserted() -> u16 {
@@ -52,6 +54,62 @@ async fn events_are_published_though_one_of_three_servers_is_killed() {
     world.assert_published().await;
     world.servers.nats.kill().await;
     assert_eq!(world.claim(campaign, "bob").await.status, 201);
+    world.close().await;
+}
+
+/// The one that is left has `JetStream`, which serves nothing without a majority.
+#[tokio::test]
+async fn the_doctor_tells_a_cluster_without_a_majority_from_a_server_without_jetstream() {
+    let mut world = World::on(Nats::NewestCluster, &[]).await;
+    world.processes.iter_mut().for_each(Process::kill);
+    let jetstream = async |world: &World, url: &str| {
+        let doctor = world.coupon_with(&["doctor"], &[("NATS_URL", url.to_owned())]).await;
+        let line = doctor.out.lines().find(|line| line.contains("nats     JetStream: "));
+        line.unwrap_or_default().to_owned()
+    };
+    wait_until("the doctor says what is missing", SOON, async || {
+        let line = jetstream(&world, &world.servers.nats_url()).await;
+        assert!(!line.contains("Enable JetStream"), "{line}");
+        line.starts_with("bad ") && line.contains("Start the servers that are away")
+    })
+    .await;
+    world.processes.iter_mut().for_each(Process::launch);
+
+    let (port, program) = (deserted().to_string(), newest_nats_server());
+    let command = [program.to_str().unwrap(), "-a", "127.0.0.1", "-p", &port];
+    let mut without = world.program("nats-without-jetstream", &command);
+    without.launch();
+    wait_until("NATS is ready", SOON, async || without.log().contains("Server is ready")).await;
+    let line = jetstream(&world, &format!("nats://127.0.0.1:{port}")).await;
+    assert!(line.starts_with("bad ") && line.contains("Enable JetStream"), "{line}");
+    world.close().await;
+}
+
+/// As the service reads the variable: one that is away is passed over, and one login is used for all.
+#[tokio::test]
+async fn the_example_of_a_subscriber_takes_several_servers() {
+    let world = World::with_processes(&[""]).await;
+    let campaign = world.open_campaign(json!({})).await;
+    assert_eq!(world.claim(campaign, "alice").await.status, 201);
+    world.balanced().await;
+    let head = world.outbox(Shard(0)).await.len() as i64;
+    let database = world.folder().join("loyalty.db");
+    let mut reader = subscriber(&world, &["COUPONS-0", "loyalty", database.to_str().unwrap()]);
+    let servers = format!("nats://us%2Cer:p,w@127.0.0.1:{}, {}", deserted(), world.servers.nats_url());
+    reader.set("NATS_URL", &servers);
+    until(&mut reader, head).await;
+    assert_eq!(coupons(&database).await, issued(&world).await);
+    for urls in ["nats://one,two", "one", "nats://one,http://two"] {
+        let mut refused = subscriber(&world, &["COUPONS-0", "loyalty", database.to_str().unwrap()]);
+        refused.set("NATS_URL", urls);
+        refused.launch();
+        assert_eq!(refused.ended().await.code(), Some(1), "{}", refused.log());
+        assert!(
+            refused.log().ends_with("NATS_URL must be URLs that start with nats:// or tls://\n"),
+            "{}",
+            refused.log()
+        );
+    }
     world.close().await;
 }
 

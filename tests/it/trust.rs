@@ -9,9 +9,11 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use coupon_dispatcher::servers::Setup;
 use nkeys::KeyPair as NatsKey;
+use outbox_relay::Shard;
 use rcgen::{CertificateParams, CertifiedIssuer, KeyPair};
 use serde_json::{Value, json};
 
+use crate::support::subscriber::{coupons, issued, subscriber, until};
 use crate::support::{SOON, World, newest_nats_server, wait_until};
 use crate::tls::authority;
 
@@ -96,6 +98,57 @@ async fn a_private_authority_is_trusted_for_all_three_servers() {
     assert!(sessions > 0 && sessions == over_tls, "{over_tls} of {sessions}");
     let doctor = world.coupon(&["doctor"]).await;
     assert!(!doctor.out.contains("answers: "), "{doctor:?}");
+    world.close().await;
+}
+
+/// It reads the variables of the service, and as the service it speaks to no server in plain text.
+#[tokio::test]
+async fn the_example_of_a_subscriber_trusts_a_private_authority() {
+    let mut world = World::bare(1).await;
+    let (ours, folder) = (authority("ours"), world.folder().to_owned());
+    let dir = folder.join("nats-with-tls");
+    fs::create_dir(&dir).unwrap();
+    let [file, key] = certificate(&ours, &folder, &dir);
+    let (program, port) = (newest_nats_server(), free_port().to_string());
+    let [program, dir] = [&program, &dir].map(|path| path.to_str().unwrap());
+    let own = [program, "-a", "127.0.0.1", "-p", &port, "-js", "-sd", dir];
+    let tls = ["--tls", "--tlscert", &file, "--tlskey", &key];
+    let mut nats = world.program("nats-with-tls", &[&own[..], &tls].concat());
+    nats.launch();
+    wait_until("NATS is ready", SOON, async || nats.log().contains("Server is ready")).await;
+    let plain = world.servers.nats_url();
+    let url = format!("nats://127.0.0.1:{port}");
+    let ca = written(&folder.join("ca.pem"), &ours.pem());
+    world.set("NATS_URL", &*url);
+    world.set("NATS_CA", &*ca);
+    world.migrate().await;
+    world.add_process("").await;
+    let campaign = world.open_campaign(json!({})).await;
+    assert_eq!(world.claim(campaign, "alice").await.status, 201);
+    world.balanced().await;
+    let head = world.outbox(Shard(0)).await.len() as i64;
+
+    let database = folder.join("loyalty.db");
+    let reader = |url: &str, ca: &str| {
+        let mut reader = subscriber(&world, &["COUPONS-0", "loyalty", database.to_str().unwrap()]);
+        reader.set("NATS_URL", url);
+        reader.set("NATS_CA", ca);
+        reader
+    };
+    until(&mut reader(&url, &ca), head).await;
+    assert_eq!(coupons(&database).await, issued(&world).await);
+    let other = written(&folder.join("other.pem"), &authority("theirs").pem());
+    let missing = folder.join("missing.pem").to_str().unwrap().to_owned();
+    for (url, ca, words) in [
+        (&url, &other, "CERTIFICATE_VERIFY_FAILED".to_owned()),
+        (&plain, &ca, "does not require TLS, and NATS_CA is set".to_owned()),
+        (&url, &missing, format!("NATS_CA names {missing}, which cannot be read")),
+    ] {
+        let mut reader = reader(url, ca);
+        reader.launch();
+        wait_until("it says what is wrong", SOON, async || reader.log().contains(&words)).await;
+        assert_eq!(reader.log().matches("starting after").count(), 1, "that of the first: {}", reader.log());
+    }
     world.close().await;
 }
 

@@ -5,6 +5,15 @@ use sqlx::PgConnection;
 use crate::in_time::InTime as _;
 use crate::sqlstate::is_lock_timeout;
 
+/// Login and database, each quoted, if this login may not create a schema in it.
+pub(super) async fn refused_schemas(
+    home: &mut PgConnection,
+) -> Result<Option<(String, String)>, sqlx::Error> {
+    let refused = "SELECT quote_ident(current_user), quote_ident(current_database()) \
+                   WHERE NOT has_database_privilege(current_database(), 'CREATE')";
+    sqlx::query_as(refused).fetch_optional(home).in_time().await
+}
+
 /// Creates empty copies of these tables, and of the tables of positions and parked events, in schema `schema`.
 pub(super) async fn create(
     home: &mut PgConnection,

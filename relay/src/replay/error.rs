@@ -20,12 +20,19 @@ pub enum ReplayError {
     Unknown { run: RunId },
     #[error("there is already a run {run}, {state}: choose another name, or resume it")]
     Exists { run: RunId, state: RunState },
-    #[error("run {run} has ended, {state}: there is nothing to resume")]
+    #[error("{}", ended(run, *state))]
     Ended { run: RunId, state: RunState },
     #[error("positions {from} to {to} of shard {shard} are gone from the outbox since the run began")]
     Gone { shard: Shard, from: i64, to: i64 },
     #[error("run {run} is older than what stream {stream} keeps: how far it got is unknown")]
     Expired { run: RunId, stream: String },
+}
+
+fn ended(run: &RunId, state: RunState) -> String {
+    match state {
+        RunState::Cancelled => format!("run {run} was cancelled, which is final: start a new run instead"),
+        RunState::Done | RunState::Running => format!("run {run} is done: there is nothing to resume"),
+    }
 }
 
 fn named(run: Option<&RunId>) -> String {

@@ -102,6 +102,49 @@ fn environment_value(environment: &[(&'static str, String)], name: &str) -> Stri
     environment.iter().rfind(|(known, _)| *known == name).unwrap().1.clone()
 }
 
+/// With a login that owns its schema, and nothing else. Each refusal says what to do, and that is enough.
+#[tokio::test]
+async fn a_second_team_is_told_what_its_login_needs() {
+    let world = World::bare(1).await;
+    world.migrate().await;
+    for team in ["red", "blue"] {
+        world.execute(&format!("CREATE ROLE {team} LOGIN")).await;
+    }
+    let environment = |team: &'static str| {
+        let mut environment = world.in_schema(team, team);
+        let database = environment_value(&environment, "DATABASE_URL");
+        environment.push(("DATABASE_URL", database.replace("coupon@", &format!("{team}@"))));
+        environment
+    };
+    let (red, blue) = (environment("red"), environment("blue"));
+    let create = "CREATE SCHEMA red AUTHORIZATION red";
+    said(&coupon(&["migrate"], &red).await, 1, &["no schema red", create, "`coupon migrate` again"]);
+    world.execute(create).await;
+    said(&coupon(&["migrate"], &red).await, 1, &["grant this login USAGE on schema public"]);
+    world.execute("GRANT SELECT ON deployment TO red, blue").await; // USAGE on public is everybody's
+    said(&coupon(&["migrate"], &red).await, 0, &[]);
+
+    // From then on each is refused until it may read the name of the other.
+    world.execute("CREATE SCHEMA blue AUTHORIZATION blue").await;
+    let of_schema =
+        |team: &str| format!("grant this login USAGE on schema {team}, and SELECT on its table deployment");
+    said(&coupon(&["migrate"], &blue).await, 1, &[&of_schema("red")]);
+    world.execute("GRANT USAGE ON SCHEMA red TO blue").await;
+    world.execute("GRANT SELECT ON red.deployment TO blue").await;
+    said(&coupon(&["migrate"], &blue).await, 0, &[]);
+    said(&coupon(&["migrate"], &red).await, 1, &[&of_schema("blue")]);
+    world.execute("GRANT USAGE ON SCHEMA blue TO red").await;
+    world.execute("GRANT SELECT ON blue.deployment TO red").await;
+    said(&coupon(&["migrate"], &red).await, 0, &[]);
+
+    let grant = "GRANT CREATE ON DATABASE coupon TO red";
+    said(&coupon(&["rebuild", "wallet"], &red).await, 1, &[grant]);
+    world.execute(grant).await;
+    let rebuilt = coupon(&["rebuild", "wallet"], &red).await;
+    assert!(rebuilt.out.contains("rebuilt wallet from 0 events"), "{rebuilt:?}");
+    world.close().await;
+}
+
 /// A copy of the database of another deployment, also of one that is older than names, is refused until it has a name
 /// and an id of its own.
 #[tokio::test]

@@ -1,12 +1,16 @@
 //! On one NATS, with a database each.
 
+use std::collections::HashMap;
+
 use async_nats::jetstream::{self, stream::Config as StreamConfig};
 use coupon_dispatcher::event::OUTLET;
+use coupon_dispatcher::servers::Setup;
+use futures_util::TryStreamExt as _;
 use outbox_relay::stream;
 use serde_json::json;
 
 use super::{BLUE, SHARD, STREAM, everything, said};
-use crate::support::{Nats, SOON, World, owns, wait_for, wait_until};
+use crate::support::{Nats, Process, SOON, World, newest_nats_server, owns, wait_for, wait_until};
 
 /// A process of the other deployment, on the NATS of the first.
 async fn starts_on_nats_of(one: &World, other: &mut World) {
@@ -22,6 +26,46 @@ async fn gets_its_own_nats(other: &mut World) {
     let own = other.servers.nats_url();
     other.processes[0].set("NATS_URL", &own);
     other.processes[0].start().await;
+}
+
+/// In the steps of `docs/how-to/deploy.md`.
+#[tokio::test]
+async fn a_deployment_can_be_renamed() {
+    let mut world = World::bare(1).await;
+    let newest = Setup { program: Some(newest_nats_server()), ..Setup::default() };
+    world.servers.nats.restart_with(newest).await.unwrap();
+    world.deployment = BLUE;
+    world.migrate().await;
+    world.add_process("").await;
+    let campaign = world.open_campaign(json!({})).await;
+    assert_eq!(world.claim(campaign, "alice").await.status, 201);
+    world.balanced().await;
+    world.processes.iter_mut().for_each(Process::kill);
+    world.processes.clear();
+
+    world.execute("UPDATE deployment SET name = 'green'").await;
+    world.deployment = "green";
+    said(&world.coupon(&["migrate"]).await, 0, &[]);
+    let (_, id) = world.owner().await;
+    let context = jetstream::new(world.nats().await);
+    let named = ["deployment", "deployment-id"].map(str::to_owned).into_iter();
+    let metadata: HashMap<_, _> = named.zip(["green".to_owned(), id]).collect();
+    let streams: Vec<_> = context.streams().try_collect().await.unwrap();
+    for info in streams {
+        context.update_stream(StreamConfig { metadata: metadata.clone(), ..info.config }).await.unwrap();
+    }
+    world.add_process("").await;
+    assert_eq!(world.claim(campaign, "bob").await.status, 201);
+    world.balanced().await;
+
+    let found = everything(&world.nats().await).await;
+    for consumer in ["COUPONS-0 projections-green", "COUPONS-0 projections-blue"] {
+        assert!(found.contains_key(consumer), "{consumer}: {found:?}");
+    }
+    let stream = context.get_stream(STREAM).await.unwrap();
+    stream.delete_consumer("projections-blue").await.unwrap();
+    assert_eq!(world.claim(campaign, "carol").await.status, 201);
+    world.close().await;
 }
 
 /// The second has a database of its own. It serves claims and publishes nothing, until it has a NATS of its own.

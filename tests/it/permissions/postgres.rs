@@ -2,7 +2,8 @@
 
 use sqlx::{Connection as _, PgConnection};
 
-use super::{ROLES, configured, database_url, migrate_as_owner, with_coupon};
+use super::{ROLES, configured, database_url, granted, migrate_as_owner, with_coupon};
+use crate::support::{World, coupon};
 
 /// Each with the roles that may; whoever may not is refused, for want of the right.
 const ATTEMPTS: [(&str, &[&str]); 28] = [
@@ -103,6 +104,48 @@ async fn every_table_and_function_is_granted_or_the_owners_alone() {
     let message = "name what is new in examples/permissions/postgres.sql or in OF_THE_OWNER";
     assert_eq!(ungranted, OF_THE_OWNER.map(|(name, _)| name), "{message}");
     assert!(objects.len() > 20, "{objects:?}");
+    world.close().await;
+}
+
+/// Of any name, and with the tables in any schema. Before the migration it changes nothing, though roles are the server's.
+#[tokio::test]
+async fn the_example_works_in_the_database_that_it_is_run_in() {
+    let world = World::bare(1).await;
+    world.migrate().await;
+    let url = world.servers.database_url();
+    let shop = format!("{}/shop-1", url.rsplit_once('/').unwrap().0);
+    sqlx::raw_sql("CREATE DATABASE \"shop-1\"").execute(&world.pool).await.unwrap();
+    let mut database = PgConnection::connect(&shop).await.unwrap();
+    sqlx::raw_sql("CREATE SCHEMA \"blue-1\"").execute(&mut database).await.unwrap();
+    let schema = ["-v", "schema=blue-1"];
+
+    let refused = granted(&shop, &schema).await;
+    assert_eq!(refused.status.code(), Some(3), "{refused:?}");
+    let roles = "SELECT count(*) FROM pg_roles WHERE rolname LIKE 'coupon\\_%'";
+    let roles: i64 = sqlx::query_scalar(roles).fetch_one(&world.pool).await.unwrap();
+    assert_eq!(roles, 0, "{refused:?}");
+
+    let mut environment = world.environment();
+    environment.push(("DATABASE_URL", format!("{shop}?options=-c%20search_path%3D%22blue-1%22")));
+    let migrated = coupon(&["migrate"], &environment).await;
+    assert_eq!(migrated.code, Some(0), "{migrated:?}");
+    let given = granted(&shop, &schema).await;
+    assert_eq!(given.status.code(), Some(0), "{given:?}");
+    for (right, expected) in [
+        ("has_table_privilege('coupon_reader', '\"blue-1\".coupons', 'SELECT')", true),
+        ("has_database_privilege('coupon_reader', 'shop-1', 'CONNECT')", true),
+        ("has_database_privilege('coupon_reader', 'shop-1', 'TEMPORARY')", false),
+        ("has_database_privilege('coupon_reader', 'coupon', 'TEMPORARY')", true),
+        (
+            "(SELECT prosecdef AND proconfig = '{\"search_path=\\\"blue-1\\\", pg_temp\"}' FROM pg_proc \
+              WHERE proname = 'issue_batch')",
+            true,
+        ),
+    ] {
+        let has: bool =
+            sqlx::query_scalar(&format!("SELECT {right}")).fetch_one(&mut database).await.unwrap();
+        assert_eq!(has, expected, "{right}");
+    }
     world.close().await;
 }
 

@@ -212,7 +212,11 @@ async fn a_run_that_is_cancelled_stops_by_itself_and_is_gone() {
 
     assert_eq!(world.count_replayed("unwanted").await, 0);
     assert_eq!(world.listed("unwanted").await["state"], "cancelled");
-    assert_refused(&world.coupon(&["replay", "--resume", "unwanted"]).await, 1, &["unwanted", "cancelled"]);
+    assert_refused(
+        &world.coupon(&["replay", "--resume", "unwanted"]).await,
+        1,
+        &["unwanted was cancelled", "new run"],
+    );
     world.assert_whole("other", &events).await;
     // What is done can be cancelled too, and more than once; and others go on behind it.
     for removed in [events.len(), 0] {
