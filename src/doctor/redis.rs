@@ -87,14 +87,14 @@ async fn moving(redis: &mut MultiplexedConnection) -> Finding {
     match redis::cmd("CLUSTER").arg("NODES").query_async::<String>(redis).await {
         Ok(nodes) => {
             let own = nodes.lines().find(|line| line.contains("myself")).unwrap_or_default();
-            let moving: Vec<&str> = own
-                .split(' ')
-                .filter_map(|word| word.strip_prefix('[')?.split('-').next())
-                .collect();
+            let moving: Vec<&str> =
+                own.split(' ').filter_map(|word| word.strip_prefix('[')?.split('-').next()).collect();
             let shown = if moving.is_empty() { "none".to_owned() } else { moving.join(", ") };
             Finding::of(REDIS, CHECK, shown).warn_unless(moving.is_empty(), IS_MOVING)
         }
-        Err(error) => Finding::unknown(REDIS, CHECK, error.to_string(), "Use a login that may CLUSTER NODES."),
+        Err(error) => {
+            Finding::unknown(REDIS, CHECK, error.to_string(), "Use a login that may CLUSTER NODES.")
+        }
     }
 }
 

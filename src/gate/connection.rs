@@ -4,6 +4,7 @@ use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::{Cmd, Pipeline, RedisError, RedisFuture, Value};
 
 pub(crate) use super::cluster::Cluster;
+use super::slots::NOT_SERVED;
 pub(crate) use super::slots::SLOTS;
 use crate::ids::CampaignId;
 
@@ -22,9 +23,6 @@ const OF_SERVER: [&str; 10] = [
 ];
 /// How errors begin that a node of a Cluster answers for a slot that it does not serve, or that is being moved.
 const OF_SLOT: [&str; 4] = ["MOVED", "ASK", "TRYAGAIN", "EXECABORT"];
-
-/// What an error of this program says about a slot that is nowhere.
-pub(super) const NOT_SERVED: &str = "no node of the Redis Cluster serves this slot";
 
 /// Whether an error says that a server cannot be reached, does not answer, or refuses whatever it is asked; or that the
 /// slot of the key is not there. Any other may be of one key alone, such as a key of another type.

@@ -13,8 +13,7 @@ use redis::{
 };
 use tokio::time::sleep;
 
-use super::connection::NOT_SERVED;
-use super::slots::{Node, Slots};
+use super::slots::{NOT_SERVED, Node, Slots};
 
 /// The first and the longest wait between two looks for the nodes of all slots.
 const LOOK_INTERVALS: [Duration; 2] = [Duration::from_millis(20), Duration::from_millis(500)];

@@ -77,7 +77,9 @@ impl Reach {
     fn found_unserved(&self, slots: usize) {
         let before = self.unserved.swap(slots, Ordering::Relaxed);
         if slots > 0 && before != slots {
-            tracing::warn!("no node of the Redis Cluster serves {slots} of {SLOTS} slots: claims of their campaigns are refused");
+            tracing::warn!(
+                "no node of the Redis Cluster serves {slots} of {SLOTS} slots: claims of their campaigns are refused"
+            );
         } else if slots == 0 && before > 0 {
             tracing::info!("every slot of the Redis Cluster is served again");
         }

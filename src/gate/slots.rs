@@ -9,6 +9,8 @@ use crate::ids::CampaignId;
 
 /// Slots of every Cluster: <https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/>.
 pub(crate) const SLOTS: u16 = 16_384;
+/// What an error of this program says about a slot that is nowhere.
+pub(super) const NOT_SERVED: &str = "no node of the Redis Cluster serves this slot";
 /// The polynomial of the checksum that makes a slot of a key (CRC-16/XMODEM), from the same source.
 const POLYNOMIAL: u16 = 0x1021;
 

@@ -246,18 +246,17 @@ async fn a_slot_that_is_half_moved_or_nowhere_is_reported() {
     }
     assert!(doctor.contains(&format!("{} slots being moved: none", cluster.address(2))), "{doctor}");
 
-    cluster.move_keys(&[World::gate(campaign, ":holders")], 1, 0).await;
-    for node in [0, 1] {
-        cluster.tell(node, &format!("CLUSTER SETSLOT {slot} STABLE")).await;
-    }
+    cluster.finish_move(slot, 0, 1).await;
     for node in 0..3 {
         cluster.tell(node, &format!("CLUSTER DELSLOTS {slot}")).await;
     }
     wait_until("its claims are refused", SOON, refused).await;
-    let told = async || world.api().get("/readyz").await.body.to_string().contains("no node serves 1 of 16384 slots");
+    let told = async || {
+        world.api().get("/readyz").await.body.to_string().contains("no node serves 1 of 16384 slots")
+    };
     wait_until("readiness says so", SOON, told).await;
     for node in 0..3 {
-        let owner: String = cluster.ask(0, "CLUSTER MYID").await;
+        let owner: String = cluster.ask(1, "CLUSTER MYID").await;
         cluster.tell(node, &format!("CLUSTER SETSLOT {slot} NODE {owner}")).await;
     }
     let served = async || world.claim(campaign, &ulid::Ulid::generate().to_string()).await.status == 201;

@@ -79,9 +79,7 @@ impl Messages {
         let mut asked = asked.map_err(|error| failed(&error))?;
         let mut batch: Vec<Message> = Vec::new();
         let deadline = Instant::now() + BATCH_TIMEOUT;
-        while let Some(message) =
-            timeout_at(deadline, asked.next()).await.map_err(|error| failed(&error))?
-        {
+        while let Some(message) = timeout_at(deadline, asked.next()).await.map_err(|error| failed(&error))? {
             match message {
                 Ok(message) => batch.push(message),
                 Err(error) if error.to_string().contains(NO_RESPONDERS) => break,

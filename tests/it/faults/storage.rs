@@ -227,8 +227,9 @@ async fn sessions_that_began_read_only_do_not_outlive_it() {
     let world = World::with_processes(&[""]).await;
     let change = async |word: &str| {
         let mut operator = session(&world).await;
-        let set = format!("SET default_transaction_read_only = off; ALTER DATABASE coupon {word}");
-        sqlx::raw_sql(&set).execute(&mut operator).await.unwrap();
+        for set in ["SET default_transaction_read_only = off", &format!("ALTER DATABASE coupon {word}")] {
+            sqlx::raw_sql(set).execute(&mut operator).await.unwrap();
+        }
     };
     let creates = async |status: u16| {
         let created = world.api().post("/v1/campaigns", &crate::support::draft(json!({}))).await;

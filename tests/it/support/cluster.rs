@@ -141,6 +141,11 @@ impl RedisCluster {
     /// Moves the slot of a campaign to another primary, while it is used.
     pub(crate) async fn move_slot(&self, campaign: CampaignId, from: usize, to: usize) {
         let slot = self.begin_to_move(campaign, from, to).await;
+        self.finish_move(slot, from, to).await;
+    }
+
+    /// Moves all keys that are left of a slot, and ends the move.
+    pub(crate) async fn finish_move(&self, slot: u16, from: usize, to: usize) {
         loop {
             let keys: Vec<String> = self.ask(from, &format!("CLUSTER GETKEYSINSLOT {slot} 100")).await;
             if keys.is_empty() {
