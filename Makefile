@@ -32,7 +32,7 @@ ifeq ($(BENCH),quick)
 	@[ -x "$(BASE)" ] || { echo "BASE must be the path of the release binary to compare with" >&2; exit 2; }
 	.ci/servers bench && cargo bench --locked --bench quick
 else
-	.ci/servers bench && cargo bench --locked --bench issues && cargo bench --locked --bench overload && cargo bench --locked --bench relay
+	.ci/servers bench && cargo bench --locked --bench everybody && cargo bench --locked --bench issues && cargo bench --locked --bench overload && cargo bench --locked --bench relay
 endif
 
 # A lint links nothing, so the path spares the fuzz crate the build of libFuzzer, which needs a C++ compiler.

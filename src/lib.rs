@@ -39,6 +39,7 @@ pub mod identity;
 pub mod ids;
 pub mod issue;
 pub mod json;
+mod lookup;
 pub mod money;
 pub mod page;
 pub mod pool;

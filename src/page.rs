@@ -6,7 +6,7 @@ use ulid::Ulid;
 pub const PAGE_MAX: i64 = 200;
 
 /// Items on one page of a list, 1 to [`PAGE_MAX`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct PageLimit(i64);
 
 impl PageLimit {
@@ -31,7 +31,7 @@ impl Default for PageLimit {
 }
 
 /// Which page of a list: the newest items that are older than `before`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct PageRequest {
     pub before: Option<Ulid>,
     pub limit: PageLimit,

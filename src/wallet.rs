@@ -1,5 +1,6 @@
 //! The wallet: what a user holds, projected from the events.
 
+use std::collections::HashMap;
 use std::str::FromStr;
 
 use outbox_relay::event::{Event, NewEvent};
@@ -13,6 +14,7 @@ use crate::coupon::CouponState;
 use crate::coupon::store::shown_state;
 use crate::event;
 use crate::ids::{CampaignId, CouponId, UserId};
+use crate::lookup::{Lookup, Lookups};
 use crate::money::Money;
 use crate::page::{Page, PageRequest};
 use crate::pool::Pool;
@@ -58,7 +60,7 @@ async fn insert(transaction: &mut PgConnection, events: &[Event]) -> Result<Vec<
 }
 
 /// A coupon in a user's wallet.
-#[derive(Debug, Serialize, FromRow)]
+#[derive(Clone, Debug, Serialize, FromRow)]
 pub struct WalletCoupon {
     #[sqlx(rename = "coupon_id")]
     pub id: CouponId,
@@ -77,7 +79,7 @@ pub struct WalletCoupon {
 }
 
 /// Which coupons of a wallet are shown.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Shown {
     All,
     /// The same as those in the state [`CouponState::Issued`].
@@ -116,37 +118,74 @@ impl Shown {
 
 /// Wallets, to be shown. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Wallets(Pool);
+pub struct Wallets(Lookups<Pages>);
 
 impl Wallets {
+    /// Starts a task, which ends when the last clone of this is dropped.
     #[must_use]
     pub fn new(pool: Pool) -> Self {
-        Self(pool)
+        Self(Lookups::start(pool))
     }
 
     /// What a user holds, the newest coupon first.
     pub async fn page(
         &self,
-        user: &UserId,
+        user: UserId,
         shown: Shown,
         request: PageRequest,
     ) -> Result<Page<WalletCoupon, CouponId>, StorageError> {
-        let page = concat!(
-            "SELECT coupon_id, campaign_id, number, face_value, currency, shown AS state, issued_at, expires_at, \
-                    shown = 'issued' AS usable \
-             FROM wallet CROSS JOIN LATERAL (SELECT ",
+        let coupons = self.0.get((user, shown, request)).await?.unwrap_or_default();
+        Ok(Page::new(coupons, request.limit, |coupon| coupon.id))
+    }
+}
+
+struct Pages;
+
+#[derive(FromRow)]
+struct OnPage {
+    /// Which of the pages, from 1.
+    page: i64,
+    #[sqlx(flatten)]
+    coupon: WalletCoupon,
+}
+
+impl Lookup for Pages {
+    type Key = (UserId, Shown, PageRequest);
+    type Found = Vec<WalletCoupon>;
+
+    /// Of pages with up to [`PAGE_MAX`](crate::page::PAGE_MAX) coupons each.
+    const BATCH: usize = 128;
+
+    async fn read(
+        pool: &Pool,
+        keys: &[Self::Key],
+    ) -> Result<HashMap<Self::Key, Vec<WalletCoupon>>, sqlx::Error> {
+        let pages = concat!(
+            "SELECT page, held.* FROM unnest($1::text[], $2::uuid[], $3::text[], $4::bigint[]) WITH ORDINALITY \
+                 AS asked (a_user, before, word, a_limit, page) \
+             CROSS JOIN LATERAL (\
+                 SELECT coupon_id, campaign_id, number, face_value, currency, shown AS state, issued_at, expires_at, \
+                        shown = 'issued' AS usable \
+                 FROM wallet CROSS JOIN LATERAL (SELECT ",
             shown_state!(),
             " AS shown) AS at_this_moment \
-             WHERE user_id = $1 AND ($2::uuid IS NULL OR coupon_id < $2) \
-               AND ($3::text IS NULL OR shown = CASE WHEN $3 = 'usable' THEN 'issued' ELSE $3 END) \
-             ORDER BY coupon_id DESC LIMIT $4",
+                 WHERE user_id = a_user AND (before IS NULL OR coupon_id < before) \
+                   AND (word IS NULL OR shown = CASE WHEN word = 'usable' THEN 'issued' ELSE word END) \
+                 ORDER BY coupon_id DESC LIMIT a_limit) AS held \
+             ORDER BY page, coupon_id DESC",
         );
-        let coupons: Vec<WalletCoupon> = prepared!(self.0, |connection| sqlx::query_as(page)
-            .bind(user)
-            .bind(request.before.map(Uuid::from))
-            .bind(shown.word())
-            .bind(request.limit.get())
+        let rows: Vec<OnPage> = prepared!(pool, |connection| sqlx::query_as(pages)
+            .bind(keys.iter().map(|(user, ..)| user.as_str()).collect::<Vec<_>>())
+            .bind(keys.iter().map(|(.., request)| request.before.map(Uuid::from)).collect::<Vec<_>>())
+            .bind(keys.iter().map(|(_, shown, _)| shown.word()).collect::<Vec<_>>())
+            .bind(keys.iter().map(|(.., request)| request.limit.get()).collect::<Vec<_>>())
             .fetch_all(connection))?;
-        Ok(Page::new(coupons, request.limit, |coupon| coupon.id))
+        let mut found: HashMap<_, Vec<_>> = HashMap::with_capacity(keys.len());
+        for OnPage { page, coupon } in rows {
+            if let Some(key) = usize::try_from(page - 1).ok().and_then(|place| keys.get(place)) {
+                found.entry(key.clone()).or_default().push(coupon);
+            }
+        }
+        Ok(found)
     }
 }

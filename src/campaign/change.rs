@@ -12,10 +12,11 @@ use time::format_description::well_known::Rfc3339;
 use ulid::Ulid;
 
 use super::draft::Draft;
-use super::store::{self, Snapshot, Standing};
+use super::store::{self, Snapshot, Standing, Standings};
 use super::{Campaign, State};
 use crate::event::{self, CampaignChanged};
 use crate::ids::CampaignId;
+use crate::lookup::Lookups;
 use crate::pool::Pool;
 use crate::storage::{StorageError, prepared};
 
@@ -61,15 +62,16 @@ impl From<AppendError> for ChangeError {
 #[derive(Clone, Debug)]
 pub struct Campaigns<L> {
     pool: Pool,
+    standings: Lookups<Standings>,
     shards: i16,
     listener: L,
 }
 
 impl<L: Listener> Campaigns<L> {
-    /// `listener` receives every change.
+    /// `listener` receives every change. Starts a task, which ends when the last clone of this is dropped.
     #[must_use]
     pub fn new(pool: Pool, shards: i16, listener: L) -> Self {
-        Self { pool, shards, listener }
+        Self { standings: Lookups::start(pool.clone()), pool, shards, listener }
     }
 
     /// Creates a draft.
@@ -80,7 +82,7 @@ impl<L: Listener> Campaigns<L> {
 
     /// One campaign with its counts.
     pub async fn show(&self, id: CampaignId) -> Result<Option<Standing>, StorageError> {
-        Ok(store::standing(&self.pool, id).await?)
+        self.standings.get(id).await
     }
 
     /// Campaigns from the newest on, behind `before`, and only those in a state if one is given; at most `limit`.

@@ -1,5 +1,8 @@
 //! Campaigns in Postgres.
 
+use std::collections::HashMap;
+use std::time::Duration;
+
 use outbox_relay::in_time::InTime as _;
 use serde::Serialize;
 use sqlx::{FromRow, PgConnection};
@@ -8,8 +11,10 @@ use ulid::Ulid;
 
 use super::draft::Draft;
 use super::{Campaign, Expiry, State};
+use crate::coupon::Refusal;
 use crate::coupon::store::issued_of;
 use crate::ids::CampaignId;
+use crate::lookup::Lookup;
 use crate::pool::Pool;
 use crate::storage::prepared;
 
@@ -45,8 +50,43 @@ impl Snapshot {
     }
 }
 
+/// How long before `opens_at` Postgres begins to take claims, as clocks differ: see `issue_batch()`.
+const TAKEN_BEFORE_OPENING: time::Duration = time::Duration::seconds(5);
+
+/// A campaign at a moment, with the number of its coupons.
+#[derive(Debug, FromRow)]
+pub struct Counted {
+    #[sqlx(flatten)]
+    pub snapshot: Snapshot,
+    pub issued: i32,
+}
+
+impl Counted {
+    /// Why `issue_batch()` refuses all users, until the campaign is changed or [`Counted::refuses_for`] is over; nothing
+    /// if it may issue a coupon.
+    #[must_use]
+    pub fn refuses_all(&self) -> Option<Refusal> {
+        let campaign = &self.snapshot.campaign;
+        match campaign.state {
+            State::Closed => Some(Refusal::Closed),
+            State::Draft | State::Paused => Some(Refusal::NotOpen),
+            State::Scheduled | State::Open if self.refuses_for().is_some() => Some(Refusal::NotOpen),
+            State::Scheduled | State::Open => (self.issued >= campaign.quantity).then_some(Refusal::SoldOut),
+        }
+    }
+
+    /// How long claims are not taken yet; nothing if they are, or if only a change of the campaign can open it.
+    #[must_use]
+    pub fn refuses_for(&self) -> Option<Duration> {
+        let Snapshot { campaign, taken_at } = &self.snapshot;
+        let opens_by_time = matches!(campaign.state, State::Scheduled | State::Open);
+        let wait = campaign.opens_at - TAKEN_BEFORE_OPENING - *taken_at;
+        wait.try_into().ok().filter(|wait: &Duration| opens_by_time && !wait.is_zero())
+    }
+}
+
 /// A campaign with its counts.
-#[derive(Debug, Serialize, FromRow)]
+#[derive(Clone, Debug, Serialize, FromRow)]
 pub struct Standing {
     #[serde(flatten)]
     #[sqlx(flatten)]
@@ -96,6 +136,16 @@ pub async fn get(pool: &Pool, id: CampaignId) -> Result<Option<Snapshot>, sqlx::
     prepared!(pool, |connection| sqlx::query_as(get).bind(id).fetch_optional(connection))
 }
 
+/// One campaign, and how many coupons it has.
+pub async fn counted(pool: &Pool, id: CampaignId) -> Result<Option<Counted>, sqlx::Error> {
+    let counted = concat!(
+        columns!("SELECT ", ", now() AS now, "),
+        issued_of!("campaigns.id"),
+        " AS issued FROM campaigns WHERE id = $1"
+    );
+    prepared!(pool, |connection| sqlx::query_as(counted).bind(id).fetch_optional(connection))
+}
+
 /// Campaigns with their counts.
 macro_rules! standings {
     ($condition:literal) => {
@@ -111,9 +161,22 @@ macro_rules! standings {
     };
 }
 
-/// One campaign with its counts.
-pub async fn standing(pool: &Pool, id: CampaignId) -> Result<Option<Standing>, sqlx::Error> {
-    prepared!(pool, |connection| sqlx::query_as(standings!("id = $1")).bind(id).fetch_optional(connection))
+/// Campaigns with their counts, by id.
+#[derive(Debug)]
+pub(super) struct Standings;
+
+impl Lookup for Standings {
+    type Key = CampaignId;
+    type Found = Standing;
+
+    const BATCH: usize = 512;
+
+    async fn read(pool: &Pool, ids: &[CampaignId]) -> Result<HashMap<CampaignId, Standing>, sqlx::Error> {
+        let standings = standings!("id = ANY ($1)");
+        let found: Vec<Standing> =
+            prepared!(pool, |connection| sqlx::query_as(standings).bind(ids).fetch_all(connection))?;
+        Ok(found.into_iter().map(|standing| (standing.campaign.id, standing)).collect())
+    }
 }
 
 /// Campaigns from the newest on, behind `before`, and only those in a state if one is given; at most `limit`.

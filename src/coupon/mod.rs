@@ -10,7 +10,7 @@ use time::OffsetDateTime;
 use crate::ids::{CampaignId, CouponId, UserId};
 
 /// What has become of a coupon.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, sqlx::Type)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, sqlx::Type)]
 #[serde(rename_all = "lowercase")]
 #[sqlx(type_name = "text", rename_all = "lowercase")]
 pub enum CouponState {

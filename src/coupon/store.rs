@@ -1,11 +1,14 @@
 //! Coupons in Postgres: every statement on the table `coupons` but `issue_batch()`, which writes it, and the
 //! audit's, which compares it.
 
+use std::collections::HashMap;
+
 use outbox_relay::in_time::{InTime as _, SCAN_TIMEOUT};
 use sqlx::PgExecutor;
 
 use super::Coupon;
 use crate::ids::{CampaignId, CouponId, UserId};
+use crate::lookup::{Lookup, Lookups};
 use crate::pool::Pool;
 use crate::storage::{StorageError, prepared};
 
@@ -58,48 +61,89 @@ pub struct Holder {
 
 /// Coupons, to be shown. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Coupons(Pool);
+pub struct Coupons(Lookups<ById>);
 
 impl Coupons {
+    /// Starts a task, which ends when the last clone of this is dropped.
     #[must_use]
     pub fn new(pool: Pool) -> Self {
-        Self(pool)
+        Self(Lookups::start(pool))
     }
 
     /// One coupon.
     pub async fn get(&self, id: CouponId) -> Result<Option<Coupon>, StorageError> {
-        let get = coupons!("id = $1");
-        Ok(prepared!(self.0, |connection| sqlx::query_as(get).bind(id).fetch_optional(connection))?)
+        self.0.get(id).await
+    }
+}
+
+struct ById;
+
+impl Lookup for ById {
+    type Key = CouponId;
+    type Found = Coupon;
+
+    const BATCH: usize = 512;
+
+    async fn read(pool: &Pool, ids: &[CouponId]) -> Result<HashMap<CouponId, Coupon>, sqlx::Error> {
+        let get = coupons!("id = ANY ($1)");
+        let coupons: Vec<Coupon> =
+            prepared!(pool, |connection| sqlx::query_as(get).bind(ids).fetch_all(connection))?;
+        Ok(coupons.into_iter().map(|coupon| (coupon.id, coupon)).collect())
     }
 }
 
 /// The newest coupon of a user in a campaign.
 #[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
 pub struct Newest {
-    /// Which of the questions it answers, from 1.
-    pub question: i64,
     /// Which of the user's coupons in this campaign, from 1.
     pub nth: i32,
     #[sqlx(flatten)]
     pub coupon: Coupon,
 }
 
-/// The newest coupon of each user in a campaign; `users` has an element for each of `campaigns`. Returns nothing for
-/// users who have none there.
-pub async fn newest(
-    pool: &Pool,
-    campaigns: &[CampaignId],
-    users: &[&str],
-) -> Result<Vec<Newest>, sqlx::Error> {
-    let newest = concat!(
-        "SELECT question, held.* FROM unnest($1::uuid[], $2::text[]) WITH ORDINALITY \
-             AS asked (a_campaign, a_user, question) \
-         CROSS JOIN LATERAL (SELECT nth, id, campaign_id, user_id, number, code, ",
-        shown_state!(),
-        " AS state, issued_at, expires_at \
-             FROM coupons WHERE campaign_id = a_campaign AND user_id = a_user ORDER BY nth DESC LIMIT 1) AS held"
-    );
-    prepared!(pool, |connection| sqlx::query_as(newest).bind(campaigns).bind(users).fetch_all(connection))
+/// What users hold in campaigns. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Holdings(Lookups<NewestOf>);
+
+impl Holdings {
+    /// Starts a task, which ends when the last clone of this is dropped.
+    #[must_use]
+    pub fn new(pool: Pool) -> Self {
+        Self(Lookups::start(pool))
+    }
+
+    /// The user's newest coupon of a campaign.
+    pub async fn newest(&self, campaign: CampaignId, user: UserId) -> Result<Option<Newest>, StorageError> {
+        self.0.get((campaign, user)).await
+    }
+}
+
+struct NewestOf;
+
+impl Lookup for NewestOf {
+    type Key = (CampaignId, UserId);
+    type Found = Newest;
+
+    const BATCH: usize = 512;
+
+    async fn read(pool: &Pool, keys: &[Self::Key]) -> Result<HashMap<Self::Key, Newest>, sqlx::Error> {
+        let newest = concat!(
+            "SELECT held.* FROM unnest($1::uuid[], $2::text[]) AS asked (a_campaign, a_user) \
+             CROSS JOIN LATERAL (SELECT nth, id, campaign_id, user_id, number, code, ",
+            shown_state!(),
+            " AS state, issued_at, expires_at \
+                 FROM coupons WHERE campaign_id = a_campaign AND user_id = a_user ORDER BY nth DESC LIMIT 1) AS held"
+        );
+        let (campaigns, users): (Vec<CampaignId>, Vec<&str>) =
+            keys.iter().map(|(campaign, user)| (*campaign, user.as_str())).unzip();
+        let found: Vec<Newest> = prepared!(pool, |connection| sqlx::query_as(newest)
+            .bind(&campaigns)
+            .bind(&users)
+            .fetch_all(connection))?;
+        let keyed =
+            found.into_iter().map(|found| ((found.coupon.campaign_id, found.coupon.user_id.clone()), found));
+        Ok(keyed.collect())
+    }
 }
 
 /// How many coupons of a campaign have been issued.

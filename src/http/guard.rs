@@ -19,9 +19,10 @@ use super::route::{Load, Route};
 use crate::cause::Traceparent;
 use crate::config::Secret;
 
-/// Requests in progress that ask Postgres through the pool, at most; more are refused at once. They share the few
-/// connections of the pool, and a request behind this many still waits far less than the pool's `ACQUIRE_TIMEOUT`.
-pub const ADMIN_REQUESTS_MAX: usize = 512;
+/// Requests in progress of one [`Load`] that ask Postgres through the pool, at most; more are refused at once. They share
+/// the few connections of the pool, and a request behind this many still waits far less than the pool's
+/// `ACQUIRE_TIMEOUT`.
+pub const POOL_REQUESTS_MAX: usize = 512;
 
 /// What all guards of a process share.
 #[derive(Debug)]
@@ -29,11 +30,14 @@ pub(super) struct Guards {
     admin_token: Option<Secret>,
     /// A permit for each request in progress of the routes with [`Load::Admin`].
     admin_requests: Arc<Semaphore>,
+    /// The same for [`Load::Reads`].
+    reads: Arc<Semaphore>,
 }
 
 impl Guards {
     pub(super) fn new(admin_token: Option<Secret>) -> Self {
-        Self { admin_token, admin_requests: Arc::new(Semaphore::new(ADMIN_REQUESTS_MAX)) }
+        let [admin_requests, reads] = [(); 2].map(|()| Arc::new(Semaphore::new(POOL_REQUESTS_MAX)));
+        Self { admin_token, admin_requests, reads }
     }
 }
 
@@ -58,13 +62,13 @@ impl Guard {
     fn admit(&self, request: &mut Request) -> Result<Passage, Problem> {
         let Self { route, guards } = self;
         let caller = caller::check(route.access, request.headers(), guards.admin_token.as_ref())?;
-        let permit = match route.load {
+        let permits = match route.load {
             Load::Light | Load::Claims => None,
-            Load::Admin => {
-                let permit = guards.admin_requests.clone().try_acquire_owned();
-                Some(permit.map_err(|_| Problem::overloaded())?)
-            }
+            Load::Admin => Some(&guards.admin_requests),
+            Load::Reads => Some(&guards.reads),
         };
+        let permit = permits.map(|permits| permits.clone().try_acquire_owned()).transpose();
+        let permit = permit.map_err(|_| Problem::overloaded())?;
         let traceparent = caller.as_ref().and_then(|caller| caller.cause.traceparent.clone());
         if let Some(caller) = caller {
             request.extensions_mut().insert(caller);
@@ -109,7 +113,7 @@ struct Passage {
 
 impl Passage {
     /// The span in which the handler runs. A span costs 0.85 µs, a third of what routing, rights and parsing of a claim
-    /// cost together: so claims and light routes have one only if the log shows DEBUG, and [`Answering`] logs the
+    /// cost together: so all routes but those of operators have one only if the log shows DEBUG, and [`Answering`] logs the
     /// failure of a request without one.
     fn span(&self) -> Span {
         if self.route.load != Load::Admin && !tracing::enabled!(Level::DEBUG) {

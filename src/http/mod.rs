@@ -26,7 +26,7 @@ mod route;
 pub mod server;
 
 pub use self::api::Api;
-pub use self::guard::ADMIN_REQUESTS_MAX;
+pub use self::guard::POOL_REQUESTS_MAX;
 pub use self::route::{Access, Load, Route};
 pub use self::routes::{router, routes};
 pub use self::starting::starting;

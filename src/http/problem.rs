@@ -1,11 +1,12 @@
 //! Refusals, as RFC 9457 problem details.
 
 use std::error::Error;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use axum::body::Body;
 use axum::http::{HeaderValue, Response, header};
 use axum::response::IntoResponse;
+use bytes::Bytes;
 use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -15,6 +16,10 @@ use crate::cause::Traceparent;
 use crate::coupon::Coupon;
 use crate::ids::FieldProblem;
 use crate::storage::StorageError;
+
+/// The bodies without members of their own, which most users get who lose, by the place of the kind.
+static PLAIN: LazyLock<Vec<Bytes>> =
+    LazyLock::new(|| ProblemKind::ALL.iter().map(|kind| body_of(*kind, Vec::new())).collect());
 
 /// What a retry does when Postgres failed a request that only reads.
 pub(super) const NOTHING_CHANGED: &str = "Retry: the request only reads.";
@@ -171,12 +176,9 @@ impl Problem {
 impl IntoResponse for Problem {
     fn into_response(self) -> Response<Body> {
         let about = self.kind.about();
-        let mut body = Map::new();
-        body.insert("type".to_owned(), json!(about.path));
-        body.insert("title".to_owned(), json!(about.title));
-        body.insert("status".to_owned(), json!(about.status.as_u16()));
-        body.extend(self.members.into_iter().map(|(name, value)| (name.to_owned(), value)));
-        let mut response = Response::new(Body::from(Value::Object(body).to_string()));
+        let plain = PLAIN.get(self.kind as usize).filter(|_| self.members.is_empty());
+        let body = plain.cloned().unwrap_or_else(|| body_of(self.kind, self.members));
+        let mut response = Response::new(Body::from(body));
         *response.status_mut() = about.status;
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
@@ -186,6 +188,16 @@ impl IntoResponse for Problem {
         }
         response
     }
+}
+
+fn body_of(kind: ProblemKind, members: Vec<(&'static str, Value)>) -> Bytes {
+    let about = kind.about();
+    let mut body = Map::new();
+    body.insert("type".to_owned(), json!(about.path));
+    body.insert("title".to_owned(), json!(about.title));
+    body.insert("status".to_owned(), json!(about.status.as_u16()));
+    body.extend(members.into_iter().map(|(name, value)| (name.to_owned(), value)));
+    Value::Object(body).to_string().into()
 }
 
 /// What made a request fail, for the log alone. It travels in the extensions of the answer.

@@ -30,8 +30,11 @@ pub enum Access {
 pub enum Load {
     /// Nothing: it takes no connection of the pool.
     Light,
-    /// [`ADMIN_REQUESTS_MAX`](super::ADMIN_REQUESTS_MAX), together with all other routes of this kind.
+    /// [`POOL_REQUESTS_MAX`](super::POOL_REQUESTS_MAX), together with all other routes of this kind: each request takes
+    /// a connection of the pool.
     Admin,
+    /// The same number of requests: one statement answers many of them.
+    Reads,
     /// The issuer, shard by shard.
     Claims,
 }

@@ -57,12 +57,12 @@ table! {
     Api {
         POST "/v1/campaigns"               Needs(ChangeCampaigns) Admin  createCampaign    campaigns::create;
         GET  "/v1/campaigns"               Needs(ReadCampaigns)   Admin  listCampaigns     campaigns::list;
-        GET  "/v1/campaigns/{id}"          Needs(ReadCampaigns)   Admin  showCampaign      campaigns::show;
+        GET  "/v1/campaigns/{id}"          Needs(ReadCampaigns)   Reads  showCampaign      campaigns::show;
         POST "/v1/campaigns/{id}/open"     Needs(ChangeCampaigns) Admin  openCampaign      campaigns::open;
         POST "/v1/campaigns/{id}/close"    Needs(ChangeCampaigns) Admin  closeCampaign     campaigns::close;
         POST "/v1/campaigns/{id}/coupons"  Needs(ClaimCoupons)    Claims claimCoupon       claim::claim;
-        GET  "/v1/coupons/{id}"            Needs(ReadCoupons)     Admin  showCoupon        coupons::show;
-        GET  "/v1/users/{user_id}/coupons" Needs(ReadCoupons)     Admin  listCouponsOfUser users::coupons;
+        GET  "/v1/coupons/{id}"            Needs(ReadCoupons)     Reads  showCoupon        coupons::show;
+        GET  "/v1/users/{user_id}/coupons" Needs(ReadCoupons)     Reads  listCouponsOfUser users::coupons;
     }
 }
 

@@ -19,7 +19,7 @@ pub(super) async fn coupons(
 ) -> Result<Answer<Listed<WalletCoupon, CouponId>>, Problem> {
     let shown = status.map_or(Ok(Shown::All), |status| status.parse());
     let shown = shown.map_err(|error| Problem::invalid(&[FieldProblem::new("status", error.to_string())]))?;
-    let page = api.wallets.page(&user, shown, page).await;
+    let page = api.wallets.page(user, shown, page).await;
     let page = page.map_err(|error| Problem::storage(error, NOTHING_CHANGED))?;
     Ok(Answer::Ok(Listed { name: "coupons", page }))
 }

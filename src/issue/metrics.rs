@@ -48,6 +48,8 @@ type Histograms = Family<OfShard, Histogram, fn() -> Histogram>;
 #[derive(Clone, Debug)]
 pub struct Metrics {
     answers: Family<OfOutcome, Counter>,
+    answers_from_memory: Counter,
+    holders_remembered: Gauge,
     gate_batch: Histogram,
     gate_call: Histogram,
     gate_depth: Gauge,
@@ -63,6 +65,8 @@ impl Default for Metrics {
     fn default() -> Self {
         Self {
             answers: Family::default(),
+            answers_from_memory: Counter::default(),
+            holders_remembered: Gauge::default(),
             gate_batch: Histogram::new(ITEMS),
             gate_call: Histogram::new(SECONDS),
             gate_depth: Gauge::default(),
@@ -81,6 +85,8 @@ impl Metrics {
     #[rustfmt::skip]
     pub fn register(&self, registry: &mut Registry) {
         registry.register("claims_answered", "Claims that were answered, by outcome", self.answers.clone());
+        registry.register("claims_answered_from_memory", "Refusals that neither the gate nor Postgres was asked for; claims_answered counts them too", self.answers_from_memory.clone());
+        registry.register("claims_holders_remembered", "Holders of coupons that refusals from memory tell from other users, of all campaigns", self.holders_remembered.clone());
         registry.register("claims_gate_batch_size", "Claims that one round trip to the gate carried", self.gate_batch.clone());
         registry.register_with_unit("claims_gate_call", "From the call of the gate to its answer, for a whole batch", Unit::Seconds, self.gate_call.clone());
         registry.register("claims_gate_queue_depth", "Operations that wait for the gate now", self.gate_depth.clone());
@@ -135,13 +141,7 @@ impl Metrics {
 
     pub(super) fn answered(&self, shard: Shard, result: &Result<Outcome, IssueError>) {
         let outcome = match result {
-            Ok(Outcome::Issued(_)) => "issued",
-            Ok(Outcome::AlreadyIssued(_)) => "already-issued",
-            Ok(Outcome::LimitReached(_)) => "user-limit-reached",
-            Ok(Outcome::SoldOut(_)) => "sold-out",
-            Ok(Outcome::NotOpen { .. }) => "not-open",
-            Ok(Outcome::Closed(_)) => "closed",
-            Ok(Outcome::NoSuchCampaign) => "not-found",
+            Ok(outcome) => name_of(outcome),
             Err(IssueError::Claim(ClaimError::Overloaded)) => "overloaded",
             Err(IssueError::Claim(ClaimError::GateUnreachable | ClaimError::GateUnloaded)) => {
                 "gate-unavailable"
@@ -150,17 +150,39 @@ impl Metrics {
             Err(IssueError::Claim(ClaimError::Unknown)) => "unknown",
             Err(IssueError::Storage(_)) => "storage-unavailable",
         };
+        self.count(shard, outcome);
+    }
+
+    pub(super) fn answered_from_memory(&self, shard: Shard, refusal: &Outcome) {
+        self.answers_from_memory.inc();
+        self.count(shard, name_of(refusal));
+    }
+
+    fn count(&self, shard: Shard, outcome: &'static str) {
         self.answers.get_or_create(&OfOutcome { shard: shard.0.into(), outcome }).inc();
     }
 
-    /// Takes the depths of the queues, of this moment.
-    pub(super) fn sample(&self, gate: &Gate<Asking>, writers: &[Writer<Claim>]) {
+    /// Takes the depths of the queues, and what is remembered, of this moment.
+    pub(super) fn sample(&self, gate: &Gate<Asking>, writers: &[Writer<Claim>], remembered: usize) {
         let count = |items: usize| i64::try_from(items).unwrap_or(i64::MAX);
+        self.holders_remembered.set(count(remembered));
         self.gate_depth.set(count(gate.depth()));
         for (shard, writer) in (0..).zip(writers) {
             let label = OfShard { shard };
             self.writer_depth.get_or_create(&label).set(count(writer.depth()));
             self.places.get_or_create(&label).set(count(writer.places_taken()));
         }
+    }
+}
+
+fn name_of(outcome: &Outcome) -> &'static str {
+    match outcome {
+        Outcome::Issued(_) => "issued",
+        Outcome::AlreadyIssued(_) => "already-issued",
+        Outcome::LimitReached(_) => "user-limit-reached",
+        Outcome::SoldOut(_) => "sold-out",
+        Outcome::NotOpen { .. } => "not-open",
+        Outcome::Closed(_) => "closed",
+        Outcome::NoSuchCampaign => "not-found",
     }
 }

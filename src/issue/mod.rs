@@ -3,12 +3,13 @@
 
 mod cache;
 mod claim;
-mod holdings;
+mod holders;
 pub mod metrics;
+mod refusals;
 pub mod work;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
 use tokio::time::timeout;
@@ -16,14 +17,14 @@ use tokio::time::timeout;
 use self::cache::Campaigns;
 use self::claim::Fate;
 pub use self::claim::{Asking, Claim, ClaimError, IssueError, Outcome, Verdict};
-use self::holdings::Holdings;
 use self::metrics::Metrics;
+use self::refusals::Refusals;
 use crate::campaign::change::Listener;
 use crate::campaign::store::{self, Snapshot};
 use crate::campaign::{Campaign, State};
 use crate::cause::Cause;
 use crate::coupon::Refusal;
-use crate::coupon::store::Newest;
+use crate::coupon::store::{Holdings, Newest};
 use crate::failpoint;
 use crate::gate::loader::Loader;
 use crate::gate::seat::Denial;
@@ -47,6 +48,7 @@ pub struct Issuer {
     pool: Pool,
     campaigns: Campaigns,
     holdings: Holdings,
+    refusals: Arc<Refusals>,
     gate: Gate<Asking>,
     loader: Loader,
     /// The writers of shard 0, 1, ….
@@ -64,8 +66,9 @@ impl Issuer {
         writers: Vec<Writer<Claim>>,
         metrics: Metrics,
     ) -> Self {
-        let (campaigns, holdings) = (Campaigns::new(pool.clone()), Holdings::start(pool.clone()));
-        Self { pool, campaigns, holdings, gate, loader, writers, metrics }
+        let (campaigns, holdings) = (Campaigns::new(pool.clone()), Holdings::new(pool.clone()));
+        let refusals = Arc::new(Refusals::new(pool.clone()));
+        Self { pool, campaigns, holdings, refusals, gate, loader, writers, metrics }
     }
 
     /// Whether Redis gave seats, at the latest attempt; of a Redis Cluster, at least one node.
@@ -89,7 +92,7 @@ impl Issuer {
     /// What claims come to. The depths of the queues are those of this moment.
     #[must_use]
     pub fn metrics(&self) -> &Metrics {
-        self.metrics.sample(&self.gate, &self.writers);
+        self.metrics.sample(&self.gate, &self.writers, self.refusals.remembered());
         &self.metrics
     }
 
@@ -103,11 +106,18 @@ impl Issuer {
         user: UserId,
         cause: Cause,
     ) -> Result<Outcome, IssueError> {
+        if let Some((shard, refusal)) = self.refusals.answer(campaign, &user) {
+            self.metrics.answered_from_memory(shard, &refusal);
+            return Ok(refusal);
+        }
         let Some(snapshot) = self.campaigns.get(campaign).await? else {
             return Ok(Outcome::NoSuchCampaign);
         };
         let result = self.judge(&snapshot, user, cause).await;
         failpoint::reached("claim.judged").await;
+        if let Ok(Verdict::Issued(_)) = result {
+            self.refusals.forget(campaign);
+        }
         let result = result.map(|verdict| Outcome::new(verdict, &snapshot));
         self.metrics.answered(snapshot.campaign.shard, &result);
         result
@@ -120,7 +130,9 @@ impl Issuer {
         let Ok(_place) = timeout(PLACE_WAIT_MAX, writer.place()).await else {
             return Err(ClaimError::Overloaded.into());
         };
+        let asked_at = Instant::now();
         if snapshot.is_over_for(GATE_TRUSTED_AFTER_CLOSE) {
+            self.refusals.learn(campaign.id, Refusal::Closed, asked_at);
             return self.refused(campaign, user, Refusal::Closed).await;
         }
         let (claim, fate) = Claim::new(campaign.id, user.clone(), cause.clone());
@@ -128,7 +140,10 @@ impl Issuer {
         self.gate.admit(Asking { claim, writer: writer.clone() });
         match fate.await.unwrap_or(Err(ClaimError::Unknown)) {
             Ok(Fate::Judged(verdict)) => Ok(verdict),
-            Ok(Fate::Denied(Denial::Refused(refusal))) => Ok(Verdict::Refused(refusal, None)),
+            Ok(Fate::Denied(Denial::Refused(refusal))) => {
+                self.refusals.learn(campaign.id, refusal, asked_at);
+                Ok(Verdict::Refused(refusal, None))
+            }
             Ok(Fate::Denied(Denial::RefusedMore(refusal))) => self.refused(campaign, user, refusal).await,
             Ok(Fate::Denied(Denial::Full)) => self.refused(campaign, user, Refusal::SoldOut).await,
             Ok(Fate::Denied(Denial::Already)) => {
@@ -197,6 +212,7 @@ impl Listener for Issuer {
         Box::pin(async {
             failpoint::reached("campaign.changed").await;
             self.campaigns.forget(campaign.id);
+            self.refusals.forget(campaign.id);
             if let Err(error) = self.loader.notify(campaign).await {
                 tracing::warn!(
                     campaign = %campaign.id, error = &error as &dyn std::error::Error,

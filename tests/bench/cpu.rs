@@ -4,6 +4,8 @@ use std::fs;
 
 use anyhow::{Context as _, Result};
 
+use crate::service::Service;
+
 /// Linux reports to programs in hundredths of a second (`USER_HZ`), on every machine.
 const TICK_US: f64 = 10_000.0;
 /// Where user and system time stand behind the name of the program, and behind them those of children that
@@ -15,7 +17,7 @@ const END: usize = 15;
 const BUSY: [usize; 6] = [0, 1, 2, 5, 6, 7];
 
 /// User and system time of a process and its children, living and ended, in microseconds.
-pub(crate) fn family_us(pid: u32) -> Result<f64> {
+fn family_us(pid: u32) -> Result<f64> {
     let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))?;
     let mut sum = times_us(&pid.to_string(), OWN)?;
     for child in children.split_whitespace() {
@@ -23,6 +25,17 @@ pub(crate) fn family_us(pid: u32) -> Result<f64> {
         sum += times_us(child, OWN).unwrap_or_default();
     }
     Ok(sum)
+}
+
+/// CPU time of the service, Postgres, Redis and NATS since they were started, in microseconds.
+pub(crate) fn service_us(service: &Service) -> Result<[f64; 4]> {
+    let servers = &service.servers;
+    let pids = [service.process.id(), servers.postgres.pid(), servers.redis.pid(), servers.nats.pid()];
+    let mut times = [0.0; 4];
+    for (time, pid) in times.iter_mut().zip(pids) {
+        *time = family_us(pid.context("a process has ended")?)?;
+    }
+    Ok(times)
 }
 
 /// User and system time of those children of this process that have ended, in microseconds.

@@ -21,7 +21,7 @@ use anyhow::Result;
 use sqlx::{Connection as _, PgConnection};
 use tokio::time::sleep;
 
-use crate::load::{Claims, head, median, projected};
+use crate::load::{Claims, Targets, claim_on, head, median, projected};
 use crate::report::line;
 use crate::service::{PROGRAM, Service};
 use crate::support::number;
@@ -126,7 +126,8 @@ async fn outage(seconds: u64, away_seconds: u64) -> Result<Outage> {
     let mut connection = PgConnection::connect(&site.servers.database_url()).await?;
     site.servers.nats.kill().await;
     let (head_before, started) = (head(&mut connection).await?, Instant::now());
-    site.wrk(away_seconds, Some(1)).await?;
+    let claims = Targets::new([claim_on(&site.campaign)])?;
+    site.wrk(away_seconds, &claims, "1").await?;
     let away = rate(head(&mut connection).await? - head_before, started);
 
     site.servers.nats.start().await?;
@@ -142,7 +143,7 @@ async fn outage(seconds: u64, away_seconds: u64) -> Result<Outage> {
             sleep(Duration::from_millis(50)).await;
         }
     };
-    let load = site.wrk(away_seconds, Some(2));
+    let load = site.wrk(away_seconds, &claims, "2");
     let (drain, load) = tokio::join!(drain, load);
     load?;
     let (drained, meanwhile) = drain?;

@@ -1,6 +1,7 @@
--- Load for wrk. With CAMPAIGN in the environment every request is a claim by another user, with TOKEN; FIRST is part
--- of the users' names and differs from run to run. Without CAMPAIGN every request is `GET /livez`, built in the same
--- steps, so that the client costs the same. At the end it prints its figures in one line.
+-- Load for wrk. TARGETS is a file with a target on each line: method, path, and the user if it is always the same; other
+-- requests name a new user each. FIRST is part of the users' names and differs from run to run. Each request has a
+-- body and TOKEN, whatever it asks for, so that the client costs the same. The two threads take the targets by turns,
+-- from START and from half the way behind it. At the end it prints its figures in one line.
 
 local thread_count = 0
 
@@ -11,24 +12,29 @@ end
 
 function request()
   count = count + 1
-  local body = user .. count .. '"}'
-  return head .. #body .. "\r\n\r\n" .. body
+  place = place % #heads + 1
+  local body = bodies[place] or (user .. count .. '"}')
+  return heads[place] .. #body .. "\r\n\r\n" .. body
 end
 
 function init(args)
-  local campaign = os.getenv("CAMPAIGN")
+  heads, bodies = {}, {}
+  for line in io.lines(os.getenv("TARGETS")) do
+    local request, known = line:match("^(%S+ %S+) ?(%S*)$")
+    heads[#heads + 1] = request .. " HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n" ..
+      "Authorization: Bearer " .. os.getenv("TOKEN") .. "\r\nContent-Length: "
+    bodies[#heads] = known ~= "" and '{"user_id":"' .. known .. '"}' or nil
+  end
   count = 0
-  user = '{"user_id":"u' .. (os.getenv("FIRST") or "") .. "-" .. thread_number .. "-"
-  local line = campaign and "POST /v1/campaigns/" .. campaign .. "/coupons" or "GET /livez"
-  head = line .. " HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n" ..
-    "Authorization: Bearer " .. os.getenv("TOKEN") .. "\r\nContent-Length: "
+  place = tonumber(os.getenv("START")) + math.floor(thread_number * #heads / 2)
+  user = '{"user_id":"u' .. os.getenv("FIRST") .. "-" .. thread_number .. "-"
 end
 
--- RESULT requests seconds p50 p99 max errors; p50, p99 and max in ms
+-- RESULT requests seconds p50 p99 max refused failed; p50, p99 and max in ms. A status above 399 is a refusal.
 function done(summary, latency, requests)
   local errors = summary.errors
   io.write(string.format(
-    "RESULT %d %.6f %.3f %.3f %.3f %d\n", summary.requests, summary.duration / 1e6,
+    "RESULT %d %.6f %.3f %.3f %.3f %d %d\n", summary.requests, summary.duration / 1e6,
     latency:percentile(50) / 1e3, latency:percentile(99) / 1e3, latency.max / 1e3,
-    errors.status + errors.connect + errors.read + errors.write + errors.timeout))
+    errors.status, errors.connect + errors.read + errors.write + errors.timeout))
 end

@@ -1,4 +1,4 @@
-//! Compares two release binaries in about two minutes: `BENCH=quick BASE=<path> make bench`.
+//! Compares two release binaries in about four minutes: `BENCH=quick BASE=<path> make bench`.
 //!
 //! `BASE` is the binary to compare with; the new one is the release build of this tree. Both serve all the time,
 //! each on servers of its own whose database it has migrated itself. They are measured in turn, in short
@@ -11,6 +11,9 @@
 //! * CPU us/issue: user and system time of the service, of each server with all its processes, and of the
 //!   client (wrk), from the first claim until all issues are projected, per issue;
 //! * livez/s: `GET /livez` per second by the same client: the cost of HTTP alone;
+//! * issues/s of 100 campaigns: the same as issues/s, by turns;
+//! * answers/s: to new users of a campaign that is sold out, to its winners who ask again, and to users who read their
+//!   wallets;
 //! * relay drain: events per second from the outbox into the stream, from the first event of a backlog of 60,000
 //!   to the last. The backlog is appended in SQL while the service is frozen (SIGSTOP).
 //!
@@ -20,6 +23,8 @@
 
 mod cpu;
 mod load;
+#[allow(dead_code, reason = "`everybody` measures more kinds of load")]
+mod night;
 mod service;
 mod support;
 mod world;
@@ -34,17 +39,18 @@ use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 
 use crate::load::median;
+use crate::night::Kind;
 use crate::service::PROGRAM;
 use crate::support::number;
 use crate::world::{Segment, World};
 
-/// Odd, so that each median is a measured value; more do not fit into two minutes.
+/// Odd, so that each median is a measured value; more do not fit into four minutes.
 const ROUNDS: u64 = 5;
 /// Share of the machine. The rates of five rounds with one binary as both varied by half at three times this share.
 const OTHERS_MAX: f64 = 0.1;
 
 /// The figures of each segment, and which direction is better.
-const SEGMENTS: [(Segment, &[(&str, &str)]); 3] = [
+const SEGMENTS: [(Segment, &[(&str, &str)]); 7] = [
     (
         Segment::Claims,
         &[
@@ -58,6 +64,10 @@ const SEGMENTS: [(Segment, &[(&str, &str)]); 3] = [
         ],
     ),
     (Segment::Livez, &[("livez/s", "higher")]),
+    (Segment::ManyCampaigns, &[("issues/s, 100 campaigns", "higher")]),
+    (Segment::Night(Kind::SoldOut), &[("answers/s, sold out", "higher")]),
+    (Segment::Night(Kind::AskedAgain), &[("answers/s, asked again", "higher")]),
+    (Segment::Night(Kind::Wallet), &[("answers/s, wallets", "higher")]),
     (Segment::Drain, &[("relay drain, events/s", "higher")]),
 ];
 

@@ -54,7 +54,7 @@ impl Service {
         make_wal_files(&servers).await?;
         let process = command("serve").spawn()?;
         ready(address).await?;
-        let campaign = open_campaign(address).await?;
+        let campaign = create_campaign(address, 10_000_000, Duration::ZERO).await?;
         Ok(Self { process, servers, address, campaign })
     }
 }
@@ -65,16 +65,18 @@ pub(crate) async fn ready(address: SocketAddr) -> Result<()> {
     wait_until(async || Ok(client.get("/readyz").await.is_ok())).await
 }
 
-fn client(address: SocketAddr) -> Client {
+pub(crate) fn client(address: SocketAddr) -> Client {
     Client::new(&format!("http://{address}"), Secret::from(TOKEN.to_owned()))
 }
 
-async fn open_campaign(address: SocketAddr) -> Result<String> {
+/// Creates a campaign that opens after `wait`.
+pub(crate) async fn create_campaign(address: SocketAddr, quantity: i32, wait: Duration) -> Result<String> {
     let client = client(address);
-    let now = OffsetDateTime::now_utc();
+    let opens_at = OffsetDateTime::now_utc() + wait;
     let body = json!({
-        "name": "Bench", "merchant_id": "bench", "face_value": 100, "currency": "EUR", "quantity": 10_000_000,
-        "opens_at": now.format(&Rfc3339)?, "closes_at": (now + Duration::from_secs(86_400)).format(&Rfc3339)?,
+        "name": "Bench", "merchant_id": "bench", "face_value": 100, "currency": "EUR", "quantity": quantity,
+        "opens_at": opens_at.format(&Rfc3339)?,
+        "closes_at": (opens_at + Duration::from_secs(86_400)).format(&Rfc3339)?,
         "coupon_valid_for": "P30D", "settle_on": "issue",
     });
     let campaign = client.post("/v1/campaigns", Some(&body)).await?;

@@ -10,11 +10,14 @@ use rustix::process::{Pid, Signal, kill_process};
 use sqlx::{Connection as _, PgConnection};
 
 use crate::cpu;
-use crate::load::{head, projected};
+use crate::load::{Targets, head, projected};
+use crate::night::{self, Kind, Night};
 use crate::service::{Service, ready};
 use crate::support::{wait_for, wait_until};
 
 const CLAIMS_SECONDS: u64 = 3;
+const ANSWERS_SECONDS: u64 = 2;
+const MANY_CAMPAIGNS: usize = 100;
 /// Drained in about a second, which is 200 times the interval at which the stream is asked.
 const BACKLOG_EVENTS: i64 = 60_000;
 const SHARD: Shard = Shard(0);
@@ -39,6 +42,10 @@ pub(crate) enum Segment {
     Claims,
     /// Requests per second.
     Livez,
+    /// Issues per second, of 100 campaigns.
+    ManyCampaigns,
+    /// Answers per second.
+    Night(Kind),
     /// Events per second.
     Drain,
 }
@@ -46,6 +53,8 @@ pub(crate) enum Segment {
 #[derive(Debug)]
 pub(crate) struct World {
     service: Service,
+    night: Night,
+    campaigns: Targets,
     database: PgConnection,
     nats: async_nats::Client,
 }
@@ -58,7 +67,9 @@ impl World {
             sqlx::raw_sql(setting).execute(&mut database).await?;
         }
         let nats = async_nats::connect(service.servers.nats_url()).await?;
-        Ok(Self { service, database, nats })
+        let (night, campaigns) =
+            (Night::begin(&service).await?, night::campaigns(&service, MANY_CAMPAIGNS).await?);
+        Ok(Self { service, night, campaigns, database, nats })
     }
 
     /// `turn` must differ from that of earlier claims.
@@ -66,6 +77,14 @@ impl World {
         match segment {
             Segment::Claims => self.claims(turn).await,
             Segment::Livez => Ok(vec![self.service.livez().await?]),
+            Segment::ManyCampaigns => {
+                let claims = self.service.claims_of(&self.campaigns, turn, ANSWERS_SECONDS).await?;
+                Ok(vec![claims.rate()])
+            }
+            Segment::Night(kind) => {
+                let answers = self.night.measure(&self.service, kind, turn, ANSWERS_SECONDS).await?;
+                Ok(vec![answers.rate()])
+            }
             Segment::Drain => Ok(vec![self.drain().await?]),
         }
     }
@@ -78,14 +97,7 @@ impl World {
 
     /// CPU time of the service, Postgres, Redis and NATS since they were started, in microseconds.
     pub(crate) fn cpu_us(&self) -> Result<[f64; 4]> {
-        let servers = &self.service.servers;
-        let pids =
-            [self.service.process.id(), servers.postgres.pid(), servers.redis.pid(), servers.nats.pid()];
-        let mut times = [0.0; 4];
-        for (time, pid) in times.iter_mut().zip(pids) {
-            *time = cpu::family_us(pid.context("a process has ended")?)?;
-        }
-        Ok(times)
+        cpu::service_us(&self.service)
     }
 
     #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]

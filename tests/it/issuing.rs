@@ -1,5 +1,7 @@
 //! Many at once: never more than the quantity, never more than a user's limit, and no promise broken.
 
+mod batches;
+
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::sync::Arc;

@@ -9,7 +9,7 @@ use tokio::process::Command;
 use tokio::time::timeout;
 
 /// A bug, and the test that finds it.
-const ZOO: [(&str, &str); 34] = [
+const ZOO: [(&str, &str); 37] = [
     // Gate and writer.
     ("postgres-does-not-cap", "faults::gate::a_gate_with_too_high_a_quantity_oversells_nothing"),
     ("postgres-forgets-the-limit", "faults::gate::a_gate_that_forgot_a_winner_gives_him_no_second_coupon"),
@@ -25,6 +25,9 @@ const ZOO: [(&str, &str); 34] = [
         "faults::apart::a_key_of_another_type_breaks_one_campaign_until_it_is_repaired",
     ),
     ("one-failure-ends-the-round", "faults::apart::a_row_that_stays_locked_holds_up_no_other_campaign"),
+    ("refusals-outlive-their-reason", "refusals::a_process_that_was_frozen_asks_before_it_refuses"),
+    ("readers-get-the-answers-of-others", "lookups::each_of_many_readers_gets_their_own_answer"),
+    ("refusal-of-the-campaign-before", "issuing::batches::each_campaign_of_a_batch_is_judged_by_itself"),
     ("unready-without-nats", "faults::nats::without_nats_claims_go_on_and_the_backlog_drains_afterwards"),
     // Outbox and relay.
     ("positions-without-a-lock", "outbox::positions_are_the_order_of_commit_without_a_gap"),
@@ -77,6 +80,12 @@ pub(crate) async fn plant(pool: &PgPool) {
     for (bug, function, from, to) in [
         ("postgres-does-not-cap", "issue_batch", "WHERE number <= quantities[c]", ""),
         ("postgres-forgets-the-limit", "issue_batch", "AND coalesce(held.nth, 0) < limits[c]", ""),
+        (
+            "refusal-of-the-campaign-before",
+            "issue_batch",
+            "coalesce(refusals[c], 'sold_out')",
+            "coalesce(refusals[greatest(c - 1, 1)], 'sold_out')",
+        ),
         (
             "coupon-without-event",
             "issue_batch",

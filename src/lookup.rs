@@ -1,0 +1,114 @@
+//! Lookups in Postgres that are made together. While statements are in flight, questions queue up; the next statement
+//! asks all of them. A crowd of readers costs few statements, and nobody waits for a timer.
+//!
+//! A question is asked by a statement that begins after it: who has just been told of a row finds it.
+
+use std::collections::{HashMap, HashSet};
+use std::fmt::{self, Debug, Formatter};
+use std::hash::Hash;
+use std::mem;
+use std::sync::Arc;
+use std::time::Duration;
+
+use outbox_relay::zoo;
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::time::timeout;
+
+use crate::pool::Pool;
+use crate::storage::StorageError;
+
+/// Questions that wait, at most; more are refused. Above the requests that a shard has in progress.
+const QUEUE: usize = 8_192;
+/// Statements in flight at the same time, of the few connections of the pool: while Postgres answers one, the answer
+/// of the other is read.
+const STATEMENTS_AT_ONCE: usize = 2;
+/// For one answer, with the statement before it. A claim must be answered within 8 s while Postgres hangs.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A statement that answers several questions.
+pub(crate) trait Lookup: 'static {
+    type Key: Clone + Eq + Hash + Send + Sync + 'static;
+    type Found: Clone + Send + 'static;
+
+    /// Questions in one statement, at most, so that it takes some milliseconds.
+    const BATCH: usize;
+
+    /// What there is for each of `keys`, which all differ. A key without an entry has nothing.
+    fn read(
+        pool: &Pool,
+        keys: &[Self::Key],
+    ) -> impl Future<Output = Result<HashMap<Self::Key, Self::Found>, sqlx::Error>> + Send;
+}
+
+/// The way to ask. Cheap to clone.
+pub(crate) struct Lookups<L: Lookup>(mpsc::Sender<Question<L>>);
+
+struct Question<L: Lookup> {
+    key: L::Key,
+    answer: oneshot::Sender<Result<Option<L::Found>, StorageError>>,
+}
+
+impl<L: Lookup> Clone for Lookups<L> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<L: Lookup> Debug for Lookups<L> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lookups").field("places", &self.0.capacity()).finish_non_exhaustive()
+    }
+}
+
+impl<L: Lookup> Lookups<L> {
+    /// Starts a task that asks Postgres. It ends when the last clone of this is dropped.
+    pub(crate) fn start(pool: Pool) -> Self {
+        let (queue, questions) = mpsc::channel(QUEUE);
+        tokio::spawn(ask_all::<L>(pool, questions));
+        Self(queue)
+    }
+
+    /// What there is for a key.
+    ///
+    /// # Errors
+    /// When Postgres does not answer in time, or too many questions wait.
+    pub(crate) async fn get(&self, key: L::Key) -> Result<Option<L::Found>, StorageError> {
+        let (answer, answered) = oneshot::channel();
+        let asked = self.0.try_send(Question { key, answer }).is_ok();
+        match timeout(ANSWER_TIMEOUT, answered).await {
+            Ok(Ok(answer)) if asked => answer,
+            _ => Err(sqlx::Error::PoolTimedOut.into()),
+        }
+    }
+}
+
+async fn ask_all<L: Lookup>(pool: Pool, mut questions: mpsc::Receiver<Question<L>>) {
+    let turns = Arc::new(Semaphore::new(STATEMENTS_AT_ONCE));
+    let mut asked = Vec::new();
+    while let Ok(turn) = turns.clone().acquire_owned().await {
+        if questions.recv_many(&mut asked, L::BATCH).await == 0 {
+            return;
+        }
+        let (pool, asked) = (pool.clone(), mem::take(&mut asked));
+        tokio::spawn(async move {
+            ask::<L>(&pool, asked).await;
+            drop(turn);
+        });
+    }
+}
+
+/// Asks each key once, and tells all who wait for it.
+async fn ask<L: Lookup>(pool: &Pool, mut asked: Vec<Question<L>>) {
+    let keys: HashSet<&L::Key> = asked.iter().map(|question| &question.key).collect();
+    let keys: Vec<L::Key> = keys.into_iter().cloned().collect();
+    let found = timeout(ANSWER_TIMEOUT, L::read(pool, &keys)).await;
+    let found = found.unwrap_or(Err(sqlx::Error::PoolTimedOut)).map_err(StorageError::from);
+    if zoo::has("readers-get-the-answers-of-others")
+        && let [first, .., last] = &mut asked[..]
+    {
+        mem::swap(&mut first.key, &mut last.key);
+    }
+    for Question { key, answer } in asked {
+        drop(answer.send(found.as_ref().map(|found| found.get(&key).cloned()).map_err(Clone::clone)));
+    }
+}

@@ -1,0 +1,48 @@
+//! Readers who wait together are asked for together, and each gets their own answer.
+
+use futures_util::future::join_all;
+use serde_json::json;
+
+use crate::support::World;
+
+const USERS: usize = 60;
+
+#[tokio::test]
+async fn each_of_many_readers_gets_their_own_answer() {
+    let world = World::with_processes(&[""]).await;
+    let campaigns = join_all((0..3).map(|_| world.open_campaign(json!({})))).await;
+    let issued = join_all((0..USERS).map(async |number| {
+        let campaign = campaigns[number % campaigns.len()];
+        let coupon = world.claim(campaign, &format!("user-{number}")).await;
+        assert_eq!(coupon.status, 201, "{coupon:?}");
+        (campaign, coupon.body)
+    }));
+    let issued = issued.await;
+    world.balanced().await;
+    let read = issued.iter().enumerate().map(async |(number, (campaign, coupon))| {
+        let (api, user) = (world.api(), format!("user-{number}"));
+        let id = coupon["id"].as_str().unwrap();
+        let paths = [
+            format!("/v1/coupons/{id}"),
+            format!("/v1/users/{user}/coupons"),
+            format!("/v1/users/nobody-{number}/coupons"),
+            format!("/v1/users/{user}/coupons?status=redeemed"),
+            format!("/v1/campaigns/{campaign}"),
+        ];
+        let answers = join_all(paths.iter().map(|path| api.get(path))).await;
+        assert_eq!(&answers[0].body, coupon);
+        let wallet = answers[1].body["coupons"].as_array().unwrap();
+        assert_eq!(wallet.iter().map(|held| held["id"].as_str().unwrap()).collect::<Vec<_>>(), [id]);
+        assert_eq!((&answers[2].body["coupons"], &answers[3].body["coupons"]), (&json!([]), &json!([])));
+        assert_eq!(
+            (&answers[4].body["id"], &answers[4].body["issued"]),
+            (&json!(campaign), &json!(USERS / 3))
+        );
+        let again = world.claim(*campaign, &user).await;
+        assert_eq!((again.status, &again.body["coupon"]["id"]), (409, &coupon["id"]), "{again:?}");
+    });
+    join_all(read).await;
+    let missing = world.api().get("/v1/coupons/01ARZ3NDEKTSV4RRFFQ69G5FAV").await;
+    assert_eq!(missing.status, 404, "{missing:?}");
+    world.close().await;
+}

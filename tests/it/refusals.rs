@@ -1,0 +1,179 @@
+//! Refusals from memory: a process answers losers by itself, is never wrong for longer than a second, and shows every
+//! winner their coupon.
+
+use std::time::{Duration, Instant};
+
+use coupon_dispatcher::ids::CampaignId;
+use futures_util::future::join_all;
+use serde_json::{Value, json};
+use ulid::Ulid;
+use uuid::Uuid;
+
+use crate::support::{Answer, Clock, SOON, World, wait_until};
+
+const QUANTITY: usize = 20;
+/// For how long a process repeats a refusal, at most.
+const VALID_FOR: Duration = Duration::from_secs(1);
+
+impl World {
+    async fn claim_at(&self, process: usize, campaign: CampaignId, user: &str) -> Answer {
+        let path = format!("/v1/campaigns/{campaign}/coupons");
+        self.processes[process].http().post(&path, &json!({ "user_id": user })).await
+    }
+
+    /// A claim of somebody who has claimed nothing before.
+    async fn newcomer(&self, process: usize, campaign: CampaignId) -> Answer {
+        self.claim_at(process, campaign, &Ulid::generate().to_string()).await
+    }
+
+    async fn answered_from_memory(&self, process: usize) -> u64 {
+        let metrics = self.processes[process].http().get("/metrics").await.text;
+        let counted =
+            metrics.lines().find_map(|line| line.strip_prefix("claims_answered_from_memory_total "));
+        counted.unwrap().parse().unwrap()
+    }
+
+    /// Losers come until a process answers some of them from memory. All are refused for this reason.
+    async fn remembers(&self, process: usize, campaign: CampaignId, problem: &str) {
+        let before = self.answered_from_memory(process).await;
+        let remembered = async || {
+            for answer in join_all((0..40).map(|_| self.newcomer(process, campaign))).await {
+                assert_eq!(answer.problem(), problem, "{answer:?}");
+            }
+            self.answered_from_memory(process).await > before
+        };
+        wait_until("losers are answered from memory", SOON, remembered).await;
+    }
+
+    /// A campaign that is sold out, and the coupons of its winners.
+    async fn sold_out(&self) -> (CampaignId, Vec<(String, Value)>) {
+        let campaign = self.open_campaign(json!({ "quantity": QUANTITY })).await;
+        let winners = (0..QUANTITY).map(async |number| {
+            let user = format!("winner-{number}");
+            let answer = self.claim(campaign, &user).await;
+            assert_eq!(answer.status, 201, "{answer:?}");
+            (user, answer.body["id"].clone())
+        });
+        (campaign, join_all(winners).await)
+    }
+
+    /// By nobody who would notify a process.
+    async fn alter(&self, campaign: CampaignId, change: &str) {
+        let change = format!("UPDATE campaigns SET {change}, version = version + 1 WHERE id = $1");
+        sqlx::query(&change).bind(Uuid::from(campaign.0)).execute(&self.pool).await.unwrap();
+    }
+
+    async fn gives_seats(&self, process: usize, campaign: CampaignId) {
+        let given = async || self.newcomer(process, campaign).await.status == 201;
+        wait_until("seats are given", SOON, given).await;
+    }
+}
+
+#[tokio::test]
+async fn losers_are_refused_from_memory_until_there_are_seats_and_winners_are_shown_their_coupons() {
+    let world = World::with_processes(&["", "api"]).await;
+    let (campaign, winners) = world.sold_out().await;
+    for process in [0, 1] {
+        world.remembers(process, campaign, "sold-out").await;
+        for (user, coupon) in &winners {
+            let answer = world.claim_at(process, campaign, user).await;
+            assert_eq!(
+                (answer.problem(), &answer.body["coupon"]["id"]),
+                ("already-issued", coupon),
+                "{answer:?}"
+            );
+        }
+    }
+    world.alter(campaign, "quantity = quantity + 10").await;
+    for process in [0, 1] {
+        world.gives_seats(process, campaign).await;
+    }
+    world.close().await;
+}
+
+/// Its clock is days ahead besides.
+#[tokio::test]
+async fn a_process_that_was_frozen_asks_before_it_refuses() {
+    let mut world = World::with_processes(&[""]).await;
+    let clock = Clock::new(world.folder(), "ahead");
+    clock.set(time::Duration::days(3));
+    let mut process = world.process("api");
+    for (name, value) in clock.environment() {
+        process.set(name, &value);
+    }
+    process.start().await;
+    world.processes.push(process);
+    let (campaign, _) = world.sold_out().await;
+    world.remembers(1, campaign, "sold-out").await;
+
+    world.processes[1].freeze();
+    let frozen = Instant::now();
+    world.alter(campaign, "quantity = quantity + 50").await;
+    world.gives_seats(0, campaign).await;
+    wait_until("the refusals are too old", SOON, async || frozen.elapsed() > VALID_FOR).await;
+    world.processes[1].thaw();
+    let given = async || {
+        // Several at once: only one of them asks for the others.
+        let answers = join_all((0..5).map(|_| world.newcomer(1, campaign))).await;
+        assert!(answers.iter().all(|answer| answer.status != 410), "{answers:?}");
+        answers.iter().any(|answer| answer.status == 201)
+    };
+    wait_until("seats are given", SOON, given).await;
+    world.close().await;
+}
+
+#[tokio::test]
+async fn a_gate_that_is_emptied_and_loaded_again_changes_no_answer() {
+    let world = World::with_processes(&["", "api"]).await;
+    let (campaign, winners) = world.sold_out().await;
+    for _ in 0..2 {
+        world.remembers(1, campaign, "sold-out").await;
+        redis::cmd("FLUSHALL").exec_async(&mut world.redis().await).await.unwrap();
+        let loaded = async || {
+            for (user, coupon) in &winners[..3] {
+                let answer = world.claim_at(1, campaign, user).await;
+                let shown = (answer.problem(), &answer.body["coupon"]["id"]) == ("already-issued", coupon);
+                assert!(shown || answer.status == 503, "{answer:?}");
+            }
+            let refused = world.newcomer(1, campaign).await;
+            assert!(refused.status == 503 || refused.problem() == "sold-out", "{refused:?}");
+            redis::cmd("EXISTS")
+                .arg(World::gate(campaign, ""))
+                .query_async(&mut world.redis().await)
+                .await
+                .unwrap()
+        };
+        wait_until("the gate is loaded again", SOON, loaded).await;
+    }
+    world.alter(campaign, "quantity = quantity + 10").await;
+    world.gives_seats(1, campaign).await;
+    world.close().await;
+}
+
+#[tokio::test]
+async fn a_campaign_that_opens_or_closes_is_remembered_otherwise() {
+    let world = World::with_processes(&["", "api"]).await;
+    let in_an_hour = crate::support::in_seconds(3_600);
+    let campaign = world.create_campaign(json!({ "quantity": QUANTITY, "opens_at": in_an_hour })).await;
+    let open = format!("/v1/campaigns/{campaign}/open");
+    assert_eq!(world.api().post(&open, &Value::Null).await.body["state"], "scheduled");
+    for process in [0, 1] {
+        world.remembers(process, campaign, "not-open").await;
+        assert!(world.newcomer(process, campaign).await.body["opens_at"].is_string());
+    }
+    world.alter(campaign, "opens_at = now() - interval '1 minute'").await;
+    for process in [0, 1] {
+        world.gives_seats(process, campaign).await;
+    }
+    let close = format!("/v1/campaigns/{campaign}/close");
+    assert_eq!(world.processes[0].http().post(&close, &Value::Null).await.status, 200);
+    for process in [0, 1] {
+        let closed = async || world.newcomer(process, campaign).await.problem() == "closed";
+        if process == 0 {
+            assert!(closed().await, "the process that closed it knows");
+        }
+        wait_until("all others know", SOON, closed).await;
+        world.remembers(process, campaign, "closed").await;
+    }
+    world.close().await;
+}
