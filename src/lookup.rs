@@ -74,10 +74,10 @@ impl<L: Lookup> Lookups<L> {
     /// When Postgres does not answer in time, or too many questions wait.
     pub(crate) async fn get(&self, key: L::Key) -> Result<Option<L::Found>, StorageError> {
         let (answer, answered) = oneshot::channel();
-        let asked = self.0.try_send(Question { key, answer }).is_ok();
+        self.0.try_send(Question { key, answer }).map_err(|_| StorageError::Overloaded)?;
         match timeout(ANSWER_TIMEOUT, answered).await {
-            Ok(Ok(answer)) if asked => answer,
-            _ => Err(sqlx::Error::PoolTimedOut.into()),
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_)) | Err(_) => Err(sqlx::Error::PoolTimedOut.into()),
         }
     }
 }

@@ -10,6 +10,9 @@ pub enum StorageError {
     /// Postgres cannot serve at this moment. A retry is safe and may succeed.
     #[error("Postgres cannot serve")]
     Unavailable(#[source] Arc<sqlx::Error>),
+    /// Too many requests wait for Postgres. Nothing was asked.
+    #[error("too many lookups wait")]
+    Overloaded,
     /// Postgres refused the statement, and would refuse it again: a fault of this program or of the schema.
     #[error("Postgres refused a statement")]
     Refused(#[source] Arc<sqlx::Error>),

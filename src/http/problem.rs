@@ -129,6 +129,7 @@ impl Problem {
         let what = "the database failed a request";
         match &error {
             StorageError::Unavailable(_) => Self::storage_unavailable(detail).because(what, error),
+            StorageError::Overloaded => Self::overloaded().refused(what, error),
             StorageError::Refused(_) => Self::internal(what, error),
         }
     }

@@ -12,6 +12,7 @@ use prometheus_client::registry::{Registry, Unit};
 use super::claim::{Asking, Claim, ClaimError, IssueError, Outcome};
 use crate::gate::sweeper;
 use crate::gate::worker::{self as gate, Gate};
+use crate::storage::StorageError;
 use crate::trouble::Troubles;
 use crate::writer::{self, Writer};
 
@@ -142,7 +143,9 @@ impl Metrics {
     pub(super) fn answered(&self, shard: Shard, result: &Result<Outcome, IssueError>) {
         let outcome = match result {
             Ok(outcome) => name_of(outcome),
-            Err(IssueError::Claim(ClaimError::Overloaded)) => "overloaded",
+            Err(
+                IssueError::Claim(ClaimError::Overloaded) | IssueError::Storage(StorageError::Overloaded),
+            ) => "overloaded",
             Err(IssueError::Claim(ClaimError::GateUnreachable | ClaimError::GateUnloaded)) => {
                 "gate-unavailable"
             }

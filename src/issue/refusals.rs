@@ -150,12 +150,10 @@ impl Refusals {
         let Some(counted) = counted.filter(|counted| counted.refuses_all() == Some(refusal)) else {
             return Ok(false);
         };
-        let mut added = self.reader.read(campaign, last, counted.issued).await?;
-        if added.is_none() {
-            self.make_room(0);
-            added = self.reader.read(campaign, last, counted.issued).await?;
-        }
-        let Some(added) = added else { return Ok(false) };
+        let Some(added) = self.reader.read(campaign, last, counted.issued).await? else {
+            self.make_room(0); // for the next attempt
+            return Ok(false);
+        };
         self.keep(campaign, entry, (refusal, counted, asked_at), added);
         Ok(true)
     }

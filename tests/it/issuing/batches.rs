@@ -68,7 +68,7 @@ async fn each_campaign_of_a_batch_is_judged_by_itself() {
     ];
     let judged = judge(&world, &claims).await;
     assert_eq!(judged, expected.concat());
-    // In another order, and again: whoever won holds a coupon now.
+    // The same claims in another order: each winner holds a coupon now.
     claims.reverse();
     let again = judge(&world, &claims).await;
     let expected =
