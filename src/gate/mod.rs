@@ -25,5 +25,6 @@ pub mod seat;
 mod settle;
 mod slots;
 pub mod sweeper;
+mod together;
 pub(crate) mod walk;
 pub mod worker;

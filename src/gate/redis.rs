@@ -1,4 +1,5 @@
-//! The gate in Redis: its connection, its keys, and its scripts, one method each.
+//! The gate in Redis: its connection, its keys, and its scripts, one method each. `together` has the scripts that serve
+//! many campaigns at once.
 
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -8,17 +9,15 @@ use redis::{RedisError, Script};
 use ulid::Ulid;
 
 use crate::campaign::Campaign;
-use crate::ids::{CampaignId, UserId};
+use crate::ids::CampaignId;
 
 use super::client::Client;
 use super::connection::{Connection, is_of_server};
 use super::keys::{Keys, PROBE};
 use super::record::{FIELDS, Record, expires_at, values};
-use super::seat::{Admission, Seat};
+use super::seat::Seat;
 use super::slots::Node;
 
-static ADMIT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../../lua/admit.lua")));
-static CONFIRM: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../../lua/confirm.lua")));
 static RELEASE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../../lua/release.lua")));
 static OVERDUE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../../lua/overdue.lua")));
 static LOAD: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../../lua/load.lua")));
@@ -39,7 +38,7 @@ type Pending = (i64, Vec<(Seat, i64)>);
 
 /// A connection to the gates of all campaigns. Clones share it.
 #[derive(Clone, Debug)]
-pub struct Seats(Connection);
+pub struct Seats(pub(super) Connection);
 
 impl Seats {
     /// Connects, and makes sure that Redis answers.
@@ -75,37 +74,6 @@ impl Seats {
     /// Whether an error says that no gate can be reached, or that none answers. In a Cluster no error of one node does.
     pub(super) fn is_of_all(&self, error: &RedisError) -> bool {
         matches!(self.0, Connection::One(_)) && is_of_server(error)
-    }
-
-    /// Asks for a seat for each of `users`, in this order. Returns an answer for each.
-    pub async fn admit<'a>(
-        &mut self,
-        campaign: CampaignId,
-        users: impl ExactSizeIterator<Item = &'a UserId> + Clone,
-    ) -> Result<Vec<Admission>, RedisError> {
-        let keys = Keys::of(campaign);
-        let mut call = ADMIT.prepare_invoke();
-        call.key(keys.gate).key(keys.holders).key(keys.pending);
-        for user in users.clone() {
-            call.arg(user.as_str());
-        }
-        let words: Vec<String> = call.invoke_async(self.0.at(campaign)).await?;
-        let answers: Option<Vec<_>> =
-            users.clone().zip(&words).map(|(user, word)| Admission::parse(word, user)).collect();
-        answers.filter(|_| words.len() == users.len()).ok_or_else(|| {
-            (redis::ErrorKind::UnexpectedReturnType, "admit.lua answered something else").into()
-        })
-    }
-
-    /// Confirms seats: their coupons are committed.
-    pub async fn confirm(&mut self, campaign: CampaignId, seats: &[Seat]) -> Result<(), RedisError> {
-        let keys = Keys::of(campaign);
-        let mut call = CONFIRM.prepare_invoke();
-        call.key(keys.gate).key(keys.holders).key(keys.pending).key(keys.loading).key(keys.loader);
-        for seat in seats {
-            call.arg(&*seat.name());
-        }
-        call.invoke_async::<Vec<String>>(self.0.at(campaign)).await.map(drop)
     }
 
     /// Puts pending seats back on sale. Returns how many of `seats` were pending.

@@ -5,7 +5,6 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures_util::future::join_all;
 use outbox_relay::retry::Retry;
 use outbox_relay::zoo;
 use prometheus_client::metrics::counter::Counter;
@@ -189,11 +188,7 @@ impl<C: Candidate> GateWorker<C> {
                     continue;
                 }
             }
-            let mut batches: HashMap<CampaignId, Batch<C>> = HashMap::new();
-            for (campaign, operation) in operations.drain(..) {
-                batches.entry(campaign).or_insert_with(Batch::new).add(operation);
-            }
-            self.call(batches, &seats).await?;
+            self.call(Batch::new(operations.drain(..)), &seats).await?;
             retry.reset();
         }
     }
@@ -207,7 +202,7 @@ impl<C: Candidate> GateWorker<C> {
                 Err(error) if is_of_server(&error) && !seats.is_of_all(&error) => {
                     confirm_later(&mut self.unconfirmed, campaign, confirmed);
                 }
-                Err(error) => self.report(seats, vec![(campaign, error)]).await?,
+                Err(error) => self.report(seats, &HashMap::from([(campaign, error)])).await?,
                 Ok(()) => {}
             }
         }
@@ -215,30 +210,20 @@ impl<C: Candidate> GateWorker<C> {
     }
 
     /// One round trip.
-    async fn call(
-        &mut self,
-        mut batches: HashMap<CampaignId, Batch<C>>,
-        seats: &Seats,
-    ) -> Result<(), RedisError> {
-        let candidates: usize = batches.values().map(|batch| batch.candidates.len()).sum();
+    async fn call(&mut self, mut batch: Batch<C>, seats: &Seats) -> Result<(), RedisError> {
+        let candidates = batch.candidates();
         let started = Instant::now();
-        let calls = batches.iter_mut().map(|(campaign, batch)| async move {
-            batch.call(*campaign, seats).await.map_err(|error| (*campaign, error))
-        });
-        let failed: Vec<_> = join_all(calls).await.into_iter().filter_map(Result::err).collect();
+        let failed = batch.call(seats).await;
         if candidates > 0 {
             self.measures.call.observe(started.elapsed().as_secs_f64());
             #[expect(clippy::cast_precision_loss, reason = "at most BATCH")]
             self.measures.batch.observe(candidates as f64);
         }
-        // If a campaign's own key fails, its confirmations are not kept: the load that follows reads its coupons in
-        // Postgres.
-        let kept = failed.iter().filter(|(_, error)| is_of_server(error)).map(|(campaign, _)| *campaign);
-        let kept: Vec<CampaignId> = kept.collect();
-        let result = self.report(seats, failed).await;
-        for (campaign, batch) in batches {
-            if result.is_err() || kept.contains(&campaign) {
-                confirm_later(&mut self.unconfirmed, campaign, batch.confirmed);
+        let result = self.report(seats, &failed).await;
+        for (campaign, seats) in batch.unconfirmed() {
+            // If a campaign's own key fails, they are not kept: the load that follows reads its coupons in Postgres.
+            if result.is_err() || failed.get(&campaign).is_some_and(is_of_server) {
+                confirm_later(&mut self.unconfirmed, campaign, seats);
             }
         }
         result
@@ -249,19 +234,19 @@ impl<C: Candidate> GateWorker<C> {
     async fn report(
         &mut self,
         seats: &Seats,
-        failed: Vec<(CampaignId, RedisError)>,
+        failed: &HashMap<CampaignId, RedisError>,
     ) -> Result<(), RedisError> {
-        if let Some((_, error)) =
-            failed.iter().find(|(_, error)| seats.is_of_all(error) || zoo::has("one-campaign-loses-the-gate"))
+        if let Some(error) =
+            failed.values().find(|error| seats.is_of_all(error) || zoo::has("one-campaign-loses-the-gate"))
         {
             return Err(error.clone());
         }
-        if failed.iter().any(|(_, error)| !is_of_server(error)) {
+        if failed.values().any(|error| !is_of_server(error)) {
             seats.clone().probe().await?;
         }
-        let own = failed.into_iter().filter(|(_, error)| !is_of_server(error) || is_of_slot(error));
+        let own = failed.iter().filter(|(_, error)| !is_of_server(error) || is_of_slot(error));
         for (campaign, error) in own {
-            self.troubles.report(campaign, &error);
+            self.troubles.report(*campaign, error);
         }
         Ok(())
     }

@@ -5,11 +5,13 @@ mod model;
 mod play;
 mod telling;
 
+use std::array::from_fn;
 use std::cell::RefCell;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use coupon_dispatcher::campaign::{Campaign, Expiry, SettleOn, State};
+use coupon_dispatcher::coupon::Refusal;
 use coupon_dispatcher::gate::client::Client;
 use coupon_dispatcher::gate::redis::Seats;
 use coupon_dispatcher::gate::seat::{Admission, Denial, Seat};
@@ -80,9 +82,7 @@ async fn the_largest_batches_fit() {
     let users: Vec<UserId> = (0..512).map(|n| UserId::parse(format!("{n:0>64}")).unwrap()).collect();
     let all: Vec<Seat> = users.iter().flat_map(|u| (1..=10).map(|n| Seat::new(u.as_str(), n))).collect();
 
-    let token = Ulid::generate();
-    seats.begin_load(campaign.id, token).await.unwrap();
-    seats.finish_load(&campaign, token).await.unwrap();
+    load(&mut seats, &campaign).await;
     for nth in 1..=10 {
         let answers = seats.admit(campaign.id, users.iter()).await.unwrap();
         let expected = users.iter().map(|user| Admission::Admitted(Seat::new(user.as_str(), nth)));
@@ -96,6 +96,59 @@ async fn the_largest_batches_fit() {
     assert_eq!(seats.release(campaign.id, &all).await.unwrap(), all.len() - 4_096);
     assert_eq!(seats.count(campaign.id).await.unwrap(), Some((4_096, 0)));
     world.close().await;
+}
+
+/// The middle ones of seven campaigns fail, each before and after others, and with others that fail.
+#[tokio::test]
+async fn campaigns_that_one_script_serves_do_not_concern_each_other() {
+    let world = World::bare(1).await;
+    world.migrate().await;
+    let mut seats = connect(&world).await;
+    let campaigns: [Campaign; 7] = from_fn(|n| Campaign { per_user_limit: 1 + n as i32 / 6, ..campaign() });
+    let [fine, lost, wrong_holders, wrong_pending, garbage, full, two_each] =
+        campaigns.each_ref().map(|c| c.id);
+    for campaign in campaigns.iter().filter(|campaign| campaign.id != lost) {
+        load(&mut seats, campaign).await;
+    }
+    let mut redis = world.redis().await;
+    for (campaign, key, command, values) in [
+        (wrong_holders, ":holders", "SET", ["x"].as_slice()),
+        (wrong_pending, ":pending", "SET", &["x"]),
+        (garbage, "", "HSET", &["limit", "many"]),
+        (full, "", "HSET", &["quantity", "0"]),
+    ] {
+        let key = World::gate(campaign, key);
+        redis::cmd(command).arg(key).arg(values).exec_async(&mut redis).await.unwrap();
+    }
+
+    let [a, b] = ["a", "b"].map(|user| UserId::parse(user.to_owned()).unwrap());
+    let asked = campaigns.each_ref().map(|campaign| (campaign.id, vec![&a, &b]));
+    let answers = seats.admit_together(&asked).await;
+    let of = |campaign| &answers[campaigns.iter().position(|c| c.id == campaign).unwrap()];
+    let first = |user| Admission::Admitted(Seat::new(user, 1));
+    assert_eq!(of(fine).as_ref().unwrap(), &[first("a"), first("b")]);
+    assert_eq!(of(lost).as_ref().unwrap(), &vec![Admission::Denied(Denial::Unloaded); 2]);
+    for wrong in [wrong_holders, wrong_pending] {
+        assert_eq!(of(wrong).as_ref().unwrap_err().code(), Some("WRONGTYPE"));
+    }
+    assert!(of(garbage).is_err());
+    assert_eq!(of(full).as_ref().unwrap(), &vec![Admission::Denied(Denial::Refused(Refusal::SoldOut)); 2]);
+    assert_eq!(of(two_each).as_ref().unwrap(), &[first("a"), first("b")]);
+
+    let committed = [(fine, "a"), (wrong_pending, "a"), (lost, "a"), (wrong_holders, "a"), (two_each, "b")];
+    let committed = committed.map(|(campaign, user)| (campaign, [Seat::new(user, 1)]));
+    let confirmed = seats.confirm_together(&committed).await;
+    let codes = confirmed.iter().map(|result| result.as_ref().err().and_then(|error| error.code()));
+    assert_eq!(codes.collect::<Vec<_>>(), [None, Some("WRONGTYPE"), None, Some("WRONGTYPE"), None]);
+    assert_eq!(seats.count(fine).await.unwrap(), Some((2, 1)));
+    assert_eq!(seats.count(two_each).await.unwrap(), Some((2, 1)));
+    world.close().await;
+}
+
+async fn load(seats: &mut Seats, campaign: &Campaign) {
+    let token = Ulid::generate();
+    seats.begin_load(campaign.id, token).await.unwrap();
+    seats.finish_load(campaign, token).await.unwrap();
 }
 
 async fn connect(world: &World) -> Seats {
