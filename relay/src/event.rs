@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
-use async_nats::HeaderMap;
+use async_nats::{HeaderMap, HeaderName};
 use bytes::Bytes;
 use serde::Deserialize;
 use serde::de::Error as _;
@@ -139,11 +139,11 @@ impl StoredEvent {
     pub fn headers(&self, message_id: &str) -> HeaderMap {
         let mut headers = HeaderMap::new();
         headers.insert(async_nats::header::NATS_MESSAGE_ID, message_id);
-        headers.insert(SHARD_HEADER, self.shard.to_string());
-        headers.insert(POSITION_HEADER, self.position.to_string());
-        headers.insert("content-type", "application/cloudevents+json");
+        headers.insert(HeaderName::from_static(SHARD_HEADER), self.shard.to_string());
+        headers.insert(HeaderName::from_static(POSITION_HEADER), self.position.to_string());
+        headers.insert(HeaderName::from_static("content-type"), "application/cloudevents+json");
         if let Some(traceparent) = &self.traceparent {
-            headers.insert("traceparent", traceparent.as_str());
+            headers.insert(HeaderName::from_static("traceparent"), traceparent.as_str());
         }
         headers
     }
