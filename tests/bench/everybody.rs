@@ -1,6 +1,7 @@
 //! Measures what a night brings besides one hot campaign, each figure with its ratio to `GET /livez` or to one campaign
 //! in the same run, and the CPU time that one issue costs in each server. An outside client (wrk) with 256 connections
-//! runs on the same machine. Absolute figures depend on the machine; compare the ratios.
+//! runs on the same machine. For one row a second client claims on quiet campaigns, over a few connections, while the
+//! first claims on a hot one; the ratio of this row is that of the two p99. Absolute figures depend on the machine; compare the ratios.
 //!
 //! `BENCH_SECONDS` sets the length of a segment (3 s). Every figure is the median of `BENCH_ROUNDS` segments (5), which
 //! are measured in turn with all others, so that drift of the machine does not favour one.
@@ -16,8 +17,8 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use crate::load::{Claims, Targets, median};
-use crate::night::{Kind, Night};
+use crate::load::{Answers, Claims, Targets, median};
+use crate::night::{Beside, Kind, Night, QUIET};
 use crate::service::{PROGRAM, Service};
 use crate::support::number;
 
@@ -33,6 +34,8 @@ const KINDS: [(Kind, &str, &str); 7] = [
     (Kind::Coupon, ">= 0.4", "<= 30"),
     (Kind::Campaign, ">= 0.5", "<= 30"),
 ];
+/// The goal for the p99 of claims on quiet campaigns, as a multiple of that of the hot one beside them.
+const QUIET_GOAL: &str = "<= 2";
 const SERVERS: [&str; 4] = ["service", "Postgres", "Redis", "NATS"];
 
 /// The figures of each round.
@@ -43,6 +46,8 @@ struct Figures {
     /// CPU time per issue in microseconds, server by server.
     cpu: [Vec<f64>; 4],
     many: [Vec<Claims>; CAMPAIGNS.len()],
+    /// Of a hot campaign, and of the quiet ones beside it.
+    beside: Vec<[Answers; 2]>,
     rates: [Vec<f64>; KINDS.len()],
     p99s: [Vec<f64>; KINDS.len()],
 }
@@ -56,10 +61,12 @@ async fn main() -> Result<()> {
     for (count, _) in CAMPAIGNS {
         many.push(night::campaigns(&service, count).await?);
     }
+    let beside = Beside::begin(&service).await?;
     let mut figures = Figures::default();
     for round in 0..rounds {
         println!("round {} of {rounds}", round + 1);
         figures.measure(&service, &night, &many, round, seconds).await?;
+        figures.beside.push(beside.measure(&service, round, seconds).await?);
     }
     figures.report();
     Ok(())
@@ -109,6 +116,11 @@ impl Figures {
             let p99_goal = format!("<= {:.1}", 2.0 * one_p99);
             row(&name, rates(claims), rates(claims) / one, goal, p99s(claims), &p99_goal);
         }
+        let quiet = |figure: fn(&[Answers; 2]) -> f64| median(self.beside.iter().map(figure).collect());
+        let p99_goal = format!("<= {:.1}", 2.0 * quiet(|[hot, _]| hot.p99_ms));
+        let (rate, p99) = (quiet(|[_, quiet]| quiet.rate()), quiet(|[_, quiet]| quiet.p99_ms));
+        let ratio = quiet(|[hot, quiet]| quiet.p99_ms / hot.p99_ms);
+        row(&format!("claims, {QUIET} quiet beside a hot one"), rate, ratio, QUIET_GOAL, p99, &p99_goal);
         for (place, (kind, goal, p99_goal)) in KINDS.into_iter().enumerate() {
             let rate = median(self.rates[place].clone());
             row(

@@ -1,4 +1,4 @@
-//! Load on a service by an outside client, wrk, with 256 connections.
+//! Load on a service by an outside client, wrk, with 256 connections unless its targets have another number.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use tokio::process::Command;
 use crate::service::{Service, TOKEN};
 use crate::support::wait_until;
 
-const CONNECTIONS: &str = "-c256";
+const CONNECTIONS: usize = 256;
 const LIVEZ_SECONDS: u64 = 2;
 /// From the first target of a run to that of the next.
 const STRIDE: usize = 3_571;
@@ -21,24 +21,28 @@ const PROJECTED: &str = "SELECT least(projection_position('wallet', 0::smallint)
 
 /// What clients ask for: a file of targets, as `load.lua` reads them.
 #[derive(Debug)]
-pub(crate) struct Targets(PathBuf);
+pub(crate) struct Targets {
+    file: PathBuf,
+    /// Connections of the client.
+    pub(crate) connections: usize,
+}
 
 impl Targets {
     /// Each target is a method, a path, and a user if it is always the same.
     pub(crate) fn new(targets: impl IntoIterator<Item = String>) -> Result<Self> {
         static FILES: AtomicUsize = AtomicUsize::new(0);
         let name = format!("targets-{}-{}", std::process::id(), FILES.fetch_add(1, Ordering::Relaxed));
-        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+        let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
         let mut lines = targets.into_iter().collect::<Vec<_>>().join("\n");
         lines.push('\n');
-        fs::write(&path, lines)?;
-        Ok(Self(path))
+        fs::write(&file, lines)?;
+        Ok(Self { file, connections: CONNECTIONS })
     }
 }
 
 impl Drop for Targets {
     fn drop(&mut self) {
-        drop(fs::remove_file(&self.0));
+        drop(fs::remove_file(&self.file));
     }
 }
 
@@ -116,11 +120,11 @@ impl Service {
         let start = RUNS.fetch_add(1, Ordering::Relaxed) * STRIDE;
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/bench/load.lua");
         let output = Command::new("wrk")
-            .args(["-t2", CONNECTIONS, &format!("-d{seconds}"), "-s"])
+            .args(["-t2", &format!("-c{}", targets.connections), &format!("-d{seconds}"), "-s"])
             .arg(script)
             .arg(format!("http://{}", self.address))
             .env("TOKEN", TOKEN)
-            .env("TARGETS", &targets.0)
+            .env("TARGETS", &targets.file)
             .env("FIRST", first)
             .env("START", start.to_string())
             .stderr(Stdio::inherit())

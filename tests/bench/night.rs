@@ -8,11 +8,16 @@ use sqlx::{Connection as _, PgConnection};
 use ulid::Ulid;
 use uuid::Uuid;
 
-use crate::load::{Answers, Targets, claim_on};
+use crate::load::{Answers, Targets, claim_on, head, projected};
 use crate::service::{Service, client, create_campaign};
+use crate::support::wait_until;
 
 /// Users with a coupon of the campaign that is sold out.
 const WINNERS: usize = 20_000;
+/// Quiet campaigns beside a hot one.
+pub(crate) const QUIET: usize = 50;
+/// Connections of the client that claims on quiet campaigns: few, so that hardly any of the load is theirs.
+const QUIET_CONNECTIONS: usize = 8;
 /// For the refusals to be remembered, and for the plans to be made.
 const WARM_UP_SECONDS: u64 = 1;
 const MANY: &str = "INSERT INTO campaigns (id, shard, name, merchant_id, face_value, currency, quantity, \
@@ -89,6 +94,38 @@ impl Night {
         let others = if is_read { answers.refused } else { answers.count - answers.refused };
         ensure!(others == 0.0, "{kind:?}: {others} of {} answers were others", answers.count);
         Ok(answers)
+    }
+}
+
+/// A hot campaign, that of the service, and quiet ones of the same shard.
+#[derive(Debug)]
+pub(crate) struct Beside {
+    hot: Targets,
+    quiet: Targets,
+}
+
+impl Beside {
+    pub(crate) async fn begin(service: &Service) -> Result<Self> {
+        let mut quiet = campaigns(service, QUIET).await?;
+        quiet.connections = QUIET_CONNECTIONS;
+        Ok(Self { hot: Targets::new([claim_on(&service.campaign)])?, quiet })
+    }
+
+    /// Claims on the hot campaign at full rate, and at the same time on the quiet ones by a client of their own. Returns
+    /// the answers to both, when all issues are projected.
+    pub(crate) async fn measure(&self, service: &Service, run: usize, seconds: u64) -> Result<[Answers; 2]> {
+        let first = format!("b{run}");
+        let (hot, quiet) = tokio::try_join!(
+            service.wrk(seconds, &self.hot, &first),
+            service.wrk(seconds, &self.quiet, &first)
+        )?;
+        for answers in [hot, quiet] {
+            ensure!(answers.refused == 0.0, "{} of {} claims were refused", answers.refused, answers.count);
+        }
+        let mut connection = PgConnection::connect(&service.servers.database_url()).await?;
+        let issued = head(&mut connection).await?;
+        wait_until(async || Ok(projected(&mut connection).await? >= issued)).await?;
+        Ok([hot, quiet])
     }
 }
 

@@ -1,6 +1,7 @@
 //! Many at once: never more than the quantity, never more than a user's limit, and no promise broken.
 
 mod batches;
+mod quiet;
 
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;

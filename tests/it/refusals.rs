@@ -1,6 +1,9 @@
 //! Refusals from memory: a process answers losers by itself, is never wrong for longer than a second, and shows every
 //! winner their coupon.
 
+mod cluster;
+mod restored;
+
 use std::time::{Duration, Instant};
 
 use coupon_dispatcher::ids::CampaignId;
@@ -14,6 +17,29 @@ use crate::support::{Answer, Clock, SOON, World, wait_until};
 const QUANTITY: usize = 20;
 /// For how long a process repeats a refusal, at most.
 const VALID_FOR: Duration = Duration::from_secs(1);
+
+/// A user with a coupon.
+struct Winner {
+    user: String,
+    coupon: Value,
+}
+
+impl Winner {
+    /// Nothing if the answer promises no coupon.
+    fn of(user: &str, answer: &Answer) -> Option<Self> {
+        let coupon = if answer.status == 201 { &answer.body["id"] } else { &answer.body["coupon"]["id"] };
+        (!coupon.is_null()).then(|| Self { user: user.to_owned(), coupon: coupon.clone() })
+    }
+
+    fn coupon(&self) -> Ulid {
+        serde_json::from_value(self.coupon.clone()).unwrap()
+    }
+
+    /// Whether a refusal shows the coupon.
+    fn is_shown(&self, answer: &Answer) -> bool {
+        (answer.problem(), &answer.body["coupon"]["id"]) == ("already-issued", &self.coupon)
+    }
+}
 
 impl World {
     async fn claim_at(&self, process: usize, campaign: CampaignId, user: &str) -> Answer {
@@ -45,16 +71,34 @@ impl World {
         wait_until("losers are answered from memory", SOON, remembered).await;
     }
 
-    /// A campaign that is sold out, and the coupons of its winners.
-    async fn sold_out(&self) -> (CampaignId, Vec<(String, Value)>) {
+    /// A campaign that is sold out, and its winners.
+    async fn sold_out(&self) -> (CampaignId, Vec<Winner>) {
         let campaign = self.open_campaign(json!({ "quantity": QUANTITY })).await;
-        let winners = (0..QUANTITY).map(async |number| {
-            let user = format!("winner-{number}");
-            let answer = self.claim(campaign, &user).await;
-            assert_eq!(answer.status, 201, "{answer:?}");
-            (user, answer.body["id"].clone())
+        let winners = self.winners(campaign, "winner", QUANTITY).await;
+        self.promised(winners.iter().map(Winner::coupon));
+        (campaign, winners)
+    }
+
+    /// New winners of a campaign. The world does not remember what they are promised.
+    async fn winners(&self, campaign: CampaignId, name: &str, count: usize) -> Vec<Winner> {
+        let winners = (0..count).map(async |number| {
+            let user = format!("{name}-{number}");
+            let answer = self.claim_at(0, campaign, &user).await;
+            Winner::of(&user, &answer).unwrap_or_else(|| panic!("{answer:?}"))
         });
-        (campaign, join_all(winners).await)
+        join_all(winners).await
+    }
+
+    async fn are_shown_their_coupons(
+        &self,
+        process: usize,
+        campaign: CampaignId,
+        winners: impl IntoIterator<Item = &Winner>,
+    ) {
+        for winner in winners {
+            let answer = self.claim_at(process, campaign, &winner.user).await;
+            assert!(winner.is_shown(&answer), "{}: {answer:?}", winner.user);
+        }
     }
 
     /// By nobody who would notify a process.
@@ -75,14 +119,7 @@ async fn losers_are_refused_from_memory_until_there_are_seats_and_winners_are_sh
     let (campaign, winners) = world.sold_out().await;
     for process in [0, 1] {
         world.remembers(process, campaign, "sold-out").await;
-        for (user, coupon) in &winners {
-            let answer = world.claim_at(process, campaign, user).await;
-            assert_eq!(
-                (answer.problem(), &answer.body["coupon"]["id"]),
-                ("already-issued", coupon),
-                "{answer:?}"
-            );
-        }
+        world.are_shown_their_coupons(process, campaign, &winners).await;
     }
     world.alter(campaign, "quantity = quantity + 10").await;
     for process in [0, 1] {
@@ -130,10 +167,9 @@ async fn a_gate_that_is_emptied_and_loaded_again_changes_no_answer() {
         world.remembers(1, campaign, "sold-out").await;
         redis::cmd("FLUSHALL").exec_async(&mut world.redis().await).await.unwrap();
         let loaded = async || {
-            for (user, coupon) in &winners[..3] {
-                let answer = world.claim_at(1, campaign, user).await;
-                let shown = (answer.problem(), &answer.body["coupon"]["id"]) == ("already-issued", coupon);
-                assert!(shown || answer.status == 503, "{answer:?}");
+            for winner in &winners[..3] {
+                let answer = world.claim_at(1, campaign, &winner.user).await;
+                assert!(winner.is_shown(&answer) || answer.status == 503, "{answer:?}");
             }
             let refused = world.newcomer(1, campaign).await;
             assert!(refused.status == 503 || refused.problem() == "sold-out", "{refused:?}");
