@@ -19,6 +19,7 @@ use crate::event::OUTLET;
 use crate::gate::client::Client as Redis;
 use crate::pool::Pool;
 use crate::schema::{self, SchemaError};
+use crate::storage::PLANS;
 use crate::tls::{advised, explained};
 
 /// Connections for reads and rare writes. Each writer has one of its own.
@@ -139,6 +140,7 @@ pub(crate) fn database(config: &Config) -> anyhow::Result<PgConnectOptions> {
     Ok(database
         .application_name("coupon")
         .options(PINNED)
+        .options(PLANS)
         .options((!has_schema).then_some(SCHEMA))
         .options((!zoo::has("not-durable")).then_some(DURABLE))
         .disable_statement_logging())

@@ -16,13 +16,6 @@ use crate::gate::redis::Seats;
 const GATE_TIMEOUT: Duration = Duration::from_secs(5);
 /// For one statement. Counting ten million rows takes minutes; everything else is read in batches.
 const STATEMENT_TIMEOUT: &str = "10min";
-/// Settings of the session: batches are looked up by index, even if the planner still takes a table for empty.
-const PLANS: [(&str, &str); 4] = [
-    ("statement_timeout", STATEMENT_TIMEOUT),
-    ("enable_seqscan", "off"),
-    ("enable_hashjoin", "off"),
-    ("enable_mergejoin", "off"),
-];
 /// Begins a transaction whose statements see one snapshot.
 pub(super) const REPEATABLE_READ: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
 
@@ -66,7 +59,7 @@ impl Sources {
 
 /// A connection with the settings of an audit.
 pub(super) async fn connect(database: &PgConnectOptions) -> Result<PgConnection, sqlx::Error> {
-    database.clone().options(PLANS).connect().within(SCAN_TIMEOUT).await
+    database.clone().options([("statement_timeout", STATEMENT_TIMEOUT)]).connect().within(SCAN_TIMEOUT).await
 }
 
 /// One snapshot, for statements that read all rows of a table.

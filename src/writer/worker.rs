@@ -23,20 +23,9 @@ const STATEMENT_TIMEOUT: &str = "3s";
 const FIRST: Shard = Shard(0);
 /// How often a connection without work is tested.
 const PING_INTERVAL: Duration = Duration::from_secs(1);
-/// How the session plans: the same from the first row to the millionth. A plan that is best while a table is empty
-/// (scan all of it, hash all of it) is kept with the connection, and would be ruinous when the table is full. Set
-/// for the session, because `SET` at the function costs at every call.
-///
-/// What is off is counted as expensive, not forbidden: the smallest table without an index would make a plan look
-/// so expensive that it is compiled, at every call (7 ms a batch).
-pub const PLANS: [(&str, &str); 6] = [
-    ("jit", "off"),
-    ("plan_cache_mode", "force_generic_plan"),
-    ("enable_seqscan", "off"),
-    ("enable_bitmapscan", "off"),
-    ("enable_hashjoin", "off"),
-    ("enable_mergejoin", "off"),
-];
+/// One plan serves every batch: planning anew costs more than a plan for one batch could save. Set for the session,
+/// because `SET` at the function costs at every call.
+pub const ONE_PLAN: (&str, &str) = ("plan_cache_mode", "force_generic_plan");
 
 /// Writes what the lanes of one shard hold.
 #[derive(Debug)]
@@ -55,7 +44,7 @@ impl WriterWorker {
     /// each commit.
     #[must_use]
     pub fn new(shard: Shard, batch_rows: usize, database: &PgConnectOptions, appended: Arc<Notify>) -> Self {
-        let database = database.clone().options([("statement_timeout", STATEMENT_TIMEOUT)]).options(PLANS);
+        let database = database.clone().options([("statement_timeout", STATEMENT_TIMEOUT), ONE_PLAN]);
         Self { shard, batch_rows, database, connected: Arc::default(), appended, lanes: Vec::new() }
     }
 

@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use coupon_dispatcher::coupon::code::new_code;
-use coupon_dispatcher::writer::PLANS;
+use coupon_dispatcher::storage::PLANS;
+use coupon_dispatcher::writer::ONE_PLAN;
 use sqlx::{ConnectOptions as _, Connection as _, PgConnection, Row as _};
 use ulid::Ulid;
 use uuid::Uuid;
@@ -59,7 +60,7 @@ pub(crate) async fn measure(site: &Site) -> Result<Cost> {
 
 /// Measures both functions in the same calls: Postgres times its functions, without the commit.
 async fn issue(site: &Site, alone_us: f64) -> Result<Cost> {
-    let mut connection = site.database.clone().options(PLANS).connect().await?;
+    let mut connection = site.database.clone().options(PLANS).options([ONE_PLAN]).connect().await?;
     let campaign = Ulid::generate();
     sqlx::query(CAMPAIGN).bind(Uuid::from(campaign)).bind(SHARD.0).execute(&mut connection).await?;
     issue_batch(&mut connection, campaign).await?; // makes the plans

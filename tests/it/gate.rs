@@ -104,7 +104,8 @@ async fn campaigns_that_one_script_serves_do_not_concern_each_other() {
     let world = World::bare(1).await;
     world.migrate().await;
     let mut seats = connect(&world).await;
-    let campaigns: [Campaign; 7] = from_fn(|n| Campaign { per_user_limit: if n == 6 { 2 } else { 1 }, ..campaign() });
+    let campaigns: [Campaign; 7] =
+        from_fn(|n| Campaign { per_user_limit: if n == 6 { 2 } else { 1 }, ..campaign() });
     let [fine, lost, wrong_holders, wrong_pending, garbage, full, two_each] =
         campaigns.each_ref().map(|c| c.id);
     for campaign in campaigns.iter().filter(|campaign| campaign.id != lost) {
