@@ -35,6 +35,7 @@ mod openings;
 mod outbox;
 mod parsing;
 mod permissions;
+mod plans;
 mod problems;
 mod projections;
 mod python;
