@@ -1,11 +1,12 @@
 //! Measures what a night brings besides one hot campaign, each figure with its ratio to `GET /livez` or to one campaign
 //! in the same run, and the CPU time that one issue costs in each server. An outside client (wrk) with 256 connections
 //! runs on the same machine. For one row a second client claims on quiet campaigns, over a few connections, while the
-//! first claims on a hot one; the ratio of this row is that of the two p99. Absolute figures depend on the machine; compare the ratios.
+//! first claims on a hot one; the ratio of this row is that of the two p99. Absolute figures depend on the machine;
+//! compare the ratios.
 //!
 //! `BENCH_SECONDS` sets the length of a segment (3 s). Every figure is the median of `BENCH_ROUNDS` segments (5), which
-//! are measured in turn with the others, so that drift of the machine does not favour one; 1,000 and 10,000 campaigns are
-//! created and measured after all others.
+//! are measured in turn with the others, so that drift of the machine does not favour one. The campaigns of the rows
+//! with 1,000 and 10,000 are created and measured after all others, because open campaigns cost time at rest too.
 
 #[allow(dead_code, reason = "only the quick benchmark measures the machine and the client")]
 mod cpu;
@@ -60,7 +61,6 @@ async fn main() -> Result<()> {
     let night = Night::begin(&service).await?;
     let beside = Beside::begin(&service).await?;
     let mut figures = Figures::default();
-    // Open campaigns cost time at rest too, so each number of them begins when the smaller ones are measured.
     for (place, (count, _)) in CAMPAIGNS.into_iter().enumerate() {
         let campaigns = night::campaigns(&service, count).await?;
         for round in 0..rounds {
