@@ -57,6 +57,8 @@ impl Relay {
     pub async fn run(&self) -> Infallible {
         let mut retry = Retry::new(Duration::from_millis(50), Duration::from_secs(2));
         let (mut told, mut session) = (false, None);
+        // At 0 from the start: an alarm on its growth sees the first refusal too.
+        drop(self.route.metrics.refused.get_or_create(&self.route.site.shard.into()));
         loop {
             let before = self.route.status.borrow().published;
             let Ended { error, kept } = self.lead(session.take(), &mut told).await;

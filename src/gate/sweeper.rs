@@ -19,7 +19,7 @@ use super::members::Members;
 use super::redis::Seats;
 use super::repair::{Suspect, Wrong, check, is_suspect};
 use super::settle::{self, SweepError};
-use super::walk::{Part, Walk};
+use super::walk::{Part, Waiting, Walk};
 use crate::campaign::State;
 use crate::campaign::sweep::Seen;
 use crate::ids::CampaignId;
@@ -32,6 +32,8 @@ const INTERVAL: Duration = Duration::from_millis(500);
 const RELOAD_INTERVAL: Duration = Duration::from_secs(5);
 /// How long before its opening a gate is loaded, if Redis does not have it.
 const LOADED_BEFORE: time::Duration = time::Duration::minutes(1);
+/// Campaigns that are asked in one call whether they have pending seats.
+const LOOKED_AT: usize = 500;
 /// For one call to Redis.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -55,6 +57,7 @@ pub async fn run(client: Client, pool: Pool, loader: Loader, measures: Measures)
         seats: None,
         rounds: 0,
         walks: [Part::Live, Part::Closed, Part::Drafts].map(Walk::new),
+        waiting: Waiting::default(),
         members: Members::default(),
         reloads: HashMap::new(),
         troubles: Troubles::new("a campaign was not swept", measures.failures.clone()),
@@ -83,6 +86,8 @@ struct Sweeper {
     seats: Option<Seats>,
     rounds: usize,
     walks: [Walk; 3],
+    /// Of the live ones.
+    waiting: Waiting,
     members: Members,
     /// When gates that contradicted Postgres were last loaded.
     reloads: HashMap<CampaignId, Instant>,
@@ -107,6 +112,7 @@ impl Sweeper {
                 self.look_at_members(&seats).await?;
             }
         }
+        self.settle_others(&seats).await?;
         self.seats = Some(seats);
         Ok(())
     }
@@ -114,10 +120,27 @@ impl Sweeper {
     async fn walk(&mut self, seats: &Seats, place: usize) -> Result<(), SweepError> {
         for _ in 0..self.walks[place].chunks() {
             let chunk = self.walks[place].next(&self.pool).await?;
+            if self.walks[place].part() == Part::Live {
+                self.waiting.seen(chunk.iter().map(|seen| seen.campaign().id));
+            }
             self.sweep(seats, &chunk).await?;
             if self.walks[place].is_at_its_end() {
+                if self.walks[place].part() == Part::Live {
+                    self.waiting.ended();
+                }
                 break;
             }
+        }
+        Ok(())
+    }
+
+    /// Settles the seats of live campaigns that had no turn in this round.
+    async fn settle_others(&mut self, seats: &Seats) -> Result<(), SweepError> {
+        let others = self.waiting.others();
+        for chunk in others.chunks(LOOKED_AT) {
+            let with_pending = seats.with_pending(chunk).await?;
+            let failed = settle::overdue(seats, &self.pool, with_pending).await?;
+            self.report(seats, failed).await?;
         }
         Ok(())
     }

@@ -3,6 +3,7 @@
 
 use std::sync::LazyLock;
 
+use futures_util::future::join_all;
 use redis::{ErrorKind, RedisError, Script, ScriptInvocation, make_extension_error};
 
 use super::connection::Connection;
@@ -82,6 +83,35 @@ impl Seats {
             Ok(words) => words.iter().map(|word| confirmed(word)).collect(),
             Err(error) => vec![Err(error); committed.len()],
         }
+    }
+
+    /// Those of these campaigns that have pending seats. Of campaigns whose node of a Cluster fails, none.
+    ///
+    /// # Errors
+    /// When no gate can be asked.
+    pub(super) async fn with_pending(&self, campaigns: &[CampaignId]) -> Result<Vec<CampaignId>, RedisError> {
+        let together = self.served_together(campaigns.len());
+        let parts = campaigns.chunks(together);
+        let answers = join_all(parts.clone().map(|part| self.have_pending(part))).await;
+        let mut found = Vec::new();
+        for (part, answer) in parts.zip(answers) {
+            match answer {
+                Ok(have) => found.extend(part.iter().zip(have).filter(|(_, has)| *has).map(|(id, _)| *id)),
+                Err(error) if self.is_of_all(&error) => return Err(error),
+                Err(_) => {} // reported when the walk comes to these campaigns
+            }
+        }
+        Ok(found)
+    }
+
+    async fn have_pending(&self, campaigns: &[CampaignId]) -> Result<Vec<bool>, RedisError> {
+        let Some(first) = campaigns.first() else { return Ok(Vec::new()) };
+        // Not ZCARD, because a key of another type would fail the pipeline of all.
+        let mut pipe = redis::pipe();
+        for campaign in campaigns {
+            pipe.exists(Keys::of(*campaign).pending);
+        }
+        pipe.query_async(self.0.clone().at(*first)).await
     }
 
     /// Calls a script that answers `count` words.

@@ -143,3 +143,28 @@ async fn a_key_of_another_type_breaks_one_campaign_until_it_is_repaired() {
     fault.healed();
     world.close().await;
 }
+
+/// The walk along so many campaigns takes at least 10 s: 1,500 in half a second.
+#[tokio::test]
+async fn a_lost_seat_waits_for_no_turn_of_its_campaign() {
+    let world = World::start().await;
+    let campaign = world.open_campaign(json!({})).await;
+    assert_eq!(world.claim(campaign, "winner").await.status, 201);
+    world.balanced().await;
+    let others = "INSERT INTO campaigns (id, shard, name, merchant_id, face_value, currency, quantity, per_user_limit, \
+                  opens_at, closes_at, coupon_valid_for, settle_on, state) \
+                  SELECT gen_random_uuid(), shard, 'other', merchant_id, face_value, currency, quantity, per_user_limit, \
+                         opens_at, closes_at, 86400, settle_on, state FROM campaigns, generate_series(1, 30000)";
+    sqlx::raw_sql(others).execute(&world.pool).await.unwrap();
+    let key = World::gate(campaign, ":pending");
+    tell_redis(&world, &["SADD", &World::gate(campaign, ":holders"), "lost"]).await;
+    tell_redis(&world, &["ZADD", &key, "1", "lost"]).await;
+    let mut redis = world.redis().await;
+    let back = async || !redis::cmd("EXISTS").arg(&key).query_async::<bool>(&mut redis).await.unwrap();
+    wait_until("the walk has come to the campaign", SOON, back).await;
+    for name in ["lost-1", "lost-2", "lost-3"] {
+        a_lost_seat_comes_back(&world, campaign, name).await;
+    }
+    sqlx::raw_sql("DELETE FROM campaigns WHERE name = 'other'").execute(&world.pool).await.unwrap();
+    world.close().await;
+}
