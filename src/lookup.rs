@@ -15,7 +15,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
 
 use crate::pool::Pool;
-use crate::storage::StorageError;
+use crate::storage::{StorageError, is_unreadable};
 
 /// Questions that wait, at most; more are refused. Above the requests that a shard has in progress.
 const QUEUE: usize = 8_192;
@@ -97,12 +97,25 @@ async fn ask_all<L: Lookup>(pool: Pool, mut questions: mpsc::Receiver<Question<L
     }
 }
 
+async fn read<L: Lookup>(pool: &Pool, keys: &[L::Key]) -> Result<HashMap<L::Key, L::Found>, sqlx::Error> {
+    timeout(ANSWER_TIMEOUT, L::read(pool, keys)).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))
+}
+
 /// Asks each key once, and tells all who wait for it.
 async fn ask<L: Lookup>(pool: &Pool, mut asked: Vec<Question<L>>) {
     let keys: HashSet<&L::Key> = asked.iter().map(|question| &question.key).collect();
     let keys: Vec<L::Key> = keys.into_iter().cloned().collect();
-    let found = timeout(ANSWER_TIMEOUT, L::read(pool, &keys)).await;
-    let found = found.unwrap_or(Err(sqlx::Error::PoolTimedOut)).map_err(StorageError::from);
+    let found = read::<L>(pool, &keys).await;
+    if keys.len() > 1 && found.as_ref().is_err_and(is_unreadable) {
+        // A row that cannot be read fails only those who ask for it.
+        for question in asked {
+            let found = read::<L>(pool, std::slice::from_ref(&question.key)).await;
+            let found = found.map(|mut found| found.remove(&question.key)).map_err(StorageError::from);
+            drop(question.answer.send(found));
+        }
+        return;
+    }
+    let found = found.map_err(StorageError::from);
     if zoo::has("readers-get-the-answers-of-others")
         && let [first, .., last] = &mut asked[..]
     {

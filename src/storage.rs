@@ -55,6 +55,12 @@ pub fn is_stale(error: &(dyn Error + 'static)) -> bool {
     false
 }
 
+/// Whether a row has a value that this program never writes.
+#[must_use]
+pub fn is_unreadable(error: &sqlx::Error) -> bool {
+    matches!(error, sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_))
+}
+
 /// Runs a statement on a connection of a pool, as in `prepared!(pool, |connection| query.fetch_one(connection))`. If
 /// it is stale, the connection forgets all that it has prepared, and runs it once more: a migration under a running
 /// process fails no request. A macro, because futures of a closure that borrows a connection cannot be sent.
@@ -84,11 +90,15 @@ macro_rules! prepared {
 pub(crate) use prepared;
 
 impl From<sqlx::Error> for StorageError {
-    /// An error that does not come from the server, such as a lost connection or a full pool, passes as well.
+    /// An error that does not come from the server, such as a lost connection or a full pool, passes as well; but not a
+    /// row that this program cannot read.
     fn from(error: sqlx::Error) -> Self {
-        let passes = error.as_database_error().is_none_or(|error| {
-            error.code().is_some_and(|code| PASSING.iter().any(|class| code.starts_with(class)))
-        });
+        let passes = match error.as_database_error() {
+            Some(error) => {
+                error.code().is_some_and(|code| PASSING.iter().any(|class| code.starts_with(class)))
+            }
+            None => !is_unreadable(&error),
+        };
         let error = Arc::new(error);
         if passes { Self::Unavailable(error) } else { Self::Refused(error) }
     }

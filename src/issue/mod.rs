@@ -113,10 +113,12 @@ impl Issuer {
         let Some(snapshot) = self.campaigns.get(campaign).await? else {
             return Ok(Outcome::NoSuchCampaign);
         };
-        let result = self.judge(&snapshot, user, cause).await;
+        let result = self.judge(&snapshot, user.clone(), cause).await;
         failpoint::reached("claim.judged").await;
-        if let Ok(Verdict::Issued(_)) = result {
-            self.refusals.forget(campaign);
+        match &result {
+            Ok(Verdict::Issued(_)) => self.refusals.forget(campaign),
+            Ok(Verdict::Held(_) | Verdict::Refused(_, Some(_))) => self.refusals.holds(campaign, &user),
+            Ok(Verdict::Refused(_, None)) | Err(_) => {}
         }
         let result = result.map(|verdict| Outcome::new(verdict, &snapshot));
         self.metrics.answered(snapshot.campaign.shard, &result);

@@ -3,8 +3,8 @@
 //!
 //! A refusal is repeated for [`VALID_FOR`] after the gate was last asked, never longer: a process that was frozen asks
 //! again. Within this time a seat that is back on sale may still be refused by another process than the one that has
-//! changed the campaign, and so may a coupon that another process has issued while the campaign was closed or paused.
-//! Once all coupons are issued, Postgres issues none, so that no holder is missing.
+//! changed the campaign, and a user to whom another process has issued a coupon since may be refused without it. The first
+//! answer that contradicts the memory ends it, so that what was shown once is shown again.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
@@ -33,7 +33,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 const WORTH_FROM: u32 = 100;
 /// Campaigns that are remembered, at most.
 const CAMPAIGNS_MAX: usize = 256;
-/// A campaign that was not renewed for this long makes room for another.
+/// A campaign that the gate has not refused for this long makes room for another.
 const KEPT_FOR: Duration = Duration::from_secs(10);
 /// The refusals that a process remembers.
 #[derive(Debug)]
@@ -49,6 +49,8 @@ pub(super) struct Refusals {
 #[derive(Debug, Default)]
 struct Entry {
     refused: AtomicU32,
+    /// When the gate last refused a user, in ms since the start.
+    refused_at: AtomicU64,
     /// Before this moment, in ms since the start, nobody asks for the others.
     next_at: AtomicU64,
     is_read: AtomicBool,
@@ -101,6 +103,7 @@ impl Refusals {
     /// The gate, asked at `asked_at`, has refused a user without seats. Remembers that, if it pays.
     pub(super) fn learn(self: &Arc<Self>, campaign: CampaignId, refusal: Refusal, asked_at: Instant) {
         let Some(entry) = self.entry(campaign).or_else(|| self.insert(campaign)) else { return };
+        entry.refused_at.store(self.millis(), Relaxed);
         if entry.refused.fetch_add(1, Relaxed) < WORTH_FROM {
             return;
         }
@@ -123,6 +126,17 @@ impl Refusals {
                 }
                 entry.is_read.store(false, Relaxed);
             }));
+        }
+    }
+
+    /// A user holds a coupon of the campaign. Forgets the campaign if the user is not among the holders.
+    pub(super) fn holds(&self, campaign: CampaignId, user: &UserId) {
+        let is_missing = self.entry(campaign).is_some_and(|entry| {
+            let memory = entry.memory.read().unwrap_or_else(PoisonError::into_inner);
+            memory.as_ref().is_some_and(|memory| !memory.holders.contain(self.reader.hash(user)))
+        });
+        if is_missing {
+            self.forget(campaign);
         }
     }
 
@@ -188,14 +202,12 @@ impl Refusals {
         (entries.len() < CAMPAIGNS_MAX).then(|| entries.entry(campaign).or_default().clone())
     }
 
-    /// Drops campaigns that nobody has asked for lately, if there are as many as `entries_max`.
+    /// Drops campaigns that have refused nobody lately, if there are as many as `entries_max`.
     fn make_room(&self, entries_max: usize) {
         let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
         if entries.len() >= entries_max {
-            entries.retain(|_, entry| {
-                let memory = entry.memory.read().unwrap_or_else(PoisonError::into_inner);
-                memory.as_ref().is_some_and(|memory| memory.asked_at.elapsed() < KEPT_FOR)
-            });
+            let oldest = self.millis().saturating_sub(millis(KEPT_FOR));
+            entries.retain(|_, entry| entry.refused_at.load(Relaxed) >= oldest);
         }
     }
 

@@ -46,3 +46,55 @@ async fn each_of_many_readers_gets_their_own_answer() {
     assert_eq!(missing.status, 404, "{missing:?}");
     world.close().await;
 }
+
+#[tokio::test]
+async fn a_row_that_cannot_be_read_fails_only_those_who_ask_for_it() {
+    let mut world = World::with_processes(&["api"]).await;
+    let campaign = world.open_campaign(json!({})).await;
+    let coupons = join_all((0..USERS).map(async |number| {
+        let coupon = world.claim(campaign, &format!("user-{number}")).await;
+        coupon.body["id"].as_str().unwrap().to_owned()
+    }));
+    let coupons = coupons.await;
+    // A user id that no user can have: the program never writes it.
+    let rename = async |from: &str, to: &str| {
+        let rename = "UPDATE coupons SET user_id = $2 WHERE user_id = $1";
+        sqlx::query(rename).bind(from).bind(to).execute(&world.pool).await.unwrap();
+    };
+    let name = format!("user-{}", USERS - 1);
+    rename(&name, "user 0").await;
+    let (last, others) = coupons.split_last().unwrap();
+    for _ in 0..5 {
+        let others = others.iter().map(async |coupon| {
+            let answer = world.api().get(&format!("/v1/coupons/{coupon}")).await;
+            assert_eq!((answer.status, answer.body["id"].as_str()), (200, Some(&**coupon)), "{answer:?}");
+        });
+        let broken = async {
+            let answer = world.api().get(&format!("/v1/coupons/{last}")).await;
+            assert_eq!((answer.status, answer.problem()), (500, "internal"), "{answer:?}");
+        };
+        futures_util::join!(join_all(others), broken);
+    }
+    rename("user 0", &name).await;
+    world.add_process("relay,project").await;
+    world.close().await;
+}
+
+#[tokio::test]
+async fn a_time_without_an_end_is_refused() {
+    let world = World::start().await;
+    let campaign = world.open_campaign(json!({})).await;
+    assert_eq!(world.claim(campaign, "user-1").await.status, 201);
+    for (table, column) in [("campaigns", "closes_at"), ("campaigns", "opens_at"), ("coupons", "expires_at")]
+    {
+        for value in ["infinity", "-infinity"] {
+            let set = format!("UPDATE {table} SET {column} = '{value}'");
+            let refused = sqlx::raw_sql(&set).execute(&world.pool).await.unwrap_err();
+            assert!(
+                refused.to_string().contains("are_finite") || refused.to_string().contains("check"),
+                "{refused}"
+            );
+        }
+    }
+    world.close().await;
+}

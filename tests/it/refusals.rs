@@ -213,3 +213,27 @@ async fn a_campaign_that_opens_or_closes_is_remembered_otherwise() {
     }
     world.close().await;
 }
+
+/// A draft that another process opens: its winner is refused for a moment at most, and never again once shown.
+#[tokio::test]
+async fn what_was_shown_once_is_shown_again() {
+    let world = World::with_processes(&["", "api"]).await;
+    let campaign = world.create_campaign(json!({ "quantity": QUANTITY })).await;
+    world.remembers(1, campaign, "not-open").await;
+    let open = format!("/v1/campaigns/{campaign}/open");
+    assert_eq!(world.processes[0].http().post(&open, &Value::Null).await.status, 200);
+    let winner = &world.winners(campaign, "winner", 1).await[0];
+    world.promised([winner.coupon()]);
+    let mut shown = false;
+    let sells = async || {
+        let answers = join_all((0..8).map(|_| world.claim_at(1, campaign, &winner.user))).await;
+        shown |= answers.iter().any(|answer| answer.problem() == "already-issued");
+        if shown {
+            let again = world.claim_at(1, campaign, &winner.user).await;
+            assert_eq!(again.problem(), "already-issued", "{again:?}");
+        }
+        world.newcomer(1, campaign).await.status == 201
+    };
+    wait_until("the other process sells", SOON, sells).await;
+    world.close().await;
+}
