@@ -3,7 +3,8 @@
 
 use outbox_relay::Shard;
 use outbox_relay::in_time::{InTime as _, SCAN_TIMEOUT};
-use sqlx::{FromRow, PgExecutor};
+use sqlx::postgres::PgRow;
+use sqlx::{FromRow, PgExecutor, Row as _};
 use time::OffsetDateTime;
 use ulid::Ulid;
 
@@ -12,7 +13,7 @@ use super::store::{Snapshot, columns};
 use crate::coupon::store::issued_of;
 use crate::ids::CampaignId;
 use crate::pool::Pool;
-use crate::storage::prepared;
+use crate::storage::{is_unreadable, prepared};
 
 /// Before the first campaign.
 const NONE: CampaignId = CampaignId(Ulid(0));
@@ -33,6 +34,34 @@ impl Seen {
     }
 }
 
+/// What one statement has found.
+#[derive(Debug, Default)]
+pub struct Chunk {
+    pub seen: Vec<Seen>,
+    /// Campaigns whose rows hold what this program never writes, each with the reason.
+    pub unreadable: Vec<(CampaignId, sqlx::Error)>,
+}
+
+impl Chunk {
+    fn of(rows: Vec<PgRow>) -> Result<Self, sqlx::Error> {
+        let mut chunk = Self::default();
+        for row in rows {
+            match Seen::from_row(&row) {
+                Ok(seen) => chunk.seen.push(seen),
+                Err(error) if is_unreadable(&error) => chunk.unreadable.push((row.try_get("id")?, error)),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(chunk)
+    }
+
+    /// How many rows it has.
+    #[must_use]
+    pub fn rows(&self) -> usize {
+        self.seen.len() + self.unreadable.len()
+    }
+}
+
 /// Campaigns with the numbers of their coupons.
 macro_rules! seen {
     ($condition:literal) => {
@@ -46,15 +75,17 @@ macro_rules! seen {
 }
 
 /// Campaigns that take claims, or will by themselves: behind `after`, in the order of ids; at most `limit`.
-pub async fn live(pool: &Pool, after: Option<&Campaign>, limit: i64) -> Result<Vec<Seen>, sqlx::Error> {
+pub async fn live(pool: &Pool, after: Option<&Campaign>, limit: i64) -> Result<Chunk, sqlx::Error> {
     let part = seen!("state IN ('scheduled', 'open', 'paused') AND id > $1 ORDER BY id LIMIT $2");
-    prepared!(pool, |connection| sqlx::query_as(part).bind(id_of(after)).bind(limit).fetch_all(connection))
+    prepared!(pool, |connection| sqlx::query(part).bind(id_of(after)).bind(limit).fetch_all(connection))
+        .and_then(Chunk::of)
 }
 
 /// Drafts: behind `after`, in the order of ids; at most `limit`.
-pub async fn drafts(pool: &Pool, after: Option<&Campaign>, limit: i64) -> Result<Vec<Seen>, sqlx::Error> {
+pub async fn drafts(pool: &Pool, after: Option<&Campaign>, limit: i64) -> Result<Chunk, sqlx::Error> {
     let part = seen!("state = 'draft' AND id > $1 ORDER BY id LIMIT $2");
-    prepared!(pool, |connection| sqlx::query_as(part).bind(id_of(after)).bind(limit).fetch_all(connection))
+    prepared!(pool, |connection| sqlx::query(part).bind(id_of(after)).bind(limit).fetch_all(connection))
+        .and_then(Chunk::of)
 }
 
 /// Closed campaigns that have been over for no longer than `over`: behind `after`, in the order in which they were;
@@ -64,18 +95,19 @@ pub async fn closed(
     over: time::Duration,
     after: Option<&Campaign>,
     limit: i64,
-) -> Result<Vec<Seen>, sqlx::Error> {
+) -> Result<Chunk, sqlx::Error> {
     let part = seen!(
         "state = 'closed' \
          AND (least(closed_at, closes_at), id) > (greatest($1, now() - make_interval(secs => $2)), $3) \
          ORDER BY least(closed_at, closes_at), id LIMIT $4"
     );
-    prepared!(pool, |connection| sqlx::query_as(part)
+    prepared!(pool, |connection| sqlx::query(part)
         .bind(after.map_or(OffsetDateTime::UNIX_EPOCH, Campaign::over_at))
         .bind(over.as_seconds_f64())
         .bind(id_of(after))
         .bind(limit)
         .fetch_all(connection))
+    .and_then(Chunk::of)
 }
 
 /// The campaigns of these ids that exist.

@@ -29,7 +29,7 @@ impl Members {
     /// Looks at the next part. Returns campaigns with a seat that is confirmed and has no coupon.
     pub(super) async fn next(&mut self, seats: &Seats, pool: &Pool) -> Result<Vec<OfCampaign>, SweepError> {
         if self.open.is_empty() {
-            let mut campaigns = sweep::live(pool, self.after.as_ref(), CAMPAIGNS).await?;
+            let mut campaigns = sweep::live(pool, self.after.as_ref(), CAMPAIGNS).await?.seen;
             self.open = campaigns.iter().map(|seen| (seen.campaign().id, 0)).collect();
             self.after = campaigns.pop().map(|seen| seen.snapshot.campaign);
         }

@@ -21,7 +21,7 @@ use super::repair::{Suspect, Wrong, check, is_suspect};
 use super::settle::{self, SweepError};
 use super::walk::{Part, Waiting, Walk};
 use crate::campaign::State;
-use crate::campaign::sweep::Seen;
+use crate::campaign::sweep::{Chunk, Seen};
 use crate::ids::CampaignId;
 use crate::pool::Pool;
 use crate::trouble::Troubles;
@@ -119,7 +119,10 @@ impl Sweeper {
 
     async fn walk(&mut self, seats: &Seats, place: usize) -> Result<(), SweepError> {
         for _ in 0..self.walks[place].chunks() {
-            let chunk = self.walks[place].next(&self.pool).await?;
+            let Chunk { seen: chunk, unreadable } = self.walks[place].next(&self.pool).await?;
+            for (campaign, error) in unreadable {
+                self.troubles.report(campaign, &error);
+            }
             if self.walks[place].part() == Part::Live {
                 self.waiting.seen(chunk.iter().map(|seen| seen.campaign().id));
             }

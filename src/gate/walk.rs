@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::record::GRACE;
 use crate::campaign::Campaign;
-use crate::campaign::sweep::{self, Seen};
+use crate::campaign::sweep::{self, Chunk};
 use crate::ids::CampaignId;
 use crate::pool::Pool;
 
@@ -57,15 +57,15 @@ impl Walk {
     }
 
     /// The next chunk, or the first one after the last.
-    pub(super) async fn next(&mut self, pool: &Pool) -> Result<Vec<Seen>, sqlx::Error> {
+    pub(super) async fn next(&mut self, pool: &Pool) -> Result<Chunk, sqlx::Error> {
         let after = self.after.as_ref();
         let chunk = match self.part {
             Part::Live => sweep::live(pool, after, CHUNK).await?,
             Part::Closed => sweep::closed(pool, self.over, after, CHUNK).await?,
             Part::Drafts => sweep::drafts(pool, after, CHUNK).await?,
         };
-        let is_full = i64::try_from(chunk.len()).is_ok_and(|count| count >= CHUNK);
-        self.after = chunk.last().map(|seen| seen.campaign().clone()).filter(|_| is_full);
+        let is_full = i64::try_from(chunk.rows()).is_ok_and(|count| count >= CHUNK);
+        self.after = chunk.seen.last().map(|seen| seen.campaign().clone()).filter(|_| is_full);
         if !is_full {
             self.over = SWEPT_AFTER_CLOSE;
         }

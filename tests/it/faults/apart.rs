@@ -168,3 +168,28 @@ async fn a_lost_seat_waits_for_no_turn_of_its_campaign() {
     sqlx::raw_sql("DELETE FROM campaigns WHERE name = 'other'").execute(&world.pool).await.unwrap();
     world.close().await;
 }
+
+#[tokio::test]
+async fn a_campaign_that_cannot_be_read_holds_up_no_other() {
+    let world = World::start().await;
+    let (unreadable, other) = (world.open_campaign(json!({})).await, world.open_campaign(json!({})).await);
+    let set = async |merchant: &str| {
+        let set = "UPDATE campaigns SET merchant_id = $2 WHERE id = $1";
+        sqlx::query(set).bind(Uuid::from(unreadable.0)).bind(merchant).execute(&world.pool).await.unwrap();
+    };
+    let merchant: String = sqlx::query_scalar("SELECT merchant_id FROM campaigns WHERE id = $1")
+        .bind(Uuid::from(unreadable.0))
+        .fetch_one(&world.pool)
+        .await
+        .unwrap();
+    set("a merchant with spaces").await;
+    assert_eq!(world.claim(other, "winner").await.status, 201);
+    a_lost_seat_comes_back(&world, other, "lost").await;
+    let counted = async || {
+        let metrics = world.api().get("/metrics").await.text;
+        !metrics.contains("campaign_failures_total{step=\"sweep\"} 0\n")
+    };
+    wait_until("the failure is counted", SOON, counted).await;
+    set(&merchant).await;
+    world.close().await;
+}
