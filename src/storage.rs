@@ -46,7 +46,8 @@ const STALE: [&str; 2] = ["0A000", "26000"];
 pub fn is_stale(error: &(dyn Error + 'static)) -> bool {
     let mut cause = Some(error);
     while let Some(error) = cause {
-        if let Some(error) = error.downcast_ref::<sqlx::Error>() {
+        let shared = || error.downcast_ref::<Arc<sqlx::Error>>().map(|error| &**error);
+        if let Some(error) = error.downcast_ref::<sqlx::Error>().or_else(shared) {
             let Some(error) = error.as_database_error() else { return false };
             return error.code().is_some_and(|code| STALE.contains(&&*code));
         }
