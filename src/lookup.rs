@@ -97,31 +97,45 @@ async fn ask_all<L: Lookup>(pool: Pool, mut questions: mpsc::Receiver<Question<L
     }
 }
 
-async fn read<L: Lookup>(pool: &Pool, keys: &[L::Key]) -> Result<HashMap<L::Key, L::Found>, sqlx::Error> {
-    timeout(ANSWER_TIMEOUT, L::read(pool, keys)).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))
-}
-
 /// Asks each key once, and tells all who wait for it.
 async fn ask<L: Lookup>(pool: &Pool, mut asked: Vec<Question<L>>) {
     let keys: HashSet<&L::Key> = asked.iter().map(|question| &question.key).collect();
     let keys: Vec<L::Key> = keys.into_iter().cloned().collect();
-    let found = read::<L>(pool, &keys).await;
-    if keys.len() > 1 && found.as_ref().is_err_and(is_unreadable) {
-        // A row that cannot be read fails only those who ask for it.
-        for question in asked {
-            let found = read::<L>(pool, std::slice::from_ref(&question.key)).await;
-            let found = found.map(|mut found| found.remove(&question.key)).map_err(StorageError::from);
-            drop(question.answer.send(found));
-        }
-        return;
-    }
-    let found = found.map_err(StorageError::from);
+    let (found, failed) = read::<L>(pool, &keys).await;
     if zoo::has("readers-get-the-answers-of-others")
         && let [first, .., last] = &mut asked[..]
     {
         mem::swap(&mut first.key, &mut last.key);
     }
     for Question { key, answer } in asked {
-        drop(answer.send(found.as_ref().map(|found| found.get(&key).cloned()).map_err(Clone::clone)));
+        let found = failed.get(&key).map_or_else(|| Ok(found.get(&key).cloned()), |error| Err(error.clone()));
+        drop(answer.send(found));
     }
+}
+
+/// What there is for each of `keys`, and why some were not read. If a row cannot be read, each half of the keys is asked
+/// again by itself, so that it fails only those who ask for it.
+async fn read<L: Lookup>(
+    pool: &Pool,
+    keys: &[L::Key],
+) -> (HashMap<L::Key, L::Found>, HashMap<L::Key, StorageError>) {
+    let (mut found, mut failed, mut parts) = (HashMap::new(), HashMap::new(), vec![keys]);
+    while let Some(part) = parts.pop() {
+        let there = timeout(ANSWER_TIMEOUT, L::read(pool, part)).await;
+        match there.unwrap_or(Err(sqlx::Error::PoolTimedOut)) {
+            Ok(there) => found.extend(there),
+            Err(error) if part.len() > 1 && is_unreadable(&error) => {
+                let (first, second) = part.split_at(part.len() / 2);
+                parts.extend([first, second]);
+            }
+            Err(error) => {
+                // What is not of one row will be no better for the others.
+                let rest = if is_unreadable(&error) { Vec::new() } else { mem::take(&mut parts) };
+                let error = StorageError::from(error);
+                let keys = rest.into_iter().chain([part]).flatten();
+                failed.extend(keys.map(|key| (key.clone(), error.clone())));
+            }
+        }
+    }
+    (found, failed)
 }

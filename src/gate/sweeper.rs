@@ -118,17 +118,18 @@ impl Sweeper {
     }
 
     async fn walk(&mut self, seats: &Seats, place: usize) -> Result<(), SweepError> {
+        let is_live = self.walks[place].part() == Part::Live;
         for _ in 0..self.walks[place].chunks() {
             let Chunk { seen: chunk, unreadable } = self.walks[place].next(&self.pool).await?;
             for (campaign, error) in unreadable {
                 self.troubles.report(campaign, &error);
             }
-            if self.walks[place].part() == Part::Live {
+            if is_live {
                 self.waiting.seen(chunk.iter().map(|seen| seen.campaign().id));
             }
             self.sweep(seats, &chunk).await?;
             if self.walks[place].is_at_its_end() {
-                if self.walks[place].part() == Part::Live {
+                if is_live {
                     self.waiting.ended();
                 }
                 break;

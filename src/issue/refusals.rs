@@ -3,8 +3,8 @@
 //!
 //! A refusal is repeated for [`VALID_FOR`] after the gate was last asked, never longer: a process that was frozen asks
 //! again. Within this time a seat that is back on sale may still be refused by another process than the one that has
-//! changed the campaign, and a user to whom another process has issued a coupon since may be refused without it. The first
-//! answer that contradicts the memory ends it, so that what was shown once is shown again.
+//! changed the campaign, and a user to whom another process has issued a coupon since may be refused without it. The
+//! first answer that contradicts the memory ends it, so that what was shown once is shown again.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};

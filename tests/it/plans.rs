@@ -44,7 +44,7 @@ impl World {
 async fn a_plan_that_was_made_for_small_tables_serves_large_ones() {
     let mut world = World::bare(1).await;
     world.migrate().await;
-    // Its statistics would have the plans made anew, some time later.
+    // Autovacuum would collect statistics, and Postgres would then plan again.
     sqlx::raw_sql("ALTER SYSTEM SET autovacuum = off").execute(&world.pool).await.unwrap();
     sqlx::raw_sql("SELECT pg_reload_conf()").execute(&world.pool).await.unwrap();
     world.add_process("").await;
