@@ -124,8 +124,10 @@ async fn a_key_of_another_type_breaks_one_campaign_until_it_is_repaired() {
         world.pending(broken, 0).await;
         let key = World::gate(broken, part);
         for lie in [&["SET", &key, "x"][..], &["RPUSH", &key, "x"]] {
-            tell_redis(&world, &["DEL", &key]).await;
-            tell_redis(&world, lie).await;
+            // At once: in between, a load could create the key.
+            let mut lies = redis::pipe();
+            lies.atomic().cmd("DEL").arg(&key).cmd(lie[0]).arg(&lie[1..]);
+            lies.exec_async(&mut world.redis().await).await.unwrap();
             fault.fired(1);
             wait_until(&format!("a claim wins after {lie:?}"), SOON, async || {
                 users += 1;
