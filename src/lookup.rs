@@ -1,5 +1,9 @@
-//! Lookups in Postgres that are made together. While statements are in flight, questions queue up; the next statement
+//! Lookups in Postgres that are made together. While a statement is in flight, questions queue up; the next statement
 //! asks all of them. A crowd of readers costs few statements, and nobody waits for a timer.
+//!
+//! A second statement begins beside the first as soon as it has as many questions to ask as are in flight. So a slow
+//! statement holds up few, and a crowd is not split into small batches: with two statements whenever there was a
+//! question, 256 readers of one campaign got 0.95 to 0.7 of the answers.
 //!
 //! A question is asked by a statement that begins after it: who has just been told of a row finds it.
 
@@ -8,10 +12,11 @@ use std::fmt::{self, Debug, Formatter};
 use std::hash::Hash;
 use std::mem;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
 use outbox_relay::zoo;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
 
 use crate::pool::Pool;
@@ -19,8 +24,7 @@ use crate::storage::{StorageError, is_unreadable};
 
 /// Questions that wait, at most; more are refused. Above the requests that a shard has in progress.
 const QUEUE: usize = 8_192;
-/// Statements in flight at the same time, of the few connections of the pool: while Postgres answers one, the answer
-/// of the other is read.
+/// Statements in flight at the same time, of the few connections of the pool.
 const STATEMENTS_AT_ONCE: usize = 2;
 /// For one answer, with the statement before it. A claim must be answered within 8 s while Postgres hangs.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -41,7 +45,18 @@ pub(crate) trait Lookup: 'static {
 }
 
 /// The way to ask. Cheap to clone.
-pub(crate) struct Lookups<L: Lookup>(mpsc::Sender<Question<L>>);
+pub(crate) struct Lookups<L: Lookup> {
+    queue: mpsc::Sender<Question<L>>,
+    flight: Arc<Flight>,
+}
+
+/// The questions in flight.
+#[derive(Debug, Default)]
+struct Flight {
+    questions: AtomicUsize,
+    /// A statement was answered, or as many questions wait as are in flight.
+    changed: Notify,
+}
 
 struct Question<L: Lookup> {
     key: L::Key,
@@ -50,13 +65,13 @@ struct Question<L: Lookup> {
 
 impl<L: Lookup> Clone for Lookups<L> {
     fn clone(&self) -> Self {
-        Self(self.0.clone())
+        Self { queue: self.queue.clone(), flight: self.flight.clone() }
     }
 }
 
 impl<L: Lookup> Debug for Lookups<L> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Lookups").field("places", &self.0.capacity()).finish_non_exhaustive()
+        f.debug_struct("Lookups").field("places", &self.queue.capacity()).finish_non_exhaustive()
     }
 }
 
@@ -64,8 +79,9 @@ impl<L: Lookup> Lookups<L> {
     /// Starts a task that asks Postgres. It ends when the last clone of this is dropped.
     pub(crate) fn start(pool: Pool) -> Self {
         let (queue, questions) = mpsc::channel(QUEUE);
-        tokio::spawn(ask_all::<L>(pool, questions));
-        Self(queue)
+        let flight = Arc::<Flight>::default();
+        tokio::spawn(ask_all::<L>(pool, questions, flight.clone()));
+        Self { queue, flight }
     }
 
     /// What there is for a key.
@@ -74,7 +90,8 @@ impl<L: Lookup> Lookups<L> {
     /// When Postgres does not answer in time, or too many questions wait.
     pub(crate) async fn get(&self, key: L::Key) -> Result<Option<L::Found>, StorageError> {
         let (answer, answered) = oneshot::channel();
-        self.0.try_send(Question { key, answer }).map_err(|_| StorageError::Overloaded)?;
+        self.queue.try_send(Question { key, answer }).map_err(|_| StorageError::Overloaded)?;
+        self.flight.has_waiting(QUEUE - self.queue.capacity());
         match timeout(ANSWER_TIMEOUT, answered).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(_)) | Err(_) => Err(sqlx::Error::PoolTimedOut.into()),
@@ -82,17 +99,37 @@ impl<L: Lookup> Lookups<L> {
     }
 }
 
-async fn ask_all<L: Lookup>(pool: Pool, mut questions: mpsc::Receiver<Question<L>>) {
+impl Flight {
+    /// Wakes the task that asks if so many waiting questions are worth a statement beside that in flight.
+    fn has_waiting(&self, questions: usize) {
+        let in_flight = self.questions.load(SeqCst);
+        if in_flight > 0 && questions >= in_flight {
+            self.changed.notify_one();
+        }
+    }
+}
+
+async fn ask_all<L: Lookup>(pool: Pool, mut questions: mpsc::Receiver<Question<L>>, flight: Arc<Flight>) {
     let turns = Arc::new(Semaphore::new(STATEMENTS_AT_ONCE));
     let mut asked = Vec::new();
-    while let Ok(turn) = turns.clone().acquire_owned().await {
+    loop {
+        let in_flight = flight.questions.load(SeqCst);
+        let turn = turns.clone().try_acquire_owned().ok();
+        let Some(turn) = turn.filter(|_| in_flight == 0 || questions.len() >= in_flight) else {
+            flight.changed.notified().await;
+            continue;
+        };
         if questions.recv_many(&mut asked, L::BATCH).await == 0 {
             return;
         }
-        let (pool, asked) = (pool.clone(), mem::take(&mut asked));
+        let (pool, asked, flight) = (pool.clone(), mem::take(&mut asked), flight.clone());
+        flight.questions.fetch_add(asked.len(), SeqCst);
         tokio::spawn(async move {
+            let count = asked.len();
             ask::<L>(&pool, asked).await;
+            flight.questions.fetch_sub(count, SeqCst);
             drop(turn);
+            flight.changed.notify_one();
         });
     }
 }

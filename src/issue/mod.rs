@@ -137,6 +137,12 @@ impl Issuer {
             self.refusals.learn(campaign.id, Refusal::Closed, asked_at);
             return self.refused(campaign, user, Refusal::Closed).await;
         }
+        // A holder who asks again is shown the coupon by Postgres, and the gate need not be asked.
+        if self.refusals.knows_holder(campaign.id, &user)
+            && let Some(held) = self.held(campaign, user.clone()).await?
+        {
+            return Ok(held);
+        }
         let (claim, fate) = Claim::new(campaign.id, user.clone(), cause.clone());
         failpoint::reached("claim.asked").await;
         self.gate.admit(Asking { claim, writer: writer.clone() });
@@ -148,15 +154,11 @@ impl Issuer {
             }
             Ok(Fate::Denied(Denial::RefusedMore(refusal))) => self.refused(campaign, user, refusal).await,
             Ok(Fate::Denied(Denial::Full)) => self.refused(campaign, user, Refusal::SoldOut).await,
-            Ok(Fate::Denied(Denial::Already)) => {
-                match self.holdings.newest(campaign.id, user.clone()).await? {
-                    Some(Newest { nth, coupon, .. }) if nth >= campaign.per_user_limit => {
-                        Ok(Verdict::Held(coupon))
-                    }
-                    // A crash came between seat and commit: Postgres decides without the gate.
-                    _ => Ok(without_gate(writer, campaign.id, user, cause).await?),
-                }
-            }
+            Ok(Fate::Denied(Denial::Already)) => match self.held(campaign, user.clone()).await? {
+                Some(held) => Ok(held),
+                // A crash came between seat and commit: Postgres decides without the gate.
+                None => Ok(without_gate(writer, campaign.id, user, cause).await?),
+            },
             Ok(Fate::Denied(Denial::Unloaded)) => {
                 self.loader.want(campaign.id);
                 if self.is_draft(campaign).await? {
@@ -175,6 +177,13 @@ impl Issuer {
         }
         let now = store::get(&self.pool, campaign.id).await?;
         Ok(now.is_some_and(|now| now.campaign.state == State::Draft))
+    }
+
+    /// The verdict on a user who holds as many coupons as the campaign allows; nothing if they hold fewer.
+    async fn held(&self, campaign: &Campaign, user: UserId) -> Result<Option<Verdict>, IssueError> {
+        let newest = self.holdings.newest(campaign.id, user).await?;
+        let held = newest.filter(|newest| newest.nth >= campaign.per_user_limit);
+        Ok(held.map(|newest| Verdict::Held(newest.coupon)))
     }
 
     /// The verdict on a user who gets no seat, and may hold coupons.

@@ -129,15 +129,24 @@ impl Refusals {
         }
     }
 
+    /// Whether the user is among the holders of a campaign that is remembered: whoever is most likely still holds a coupon,
+    /// which only Postgres can say.
+    pub(super) fn knows_holder(&self, campaign: CampaignId, user: &UserId) -> bool {
+        self.is_among_holders(campaign, user) == Some(true)
+    }
+
     /// A user holds a coupon of the campaign. Forgets the campaign if the user is not among the holders.
     pub(super) fn holds(&self, campaign: CampaignId, user: &UserId) {
-        let is_missing = self.entry(campaign).is_some_and(|entry| {
-            let memory = entry.memory.read().unwrap_or_else(PoisonError::into_inner);
-            memory.as_ref().is_some_and(|memory| !memory.holders.contain(self.reader.hash(user)))
-        });
-        if is_missing {
+        if self.is_among_holders(campaign, user) == Some(false) {
             self.forget(campaign);
         }
+    }
+
+    /// Nothing if the holders are not remembered.
+    fn is_among_holders(&self, campaign: CampaignId, user: &UserId) -> Option<bool> {
+        let entry = self.entry(campaign)?;
+        let memory = entry.memory.read().unwrap_or_else(PoisonError::into_inner);
+        memory.as_ref().map(|memory| memory.holders.contain(self.reader.hash(user)))
     }
 
     /// Forgets a campaign that has changed, or that gives coupons.

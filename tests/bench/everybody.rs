@@ -2,7 +2,8 @@
 //! in the same run, and the CPU time that one issue costs in each server. An outside client (wrk) with 256 connections
 //! runs on the same machine. For one row a second client claims on quiet campaigns, over a few connections, while the
 //! first claims on a hot one; the ratio of this row is that of the two p99. Absolute figures depend on the machine;
-//! compare the ratios.
+//! compare the ratios. The machine's speed changes within a run, so livez or one campaign is measured again right before
+//! each figure that is compared with it, and a ratio is the median of those of the rounds.
 //!
 //! `BENCH_SECONDS` sets the length of a segment (3 s). Every figure is the median of `BENCH_ROUNDS` segments (5), which
 //! are measured in turn with the others, so that drift of the machine does not favour one. The campaigns of the rows
@@ -44,14 +45,15 @@ const SERVERS: [&str; 4] = ["service", "Postgres", "Redis", "NATS"];
 #[derive(Debug, Default)]
 struct Figures {
     livez: Vec<f64>,
+    /// One campaign, and the CPU time per issue in microseconds, server by server.
     one: Vec<Claims>,
-    /// CPU time per issue in microseconds, server by server.
     cpu: [Vec<f64>; 4],
-    many: [Vec<Claims>; CAMPAIGNS.len()],
+    /// One campaign, and many right after it.
+    many: [Vec<[Claims; 2]>; CAMPAIGNS.len()],
     /// Of a hot campaign, and of the quiet ones beside it.
     beside: Vec<[Answers; 2]>,
-    rates: [Vec<f64>; KINDS.len()],
-    p99s: [Vec<f64>; KINDS.len()],
+    /// The rate of livez, and the answers right after it.
+    kinds: [Vec<(f64, Answers)>; KINDS.len()],
 }
 
 #[tokio::main]
@@ -69,7 +71,8 @@ async fn main() -> Result<()> {
                 figures.measure(&service, &night, round, seconds).await?;
                 figures.beside.push(beside.measure(&service, round, seconds).await?);
             }
-            figures.many[place].push(service.claims_of(&campaigns, round, seconds).await?);
+            let one = service.claims(rounds * (place + 1) + round, seconds).await?;
+            figures.many[place].push([one, service.claims_of(&campaigns, round, seconds).await?]);
         }
     }
     figures.report();
@@ -87,44 +90,43 @@ impl Figures {
         }
         self.one.push(one);
         for (place, (kind, ..)) in KINDS.into_iter().enumerate() {
-            let answers = night.measure(service, kind, round, seconds).await?;
-            self.rates[place].push(answers.rate());
-            self.p99s[place].push(answers.p99_ms);
+            let livez = service.livez().await?;
+            self.kinds[place].push((livez, night.measure(service, kind, round, seconds).await?));
         }
         Ok(())
     }
 
     fn report(self) {
-        let livez = median(self.livez);
+        let livez = median(self.kinds.iter().flatten().map(|(livez, _)| *livez).chain(self.livez).collect());
         println!("\n{:<34} {:>10} {:>8} {:<9} {:>8}  goal", "", "per second", "ratio", "goal", "p99 ms");
         let row = |name: &str, rate: f64, ratio: f64, goal: &str, p99: f64, p99_goal: &str| {
             println!("{name:<34} {rate:>10.0} {ratio:>8.2} {goal:<9} {p99:>8.1}  {p99_goal}");
         };
         println!("{:<34} {livez:>10.0}", "GET /livez");
-        let rates = |claims: &[Claims]| median(claims.iter().map(|claims| claims.rate()).collect());
-        let p99s = |claims: &[Claims]| median(claims.iter().map(|claims| claims.p99_ms).collect());
-        let (one, one_p99) = (rates(&self.one), p99s(&self.one));
-        row("issues, one campaign, to livez", one, one / livez, "", one_p99, "");
-        for (claims, (count, goal)) in self.many.iter().zip(CAMPAIGNS) {
+        let of = |rounds: &[[Claims; 2]], figure: fn(&[Claims; 2]) -> f64| {
+            median(rounds.iter().map(figure).collect())
+        };
+        let one_rate = median(self.one.iter().map(|one| one.rate()).collect());
+        let one_p99 = median(self.one.iter().map(|one| one.p99_ms).collect());
+        row("issues, one campaign, to livez", one_rate, one_rate / livez, "", one_p99, "");
+        for (rounds, (count, goal)) in self.many.iter().zip(CAMPAIGNS) {
             let name = format!("issues, {count} campaigns, to one");
-            let p99_goal = format!("<= {:.1}", 2.0 * one_p99);
-            row(&name, rates(claims), rates(claims) / one, goal, p99s(claims), &p99_goal);
+            let (rate, ratio) =
+                (of(rounds, |[_, many]| many.rate()), of(rounds, |[one, many]| many.rate() / one.rate()));
+            let (p99, p99_goal) =
+                (of(rounds, |[_, many]| many.p99_ms), 2.0 * of(rounds, |[one, _]| one.p99_ms));
+            row(&name, rate, ratio, goal, p99, &format!("<= {p99_goal:.1}"));
         }
         let quiet = |figure: fn(&[Answers; 2]) -> f64| median(self.beside.iter().map(figure).collect());
         let p99_goal = format!("<= {:.1}", 2.0 * quiet(|[hot, _]| hot.p99_ms));
         let (rate, p99) = (quiet(|[_, quiet]| quiet.rate()), quiet(|[_, quiet]| quiet.p99_ms));
         let ratio = quiet(|[hot, quiet]| quiet.p99_ms / hot.p99_ms);
         row(&format!("claims, {QUIET} quiet beside a hot one"), rate, ratio, QUIET_GOAL, p99, &p99_goal);
-        for (place, (kind, goal, p99_goal)) in KINDS.into_iter().enumerate() {
-            let rate = median(self.rates[place].clone());
-            row(
-                &format!("{kind:?}, to livez"),
-                rate,
-                rate / livez,
-                goal,
-                median(self.p99s[place].clone()),
-                p99_goal,
-            );
+        for (rounds, (kind, goal, p99_goal)) in self.kinds.iter().zip(KINDS) {
+            let of = |figure: fn(&(f64, Answers)) -> f64| median(rounds.iter().map(figure).collect());
+            let ratio = of(|(livez, answers)| answers.rate() / livez);
+            let (rate, p99) = (of(|(_, answers)| answers.rate()), of(|(_, answers)| answers.p99_ms));
+            row(&format!("{kind:?}, to livez"), rate, ratio, goal, p99, p99_goal);
         }
         let cpu = self.cpu.map(median);
         println!("\nCPU us per issue, one campaign");

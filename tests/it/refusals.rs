@@ -167,10 +167,7 @@ async fn a_gate_that_is_emptied_and_loaded_again_changes_no_answer() {
         world.remembers(1, campaign, "sold-out").await;
         redis::cmd("FLUSHALL").exec_async(&mut world.redis().await).await.unwrap();
         let loaded = async || {
-            for winner in &winners[..3] {
-                let answer = world.claim_at(1, campaign, &winner.user).await;
-                assert!(winner.is_shown(&answer) || answer.status == 503, "{answer:?}");
-            }
+            world.are_shown_their_coupons(1, campaign, &winners[..3]).await; // by Postgres
             let refused = world.newcomer(1, campaign).await;
             assert!(refused.status == 503 || refused.problem() == "sold-out", "{refused:?}");
             redis::cmd("EXISTS")
@@ -183,6 +180,18 @@ async fn a_gate_that_is_emptied_and_loaded_again_changes_no_answer() {
     }
     world.alter(campaign, "quantity = quantity + 10").await;
     world.gives_seats(1, campaign).await;
+    world.close().await;
+}
+
+/// Who is remembered as a holder is shown the coupon by Postgres alone.
+#[tokio::test]
+async fn winners_are_shown_their_coupons_while_the_gate_is_away() {
+    let mut world = World::with_processes(&[""]).await;
+    let (campaign, winners) = world.sold_out().await;
+    world.remembers(0, campaign, "sold-out").await;
+    world.servers.redis.kill().await;
+    world.are_shown_their_coupons(0, campaign, &winners).await;
+    world.servers.redis.start().await.unwrap();
     world.close().await;
 }
 
