@@ -7,11 +7,12 @@ use axum::body::Body;
 use axum::http::{HeaderValue, Response, header};
 use axum::response::IntoResponse;
 use bytes::Bytes;
-use serde_json::{Map, Value, json};
+use serde::Serialize;
+use serde_json::value::{RawValue, to_raw_value};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::problem_kind::ProblemKind;
+use super::problem_kind::{About, ProblemKind};
 use crate::cause::Traceparent;
 use crate::coupon::Coupon;
 use crate::ids::FieldProblem;
@@ -19,7 +20,7 @@ use crate::storage::StorageError;
 
 /// The bodies without members of their own, which most users get who lose, by the place of the kind.
 static PLAIN: LazyLock<Vec<Bytes>> =
-    LazyLock::new(|| ProblemKind::ALL.iter().map(|kind| body_of(*kind, Vec::new())).collect());
+    LazyLock::new(|| ProblemKind::ALL.iter().map(|kind| body_of(*kind, &[])).collect());
 
 /// What a retry does when Postgres failed a request that only reads.
 pub(super) const NOTHING_CHANGED: &str = "Retry: the request only reads.";
@@ -28,14 +29,14 @@ pub(super) const NOTHING_CHANGED: &str = "Retry: the request only reads.";
 #[derive(Clone, Debug)]
 pub(super) struct Problem {
     kind: ProblemKind,
-    members: Vec<(&'static str, Value)>,
+    members: Vec<(&'static str, Box<RawValue>)>,
     failure: Option<Failure>,
 }
 
 impl Problem {
     /// `what` is a sentence, such as "No campaign has this id."
     pub(super) fn not_found(what: &'static str) -> Self {
-        Self::new(ProblemKind::NotFound).with("detail", json!(what))
+        Self::new(ProblemKind::NotFound).with("detail", &what)
     }
 
     pub(super) fn no_campaign() -> Self {
@@ -58,8 +59,8 @@ impl Problem {
     pub(super) fn too_large(limit: usize) -> Self {
         let error = FieldProblem::new("body", format!("must be at most {limit} bytes"));
         Self::new(ProblemKind::TooLarge)
-            .with("detail", json!(format!("at most {limit} bytes")))
-            .with("errors", json!([error]))
+            .with("detail", &format!("at most {limit} bytes"))
+            .with("errors", &[error])
     }
 
     pub(super) fn too_slow() -> Self {
@@ -67,23 +68,23 @@ impl Problem {
     }
 
     pub(super) fn malformed(error: &FieldProblem) -> Self {
-        Self::new(ProblemKind::MalformedBody).with("errors", json!([error]))
+        Self::new(ProblemKind::MalformedBody).with("errors", &[error])
     }
 
     pub(super) fn invalid(errors: &[FieldProblem]) -> Self {
-        Self::new(ProblemKind::Invalid).with("errors", json!(errors))
+        Self::new(ProblemKind::Invalid).with("errors", &errors)
     }
 
     pub(super) fn not_allowed_in_state(detail: &str) -> Self {
-        Self::new(ProblemKind::NotAllowedInState).with("detail", json!(detail))
+        Self::new(ProblemKind::NotAllowedInState).with("detail", &detail)
     }
 
     pub(super) fn already_issued(coupon: &Coupon) -> Self {
-        Self::new(ProblemKind::AlreadyIssued).with("coupon", json!(coupon))
+        Self::new(ProblemKind::AlreadyIssued).with("coupon", coupon)
     }
 
     pub(super) fn user_limit_reached(coupon: &Coupon) -> Self {
-        Self::new(ProblemKind::UserLimitReached).with("coupon", json!(coupon))
+        Self::new(ProblemKind::UserLimitReached).with("coupon", coupon)
     }
 
     pub(super) fn sold_out() -> Self {
@@ -94,7 +95,7 @@ impl Problem {
     pub(super) fn not_open(opens_at: Option<OffsetDateTime>) -> Self {
         let problem = Self::new(ProblemKind::NotOpen);
         match opens_at.and_then(|time| time.format(&Rfc3339).ok()) {
-            Some(time) => problem.with("opens_at", json!(time)),
+            Some(time) => problem.with("opens_at", &time),
             None => problem,
         }
     }
@@ -106,7 +107,7 @@ impl Problem {
     /// The newest coupon that the user holds, if there is one.
     pub(super) fn with_coupon(self, coupon: Option<&Coupon>) -> Self {
         match coupon {
-            Some(coupon) => self.with("coupon", json!(coupon)),
+            Some(coupon) => self.with("coupon", coupon),
             None => self,
         }
     }
@@ -121,7 +122,7 @@ impl Problem {
 
     /// `detail` says what a retry does.
     pub(super) fn storage_unavailable(detail: &'static str) -> Self {
-        Self::new(ProblemKind::StorageUnavailable).with("detail", json!(detail))
+        Self::new(ProblemKind::StorageUnavailable).with("detail", &detail)
     }
 
     /// A request that Postgres failed. `detail` says what a retry does.
@@ -168,8 +169,11 @@ impl Problem {
         Self { kind, members: Vec::new(), failure: None }
     }
 
-    fn with(mut self, name: &'static str, value: Value) -> Self {
-        self.members.push((name, value));
+    fn with(mut self, name: &'static str, value: &impl Serialize) -> Self {
+        match to_raw_value(value) {
+            Ok(value) => self.members.push((name, value)),
+            Err(error) => tracing::error!(%error, name, "a member of a problem cannot be written as JSON"),
+        }
         self
     }
 }
@@ -178,7 +182,7 @@ impl IntoResponse for Problem {
     fn into_response(self) -> Response<Body> {
         let about = self.kind.about();
         let plain = PLAIN.get(self.kind as usize).filter(|_| self.members.is_empty());
-        let body = plain.cloned().unwrap_or_else(|| body_of(self.kind, self.members));
+        let body = plain.cloned().unwrap_or_else(|| body_of(self.kind, &self.members));
         let mut response = Response::new(Body::from(body));
         *response.status_mut() = about.status;
         let headers = response.headers_mut();
@@ -191,14 +195,16 @@ impl IntoResponse for Problem {
     }
 }
 
-fn body_of(kind: ProblemKind, members: Vec<(&'static str, Value)>) -> Bytes {
-    let about = kind.about();
-    let mut body = Map::new();
-    body.insert("type".to_owned(), json!(about.path));
-    body.insert("title".to_owned(), json!(about.title));
-    body.insert("status".to_owned(), json!(about.status.as_u16()));
-    body.extend(members.into_iter().map(|(name, value)| (name.to_owned(), value)));
-    Value::Object(body).to_string().into()
+/// As JSON. Path, title and names have no character that JSON escapes.
+fn body_of(kind: ProblemKind, members: &[(&'static str, Box<RawValue>)]) -> Bytes {
+    let About { status, path, title, .. } = kind.about();
+    let status = status.as_u16();
+    let mut body = format!(r#"{{"type":"{path}","title":"{title}","status":{status}"#);
+    for (name, value) in members {
+        body.extend([",\"", name, "\":", value.get()]);
+    }
+    body.push('}');
+    body.into()
 }
 
 /// What made a request fail, for the log alone. It travels in the extensions of the answer.
