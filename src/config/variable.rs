@@ -97,6 +97,11 @@ pub const RUST_LOG: Variable = Variable {
     default: None,
     about: "what is logged, such as debug; by default info for serve and migrate, error for demo, else warn",
 };
+pub const LOG_FORMAT: Variable = Variable {
+    name: "LOG_FORMAT",
+    default: Some("text"),
+    about: "text, or json for one object of JSON a line",
+};
 const SSL_CERT_FILE: Variable = Variable {
     name: "SSL_CERT_FILE",
     default: None,
@@ -104,7 +109,7 @@ const SSL_CERT_FILE: Variable = Variable {
 };
 
 /// Every variable that a command reads, in the order of `coupon --help`.
-pub const VARIABLES: [Variable; 16] = [
+pub const VARIABLES: [Variable; 17] = [
     DATABASE_URL,
     REDIS_URL,
     REDIS_CA,
@@ -120,5 +125,6 @@ pub const VARIABLES: [Variable; 16] = [
     BATCH_ROWS,
     OUTBOX_RETENTION_DAYS,
     RUST_LOG,
+    LOG_FORMAT,
     SSL_CERT_FILE,
 ];

@@ -1,5 +1,7 @@
 //! The log of a process says which request failed, and by what.
 
+mod json;
+
 use std::fs;
 use std::net::SocketAddr;
 use std::process::Stdio;
