@@ -16,7 +16,7 @@ use tracing_subscriber::field::RecordFields;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::layer::{Context, Layer};
-use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::registry::{LookupSpan, Scope};
 
 /// Keeps the fields of spans, for [`Lines`].
 pub(super) struct Spans;
@@ -59,7 +59,7 @@ where
         event: &Event<'_>,
     ) -> fmt::Result {
         let mut fields = Fields::default();
-        for span in context.event_scope().into_iter().flat_map(|scope| scope.from_root()) {
+        for span in context.event_scope().into_iter().flat_map(Scope::from_root) {
             if let Some(Kept(kept)) = span.extensions().get::<Kept>() {
                 fields.0.extend(kept.clone());
             }

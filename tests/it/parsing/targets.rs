@@ -317,8 +317,8 @@ fn outside_id(bytes: &[u8]) -> bool {
 
 /// The query of a list.
 fn page(bytes: &[u8]) -> bool {
-    let read =
-        |query: &str| ListQuery::parse(&format!("/v1/campaigns?{query}").parse::<Uri>().ok()?, "status").ok();
+    let uri = |query: &str| format!("/v1/campaigns?{query}").parse::<Uri>().ok();
+    let read = |query: &str| ListQuery::parse(&uri(query)?, "status").ok();
     let Some(list) = read(text(bytes)) else { return false };
     let limit = list.page.limit.get();
     assert!((1..=200).contains(&limit));
