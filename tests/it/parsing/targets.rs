@@ -320,9 +320,8 @@ fn page(bytes: &[u8]) -> bool {
     let uri = |query: &str| format!("/v1/campaigns?{query}").parse::<Uri>().ok();
     let read = |query: &str| ListQuery::parse(&uri(query)?, "status").ok();
     let Some(list) = read(text(bytes)) else { return false };
-    let limit = list.page.limit.get();
-    assert!((1..=200).contains(&limit));
-    let mut query = format!("limit={limit}");
+    assert!((1..=200).contains(&list.page.limit.get()));
+    let mut query = format!("limit={}", list.page.limit.get());
     if let Some(id) = list.page.before {
         let _ = write!(query, "&cursor={id}");
     }
