@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::campaign::change::Campaigns;
 use crate::coupon::store::Coupons;
-use crate::identity::Authenticator;
+use crate::identity::authenticator::Authenticator;
 use crate::issue::Issuer;
 use crate::wallet::Wallets;
 

@@ -17,7 +17,7 @@ use super::caller::{self, Stopped};
 use super::problem::{Failure, Problem};
 use super::route::{Load, Route};
 use crate::cause::Traceparent;
-use crate::identity::Authenticator;
+use crate::identity::authenticator::Authenticator;
 
 /// Requests in progress of one [`Load`] that ask Postgres through the pool, at most; more are refused at once. They share
 /// the few connections of the pool, and a request behind this many still waits far less than the pool's

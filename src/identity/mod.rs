@@ -1,6 +1,6 @@
 //! Identities of callers: the principal that a request speaks for, and the rights that it has.
 //!
-//! An [`Authenticator`] judges the bearer token of a request from memory. [`reader`] reads the live API tokens into that
+//! An [`Authenticator`](authenticator::Authenticator) judges the bearer token of a request from memory. [`reader`] reads the live API tokens into that
 //! memory, and [`registry`] is what operators change in Postgres.
 
 pub mod authenticator;
@@ -10,7 +10,6 @@ mod scope;
 mod secret;
 pub mod tokens;
 
-pub use self::authenticator::Authenticator;
 pub use self::scope::{Scope, ScopeError, Scopes};
 use crate::ids::TokenId;
 

@@ -16,7 +16,7 @@ use crate::storage::prepared;
 
 /// From the beginning of one read to that of the next. With a slow read, a change is known after 4 s.
 const INTERVAL: Duration = Duration::from_secs(2);
-/// The same while a request waits for the next read.
+/// The same after a read that failed, and while a request waits for the next read.
 const INTERVAL_MIN: Duration = Duration::from_millis(250);
 /// For one read, with its connection. Half of what a change may take to be known.
 const READ_TIMEOUT: Duration = Duration::from_secs(2);
@@ -70,8 +70,9 @@ async fn read_again_and_again(tokens: &Tokens, pool: &Pool) -> Infallible {
             tracing::info!("API tokens are read again");
         }
         fails = failure.is_some();
+        let interval = if fails { INTERVAL_MIN } else { INTERVAL };
         tokio::select! {
-            () = sleep_until(began + INTERVAL) => {}
+            () = sleep_until(began + interval) => {}
             () = tokens.wanted.notified() => sleep_until(began + INTERVAL_MIN).await,
         }
     }

@@ -74,6 +74,12 @@ impl Default for Tokens {
 }
 
 impl Tokens {
+    /// How long ago the last read began. Nothing if there was none.
+    #[must_use]
+    pub fn age(&self) -> Option<Duration> {
+        self.known.borrow().asked_at.map(|asked_at| asked_at.elapsed())
+    }
+
     /// Judges a token from memory, without an allocation.
     pub(super) fn find(&self, token: &Presented, now: Instant) -> Found {
         self.known.borrow().find(token, now)

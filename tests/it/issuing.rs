@@ -20,7 +20,7 @@ use coupon_dispatcher::gate::loader::Loader;
 use coupon_dispatcher::gate::worker::Gate;
 use coupon_dispatcher::health::{Health, Watch};
 use coupon_dispatcher::http::{Api, router};
-use coupon_dispatcher::identity::Authenticator;
+use coupon_dispatcher::identity::authenticator::Authenticator;
 use coupon_dispatcher::ids::CampaignId;
 use coupon_dispatcher::issue::work::Claims;
 use coupon_dispatcher::issue::{self, Issuer};
@@ -255,7 +255,7 @@ fn routes(connections: Connections, issuer: Arc<Issuer>) -> Router {
     };
     let (relays, metrics) = (Vec::new(), Metrics::default());
     let watch = Watch::new(pool, (nats, OUTLET), 1, relays, metrics);
-    router(Some(api), &Arc::new(Health { watch, issuer: Some(issuer), verdict: None }))
+    router(Some(api), &Arc::new(Health { watch, issuer: Some(issuer), tokens: None, verdict: None }))
 }
 
 #[tokio::test]

@@ -88,7 +88,7 @@ async fn callers(world: &World) -> Vec<(&'static str, Option<String>, Option<&'s
     let foreign = format!("cd_01ARZ3NDEKTSV4RRFFQ69G5FAV_{}", "0123456789abcdef".repeat(4));
     let cut = callers[2].1.as_ref().map(|token| token[..token.len() - 1].to_owned()).unwrap();
     for (kind, token) in [
-        ("garbage", "\u{7f}{}' OR 1=1".to_owned()),
+        ("garbage", "§{}' OR 1=1".to_owned()),
         ("revoked", revoked),
         ("expired", expired),
         ("of another deployment", foreign),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::support::{Clock, Finished, Http, SOON, World, wait_until};
+use crate::support::{Clock, Finished, Http, SOON, World, owns, wait_until};
 
 /// Within this time every process knows of a revocation.
 const KNOWN_WITHIN: Duration = Duration::from_secs(5);
@@ -102,8 +102,8 @@ async fn both_secrets_of_a_rotated_token_work_until_the_old_one_ends() {
     world.close().await;
 }
 
-#[tokio::test]
-async fn a_minute_without_postgres_refuses_every_token_but_not_the_admin_token() {
+/// A process with a clock of its own.
+async fn with_clock() -> (World, Clock) {
     let mut world = World::bare(1).await;
     world.migrate().await;
     let clock = Clock::new(world.folder(), "api");
@@ -113,6 +113,13 @@ async fn a_minute_without_postgres_refuses_every_token_but_not_the_admin_token()
     }
     world.processes.push(process);
     world.processes[0].start().await;
+    (world, clock)
+}
+
+#[tokio::test]
+async fn a_minute_without_postgres_refuses_every_token_but_not_the_admin_token() {
+    let fault = owns("tokens-unread");
+    let (mut world, clock) = with_clock().await;
     let campaign = world.open_campaign(json!({})).await;
     let path = format!("/v1/campaigns/{campaign}/coupons");
     let admin = world.api();
@@ -125,11 +132,31 @@ async fn a_minute_without_postgres_refuses_every_token_but_not_the_admin_token()
     clock.pass(time::Duration::seconds(61));
     let answer = api.post(&path, &json!({ "user_id": "bob" })).await;
     assert_eq!((answer.status, answer.problem()), (503, "credentials-unavailable"), "{answer:?}");
+    fault.fired(1);
     assert_eq!(answer.header("retry-after"), Some("1"));
     let answer = admin.get("/v1/campaigns").await;
     assert_eq!((answer.status, answer.problem()), (503, "storage-unavailable"), "{answer:?}");
     world.servers.postgres.start().await.unwrap();
     wait_until("the token works", SOON, async || status(&api).await == 200).await;
+    fault.healed();
+    world.close().await;
+}
+
+/// As after an upgrade without the grants of the new tables.
+#[tokio::test]
+async fn a_process_tells_that_it_cannot_read_the_tokens() {
+    let (world, clock) = with_clock().await;
+    let stalled = async || world.api().get("/readyz").await.body["stalled"].to_string();
+    world.execute("ALTER TABLE api_tokens RENAME TO away").await;
+    clock.pass(time::Duration::seconds(11));
+    let told = async || stalled().await.contains("API tokens were last read");
+    wait_until("/readyz tells it", SOON, told).await;
+    let metrics = world.api().get("/metrics").await.text;
+    let age = metrics.lines().find_map(|line| line.strip_prefix("api_tokens_read_age_seconds ")).unwrap();
+    assert!(age.parse::<u32>().unwrap() >= 10, "{age}");
+    assert!(world.processes[0].log().contains("API tokens cannot be read"), "{}", world.processes[0].log());
+    world.execute("ALTER TABLE away RENAME TO api_tokens").await;
+    wait_until("all is well", SOON, async || !stalled().await.contains("API tokens")).await;
     world.close().await;
 }
 
