@@ -1,4 +1,4 @@
-//! Who a bearer token speaks for: decided here and nowhere else.
+//! The principal that a bearer token stands for: decided here and nowhere else.
 
 use std::sync::Arc;
 

@@ -34,7 +34,7 @@ macro_rules! select {
     };
 }
 
-/// A token that is to be created.
+/// What a new token is created with.
 #[derive(Clone, Debug)]
 pub struct NewToken {
     pub name: String,

@@ -17,10 +17,11 @@ use crate::ids::TokenId;
 
 /// A process that has not read the tokens for this time refuses all of them: one of them may be revoked by now.
 pub const STALE_AFTER: Duration = Duration::from_secs(60);
-/// How long a request with an unknown token waits for the tokens to be read again: for the interval of 250 ms between two
-/// reads, and one slow read.
+/// How long a request with an unknown token waits for the next read: for the 250 ms between the beginnings of two reads,
+/// and for a slow read.
 const NEWS_TIMEOUT: Duration = Duration::from_secs(2);
-/// Requests that wait so, at most: those with tokens of a minute ago are few, and all others are refused anyway.
+/// Requests that wait for the next read, at most; more are refused. Few callers use a token within 2 s of its creation,
+/// and every other request that waits has an invalid one.
 const WAITING_MAX: usize = 64;
 
 /// What a process knows of the API tokens. At first it knows nothing.
@@ -117,7 +118,7 @@ impl Tokens {
         used.map(|(id, _)| *id).collect()
     }
 
-    /// Takes it back that these were written.
+    /// Marks these as used again, because the write of their use failed.
     pub(super) fn put_back(&self, ids: &[TokenId]) {
         let known = self.known.borrow();
         for token in ids.iter().filter_map(|id| known.tokens.get(id)) {

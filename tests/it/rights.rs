@@ -108,7 +108,7 @@ async fn every_route_answers_every_kind_of_caller_as_the_table_says() {
     for route in routes() {
         let id = world.open_campaign(json!({})).await.to_string(); // one that no other route has closed
         let row = RIGHTS.iter().find(|(operation, _)| *operation == route.operation);
-        let (_, scopes) = row.unwrap_or_else(|| panic!("say in RIGHTS who may use {}", route.operation));
+        let (_, scopes) = row.unwrap_or_else(|| panic!("RIGHTS has no row of {}", route.operation));
         for (kind, token, scope) in &callers {
             let api = world.api().with_token(token.as_deref());
             let answer = call(&api, &route.method, route, &id).await;
