@@ -24,6 +24,9 @@ use crate::tls::{advised, explained};
 
 /// Connections for reads and rare writes. Each writer has one of its own.
 pub(crate) const POOL_CONNECTIONS: u16 = 8;
+/// For readiness, metrics and API tokens, apart from the pool: a process without a free connection is busy, but not unready,
+/// and knows of each revocation.
+pub(crate) const MONITOR_CONNECTIONS: u16 = 4;
 /// For one attempt to connect and to check the schema, and for the goodbye at the end.
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// For one request to NATS. A cluster that elects a leader does not answer; a retry soon reaches the new leader.

@@ -65,7 +65,7 @@ pub const MONITOR_ADDR: Variable = Variable {
 pub const ADMIN_TOKEN: Variable = Variable {
     name: "ADMIN_TOKEN",
     default: None,
-    about: "bearer token of /v1, at least 16 visible ASCII characters; without it /v1 answers 401",
+    about: "bearer token with all rights, at least 16 visible ASCII characters; without it /v1 takes API tokens alone",
 };
 pub const SHARDS: Variable = Variable {
     name: "SHARDS",
