@@ -16,8 +16,11 @@ CREATE TABLE api_tokens (
         cardinality(scopes) >= 1 AND scopes <@ '{admin,campaign,issue,redeem,read,settle}'
     ),
     CONSTRAINT api_tokens_merchants_redeem_and_settle CHECK (merchant_id IS NULL OR scopes <@ '{redeem,settle}'),
-    CONSTRAINT api_tokens_times_are_finite CHECK (
-        isfinite(created_at) AND isfinite(expires_at) AND isfinite(revoked_at) AND isfinite(last_used_at)
+    CONSTRAINT api_tokens_times_can_be_read CHECK (
+        created_at BETWEEN '0001-01-01 00:00:00Z' AND '9999-12-31 23:59:59.999999Z'
+        AND expires_at BETWEEN '0001-01-01 00:00:00Z' AND '9999-12-31 23:59:59.999999Z'
+        AND revoked_at BETWEEN '0001-01-01 00:00:00Z' AND '9999-12-31 23:59:59.999999Z'
+        AND last_used_at BETWEEN '0001-01-01 00:00:00Z' AND '9999-12-31 23:59:59.999999Z'
     )
 );
 
@@ -32,7 +35,10 @@ CREATE TABLE api_token_secrets (
     CONSTRAINT api_token_secrets_pkey PRIMARY KEY (token_id, hash),
     CONSTRAINT api_token_secrets_have_a_token FOREIGN KEY (token_id) REFERENCES api_tokens (id),
     CONSTRAINT api_token_secrets_hash_is_sha256 CHECK (octet_length(hash) = 32),
-    CONSTRAINT api_token_secrets_times_are_finite CHECK (isfinite(created_at) AND isfinite(ends_at))
+    CONSTRAINT api_token_secrets_times_can_be_read CHECK (
+        created_at BETWEEN '0001-01-01 00:00:00Z' AND '9999-12-31 23:59:59.999999Z'
+        AND ends_at BETWEEN '0001-01-01 00:00:00Z' AND '9999-12-31 23:59:59.999999Z'
+    )
 );
 
 -- A token has one secret without an end, and beside it at most the one before, which ends.

@@ -7,11 +7,12 @@ use anyhow::Context as _;
 use async_nats::ServerAddr;
 use outbox_relay::Outlet;
 use outbox_relay::deployment::Deployment;
+use outbox_relay::in_time::InTime as _;
 use outbox_relay::reason::reason_of;
 use outbox_relay::retry::Retry;
 use outbox_relay::zoo;
-use sqlx::ConnectOptions as _;
 use sqlx::postgres::PgConnectOptions;
+use sqlx::{ConnectOptions as _, PgConnection};
 use tokio::time::{sleep, timeout};
 
 use crate::config::{Config, NATS_CA, ServerUrl, ServerUrls, login};
@@ -134,6 +135,17 @@ pub(crate) fn redis(config: &Config) -> anyhow::Result<Redis> {
         Some(authorities) => redis.trusting(authorities.pem()).context("read REDIS_CA"),
         None => Ok(redis),
     }
+}
+
+/// A connection to Postgres for a command that needs no other server.
+///
+/// # Errors
+/// When Postgres cannot be reached, which the error says of its address.
+pub(crate) async fn connect_database(config: &Config) -> anyhow::Result<PgConnection> {
+    let connected = database(config)?.connect().in_time().await;
+    connected
+        .map_err(|error| explained(error.into(), POSTGRES_CA))
+        .with_context(|| format!("Postgres at {} cannot be reached", config.database))
 }
 
 /// The options of every session at Postgres.

@@ -3,22 +3,19 @@
 use std::io::{self, IsTerminal as _, Write as _};
 use std::time::Duration;
 
-use anyhow::Context as _;
 use clap::{Args, Subcommand};
-use outbox_relay::in_time::InTime as _;
 use serde_json::json;
-use sqlx::{ConnectOptions as _, PgConnection};
+use sqlx::PgConnection;
 
 use super::ended::Ended;
 use super::print;
 use crate::campaign::duration::parse_duration;
 use crate::config::{Config, Secret};
-use crate::connections::{self, POSTGRES_CA};
+use crate::connections::connect_database;
 use crate::identity::Scope;
 use crate::identity::registry::{self, NewToken, Token};
 use crate::ids::{MerchantId, TokenId};
 use crate::schema;
-use crate::tls::explained;
 
 /// Bytes of a name, at most, as the table has it.
 const NAME_BYTES_MAX: usize = 200;
@@ -134,12 +131,7 @@ fn show(token: &Token, text: &Secret, as_json: bool) -> anyhow::Result<()> {
 }
 
 async fn connect(config: &Config) -> anyhow::Result<PgConnection> {
-    let mut connection = connections::database(config)?
-        .connect()
-        .in_time()
-        .await
-        .map_err(|error| explained(error.into(), POSTGRES_CA))
-        .with_context(|| format!("Postgres at {} cannot be reached", config.database))?;
+    let mut connection = connect_database(config).await?;
     schema::check(&mut connection, config.shards, config.deployment).await?;
     Ok(connection)
 }

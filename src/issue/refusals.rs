@@ -139,8 +139,8 @@ impl Refusals {
         }
     }
 
-    /// Whether the user is among the holders of a campaign that is remembered: whoever is most likely still holds a coupon,
-    /// which only Postgres can say.
+    /// Whether the process remembers the user as a holder of the campaign. The user may have lost the coupon since, if
+    /// Postgres was restored: only Postgres can say.
     pub(super) fn knows_holder(&self, campaign: CampaignId, user: &UserId) -> bool {
         self.is_among_holders(campaign, user) == Some(true)
     }
