@@ -9,7 +9,7 @@ use crate::deployment::{self, DeploymentError};
 
 /// The functions of this program, beside those of the outbox.
 pub const FUNCTIONS: &[Function] =
-    &[Function { name: "issue_batch", revision: 3, text: include_str!("issue/issue_batch.sql") }];
+    &[Function { name: "issue_batch", revision: 4, text: include_str!("issue/issue_batch.sql") }];
 
 /// Why a process does not start on a database.
 #[derive(Debug, thiserror::Error)]

@@ -63,6 +63,7 @@ DECLARE
     won_campaigns integer[];
     won_numbers   integer[];
     won_nths      integer[];
+    sold_out      integer[]; -- the campaigns whose last number is among them
     won_ids       uuid[]; -- of the events
     won_keys      text[];
     won_subjects  text[];
@@ -132,11 +133,12 @@ BEGIN
         INSERT INTO coupons (id, campaign_id, user_id, nth, number, code, issued_at, expires_at)
         SELECT coupon_ids[i], campaigns_in[c], user_ids[i], nth, number, codes[i], the_time, expiries[c] FROM winners
     )
-    SELECT coalesce(array_agg(i), '{}'), array_agg(c), array_agg(number), array_agg(nth), array_agg(event_ids[i]),
-           array_agg(campaign_keys[c]), array_agg(coupon_keys[i]), array_agg(traceparents[i]),
+    SELECT coalesce(array_agg(i), '{}'), array_agg(c), array_agg(number), array_agg(nth),
+           array_agg(c) FILTER (WHERE number = quantities[c]), array_agg(event_ids[i]), array_agg(campaign_keys[c]),
+           array_agg(coupon_keys[i]), array_agg(traceparents[i]),
            array_agg(concat('{"coupon_id":"', coupon_keys[i], '","campaign_id":"', campaign_keys[c], '","user_id":',
                             to_json(user_ids[i]), ',"number":', number, shared_datas[c]))
-    INTO won, won_campaigns, won_numbers, won_nths, won_ids, won_keys, won_subjects, won_traces, won_datas
+    INTO won, won_campaigns, won_numbers, won_nths, sold_out, won_ids, won_keys, won_subjects, won_traces, won_datas
     FROM winners;
 
     won_count := cardinality(won);
@@ -164,18 +166,23 @@ BEGIN
         PERFORM outbox_append(
             a_shard, won_ids, array_fill('issued'::text, ARRAY [won_count]), won_keys, won_subjects,
             won_datas, won_traces);
-        RETURN QUERY
-        SELECT array_agg(won[w]), 'issued', array_agg(won_nths[w]), array_agg(won_numbers[w]), the_time, expiries[c],
-               NULL::uuid, NULL::text, NULL::text
-        FROM generate_series(1, won_count) AS w CROSS JOIN LATERAL (SELECT won_campaigns[w]) AS of (c) GROUP BY c;
+        IF cardinality(campaigns_in) = 1 THEN
+            RETURN QUERY
+            SELECT won, 'issued', won_nths, won_numbers, the_time, expiries[1], NULL::uuid, NULL::text, NULL::text;
+        ELSE
+            RETURN QUERY
+            SELECT array_agg(won[w]), 'issued', array_agg(won_nths[w]), array_agg(won_numbers[w]), the_time,
+                   expiries[c], NULL::uuid, NULL::text, NULL::text
+            FROM generate_series(1, won_count) AS w CROSS JOIN LATERAL (SELECT won_campaigns[w]) AS of (c)
+            GROUP BY c;
+        END IF;
         -- The winner of the last number ends the sale.
-        SELECT array_agg(sold_out_event_ids[c]), array_agg(campaign_keys[c]),
-               array_agg(json_build_object('campaign_id', campaign_keys[c], 'merchant_id', merchants[c],
-                                           'quantity', quantities[c])::text)
-        INTO ids, keys, datas
-        FROM generate_series(1, won_count) AS w CROSS JOIN LATERAL (SELECT won_campaigns[w]) AS of (c)
-        WHERE won_numbers[w] = quantities[c];
-        IF ids IS NOT NULL THEN
+        IF sold_out IS NOT NULL THEN
+            SELECT array_agg(sold_out_event_ids[c]), array_agg(campaign_keys[c]),
+                   array_agg(json_build_object('campaign_id', campaign_keys[c], 'merchant_id', merchants[c],
+                                               'quantity', quantities[c])::text)
+            INTO ids, keys, datas
+            FROM unnest(sold_out) AS c;
             PERFORM outbox_append(
                 a_shard, ids, array_fill('campaign-sold-out'::text, ARRAY [cardinality(ids)]), keys,
                 keys, datas, array_fill(NULL::text, ARRAY [cardinality(ids)]));

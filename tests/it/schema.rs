@@ -47,6 +47,7 @@ const HISTORY: [(&str, &[&str]); 9] = [
             "2608c3261b2d36e54babbeec4389810c962f8ae3a0c6f8f5d4953d11ce201b77",
             "b8b29fc62a5a9204f8fb3964ae94d7b34fe960b14092c30e8f51279ac9822b44",
             "c29d4f94dd84fe7d0a25e741f8530a50bd2e160acc508cc366256b88656c53dc",
+            "24c51de5b1e50089a02dd7518a285857262746e5181cd26a1f0b64c31465bfe4",
         ],
     ),
     ("outbox_add_partitions", &["e7ff4e1fd5f14a71a83d5876a3224be77feedd7942c7c53765e44ac59a9f47db"]),
