@@ -17,6 +17,14 @@ pub struct Cause {
     pub key: Option<IdempotencyKey>,
 }
 
+impl Cause {
+    /// A cause without a trace and without a key.
+    #[must_use]
+    pub fn of(principal: Principal) -> Self {
+        Self { traceparent: None, principal, key: None }
+    }
+}
+
 /// A W3C trace context, version 00: `00-<trace id>-<span id>-<flags>`. Cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Traceparent(Arc<str>);

@@ -75,7 +75,7 @@ macro_rules! prepared {
         };
         let last = match first {
             Err(error) if $crate::storage::is_stale(&error) => {
-                sqlx::Connection::clear_cached_statements(&mut **taken).in_time().await?;
+                sqlx::Connection::clear_cached_statements(&mut *taken).in_time().await?;
                 let $connection: &mut sqlx::PgConnection = &mut taken;
                 $statement.in_time().await
             }

@@ -16,6 +16,7 @@ use crate::connections::Connections;
 use crate::gate::loader::Loader;
 use crate::gate::sweeper;
 use crate::gate::worker::Gate;
+use crate::idempotency;
 use crate::issue::Issuer;
 use crate::issue::metrics::Metrics;
 use crate::issue::work::Claims;
@@ -49,6 +50,7 @@ impl Issuing {
         let mut upkeep = JoinSet::new();
         upkeep.spawn(clock::run(pool.clone(), metrics.of_clock()));
         upkeep.spawn(sweeper::run(redis, pool.clone(), loader.clone(), metrics.of_sweeper()));
+        upkeep.spawn(idempotency::store::run(pool.clone()));
         let mut writers = Vec::new();
         for (shard, wake) in (0..config.shards).map(Shard).zip(wakes) {
             let mut worker = WriterWorker::new(shard, config.batch_rows, &database, wake);

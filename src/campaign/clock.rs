@@ -124,7 +124,8 @@ async fn bring_up_to_date(pool: &Pool, id: CampaignId) -> Result<(), ClockError>
     let due = campaign.state.due(campaign.opens_at, campaign.closes_at, taken_at);
     if due != campaign.state {
         change::save(&mut transaction, id, due).await?;
-        transaction.commit().in_time().await?;
     }
+    transaction.commit().in_time().await?;
+    lease.rest();
     Ok(())
 }

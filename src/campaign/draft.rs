@@ -41,6 +41,8 @@ pub struct DraftBody {
     pub coupon_valid_for: Option<String>,
     #[serde(default = "on_redeem")]
     pub settle_on: SettleOn,
+    #[serde(default)]
+    pub require_idempotency_key: bool,
 }
 
 fn one() -> i64 {
@@ -63,6 +65,7 @@ pub struct Draft {
     pub closes_at: OffsetDateTime,
     pub expiry: Expiry,
     pub settle_on: SettleOn,
+    pub require_idempotency_key: bool,
 }
 
 impl DraftBody {
@@ -134,6 +137,7 @@ impl DraftBody {
                     closes_at,
                     expiry,
                     settle_on: self.settle_on,
+                    require_idempotency_key: self.require_idempotency_key,
                 })
             }
             _ => Err(problems),

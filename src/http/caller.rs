@@ -11,6 +11,7 @@ use crate::cause::{Cause, IdempotencyKey, Traceparent};
 use crate::config::Secret;
 use crate::identity::Scopes;
 use crate::identity::authenticator::{Authenticator, Judgement, is_admin_token};
+use crate::ids::FieldProblem;
 
 /// A caller whose credentials are valid. A handler of a route that needs a right may extract it.
 #[derive(Clone, Debug)]
@@ -66,14 +67,25 @@ impl Caller {
             Some(Judgement::Unavailable) => return Err(Stopped::Refused(Problem::credentials_unavailable())),
             Some(Judgement::Invalid) | None => return Err(Stopped::Refused(Problem::unauthorized())),
         };
-        let key = headers.get("idempotency-key").and_then(|value| value.to_str().ok());
-        let key = key.and_then(IdempotencyKey::parse);
+        let key = key(headers).map_err(|problem| Stopped::Refused(Problem::invalid(&[problem])))?;
         Ok(Self { scopes, cause: Cause { traceparent: traceparent(headers), principal, key } })
     }
 
     fn with_right(self, any_of: Scopes) -> Result<Self, Problem> {
         if self.scopes.meets(any_of) { Ok(self) } else { Err(Problem::forbidden()) }
     }
+}
+
+/// The idempotency key of a request, if it has one.
+fn key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, FieldProblem> {
+    let mut values = headers.get_all("idempotency-key").iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    let problem = |reason: &str| FieldProblem::new("Idempotency-Key", reason.to_owned());
+    if values.next().is_some() {
+        return Err(problem("must be given once"));
+    }
+    let key = value.to_str().ok().and_then(IdempotencyKey::parse);
+    key.map(Some).ok_or_else(|| problem("must be 1 to 255 visible ASCII characters, without spaces"))
 }
 
 /// The token in a header `Authorization`. As in RFC 9110, 11.4, the scheme is read in small and in capital letters, and
@@ -121,9 +133,13 @@ mod tests {
         let principal = Principal::Administrator;
         let (traceparent, key) = (Traceparent::parse(trace), IdempotencyKey::parse("order-7"));
         assert!(traceparent.is_some() && key.is_some());
-        assert_eq!(cause(trace, "order-7"), Some(Cause { traceparent, principal: principal.clone(), key }));
-        let nothing = Cause { traceparent: None, principal, key: None };
-        assert_eq!(cause("00-0-0-01", "two words"), Some(nothing));
+        assert_eq!(
+            cause(trace, "order-7"),
+            Some(Cause { traceparent, principal: principal.clone(), key: key.clone() })
+        );
+        let nothing = Cause { traceparent: None, principal, key };
+        assert_eq!(cause("00-0-0-01", "order-7"), Some(nothing));
+        assert_eq!(cause(trace, "two words"), None);
     }
 
     #[test]

@@ -4,20 +4,25 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use axum::http::Uri;
+use serde_json::Value;
 
-use super::answer::{Answer, Listed};
+use super::answer::{Answer, Listed, recorded_created, recorded_ok};
 use super::api::Api;
+use super::caller::Caller;
 use super::extract::{Id, Json, ListQuery};
 use super::problem::{NOTHING_CHANGED, Problem};
+use crate::campaign;
+use crate::campaign::change::{ChangeError, Request};
 use crate::campaign::draft::DraftBody;
 use crate::campaign::store::Standing;
-use crate::campaign::{self, change::ChangeError};
+use crate::cause::Cause;
+use crate::idempotency::{KeyError, Keyed, Once};
 use crate::ids::{CampaignId, FieldProblem};
 use crate::page::Page;
 
 /// What a retry does when Postgres failed a request to create a campaign.
-const CREATE_UNKNOWN: &str = "The outcome is unknown: look for the campaign in the list before a retry, \
-                              which may create a second one.";
+const CREATE_UNKNOWN: &str = "The outcome is unknown. A retry with the same Idempotency-Key is safe. Without one, look for the \
+                              campaign in the list before a retry, which may create a second one.";
 /// What a retry does when Postgres failed a request to change a campaign.
 const CHANGE_UNKNOWN: &str =
     "Retry: the outcome is unknown; if the change has taken effect, a retry changes nothing more.";
@@ -25,12 +30,23 @@ const CHANGE_UNKNOWN: &str =
 type OneCampaign = Result<Answer<Standing>, Problem>;
 
 /// `POST /v1/campaigns`
-pub(super) async fn create(State(api): State<Arc<Api>>, Json(body): Json<DraftBody>) -> OneCampaign {
+pub(super) async fn create(
+    State(api): State<Arc<Api>>,
+    Caller { cause, .. }: Caller,
+    Json(body, bytes): Json<DraftBody>,
+) -> OneCampaign {
     let now = api.campaigns.now().await.map_err(|error| Problem::storage(error, CREATE_UNKNOWN))?;
     let draft = body.parse(now).map_err(|errors| Problem::invalid(&errors))?;
-    let created = api.campaigns.create(&draft).await;
-    let body = created.map_err(|error| Problem::storage(error, CREATE_UNKNOWN))?;
-    Ok(Answer::Created { location: format!("/v1/campaigns/{}", body.campaign.id), body })
+    let request = Request {
+        keyed: Keyed::of(&cause, "createCampaign", "", &canonical(&bytes)),
+        answer: |created| recorded_created(location(created), created),
+    };
+    match api.campaigns.create(&draft, &request).await {
+        Ok(Once::First(body)) => Ok(Answer::Created { location: location(&body), body }),
+        Ok(replayed) => Ok(replayed.into()),
+        Err(ChangeError::Storage(error)) => Err(Problem::storage(error, CREATE_UNKNOWN)),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// `GET /v1/campaigns`
@@ -57,13 +73,35 @@ pub(super) async fn show(State(api): State<Arc<Api>>, Id(id): Id<CampaignId>) ->
 }
 
 /// `POST /v1/campaigns/{id}/open`
-pub(super) async fn open(State(api): State<Arc<Api>>, Id(id): Id<CampaignId>) -> OneCampaign {
-    Ok(Answer::Ok(api.campaigns.open(id).await?))
+pub(super) async fn open(
+    State(api): State<Arc<Api>>,
+    Caller { cause, .. }: Caller,
+    Id(id): Id<CampaignId>,
+) -> OneCampaign {
+    Ok(api.campaigns.open(id, &change(&cause, "openCampaign", id)).await?.into())
 }
 
 /// `POST /v1/campaigns/{id}/close`
-pub(super) async fn close(State(api): State<Arc<Api>>, Id(id): Id<CampaignId>) -> OneCampaign {
-    Ok(Answer::Ok(api.campaigns.close(id).await?))
+pub(super) async fn close(
+    State(api): State<Arc<Api>>,
+    Caller { cause, .. }: Caller,
+    Id(id): Id<CampaignId>,
+) -> OneCampaign {
+    Ok(api.campaigns.close(id, &change(&cause, "closeCampaign", id)).await?.into())
+}
+
+/// A request without a body to change a campaign.
+fn change(cause: &Cause, operation: &str, id: CampaignId) -> Request {
+    Request { keyed: Keyed::of(cause, operation, &id.to_string(), &[]), answer: recorded_ok }
+}
+
+fn location(created: &Standing) -> String {
+    format!("/v1/campaigns/{}", created.campaign.id)
+}
+
+/// A JSON text without what makes no difference: white space, and the order of names.
+fn canonical(json: &[u8]) -> Vec<u8> {
+    serde_json::from_slice(json).map_or_else(|_| json.to_vec(), |value: Value| value.to_string().into_bytes())
 }
 
 impl From<ChangeError> for Problem {
@@ -73,7 +111,11 @@ impl From<ChangeError> for Problem {
             ChangeError::NotAllowed { .. } | ChangeError::Over { .. } => {
                 Self::not_allowed_in_state(&error.to_string())
             }
-            ChangeError::Storage(error) => Self::storage(error, CHANGE_UNKNOWN),
+            ChangeError::Key(KeyError::InUse) => Self::key_in_use(),
+            ChangeError::Key(KeyError::Reused) => Self::key_reused(),
+            ChangeError::Key(KeyError::Storage(error)) | ChangeError::Storage(error) => {
+                Self::storage(error, CHANGE_UNKNOWN)
+            }
             ChangeError::Refused(_) => Self::internal("a change of a campaign failed", error),
         }
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::extract::State;
 use serde::Deserialize;
 
-use super::answer::Answer;
+use super::answer::{Answer, recorded_created};
 use super::api::Api;
 use super::caller::Caller;
 use super::extract::{Id, Json};
@@ -38,11 +38,11 @@ pub(super) async fn claim(
     State(api): State<Arc<Api>>,
     Caller { cause, .. }: Caller,
     Id(campaign): Id<CampaignId>,
-    Json(body): Json<ClaimBody>,
+    Json(body, _): Json<ClaimBody>,
 ) -> Result<Answer<Coupon>, Problem> {
     let user = body.parse().map_err(|error| Problem::invalid(&[error]))?;
     match api.issuer.issue(campaign, user, cause).await? {
-        Outcome::Issued(body) => Ok(Answer::Created { location: format!("/v1/coupons/{}", body.id), body }),
+        Outcome::Issued(body) => Ok(Answer::Created { location: location(&body), body }),
         Outcome::AlreadyIssued(coupon) => Err(Problem::already_issued(&coupon)),
         Outcome::LimitReached(coupon) => Err(Problem::user_limit_reached(&coupon)),
         Outcome::SoldOut(coupon) => Err(Problem::sold_out().with_coupon(coupon.as_ref())),
@@ -51,7 +51,17 @@ pub(super) async fn claim(
         }
         Outcome::Closed(coupon) => Err(Problem::closed().with_coupon(coupon.as_ref())),
         Outcome::NoSuchCampaign => Err(Problem::no_campaign()),
+        Outcome::Replayed(coupon) => {
+            let answer = recorded_created(location(&coupon), &coupon);
+            answer.map(Answer::Replayed).map_err(|error| Problem::internal("write a coupon as JSON", error))
+        }
+        Outcome::KeyRequired => Err(Problem::key_required()),
+        Outcome::KeyReused => Err(Problem::key_reused()),
     }
+}
+
+fn location(coupon: &Coupon) -> String {
+    format!("/v1/coupons/{}", coupon.id)
 }
 
 impl From<IssueError> for Problem {
@@ -63,6 +73,7 @@ impl From<IssueError> for Problem {
                 ClaimError::NotWritten | ClaimError::Unknown => Self::storage_unavailable(CLAIM_UNKNOWN),
             }
             .refused("a claim is refused", error),
+            IssueError::KeyInUse => Self::key_in_use(),
             IssueError::Storage(error) => Self::storage(error, CLAIM_UNKNOWN),
         }
     }

@@ -91,16 +91,17 @@ impl ListQuery {
     }
 }
 
-/// A body in JSON.
+/// A body in JSON, and its bytes.
 #[derive(Debug)]
-pub(super) struct Json<T>(pub(super) T);
+pub(super) struct Json<T>(pub(super) T, pub(super) Bytes);
 
 impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
         let body = read(request.into_body()).await?;
-        read_object(&body).map(Self).map_err(|error| Problem::malformed(&error))
+        let read = read_object(&body).map_err(|error| Problem::malformed(&error))?;
+        Ok(Self(read, body))
     }
 }
 

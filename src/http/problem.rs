@@ -116,6 +116,18 @@ impl Problem {
         }
     }
 
+    pub(super) fn key_required() -> Self {
+        Self::new(ProblemKind::IdempotencyKeyRequired)
+    }
+
+    pub(super) fn key_reused() -> Self {
+        Self::new(ProblemKind::IdempotencyKeyReused)
+    }
+
+    pub(super) fn key_in_use() -> Self {
+        Self::new(ProblemKind::IdempotencyKeyInUse)
+    }
+
     pub(super) fn gate_unavailable() -> Self {
         Self::new(ProblemKind::GateUnavailable)
     }

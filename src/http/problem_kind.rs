@@ -56,6 +56,9 @@ impl About {
     /// The header that the status calls for.
     pub(super) fn header(self) -> Option<(HeaderName, HeaderValue)> {
         match self.status {
+            StatusCode::CONFLICT if matches!(self.retry, Retry::Useful) => {
+                Some((header::RETRY_AFTER, HeaderValue::from_static("1"))) // second
+            }
             StatusCode::SERVICE_UNAVAILABLE => Some((header::RETRY_AFTER, HeaderValue::from_static("1"))), // second
             StatusCode::UNAUTHORIZED => Some((header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))),
             _ => None,
@@ -82,9 +85,9 @@ impl Retry {
             }
             Self::Useful => "A retry is safe: the request changed nothing.",
             Self::Unknown => {
-                "The request may have taken effect before it failed. A retry is safe, except that POST \
-                 /v1/campaigns may create a second campaign, and that a claim may get a user another coupon of a \
-                 campaign that gives each user several."
+                "The request may have taken effect before it failed. A retry with the same Idempotency-Key is safe. Without one, \
+                 POST /v1/campaigns may create a second campaign, and a claim may get a user another coupon of a campaign \
+                 that gives each user several."
             }
         }
     }
@@ -174,6 +177,22 @@ kinds! {
         advice: "Tell the user that the campaign is over. If the member coupon is there, the user has coupons of an \
                  earlier claim: it is the newest one.",
         retry: Useless,
+    }
+    IdempotencyKeyRequired: BAD_REQUEST "idempotency-key-required" "The campaign requires an idempotency key" {
+        cause: "The campaign has require_idempotency_key, and the claim has no header Idempotency-Key.",
+        advice: "Send a header Idempotency-Key, with a new value for each coupon that the user asks for, and the same value in \
+                 every retry.",
+        retry: Useless,
+    }
+    IdempotencyKeyReused: UNPROCESSABLE_ENTITY "idempotency-key-reused" "The idempotency key belongs to another request" {
+        cause: "An earlier request to this route with the same Idempotency-Key had another body, and took effect.",
+        advice: "Send a new key with a new request, and the same body in every retry.",
+        retry: Useless,
+    }
+    IdempotencyKeyInUse: CONFLICT "idempotency-key-in-use" "A request with this idempotency key is in progress" {
+        cause: "An earlier request with the same Idempotency-Key was not answered within five seconds.",
+        advice: "Retry with the same key after the seconds that the header Retry-After says.",
+        retry: Useful,
     }
     GateUnavailable: SERVICE_UNAVAILABLE "gate-unavailable" "Claims cannot be taken right now" {
         cause: "Redis cannot be reached, answers too late or takes no writes; or the service is loading the campaign into it.",

@@ -10,6 +10,8 @@ mod scope;
 mod secret;
 pub mod tokens;
 
+use std::fmt::{self, Display, Formatter};
+
 pub use self::scope::{Scope, ScopeError, Scopes};
 use crate::ids::TokenId;
 
@@ -20,4 +22,14 @@ pub enum Principal {
     Administrator,
     /// The holder of an API token.
     Token(TokenId),
+}
+
+/// The name of the principal: no two have the same one.
+impl Display for Principal {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Administrator => f.write_str("administrator"),
+            Self::Token(id) => write!(f, "token:{id}"),
+        }
+    }
 }

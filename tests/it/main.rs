@@ -24,6 +24,7 @@ mod faults;
 mod gate;
 mod halts;
 mod hostile;
+mod idempotency;
 mod issuing;
 mod logs;
 mod lookups;

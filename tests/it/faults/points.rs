@@ -48,6 +48,7 @@ async fn prepare(world: &World, campaign: CampaignId, point: &str) {
 
 /// Whoever else is there, until he is answered: somebody claims, and somebody opens a campaign.
 async fn others(api: Http, campaign: CampaignId, draft: CampaignId) {
+    let api = api.with("idempotency-key", "once");
     let ask = async |path: String, body: Value| {
         let answered = async || api.try_post(&path, &body).await.is_some_and(|answer| answer.status < 500);
         wait_until("he is answered", SOON, answered).await;
