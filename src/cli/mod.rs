@@ -11,11 +11,18 @@
 //! | 3 | | | | stopped or cancelled | |
 //! | 4 | | | | another replay is running | |
 //! | 5 | | | | no event matches | |
+//! | 6 | | | | | token refused by the API |
+//! | 7 | | | | | not found by the API |
+//! | 8 | | | | | API away or overloaded |
 //!
-//! Wrong usage and a wrong configuration, found before anything connects, are 2 for every command.
+//! Wrong usage and a wrong configuration, found before anything connects, are 2 for every command, and so is a question
+//! that was not answered with yes.
 
+mod api;
 mod audit;
 mod campaign;
+mod confirm;
+mod coupon;
 mod dead;
 mod demo;
 mod doctor;
@@ -29,6 +36,7 @@ pub mod replay;
 mod serve;
 mod stop;
 mod token;
+mod user;
 
 use std::env;
 
@@ -36,7 +44,8 @@ use clap::{Parser, Subcommand};
 
 use self::ended::CODES;
 pub use self::ended::Ended;
-use crate::config::{Config, ConfigError, VARIABLES, client_token};
+use crate::client::Client;
+use crate::config::{Config, ConfigError, VARIABLES};
 
 /// Limited coupons, first come, first served.
 #[derive(Debug, Parser)]
@@ -59,6 +68,14 @@ enum Command {
     Demo(demo::Arguments),
     /// Create, list, show, open and close campaigns through the API. Example: coupon campaign list
     Campaign(campaign::Arguments),
+    /// Show one coupon, through the API. Example: coupon show 01M7WFKGE14NWN561KVXBYTJTY
+    Show(coupon::ShowArguments),
+    /// Find the coupons of a user with their codes, through the API. Example: coupon find --user alice
+    ///
+    /// It reads the user's wallet, which follows the coupons within some hundredths of a second, then each coupon.
+    Find(coupon::FindArguments),
+    /// Show what a user holds, through the API. Example: coupon user coupons alice
+    User(user::Arguments),
     /// Publish events again, to subjects of their own. Example: coupon replay --type issued --dry-run
     ///
     /// Ctrl-C stops a run, and --resume continues it. Exit codes: 0 done, 1 failed, 2 wrong usage, 3 stopped or
@@ -115,7 +132,10 @@ impl Command {
     fn other_problems(&self) -> Option<ConfigError> {
         match self {
             Self::Demo(_) => None, // it starts servers of its own
-            Self::Campaign(_) => client_token(variable).err(),
+            Self::Campaign(campaign::Arguments { api, .. })
+            | Self::Show(coupon::ShowArguments { api, .. })
+            | Self::Find(coupon::FindArguments { api, .. })
+            | Self::User(user::Arguments { api, .. }) => api.client(variable).err(),
             _ => Config::read(variable).err(),
         }
     }
@@ -125,7 +145,21 @@ impl Command {
             Self::Serve(arguments) => configured(async |config| serve::run(arguments, &config).await).await,
             Self::Migrate => configured(async |config| migrate::run(&config).await).await,
             Self::Demo(arguments) => demo::run(arguments).await,
-            Self::Campaign(arguments) => campaign::run(arguments, variable).await,
+            Self::Campaign(arguments) => {
+                reaching(arguments.api.client(variable), async |api| campaign::run(arguments, &api).await)
+                    .await
+            }
+            Self::Show(arguments) => {
+                reaching(arguments.api.client(variable), async |api| coupon::show(arguments, &api).await)
+                    .await
+            }
+            Self::Find(arguments) => {
+                reaching(arguments.api.client(variable), async |api| coupon::find(arguments, &api).await)
+                    .await
+            }
+            Self::User(arguments) => {
+                reaching(arguments.api.client(variable), async |api| user::run(arguments, &api).await).await
+            }
             Self::Replay(arguments) => configured(async |config| replay::run(arguments, &config).await).await,
             Self::Rebuild(arguments) => {
                 configured(async |config| rebuild::run(arguments, &config).await).await
@@ -147,6 +181,17 @@ impl Command {
 async fn configured(command: impl AsyncFnOnce(Config) -> anyhow::Result<Ended>) -> anyhow::Result<Ended> {
     match Config::read(variable) {
         Ok(config) => command(config).await,
+        Err(error) => Ok(Ended::Misconfigured(error)),
+    }
+}
+
+/// Runs a command that calls the API.
+async fn reaching(
+    api: Result<Client, ConfigError>,
+    command: impl AsyncFnOnce(Client) -> anyhow::Result<Ended>,
+) -> anyhow::Result<Ended> {
+    match api {
+        Ok(api) => command(api).await,
         Err(error) => Ok(Ended::Misconfigured(error)),
     }
 }
