@@ -34,6 +34,7 @@ mod rebuild;
 mod relay;
 pub mod replay;
 mod serve;
+mod status;
 mod stop;
 mod token;
 mod user;
@@ -90,6 +91,11 @@ enum Command {
     Dead(dead::Arguments),
     /// Create, list, revoke and rotate API tokens. Example: coupon token create --name shop --scope issue
     Token(token::Arguments),
+    /// Show campaigns, waiting events, active relays, halts and parked events. Example: coupon status --watch
+    ///
+    /// It asks Postgres and NATS and not the API, so it works while the API is away. A rate is in coupons a second, over
+    /// one second, or over two with --watch.
+    Status(status::Arguments),
     /// Prove that gate, coupons, outbox, stream and projections agree. Example: coupon audit --full
     ///
     /// The quick audit reads ends and counts that the servers keep. It checks that no campaign has numbered more coupons
@@ -170,6 +176,7 @@ impl Command {
             Self::Audit(arguments) => {
                 configured(async |config| Ok(audit::run(&arguments, &config).await)).await
             }
+            Self::Status(arguments) => configured(async |config| status::run(arguments, &config).await).await,
             Self::Doctor(arguments) => {
                 configured(async |config| Ok(doctor::run(&arguments, &config).await)).await
             }

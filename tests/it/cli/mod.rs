@@ -5,6 +5,7 @@ mod create;
 mod find;
 mod questions;
 mod shape;
+mod status;
 
 use serde_json::Value;
 

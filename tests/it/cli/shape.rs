@@ -26,7 +26,7 @@ const SILENT: [(&str, &str); 4] = [
 ];
 
 /// Calls of every other command, in this order. Words in capital letters stand for ids.
-const CALLS: [(&str, Shape); 24] = [
+const CALLS: [(&str, Shape); 25] = [
     (
         "campaign create --name x --merchant m --face-value 1 --currency EUR --quantity 1 --opens-at \
          2026-01-01T00:00:00Z --closes-at 2099-01-01T00:00:00Z --coupon-valid-for P1D",
@@ -54,6 +54,7 @@ const CALLS: [(&str, Shape); 24] = [
     ("token revoke TOKEN --yes", Object),
     ("audit --campaign OTHER", Object),
     ("doctor", Object),
+    ("status", Object),
     ("campaign close CAMPAIGN --yes", Object),
 ];
 

@@ -52,6 +52,11 @@ impl Terminal {
         timeout(LIMIT, look).await.unwrap_or_else(|_| panic!("it does not show {words}"));
     }
 
+    /// Forgets what was shown so far.
+    pub(crate) fn forget(&mut self) {
+        self.shown.clear();
+    }
+
     /// Types a line.
     pub(crate) async fn types(&mut self, line: &str) {
         self.screen.write_all(format!("{line}\n").as_bytes()).await.unwrap();
