@@ -19,6 +19,7 @@
 //! that was not answered with yes.
 
 mod api;
+mod assets;
 mod audit;
 mod campaign;
 mod confirm;
@@ -41,7 +42,7 @@ mod user;
 
 use std::env;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 use self::ended::CODES;
 pub use self::ended::Ended;
@@ -110,6 +111,8 @@ enum Command {
     /// a guarantee is at risk; unknown: the check failed), what it found, why that matters and what to do. Use a login
     /// that may read every setting. Exit codes: 0 nothing is bad, 1 something is bad, 2 could not tell.
     Doctor(doctor::Arguments),
+    /// Write completions for bash, fish and zsh, and man pages. Example: coupon assets /usr/local/share/coupon
+    Assets(assets::Arguments),
 }
 
 impl Cli {
@@ -137,7 +140,7 @@ impl Command {
     /// What is wrong with the variables that it reads, apart from `RUST_LOG`.
     fn other_problems(&self) -> Option<ConfigError> {
         match self {
-            Self::Demo(_) => None, // it starts servers of its own
+            Self::Demo(_) | Self::Assets(_) => None, // they need none
             Self::Campaign(campaign::Arguments { api, .. })
             | Self::Show(coupon::ShowArguments { api, .. })
             | Self::Find(coupon::FindArguments { api, .. })
@@ -177,6 +180,7 @@ impl Command {
                 configured(async |config| Ok(audit::run(&arguments, &config).await)).await
             }
             Self::Status(arguments) => configured(async |config| status::run(arguments, &config).await).await,
+            Self::Assets(arguments) => assets::run(&arguments, Cli::command().disable_help_subcommand(true)),
             Self::Doctor(arguments) => {
                 configured(async |config| Ok(doctor::run(&arguments, &config).await)).await
             }

@@ -1,6 +1,7 @@
 //! The command line: what it asks, what it prints, and how it reaches the API.
 
 mod access;
+mod assets;
 mod create;
 mod find;
 mod questions;
