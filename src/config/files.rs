@@ -70,7 +70,7 @@ pub(super) fn credentials(path: &str) -> Result<Secret, String> {
     }
 }
 
-fn contents(path: &str, bytes_max: u64) -> Result<Vec<u8>, String> {
+pub(super) fn contents(path: &str, bytes_max: u64) -> Result<Vec<u8>, String> {
     let read = || {
         // Whatever else has a path may never end.
         if !fs::metadata(path)?.is_file() {

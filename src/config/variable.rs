@@ -67,6 +67,21 @@ pub const ADMIN_TOKEN: Variable = Variable {
     default: None,
     about: "bearer token with all rights, at least 16 visible ASCII characters; without it /v1 takes API tokens alone",
 };
+pub const COUPON_URL: Variable = Variable {
+    name: "COUPON_URL",
+    default: None,
+    about: "URL of the API for commands that call it, such as https://coupons.example.com; without it http:// and HTTP_ADDR",
+};
+pub const COUPON_TOKEN: Variable = Variable {
+    name: "COUPON_TOKEN",
+    default: None,
+    about: "token for commands that call the API; without it ADMIN_TOKEN",
+};
+pub const COUPON_CA: Variable = Variable {
+    name: "COUPON_CA",
+    default: None,
+    about: "PEM file of the certificate authorities to trust for the URL of the API in place of the system's",
+};
 pub const SHARDS: Variable = Variable {
     name: "SHARDS",
     default: Some("1"),
@@ -109,7 +124,7 @@ const SSL_CERT_FILE: Variable = Variable {
 };
 
 /// Every variable that a command reads, in the order of `coupon --help`.
-pub const VARIABLES: [Variable; 17] = [
+pub const VARIABLES: [Variable; 20] = [
     DATABASE_URL,
     REDIS_URL,
     REDIS_CA,
@@ -119,6 +134,9 @@ pub const VARIABLES: [Variable; 17] = [
     HTTP_ADDR,
     MONITOR_ADDR,
     ADMIN_TOKEN,
+    COUPON_URL,
+    COUPON_TOKEN,
+    COUPON_CA,
     SHARDS,
     DEPLOYMENT,
     NATS_REPLICAS,

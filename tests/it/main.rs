@@ -10,6 +10,7 @@ mod audit;
 mod auditor;
 mod campaigns;
 mod claims;
+mod cli;
 mod cluster;
 mod commands;
 mod dead;

@@ -207,7 +207,7 @@ async fn an_epoch_whose_command_crashes_has_begun() {
         world.publish_at(end + 1, "a-stranger", "{}").await;
         world.append_events(1).await;
         world.halted().await;
-        crashes(&world, point, &["relay", "epoch", "new"], &fault).await;
+        crashes(&world, point, &["relay", "epoch", "new", "--yes"], &fault).await;
         wait_until("the relay goes on", SOON, async || world.end_of_stream(Shard(0)).await == end + 2).await;
         fault.healed();
     }

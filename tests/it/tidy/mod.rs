@@ -131,7 +131,7 @@ const ROOMS: [(&str, &str, &[&str]); 9] = [
         ],
     ),
     ("src", "redis", &["gate", "connections", "config", "doctor"]),
-    ("src", "async_nats", &["cli::logs", "connections", "config", "health", "doctor"]),
+    ("src", "async_nats", &["cli::logs", "cli::status::look", "connections", "config", "health", "doctor"]),
     ("src", "axum", &["http", "app::doors"]),
     ("src", "hyper", &["http::server", "client", "rush"]),
     ("src", "StatusCode", &["http::answer", "http::problem_kind", "client", "rush"]),
