@@ -1,6 +1,7 @@
 //! The log of a process says which request failed, and by what.
 
 mod json;
+mod servers;
 
 use std::fs;
 use std::net::SocketAddr;

@@ -16,7 +16,7 @@ use super::super::request_id::REQUEST_ID;
 pub(super) struct Reply {
     body: Body,
     /// What the body gets before its last brace.
-    member: Option<Box<[u8]>>,
+    member: Option<Vec<u8>>,
 }
 
 /// The answer to the request with this id.
@@ -37,7 +37,7 @@ pub(super) fn identified(answer: Response<Body>, id: HeaderValue) -> Response<Re
 }
 
 /// The member `request_id` of a problem, with the comma before it.
-pub(super) fn member(id: &HeaderValue) -> Box<[u8]> {
+pub(super) fn member(id: &HeaderValue) -> Vec<u8> {
     let mut member = Vec::with_capacity(48); // for a ULID
     member.extend_from_slice(br#","request_id":""#);
     for byte in id.as_bytes() {
@@ -47,7 +47,7 @@ pub(super) fn member(id: &HeaderValue) -> Box<[u8]> {
         member.push(*byte);
     }
     member.push(b'"');
-    member.into()
+    member
 }
 
 /// A body in JSON with a member more. What is no object stays as it is.
