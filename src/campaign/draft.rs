@@ -50,8 +50,8 @@ pub struct DraftBody {
     per_user_limit: Option<i64>,
     opens_at: Option<OffsetDateTime>,
     closes_at: Option<OffsetDateTime>,
-    coupon_expires_at: Option<Option<OffsetDateTime>>,
-    coupon_valid_for: Option<Option<String>>,
+    /// `coupon_expires_at` and `coupon_valid_for`, if neither is of another type.
+    expiry: Option<(Option<OffsetDateTime>, Option<String>)>,
     settle_on: Option<SettleOn>,
 }
 
@@ -76,6 +76,8 @@ impl DraftBody {
     /// When the bytes are not an object of JSON.
     pub fn read(bytes: &[u8]) -> Result<Self, Rejected> {
         let mut object = Object::read(bytes, FIELDS)?;
+        let expires_at = object.optional("coupon_expires_at", None);
+        let valid_for = object.optional("coupon_valid_for", None);
         let body = Self {
             problems: Vec::new(),
             name: object.required("name"),
@@ -86,8 +88,7 @@ impl DraftBody {
             per_user_limit: object.optional("per_user_limit", 1),
             opens_at: object.required("opens_at"),
             closes_at: object.required("closes_at"),
-            coupon_expires_at: object.optional("coupon_expires_at", None),
-            coupon_valid_for: object.optional("coupon_valid_for", None),
+            expiry: expires_at.zip(valid_for),
             settle_on: object.optional("settle_on", SettleOn::Redeem),
         };
         Ok(Self { problems: object.into_problems(), ..body })
@@ -106,16 +107,13 @@ impl DraftBody {
         let currency =
             checks.keep(self.currency, |code| code.parse::<Currency>().map_err(in_field("currency")));
         let amounts = checks.amounts(self.face_value, self.quantity, self.per_user_limit);
+        let (expires_at, valid_for) = self.expiry.clone().unwrap_or_default();
         // Postgres keeps microseconds: two times that differ by less are the same there.
-        let [opens_at, closes_at, expires_at] =
-            [self.opens_at, self.closes_at, self.coupon_expires_at.flatten()]
-                .map(|time| time.map(OffsetDateTime::truncate_to_microsecond));
+        let [opens_at, closes_at, expires_at] = [self.opens_at, self.closes_at, expires_at]
+            .map(|time| time.map(OffsetDateTime::truncate_to_microsecond));
         checks.times([("opens_at", opens_at), ("closes_at", closes_at), ("coupon_expires_at", expires_at)]);
         checks.window(opens_at, closes_at, now);
-        // A field of another type counts as given.
-        let expiry = (self.coupon_expires_at.is_some() && self.coupon_valid_for.is_some())
-            .then_some((expires_at, self.coupon_valid_for.flatten()));
-        let expiry = checks.keep(expiry, |(at, valid_for)| expiry_of(closes_at, at, valid_for.as_deref()));
+        let expiry = checks.keep(self.expiry, |_| expiry_of(closes_at, expires_at, valid_for.as_deref()));
         let draft = || {
             let (minor, quantity, per_user_limit) = amounts?;
             Some(Draft {

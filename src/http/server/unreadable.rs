@@ -102,16 +102,11 @@ impl<S: AsyncWrite + Unpin> Answers<S> {
 fn answer_of<'a>(kind: ProblemKind, status_line: &str, kept: impl Iterator<Item = &'a str>) -> Bytes {
     let id = request_id::generate();
     let body = with_member(problem::plain(kind), &member(&id));
-    let mut head = format!("{status_line}\r\n");
-    for line in kept {
-        head.extend([line, "\r\n"]);
-    }
-    let id = id.to_str().unwrap_or_default(); // a ULID
-    let length = body.len();
-    head.push_str(&format!(
-        "content-type: {PROBLEM_TYPE}\r\ncontent-length: {length}\r\n{}: {id}\r\n\r\n",
-        request_id::REQUEST_ID
-    ));
+    let kept: String = kept.flat_map(|line| [line, "\r\n"]).collect();
+    let (id, length, name) = (id.to_str().unwrap_or_default(), body.len(), &request_id::REQUEST_ID);
+    let head = format!(
+        "{status_line}\r\n{kept}content-type: {PROBLEM_TYPE}\r\ncontent-length: {length}\r\n{name}: {id}\r\n\r\n"
+    );
     tracing::debug!(request_id = id, "a request cannot be read: {status_line}");
     [head.as_bytes(), &body].concat().into()
 }

@@ -145,9 +145,9 @@ async fn every_wrong_body_is_refused_and_all_of_its_fields_are_named() {
         let every = |value: &Value| -> Value { names.iter().map(|name| (*name, value.clone())).collect() };
         for value in [json!(1.5), json!(true), json!([]), json!({ "a": 1 })] {
             let answer = world.api().post(&path, &every(&value)).await;
-            let mut named = fields(&answer);
-            named.sort_unstable();
-            assert_eq!((answer.problem(), named), ("malformed-body", names.clone()), "{value}: {answer:?}");
+            let mut wrong = fields(&answer);
+            wrong.sort_unstable();
+            assert_eq!((answer.problem(), wrong), ("malformed-body", names.clone()), "{value}: {answer:?}");
         }
         for name in &names {
             let mut body = right.clone();
@@ -208,10 +208,10 @@ async fn a_megabyte_of_anything_is_refused_early() {
             head(&format!("/{megabyte}"), "\r\n"),
             head(&path, &format!("Cookie: {}\r\n\r\n", "\t".repeat(1_048_576))),
         ] {
-            let heard = Socket::connect(address).await.say_all(&request).await;
-            let status = heard.split(' ').nth(1);
+            let answered = Socket::connect(address).await.say_all(&request).await;
+            let status = answered.split(' ').nth(1);
             // What is still on its way when the service hangs up may take the answer along.
-            assert!([None, Some("431")].contains(&status), "{path}: {heard}");
+            assert!([None, Some("431")].contains(&status), "{path}: {answered}");
             let begin = &request[..20_000];
             let mut socket = Socket::connect(address).await;
             socket.say(begin).await.unwrap();

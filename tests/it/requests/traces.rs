@@ -1,5 +1,7 @@
 //! What a caller sends stays with the caller: it is in no line of the log unescaped, in no metric, and in no other answer.
 
+use std::fmt::Write as _;
+
 use hyper::Method;
 use serde_json::{Value, json};
 
@@ -10,7 +12,10 @@ use crate::support::{Socket, TOKEN, World};
 const EVIL: &str = "mallory\n2026-11-20T18:00:00.000000Z ERROR forged: \"mallory\" \u{1b}[31mred\u{7}\r\\";
 
 fn encoded(text: &str) -> String {
-    text.bytes().map(|byte| format!("%{byte:02X}")).collect()
+    text.bytes().fold(String::new(), |mut encoded, byte| {
+        let _ = write!(encoded, "%{byte:02X}");
+        encoded
+    })
 }
 
 /// Sends it wherever a caller can, and returns how many answers there were.

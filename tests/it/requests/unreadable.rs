@@ -7,16 +7,16 @@ use crate::support::{Socket, World};
 const LIVEZ: &str = "GET /livez HTTP/1.1\r\nHost: x\r\n\r\n";
 
 /// The head of an answer, and its body.
-fn parts(heard: &str) -> (&str, &str) {
-    heard.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {heard:?}"))
+fn parts(answered: &str) -> (&str, &str) {
+    answered.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {answered:?}"))
 }
 
-/// The last of what was heard is this problem, whole, and nothing is behind it.
-fn ends_with_problem(heard: &str, status: u16, slug: &str) {
-    let (head, body) = parts(heard);
+/// The last of what was answered is this problem, whole, and nothing is behind it.
+fn ends_with_problem(answered: &str, status: u16, slug: &str) {
+    let (head, body) = parts(answered);
     assert!(
         head.starts_with(&format!("HTTP/1.1 {status} ")) || head.starts_with(&format!("HTTP/1.0 {status} ")),
-        "{heard}"
+        "{answered}"
     );
     let header = |name: &str| {
         let mut values = head.lines().filter_map(|line| {
@@ -24,14 +24,14 @@ fn ends_with_problem(heard: &str, status: u16, slug: &str) {
             found.eq_ignore_ascii_case(name).then_some(value)
         });
         let value = values.next();
-        assert!(values.next().is_none(), "{name} is there twice: {heard}");
+        assert!(values.next().is_none(), "{name} is there twice: {answered}");
         value
     };
-    assert_eq!(header("content-type"), Some("application/problem+json"), "{heard}");
-    assert_eq!(header("content-length"), Some(body.len().to_string().as_str()), "{heard}");
-    assert_eq!(header("connection"), Some("close"), "{heard}");
+    assert_eq!(header("content-type"), Some("application/problem+json"), "{answered}");
+    assert_eq!(header("content-length"), Some(body.len().to_string().as_str()), "{answered}");
+    assert_eq!(header("connection"), Some("close"), "{answered}");
     let problem: Value = serde_json::from_str(body).unwrap();
-    assert_eq!(problem["type"], format!("/problems/{slug}"), "{heard}");
+    assert_eq!(problem["type"], format!("/problems/{slug}"), "{answered}");
     assert_eq!(
         (problem["status"].as_u64(), problem["request_id"].as_str()),
         (Some(status.into()), header("request-id"))
@@ -71,9 +71,9 @@ async fn what_is_no_request_is_answered_with_a_problem() {
         ends_with_problem(&Socket::connect(address).await.say_all(request).await, status, slug);
         // Behind requests that are answered, at once or after their answers.
         let behind = format!("{LIVEZ}{LIVEZ}{request}");
-        let heard = Socket::connect(address).await.say_all(&behind).await;
-        let (answers, last) = heard.split_at(heard.rfind("HTTP/1.").unwrap());
-        assert_eq!(answers.matches("HTTP/1.1 200 OK").count(), 2, "{heard}");
+        let answered = Socket::connect(address).await.say_all(&behind).await;
+        let (answers, last) = answered.split_at(answered.rfind("HTTP/1.").unwrap());
+        assert_eq!(answers.matches("HTTP/1.1 200 OK").count(), 2, "{answered}");
         ends_with_problem(last, status, slug);
         let mut socket = Socket::connect(address).await;
         socket.say(LIVEZ).await.unwrap();
@@ -97,9 +97,9 @@ async fn a_body_that_breaks_off_is_a_problem() {
         "Transfer-Encoding: chunked\r\n\r\n1\r\n{}\r\n",
         "Transfer-Encoding: chunked\r\n\r\nffffffffffffffffff\r\n",
     ] {
-        let heard = Socket::connect(address).await.say_all(format!("{head}{rest}")).await;
-        let (head, body) = parts(&heard);
-        assert!(head.starts_with("HTTP/1.1 422 "), "{heard}");
+        let answered = Socket::connect(address).await.say_all(format!("{head}{rest}")).await;
+        let (head, body) = parts(&answered);
+        assert!(head.starts_with("HTTP/1.1 422 "), "{answered}");
         let problem: Value = serde_json::from_str(body).unwrap();
         assert_eq!(
             (&problem["type"], &problem["errors"][0]["field"]),
