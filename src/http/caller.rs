@@ -6,8 +6,9 @@ use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
 
 use super::problem::Problem;
+use super::request_id;
 use super::route::Access;
-use crate::cause::{Cause, IdempotencyKey, Traceparent};
+use crate::cause::{Cause, IdempotencyKey, RequestId, Traceparent};
 use crate::config::Secret;
 use crate::identity::Scopes;
 use crate::identity::authenticator::{Authenticator, Judgement, is_admin_token};
@@ -68,7 +69,8 @@ impl Caller {
             Some(Judgement::Invalid) | None => return Err(Stopped::Refused(Problem::unauthorized())),
         };
         let key = key(headers).map_err(|problem| Stopped::Refused(Problem::invalid(&[problem])))?;
-        Ok(Self { scopes, cause: Cause { traceparent: traceparent(headers), principal, key } })
+        let request_id = request_id::of(headers).and_then(|id| id.to_str().ok()).and_then(RequestId::parse);
+        Ok(Self { scopes, cause: Cause { request_id, traceparent: traceparent(headers), principal, key } })
     }
 
     fn with_right(self, any_of: Scopes) -> Result<Self, Problem> {
@@ -125,26 +127,34 @@ mod tests {
         let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
         let cause = |traceparent: &'static str, key: &'static str| {
             let mut headers = HeaderMap::new();
+            headers.insert("request-id", HeaderValue::from_static("night-1"));
             headers.insert(AUTHORIZATION, HeaderValue::from_static("Bearer 0123456789abcdef"));
             headers.insert("traceparent", HeaderValue::from_static(traceparent));
             headers.insert("idempotency-key", HeaderValue::from_static(key));
             Caller::identify(&headers, Some(&authenticator)).map(|caller| caller.cause).ok()
         };
         let principal = Principal::Administrator;
+        let request_id = RequestId::parse("night-1");
         let (traceparent, key) = (Traceparent::parse(trace), IdempotencyKey::parse("order-7"));
         assert!(traceparent.is_some() && key.is_some());
         assert_eq!(
             cause(trace, "order-7"),
-            Some(Cause { traceparent, principal: principal.clone(), key: key.clone() })
+            Some(Cause {
+                request_id: request_id.clone(),
+                traceparent,
+                principal: principal.clone(),
+                key: key.clone()
+            })
         );
-        let nothing = Cause { traceparent: None, principal, key };
+        let nothing = Cause { request_id, traceparent: None, principal, key };
         assert_eq!(cause("00-0-0-01", "order-7"), Some(nothing));
         assert_eq!(cause(trace, "two words"), None);
     }
 
     #[test]
     fn a_caller_without_the_right_is_refused() {
-        let cause = Cause { traceparent: None, principal: Principal::Administrator, key: None };
+        let principal = Principal::Administrator;
+        let cause = Cause { request_id: None, traceparent: None, principal, key: None };
         let caller = Caller { scopes: Scopes::NONE.with(Scope::Read), cause };
         let needs = |scopes: &[Scope]| scopes.iter().copied().collect::<Scopes>();
         assert!(caller.clone().with_right(needs(&[Scope::Read])).is_ok());

@@ -1,5 +1,6 @@
 //! Campaigns.
 
+use std::str::FromStr;
 use std::sync::Arc;
 
 use axum::extract::State;
@@ -9,15 +10,15 @@ use serde_json::Value;
 use super::answer::{Answer, Listed, recorded_created, recorded_ok};
 use super::api::Api;
 use super::caller::Caller;
-use super::extract::{Id, Json, ListQuery};
+use super::extract::{Id, JsonBody, ListQuery, NoBody, NoQuery};
 use super::problem::{NOTHING_CHANGED, Problem};
-use crate::campaign;
 use crate::campaign::change::{ChangeError, Request};
 use crate::campaign::draft::DraftBody;
 use crate::campaign::store::Standing;
+use crate::campaign::{self, StateError};
 use crate::cause::Cause;
 use crate::idempotency::{KeyError, Keyed, Once};
-use crate::ids::{CampaignId, FieldProblem};
+use crate::ids::CampaignId;
 use crate::page::Page;
 
 /// What a retry does when Postgres failed a request to create a campaign.
@@ -33,10 +34,12 @@ type OneCampaign = Result<Answer<Standing>, Problem>;
 pub(super) async fn create(
     State(api): State<Arc<Api>>,
     Caller { cause, .. }: Caller,
-    Json(body, bytes): Json<DraftBody>,
+    _: NoQuery,
+    JsonBody(bytes): JsonBody,
 ) -> OneCampaign {
+    let body = DraftBody::read(&bytes)?;
     let now = api.campaigns.now().await.map_err(|error| Problem::storage(error, CREATE_UNKNOWN))?;
-    let draft = body.parse(now).map_err(|errors| Problem::invalid(&errors))?;
+    let draft = body.parse(now)?;
     let request = Request {
         keyed: Keyed::of(&cause, "createCampaign", "", &canonical(&bytes)),
         answer: |created| recorded_created(location(created), created),
@@ -54,20 +57,29 @@ pub(super) async fn list(
     State(api): State<Arc<Api>>,
     uri: Uri,
 ) -> Result<Answer<Listed<Standing, CampaignId>>, Problem> {
-    let query = ListQuery::parse(&uri, "state").map_err(|error| Problem::invalid(&[error]))?;
-    let ListQuery { page, filter } = query;
-    let states = filter.map(|states| states.split(',').map(str::parse::<campaign::State>).collect());
-    let states: Option<Vec<_>> = states
-        .transpose()
-        .map_err(|error| Problem::invalid(&[FieldProblem::new("state", error.to_string())]))?;
-    let items = api.campaigns.page(page.before.map(CampaignId), states.as_deref(), page.limit.get()).await;
+    let query = ListQuery::<States>::parse(&uri, "state");
+    let ListQuery { page, filter } = query.map_err(|errors| Problem::invalid(&errors))?;
+    let states = filter.as_ref().map(|States(states)| &**states);
+    let items = api.campaigns.page(page.before.map(CampaignId), states, page.limit.get()).await;
     let items = items.map_err(|error| Problem::storage(error, NOTHING_CHANGED))?;
     let page = Page::new(items, page.limit, |standing| standing.campaign.id);
     Ok(Answer::Ok(Listed { name: "campaigns", page }))
 }
 
+/// States, separated by commas.
+#[derive(Debug)]
+struct States(Vec<campaign::State>);
+
+impl FromStr for States {
+    type Err = StateError;
+
+    fn from_str(words: &str) -> Result<Self, StateError> {
+        words.split(',').map(str::parse).collect::<Result<_, _>>().map(Self)
+    }
+}
+
 /// `GET /v1/campaigns/{id}`
-pub(super) async fn show(State(api): State<Arc<Api>>, Id(id): Id<CampaignId>) -> OneCampaign {
+pub(super) async fn show(State(api): State<Arc<Api>>, Id(id): Id<CampaignId>, _: NoQuery) -> OneCampaign {
     let found = api.campaigns.show(id).await.map_err(|error| Problem::storage(error, NOTHING_CHANGED))?;
     found.map(Answer::Ok).ok_or_else(Problem::no_campaign)
 }
@@ -77,6 +89,8 @@ pub(super) async fn open(
     State(api): State<Arc<Api>>,
     Caller { cause, .. }: Caller,
     Id(id): Id<CampaignId>,
+    _: NoQuery,
+    _: NoBody,
 ) -> OneCampaign {
     Ok(api.campaigns.open(id, &change(&cause, "openCampaign", id)).await?.into())
 }
@@ -86,6 +100,8 @@ pub(super) async fn close(
     State(api): State<Arc<Api>>,
     Caller { cause, .. }: Caller,
     Id(id): Id<CampaignId>,
+    _: NoQuery,
+    _: NoBody,
 ) -> OneCampaign {
     Ok(api.campaigns.close(id, &change(&cause, "closeCampaign", id)).await?.into())
 }

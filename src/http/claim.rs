@@ -3,34 +3,36 @@
 use std::sync::Arc;
 
 use axum::extract::State;
-use serde::Deserialize;
 
 use super::answer::{Answer, recorded_created};
 use super::api::Api;
 use super::caller::Caller;
-use super::extract::{Id, Json};
+use super::extract::{Id, JsonBody, NoQuery};
 use super::problem::Problem;
 use crate::coupon::Coupon;
 use crate::ids::{CampaignId, FieldProblem, UserId};
 use crate::issue::{ClaimError, IssueError, Outcome};
+use crate::json::{Object, Rejected};
 
 /// What a retry does when the outcome of a claim is unknown.
 const CLAIM_UNKNOWN: &str =
     "Retry: the outcome is unknown; a retry returns the coupon or the reason there is none.";
 
-/// The body of a claim.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields, expecting = "an object")]
-pub struct ClaimBody {
-    user_id: String,
-}
-
-impl ClaimBody {
-    /// # Errors
-    /// When this cannot be the name of a user.
-    pub fn parse(self) -> Result<UserId, FieldProblem> {
-        UserId::parse(self.user_id).map_err(|error| FieldProblem::new("user_id", error.to_string()))
+/// The user whom the body of a claim names.
+///
+/// # Errors
+/// Names every field that is wrong.
+pub fn claimant(body: &[u8]) -> Result<UserId, Rejected> {
+    let mut object = Object::read(body, ["user_id"])?;
+    let user = object.required::<String>("user_id").map(UserId::parse);
+    let mut problems = object.into_problems();
+    let malformed = !problems.is_empty();
+    match user {
+        Some(Ok(user)) if !malformed => return Ok(user),
+        Some(Err(error)) => problems.push(FieldProblem::new("user_id", error.to_string())),
+        Some(Ok(_)) | None => {}
     }
+    Err(Rejected { malformed, problems })
 }
 
 /// `POST /v1/campaigns/{id}/coupons`
@@ -38,9 +40,10 @@ pub(super) async fn claim(
     State(api): State<Arc<Api>>,
     Caller { cause, .. }: Caller,
     Id(campaign): Id<CampaignId>,
-    Json(body, _): Json<ClaimBody>,
+    _: NoQuery,
+    JsonBody(body): JsonBody,
 ) -> Result<Answer<Coupon>, Problem> {
-    let user = body.parse().map_err(|error| Problem::invalid(&[error]))?;
+    let user = claimant(&body)?;
     match api.issuer.issue(campaign, user, cause).await? {
         Outcome::Issued(body) => Ok(Answer::Created { location: location(&body), body }),
         Outcome::AlreadyIssued(coupon) => Err(Problem::already_issued(&coupon)),

@@ -6,7 +6,7 @@ use axum::extract::State;
 
 use super::answer::Answer;
 use super::api::Api;
-use super::extract::Id;
+use super::extract::{Id, NoQuery};
 use super::problem::{NOTHING_CHANGED, Problem};
 use crate::coupon::Coupon;
 use crate::ids::CouponId;
@@ -15,6 +15,7 @@ use crate::ids::CouponId;
 pub(super) async fn show(
     State(api): State<Arc<Api>>,
     Id(id): Id<CouponId>,
+    _: NoQuery,
 ) -> Result<Answer<Coupon>, Problem> {
     let found = api.coupons.get(id).await.map_err(|error| Problem::storage(error, NOTHING_CHANGED))?;
     found.map(Answer::Ok).ok_or_else(|| Problem::not_found("No coupon has this id."))

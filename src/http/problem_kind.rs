@@ -94,6 +94,18 @@ impl Retry {
 }
 
 kinds! {
+    MalformedRequest: BAD_REQUEST "malformed-request" "The request cannot be read" {
+        cause: "The request line, a header line, or what the header says about the length of the body, is not HTTP/1.1. \
+                The service closes the connection.",
+        advice: "Correct the client, or whatever between it and the service changes requests.",
+        retry: Useless,
+    }
+    HeaderTooLarge: REQUEST_HEADER_FIELDS_TOO_LARGE "header-too-large" "The header is too large" {
+        cause: "The request line and the header lines have more than 16 KiB together, or are more than 100. The service \
+                closes the connection.",
+        advice: "Send a shorter path, or fewer or shorter header lines.",
+        retry: Useless,
+    }
     NotFound: NOT_FOUND "not-found" "Not found" {
         cause: "No route has this path, or nothing has the id in the path.",
         advice: "Correct the path or the id; the member detail says which. An id has 26 characters, as the \
@@ -132,9 +144,15 @@ kinds! {
         advice: "Send the whole body without a pause.",
         retry: Useful,
     }
+    UnsupportedMediaType: UNSUPPORTED_MEDIA_TYPE "unsupported-media-type" "The body is not sent as JSON" {
+        cause: "The header Content-Type names another type than application/json or another character set than UTF-8, or \
+                the header Content-Encoding says that the body is compressed.",
+        advice: "Send the body as it is, with the header Content-Type: application/json.",
+        retry: Useless,
+    }
     MalformedBody: UNPROCESSABLE_ENTITY "malformed-body" "The body cannot be read" {
-        cause: "The body is not a JSON object, or one of its fields is missing, unknown or of another type.",
-        advice: "Correct the field that the member errors names.",
+        cause: "The body is not a JSON object, or one of its fields is missing, unknown, given twice or of another type.",
+        advice: "Correct the fields that the member errors names.",
         retry: Useless,
     }
     Invalid: UNPROCESSABLE_ENTITY "invalid" "Some fields are invalid" {

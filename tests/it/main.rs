@@ -47,6 +47,7 @@ mod rebuild;
 mod refusals;
 mod relay;
 mod replay;
+mod requests;
 mod retention;
 mod rights;
 mod schema;
