@@ -72,7 +72,7 @@ async fn what_a_demo_prints_can_be_pasted_and_what_it_keeps_is_gone_on_with() {
     let mut first = demo(&["--data", folder.path()]);
     let lines = serving(&mut first).await;
     let claim = |user: &str| {
-        format!("curl -s -H \"$AUTH\" $API/v1/campaigns/$ID/coupons -d '{{\"user_id\":\"{user}\"}}'")
+        format!("curl -s -H \"$AUTH\" $API/v1/campaigns/$ID/coupons --json '{{\"user_id\":\"{user}\"}}'")
     };
     let printed = pasted(&lines, &format!("echo; {}; echo; coupon campaign show $ID", claim("alice"))).await;
     let mut answers = printed.splitn(3, '\n');
