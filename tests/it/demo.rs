@@ -74,7 +74,8 @@ async fn what_a_demo_prints_can_be_pasted_and_what_it_keeps_is_gone_on_with() {
     let claim = |user: &str| {
         format!("curl -s -H \"$AUTH\" $API/v1/campaigns/$ID/coupons --json '{{\"user_id\":\"{user}\"}}'")
     };
-    let printed = pasted(&lines, &format!("echo; {}; echo; coupon campaign show $ID", claim("alice"))).await;
+    let printed =
+        pasted(&lines, &format!("echo; {}; echo; coupon campaign show $ID --json", claim("alice"))).await;
     let mut answers = printed.splitn(3, '\n');
     let campaign: Value = serde_json::from_str(answers.next().unwrap()).unwrap();
     let coupon: Value = serde_json::from_str(answers.next().unwrap()).unwrap();
