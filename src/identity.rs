@@ -1,5 +1,7 @@
 //! Identities of callers: the principal that a request speaks for, and the rights that it has.
 
+pub mod jwt;
+
 /// The party that a request speaks for, once its credentials are checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Principal {
