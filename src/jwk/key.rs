@@ -21,7 +21,7 @@ const COORDINATE_BYTES: usize = 32;
 #[derive(Clone)]
 pub struct Key {
     algorithm: Algorithm,
-    key: DecodingKey,
+    decoding: DecodingKey,
     /// The public key itself, by which two keys are compared; nothing for a secret.
     public: Vec<u8>,
 }
@@ -47,7 +47,7 @@ impl Key {
     /// Whether `signature`, in base64url, is a signature of `message` with this key.
     #[must_use]
     pub fn verifies(&self, message: &[u8], signature: &str) -> bool {
-        verify(signature, message, &self.key, self.algorithm).unwrap_or(false)
+        verify(signature, message, &self.decoding, self.algorithm).unwrap_or(false)
     }
 
     /// An RSA key for RS256: modulus and exponent, big-endian.
@@ -76,7 +76,7 @@ impl Key {
         Ok(Self::new(Algorithm::ES256, DecodingKey::from_ec_der(&point), point))
     }
 
-    /// A key of Ed25519 for EdDSA.
+    /// A key of Ed25519 for `EdDSA`.
     pub(super) fn ed25519(point: Vec<u8>) -> Result<Self, String> {
         if point.len() != COORDINATE_BYTES {
             return Err(format!("is no key of Ed25519: {COORDINATE_BYTES} bytes"));
@@ -84,10 +84,10 @@ impl Key {
         Ok(Self::new(Algorithm::EdDSA, DecodingKey::from_ed_der(&point), point))
     }
 
-    fn new(algorithm: Algorithm, key: DecodingKey, public: Vec<u8>) -> Self {
+    fn new(algorithm: Algorithm, decoding: DecodingKey, public: Vec<u8>) -> Self {
         // A key is the only way to a signature, so the provider is there before the first one.
         provider::install();
-        Self { algorithm, key, public }
+        Self { algorithm, decoding, public }
     }
 }
 

@@ -63,8 +63,7 @@ fn whole(der: &[u8], tag: u8) -> Option<&[u8]> {
 /// The contents of the first element of `der`, and what follows it.
 fn element(der: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
     let (length, rest) = match *der.strip_prefix(&[tag])? {
-        [length @ 0..=0x7f, ref rest @ ..] => (usize::from(length), rest),
-        [0x81, length, ref rest @ ..] => (usize::from(length), rest),
+        [length @ 0..=0x7f, ref rest @ ..] | [0x81, length, ref rest @ ..] => (usize::from(length), rest),
         [0x82, high, low, ref rest @ ..] => (usize::from(high) << 8 | usize::from(low), rest),
         _ => return None,
     };

@@ -1,5 +1,5 @@
 //! Signatures over `ring`, for `jsonwebtoken`, which is built without cryptography of its own. It verifies RS256, ES256,
-//! EdDSA and HS256, and signs nothing.
+//! `EdDSA` and HS256, and signs nothing.
 
 use jsonwebtoken::crypto::{CryptoProvider, JwtSigner, JwtVerifier, KeyUtils};
 use jsonwebtoken::errors::{Error, ErrorKind};
@@ -29,10 +29,12 @@ pub(super) fn install() {
     let _already_installed = PROVIDER.install_default();
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the type of the factory is given")]
 fn no_signer(_: &Algorithm, _: &EncodingKey) -> Result<Box<dyn JwtSigner>, Error> {
     Err(unsupported())
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the type of the factory is given")]
 fn verifier(algorithm: &Algorithm, key: &DecodingKey) -> Result<Box<dyn JwtVerifier>, Error> {
     let family = match algorithm {
         Algorithm::HS256 => AlgorithmFamily::Hmac,

@@ -86,8 +86,8 @@ pub(super) fn after(seconds: u32) -> Moment {
 
 /// [`CLAIMS`], with these in place of theirs or behind them; without those that are empty.
 pub(super) fn claims(changes: &[(&str, &str)]) -> String {
-    let changed = |name: &str| changes.iter().any(|(other, _)| *other == name);
-    let kept = CLAIMS.iter().filter(|(name, _)| !changed(name));
+    let is_replaced = |name: &str| changes.iter().any(|(other, _)| *other == name);
+    let kept = CLAIMS.iter().filter(|(name, _)| !is_replaced(name));
     let all = kept.chain(changes).filter(|(_, value)| !value.is_empty());
     let members: Vec<_> = all.map(|(name, value)| format!("{name:?}:{value}")).collect();
     format!("{{{}}}", members.join(","))
