@@ -7,11 +7,12 @@ use anyhow::Context as _;
 use async_nats::ServerAddr;
 use outbox_relay::Outlet;
 use outbox_relay::deployment::Deployment;
+use outbox_relay::in_time::InTime as _;
 use outbox_relay::reason::reason_of;
 use outbox_relay::retry::Retry;
 use outbox_relay::zoo;
-use sqlx::ConnectOptions as _;
 use sqlx::postgres::PgConnectOptions;
+use sqlx::{ConnectOptions as _, PgConnection};
 use tokio::time::{sleep, timeout};
 
 use crate::config::{Config, NATS_CA, ServerUrl, ServerUrls, login};
@@ -24,6 +25,9 @@ use crate::tls::{advised, explained};
 
 /// Connections for reads and rare writes. Each writer has one of its own.
 pub(crate) const POOL_CONNECTIONS: u16 = 8;
+/// For readiness, metrics and API tokens, apart from the pool: a process without a free connection is busy, but not unready,
+/// and knows of each revocation.
+pub(crate) const MONITOR_CONNECTIONS: u16 = 4;
 /// For one attempt to connect and to check the schema, and for the goodbye at the end.
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// For one request to NATS. A cluster that elects a leader does not answer; a retry soon reaches the new leader.
@@ -131,6 +135,17 @@ pub(crate) fn redis(config: &Config) -> anyhow::Result<Redis> {
         Some(authorities) => redis.trusting(authorities.pem()).context("read REDIS_CA"),
         None => Ok(redis),
     }
+}
+
+/// A connection to Postgres for a command that needs no other server.
+///
+/// # Errors
+/// When Postgres cannot be reached, which the error says of its address.
+pub(crate) async fn connect_database(config: &Config) -> anyhow::Result<PgConnection> {
+    let connected = database(config)?.connect().in_time().await;
+    connected
+        .map_err(|error| explained(error.into(), POSTGRES_CA))
+        .with_context(|| format!("Postgres at {} cannot be reached", config.database))
 }
 
 /// The options of every session at Postgres.

@@ -1,4 +1,4 @@
-//! Identities, each a type of its own: ULIDs that this service gives ([`CampaignId`], [`CouponId`]) and
+//! Identities, each a type of its own: ULIDs that this service gives ([`CampaignId`], [`CouponId`], [`TokenId`]) and
 //! names that callers bring along ([`UserId`], [`MerchantId`]); and what is wrong with a field.
 
 use std::fmt;
@@ -173,6 +173,11 @@ ulid_id! {
 ulid_id! {
     /// Identity of a coupon. Ids of one writer rise, so the newest coupon of a list has the highest id.
     CouponId
+}
+
+ulid_id! {
+    /// Identity of an API token.
+    TokenId
 }
 
 external_id! {

@@ -49,6 +49,9 @@ GRANT EXECUTE ON FUNCTION outbox_head, projection_position TO coupon_api;
 -- The API: campaigns and their states; coupons and events only through the functions, which run as the owner.
 GRANT SELECT, INSERT, UPDATE (state, version, closed_at) ON campaigns TO coupon_api;
 GRANT SELECT ON coupons, wallet TO coupon_api;
+-- API tokens: only the owner creates, rotates and revokes them.
+GRANT SELECT, UPDATE (last_used_at) ON api_tokens TO coupon_api;
+GRANT SELECT ON api_token_secrets TO coupon_api;
 ALTER FUNCTION issue_batch SECURITY DEFINER SET search_path = :"schema", pg_temp;
 ALTER FUNCTION outbox_append SECURITY DEFINER SET search_path = :"schema", pg_temp;
 GRANT EXECUTE ON FUNCTION issue_batch, outbox_append TO coupon_api;
@@ -80,5 +83,8 @@ GRANT EXECUTE ON FUNCTION outbox_head TO coupon_replay;
 -- Audit and reports: read everything, change nothing.
 GRANT SELECT ON ALL TABLES IN SCHEMA :"schema" TO coupon_reader;
 GRANT EXECUTE ON FUNCTION outbox_head, projection_position TO coupon_reader;
+
+-- Only the API compares secrets, of which the table has the hashes.
+REVOKE SELECT ON api_token_secrets FROM coupon_projector, coupon_reader;
 
 COMMIT;

@@ -19,17 +19,17 @@ use self::issuing::Issuing;
 use crate::audit::Auditor;
 use crate::campaign::change::Campaigns;
 use crate::config::{Config, Role};
-use crate::connections::{Connections, Patience};
+use crate::connections::{Connections, MONITOR_CONNECTIONS, Patience};
 use crate::coupon::store::Coupons;
 use crate::health::{Health, Watch};
 use crate::http::Api;
 use crate::http::server::{self, Threads};
+use crate::identity::authenticator::Authenticator;
+use crate::identity::reader;
+use crate::identity::tokens::Tokens;
 use crate::pool::Pool;
 use crate::projections;
 use crate::wallet::Wallets;
-
-/// For readiness and for metrics, apart from the others: who has no connection left is busy, but not unready.
-const MONITOR_CONNECTIONS: u16 = 2;
 
 /// Plays `roles` until `stop`, or until one of them ends; then brings the rest down in order.
 ///
@@ -112,7 +112,7 @@ fn start_roles(
         verdict
     });
     let watch = Watch::new(monitor, (nats, outlet), config.shards, relays, metrics);
-    (background, Health { watch, issuer: None, verdict })
+    (background, Health { watch, issuer: None, tokens: None, verdict })
 }
 
 /// Serves the API until it is to stop; then lets requests, writers and the gate finish, in this order.
@@ -127,18 +127,22 @@ async fn serve_api(
     let (issuer, mut issuing) = Issuing::start(config, connections, wakes);
     let admin_token = config.admin_token.clone();
     if admin_token.is_none() {
-        tracing::warn!("there is no ADMIN_TOKEN: all of /v1 answers 401");
+        tracing::warn!("there is no ADMIN_TOKEN: /v1 takes API tokens alone");
     }
-    let health = Arc::new(Health { issuer: Some(issuer.clone()), ..health });
+    let (tokens, token_pool) = (Arc::new(Tokens::default()), health.watch.pool.clone());
+    // So that the first request finds them. A failure is logged when they are read again, which is at once.
+    drop(reader::read(&tokens, &token_pool).await);
+    let health = Arc::new(Health { issuer: Some(issuer.clone()), tokens: Some(tokens.clone()), ..health });
     let api = Api {
         campaigns: Campaigns::new(pool.clone(), config.shards, issuer.clone()),
         coupons: Coupons::new(pool.clone()),
         wallets: Wallets::new(pool.clone()),
         issuer,
-        admin_token,
+        authenticator: Authenticator::new(admin_token, tokens.clone()),
     };
     tokio::select! {
         () = doors.serve(Some(api), &health, stop) => {}
+        never = reader::run(tokens, token_pool) => match never {},
         () = issuing.upkeep_ended() => {}
     }
     // The routes are gone, and with this the last that could ask.

@@ -85,14 +85,14 @@ impl<L: Listener> Campaigns<L> {
         self.standings.get(id).await
     }
 
-    /// Campaigns from the newest on, behind `before`, and only those in a state if one is given; at most `limit`.
+    /// Campaigns from the newest on, behind `before`, and only those in some states if any are given; at most `limit`.
     pub async fn page(
         &self,
         before: Option<CampaignId>,
-        state: Option<State>,
+        states: Option<&[State]>,
         limit: i64,
     ) -> Result<Vec<Standing>, StorageError> {
-        Ok(store::page(&self.pool, before, state, limit).await?)
+        Ok(store::page(&self.pool, before, states, limit).await?)
     }
 
     /// What time it is for campaigns: the clock of the database counts.

@@ -179,19 +179,19 @@ impl Lookup for Standings {
     }
 }
 
-/// Campaigns from the newest on, behind `before`, and only those in a state if one is given; at most `limit`.
+/// Campaigns from the newest on, behind `before`, and only those in some states if any are given; at most `limit`.
 pub async fn page(
     pool: &Pool,
     before: Option<CampaignId>,
-    state: Option<State>,
+    states: Option<&[State]>,
     limit: i64,
 ) -> Result<Vec<Standing>, sqlx::Error> {
     let page = standings!(
-        "($1::uuid IS NULL OR id < $1) AND ($2::text IS NULL OR state = $2) ORDER BY id DESC LIMIT $3"
+        "($1::uuid IS NULL OR id < $1) AND ($2::text[] IS NULL OR state = ANY ($2)) ORDER BY id DESC LIMIT $3"
     );
     prepared!(pool, |connection| sqlx::query_as(page)
         .bind(before)
-        .bind(state)
+        .bind(states.map(|states| states.iter().map(|state| state.as_str()).collect::<Vec<_>>()))
         .bind(limit)
         .fetch_all(connection))
 }

@@ -1,14 +1,11 @@
 //! `coupon migrate`: the schema, the number of shards and the name of the deployment.
 
-use anyhow::Context as _;
 use outbox_relay::in_time::InTime as _;
-use sqlx::ConnectOptions as _;
 
 use super::ended::Ended;
 use crate::config::Config;
-use crate::connections::{self, POSTGRES_CA};
+use crate::connections::connect_database;
 use crate::schema;
-use crate::tls::explained;
 
 pub(super) async fn run(config: &Config) -> anyhow::Result<Ended> {
     apply(config).await?;
@@ -23,12 +20,7 @@ pub(super) async fn run(config: &Config) -> anyhow::Result<Ended> {
 /// When Postgres cannot be reached, refuses a migration, has another number of shards, belongs to another deployment, or
 /// has another deployment of this name.
 pub(super) async fn apply(config: &Config) -> anyhow::Result<()> {
-    let mut connection = connections::database(config)?
-        .connect()
-        .in_time()
-        .await
-        .map_err(|error| explained(error.into(), POSTGRES_CA))
-        .with_context(|| format!("Postgres at {} cannot be reached", config.database))?;
+    let mut connection = connect_database(config).await?;
     // Otherwise Postgres reports each table that exists already, and the log would show that as a message.
     sqlx::query("SET client_min_messages = warning").execute(&mut connection).in_time().await?;
     Ok(schema::migrate(&mut connection, config.shards, config.deployment).await?)

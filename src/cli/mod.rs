@@ -28,6 +28,7 @@ mod relay;
 pub mod replay;
 mod serve;
 mod stop;
+mod token;
 
 use std::env;
 
@@ -70,6 +71,8 @@ enum Command {
     Relay(relay::Arguments),
     /// List, show, redrive and drop events that a projection could not apply. Example: coupon dead list
     Dead(dead::Arguments),
+    /// Create, list, revoke and rotate API tokens. Example: coupon token create --name shop --scope issue
+    Token(token::Arguments),
     /// Prove that gate, coupons, outbox, stream and projections agree. Example: coupon audit --full
     ///
     /// The quick audit reads ends and counts that the servers keep. It checks that no campaign has numbered more coupons
@@ -129,6 +132,7 @@ impl Command {
             }
             Self::Relay(arguments) => configured(async |config| relay::run(arguments, &config).await).await,
             Self::Dead(arguments) => configured(async |config| dead::run(arguments, &config).await).await,
+            Self::Token(arguments) => configured(async |config| token::run(arguments, &config).await).await,
             Self::Audit(arguments) => {
                 configured(async |config| Ok(audit::run(&arguments, &config).await)).await
             }

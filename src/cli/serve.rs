@@ -29,7 +29,23 @@ pub(super) async fn run(Arguments { roles }: Arguments, config: &Config) -> anyh
     let monitor = config
         .monitor
         .map(|address| server::listen(address).with_context(|| format!("listen on MONITOR_ADDR {address}")));
+    log_start(&roles, config);
     let listeners = Listeners { http: listener, monitor: monitor.transpose()? };
     app::serve(config, &roles, listeners, stop::on_signal()?).await?;
     Ok(Ended::Done)
+}
+
+/// One line of what starts here. Addresses are without logins.
+fn log_start(roles: &BTreeSet<Role>, config: &Config) {
+    let roles: Vec<&str> = roles.iter().map(|role| role.as_str()).collect();
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        roles = roles.join(","),
+        shards = config.shards,
+        deployment = %config.deployment,
+        postgres = %config.database,
+        redis = %config.redis,
+        nats = %config.nats,
+        "coupon starts"
+    );
 }

@@ -22,8 +22,8 @@ pub use self::url::{Secret, ServerUrl, ServerUrls, login};
 pub use self::users::{EndUsers, KeySource};
 pub use self::variable::{
     ADMIN_TOKEN, BATCH_ROWS, DATABASE_URL, DEPLOYMENT, FIRST_DEPLOYMENT, HTTP_ADDR, JWT_AUDIENCE, JWT_CA,
-    JWT_ISSUER, JWT_KEYS, JWT_SECRET, MONITOR_ADDR, NATS_CA, NATS_CREDENTIALS, NATS_REPLICAS, NATS_URL,
-    OUTBOX_RETENTION_DAYS, REDIS_CA, REDIS_URL, RUST_LOG, SHARDS, VARIABLES, Variable,
+    JWT_ISSUER, JWT_KEYS, JWT_SECRET, LOG_FORMAT, MONITOR_ADDR, NATS_CA, NATS_CREDENTIALS, NATS_REPLICAS,
+    NATS_URL, OUTBOX_RETENTION_DAYS, REDIS_CA, REDIS_URL, RUST_LOG, SHARDS, VARIABLES, Variable,
 };
 
 /// The largest number of claims in one transaction.
@@ -48,18 +48,24 @@ pub enum Role {
 impl Role {
     /// Every role.
     pub const ALL: [Self; 3] = [Self::Api, Self::Relay, Self::Project];
+
+    /// The word for it, in `--roles` and in the log.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Api => "api",
+            Self::Relay => "relay",
+            Self::Project => "project",
+        }
+    }
 }
 
 impl FromStr for Role {
     type Err = String;
 
     fn from_str(word: &str) -> Result<Self, String> {
-        match word {
-            "api" => Ok(Self::Api),
-            "relay" => Ok(Self::Relay),
-            "project" => Ok(Self::Project),
-            other => Err(format!("{other:?} is not one of api, relay, project")),
-        }
+        let role = Self::ALL.into_iter().find(|role| role.as_str() == word);
+        role.ok_or_else(|| format!("{word:?} is not one of {}", Self::ALL.map(Self::as_str).join(", ")))
     }
 }
 

@@ -65,7 +65,7 @@ pub const MONITOR_ADDR: Variable = Variable {
 pub const ADMIN_TOKEN: Variable = Variable {
     name: "ADMIN_TOKEN",
     default: None,
-    about: "bearer token of /v1, at least 16 visible ASCII characters; without it /v1 answers 401",
+    about: "bearer token with all rights, at least 16 visible ASCII characters; without it /v1 takes API tokens alone",
 };
 pub const JWT_KEYS: Variable = Variable {
     name: "JWT_KEYS",
@@ -122,6 +122,11 @@ pub const RUST_LOG: Variable = Variable {
     default: None,
     about: "what is logged, such as debug; by default info for serve and migrate, error for demo, else warn",
 };
+pub const LOG_FORMAT: Variable = Variable {
+    name: "LOG_FORMAT",
+    default: Some("text"),
+    about: "text, or json for one object of JSON a line",
+};
 const SSL_CERT_FILE: Variable = Variable {
     name: "SSL_CERT_FILE",
     default: None,
@@ -129,7 +134,7 @@ const SSL_CERT_FILE: Variable = Variable {
 };
 
 /// Every variable that a command reads, in the order of `coupon --help`.
-pub const VARIABLES: [Variable; 21] = [
+pub const VARIABLES: [Variable; 22] = [
     DATABASE_URL,
     REDIS_URL,
     REDIS_CA,
@@ -150,5 +155,6 @@ pub const VARIABLES: [Variable; 21] = [
     BATCH_ROWS,
     OUTBOX_RETENTION_DAYS,
     RUST_LOG,
+    LOG_FORMAT,
     SSL_CERT_FILE,
 ];

@@ -9,13 +9,13 @@ use tokio::time::timeout;
 use super::clock;
 use super::finding::Finding;
 use crate::config::Config;
-use crate::connections::{self, CONNECT_TIMEOUT, POOL_CONNECTIONS};
+use crate::connections::{self, CONNECT_TIMEOUT, MONITOR_CONNECTIONS, POOL_CONNECTIONS};
 use crate::schema::{self, SchemaError};
 
 const POSTGRES: &str = "postgres";
 /// The oldest version that is still maintained.
 const OLDEST: i32 = 140_000;
-/// Connections of a process for each shard, beside its pool: its writer, its relay, two projections, and two that wait
+/// Connections of a process for each shard, beside its pools: its writer, its relay, two projections, and two that wait
 /// to become the active one.
 const CONNECTIONS_OF_SHARD: u32 = 6;
 /// Transactions that a finding names: enough to begin with.
@@ -88,7 +88,8 @@ fn of_settings(settings: &Settings, shards: i16) -> Vec<Finding> {
         (false, true) => "primary, read-only",
         (false, false) => "primary",
     };
-    let needed = i64::from(POOL_CONNECTIONS) + i64::from(CONNECTIONS_OF_SHARD) * i64::from(shards);
+    let needed = i64::from(POOL_CONNECTIONS + MONITOR_CONNECTIONS)
+        + i64::from(CONNECTIONS_OF_SHARD) * i64::from(shards);
     let free = settings.connections_max - settings.connected;
     let connections = format!("{} of {} are taken", settings.connected, settings.connections_max);
     let wal = format!("{} of {}", settings.min_wal_size, settings.max_wal_size);

@@ -4,7 +4,7 @@ mod sample;
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::UNIX_EPOCH;
+use std::time::{Duration, UNIX_EPOCH};
 
 use async_nats::connection::State as NatsState;
 use outbox_relay::{RelayStatus, Shard, zoo};
@@ -15,7 +15,11 @@ use tokio::sync::watch;
 
 pub use self::sample::Watch;
 use crate::audit::AuditRound;
+use crate::identity::tokens::Tokens;
 use crate::issue::Issuer;
+
+/// API tokens are read every 2 s. After this time without a read a process tells it.
+const TOKENS_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What there is to watch in this process.
 #[derive(Debug)]
@@ -23,6 +27,8 @@ pub struct Health {
     pub watch: Watch,
     /// Nothing in a process without the API.
     pub issuer: Option<Arc<Issuer>>,
+    /// Nothing in a process without the API.
+    pub tokens: Option<Arc<Tokens>>,
     /// The verdicts of the auditor; nothing in a process without the projections.
     pub verdict: Option<watch::Receiver<Option<AuditRound>>>,
 }
@@ -90,6 +96,7 @@ impl Health {
             stalled.extend(sample.stalled);
         }
         stalled.extend(issuer.map(Issuer::gate_nodes_away).unwrap_or_default());
+        stalled.extend(self.tokens.as_deref().filter(|_| postgres).and_then(unread));
         halted.sort_unstable();
         halted.dedup();
         let serves = postgres && redis && (nats || !zoo::has("unready-without-nats"));
@@ -114,6 +121,14 @@ impl Health {
         self.watch.metrics.register(&mut registry);
         if let Some(issuer) = &self.issuer {
             issuer.metrics().register(&mut registry);
+        }
+        if let Some(age) = self.tokens.as_deref().and_then(Tokens::age) {
+            registry.register_with_unit(
+                "api_tokens_read_age",
+                "Since the last read of the API tokens began",
+                Unit::Seconds,
+                gauge(i64::try_from(age.as_secs()).unwrap_or(i64::MAX)),
+            );
         }
         self.register_verdict(&mut registry);
         registry
@@ -163,6 +178,15 @@ impl Readiness {
 fn held_up((shard, relay): &(Shard, watch::Receiver<RelayStatus>)) -> Option<String> {
     let relay = relay.borrow();
     relay.held_up.as_ref().map(|reason| format!("shard {shard}: the relay retries: {reason}"))
+}
+
+/// That API tokens cannot be read.
+fn unread(tokens: &Tokens) -> Option<String> {
+    match tokens.age() {
+        Some(age) if age < TOKENS_PATIENCE => None,
+        Some(age) => Some(format!("API tokens were last read {} s ago", age.as_secs())),
+        None => Some("API tokens were never read".to_owned()),
+    }
 }
 
 fn gauge(value: i64) -> Gauge {

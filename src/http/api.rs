@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use crate::campaign::change::Campaigns;
-use crate::config::Secret;
 use crate::coupon::store::Coupons;
+use crate::identity::authenticator::Authenticator;
 use crate::issue::Issuer;
 use crate::wallet::Wallets;
 
@@ -15,6 +15,6 @@ pub struct Api {
     pub coupons: Coupons,
     pub wallets: Wallets,
     pub issuer: Arc<Issuer>,
-    /// Without one, every request under `/v1` is refused.
-    pub admin_token: Option<Secret>,
+    /// Judges the callers of every route under `/v1`.
+    pub authenticator: Authenticator,
 }

@@ -1,16 +1,16 @@
 //! The caller of a route, and whether they may use it: decided here and nowhere else.
 
 use axum::extract::FromRequestParts;
+use axum::http::HeaderMap;
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderValue};
-use subtle::ConstantTimeEq as _;
 
 use super::problem::Problem;
 use super::route::Access;
 use crate::cause::{Cause, IdempotencyKey, Traceparent};
 use crate::config::Secret;
-use crate::identity::{Principal, Scope, Scopes};
+use crate::identity::Scopes;
+use crate::identity::authenticator::{Authenticator, Judgement, is_admin_token};
 
 /// A caller whose credentials are valid. A handler of a route that needs a right may extract it.
 #[derive(Clone, Debug)]
@@ -29,49 +29,65 @@ impl<S: Send + Sync> FromRequestParts<S> for Caller {
     }
 }
 
-/// The caller of a request, if the route needs one.
+/// Why a request does not pass.
+#[derive(Debug)]
+pub(super) enum Stopped {
+    Refused(Problem),
+    /// Its API token is not known yet: [`Authenticator::news`] waits until it could be.
+    Unknown,
+}
+
+/// The caller of a request, if the route needs one. Without an authenticator nobody has a right.
 ///
 /// # Errors
-/// `unauthorized` without a valid token, `forbidden` without the right.
+/// `unauthorized` without a valid token, `forbidden` without the right, `credentials-unavailable` if the token cannot be
+/// judged; [`Stopped::Unknown`] if it may be valid in a moment.
 pub(super) fn check(
     access: Access,
     headers: &HeaderMap,
-    admin_token: Option<&Secret>,
-) -> Result<Option<Caller>, Problem> {
+    authenticator: Option<&Authenticator>,
+) -> Result<Option<Caller>, Stopped> {
     match access {
         Access::Public => Ok(None),
-        Access::Needs(scope) => Caller::identify(headers, admin_token)?.with_right(scope).map(Some),
+        Access::Needs(scopes) => {
+            let caller = Caller::identify(headers, authenticator)?;
+            caller.with_right(scopes).map(Some).map_err(Stopped::Refused)
+        }
     }
 }
 
 impl Caller {
-    fn identify(headers: &HeaderMap, admin_token: Option<&Secret>) -> Result<Self, Problem> {
-        let given = headers.get(AUTHORIZATION).map(HeaderValue::as_bytes);
-        if !is_authorized(given, admin_token) {
-            return Err(Problem::unauthorized());
-        }
-        let principal = Principal::Administrator;
+    fn identify(headers: &HeaderMap, authenticator: Option<&Authenticator>) -> Result<Self, Stopped> {
+        let bearer = headers.get(AUTHORIZATION).and_then(|value| bearer(value.as_bytes()));
+        let judgement = bearer.zip(authenticator).map(|(bearer, authenticator)| authenticator.judge(bearer));
+        let (principal, scopes) = match judgement {
+            Some(Judgement::Valid(principal, scopes)) => (principal, scopes),
+            Some(Judgement::Unknown) => return Err(Stopped::Unknown),
+            Some(Judgement::Unavailable) => return Err(Stopped::Refused(Problem::credentials_unavailable())),
+            Some(Judgement::Invalid) | None => return Err(Stopped::Refused(Problem::unauthorized())),
+        };
         let key = headers.get("idempotency-key").and_then(|value| value.to_str().ok());
         let key = key.and_then(IdempotencyKey::parse);
-        let scopes = principal.scopes();
         Ok(Self { scopes, cause: Cause { traceparent: traceparent(headers), principal, key } })
     }
 
-    fn with_right(self, scope: Scope) -> Result<Self, Problem> {
-        if self.scopes.contains(scope) { Ok(self) } else { Err(Problem::forbidden()) }
+    fn with_right(self, any_of: Scopes) -> Result<Self, Problem> {
+        if self.scopes.meets(any_of) { Ok(self) } else { Err(Problem::forbidden()) }
     }
 }
 
-/// Whether the header `Authorization` carries the token. Without a token no caller is authorized. As in RFC 9110, 11.4,
-/// the scheme is read in small and in capital letters, and any number of spaces follow it.
+/// The token in a header `Authorization`. As in RFC 9110, 11.4, the scheme is read in small and in capital letters, and
+/// any number of spaces follow it.
+fn bearer(header: &[u8]) -> Option<&[u8]> {
+    let (scheme, rest) = header.split_at_checked(b"Bearer".len())?;
+    let token = &rest[rest.iter().take_while(|byte| **byte == b' ').count()..];
+    (scheme.eq_ignore_ascii_case(b"Bearer") && token.len() < rest.len()).then_some(token)
+}
+
+/// Whether the header `Authorization` carries the admin token. Without an admin token no header does.
 #[must_use]
 pub fn is_authorized(header: Option<&[u8]>, token: Option<&Secret>) -> bool {
-    let given = header.and_then(|header| {
-        let (scheme, rest) = header.split_at_checked(b"Bearer".len())?;
-        let token = &rest[rest.iter().take_while(|byte| **byte == b' ').count()..];
-        (scheme.eq_ignore_ascii_case(b"Bearer") && token.len() < rest.len()).then_some(token)
-    });
-    given.zip(token).is_some_and(|(given, token)| given.ct_eq(token.reveal().as_bytes()).into())
+    header.and_then(bearer).is_some_and(|bearer| is_admin_token(bearer, token))
 }
 
 /// The trace that a request is part of. A header that cannot be read counts as absent.
@@ -81,19 +97,26 @@ pub(super) fn traceparent(headers: &HeaderMap) -> Option<Traceparent> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use axum::http::HeaderValue;
+
     use super::super::problem_kind::ProblemKind;
     use super::*;
+    use crate::identity::tokens::Tokens;
+    use crate::identity::{Principal, Scope};
 
     #[test]
     fn a_request_is_the_cause_of_what_follows() {
         let token = Secret::from("0123456789abcdef".to_owned());
+        let authenticator = Authenticator::new(Some(token), Arc::new(Tokens::default()));
         let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
         let cause = |traceparent: &'static str, key: &'static str| {
             let mut headers = HeaderMap::new();
             headers.insert(AUTHORIZATION, HeaderValue::from_static("Bearer 0123456789abcdef"));
             headers.insert("traceparent", HeaderValue::from_static(traceparent));
             headers.insert("idempotency-key", HeaderValue::from_static(key));
-            Caller::identify(&headers, Some(&token)).map(|caller| caller.cause).ok()
+            Caller::identify(&headers, Some(&authenticator)).map(|caller| caller.cause).ok()
         };
         let principal = Principal::Administrator;
         let (traceparent, key) = (Traceparent::parse(trace), IdempotencyKey::parse("order-7"));
@@ -106,11 +129,14 @@ mod tests {
     #[test]
     fn a_caller_without_the_right_is_refused() {
         let cause = Cause { traceparent: None, principal: Principal::Administrator, key: None };
-        let caller = Caller { scopes: Scopes::NONE.with(Scope::ReadCoupons), cause };
-        assert!(caller.clone().with_right(Scope::ReadCoupons).is_ok());
-        for scope in [Scope::ReadCampaigns, Scope::ChangeCampaigns, Scope::ClaimCoupons] {
-            let refused = caller.clone().with_right(scope).map(|_| ()).map_err(|problem| problem.kind());
-            assert_eq!(refused, Err(ProblemKind::Forbidden), "{scope:?}");
+        let caller = Caller { scopes: Scopes::NONE.with(Scope::Read), cause };
+        let needs = |scopes: &[Scope]| scopes.iter().copied().collect::<Scopes>();
+        assert!(caller.clone().with_right(needs(&[Scope::Read])).is_ok());
+        assert!(caller.clone().with_right(needs(&[Scope::Issue, Scope::Read])).is_ok());
+        for scopes in [&[Scope::Campaign][..], &[Scope::Issue, Scope::Redeem], &[Scope::Settle]] {
+            let refused =
+                caller.clone().with_right(needs(scopes)).map(|_| ()).map_err(|problem| problem.kind());
+            assert_eq!(refused, Err(ProblemKind::Forbidden), "{scopes:?}");
         }
     }
 }

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use axum::extract::State;
+use axum::http::Uri;
 
 use super::answer::{Answer, Listed};
 use super::api::Api;
-use super::extract::{Id, Json, ListQuery, Paged};
+use super::extract::{Id, Json, ListQuery};
 use super::problem::{NOTHING_CHANGED, Problem};
 use crate::campaign::draft::DraftBody;
 use crate::campaign::store::Standing;
@@ -35,11 +36,15 @@ pub(super) async fn create(State(api): State<Arc<Api>>, Json(body): Json<DraftBo
 /// `GET /v1/campaigns`
 pub(super) async fn list(
     State(api): State<Arc<Api>>,
-    Paged(ListQuery { page, status }): Paged,
+    uri: Uri,
 ) -> Result<Answer<Listed<Standing, CampaignId>>, Problem> {
-    let state = status.map(|status| status.parse::<campaign::State>()).transpose();
-    let state = state.map_err(|error| Problem::invalid(&[FieldProblem::new("status", error.to_string())]))?;
-    let items = api.campaigns.page(page.before.map(CampaignId), state, page.limit.get()).await;
+    let query = ListQuery::parse(&uri, "state").map_err(|error| Problem::invalid(&[error]))?;
+    let ListQuery { page, filter } = query;
+    let states = filter.map(|states| states.split(',').map(str::parse::<campaign::State>).collect());
+    let states: Option<Vec<_>> = states
+        .transpose()
+        .map_err(|error| Problem::invalid(&[FieldProblem::new("state", error.to_string())]))?;
+    let items = api.campaigns.page(page.before.map(CampaignId), states.as_deref(), page.limit.get()).await;
     let items = items.map_err(|error| Problem::storage(error, NOTHING_CHANGED))?;
     let page = Page::new(items, page.limit, |standing| standing.campaign.id);
     Ok(Answer::Ok(Listed { name: "campaigns", page }))

@@ -19,8 +19,6 @@ use crate::page::{PAGE_MAX, PageLimit, PageRequest};
 
 /// Bytes of a body, at most. Bodies are small; the largest is that of a campaign.
 const BODY_BYTES_MAX: usize = 16 * 1024;
-/// The parameters of a list.
-const LIST_PARAMETERS: [&str; 3] = ["cursor", "limit", "status"];
 /// For the whole body to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -58,25 +56,29 @@ impl<S: Send + Sync> FromRequestParts<S> for User {
 #[derive(Debug, PartialEq, Eq)]
 pub struct ListQuery {
     pub page: PageRequest,
-    pub status: Option<String>,
+    /// What the items must be, in the parameter of the list's own.
+    pub filter: Option<String>,
 }
 
 impl ListQuery {
+    /// `filter` is the name of the list's own parameter.
+    ///
     /// # Errors
     /// Names the field that is invalid.
-    pub fn parse(uri: &Uri) -> Result<Self, FieldProblem> {
+    pub fn parse(uri: &Uri, filter: &str) -> Result<Self, FieldProblem> {
+        let names = ["cursor", "limit", filter];
         let Query(parameters) = Query::<Vec<(String, String)>>::try_from_uri(uri)
             .map_err(|error| FieldProblem::new("query", error.body_text()))?;
-        let mut given = [const { None }; LIST_PARAMETERS.len()];
+        let mut given = names.map(|_| None);
         for (name, value) in parameters {
-            let place = LIST_PARAMETERS.iter().zip(&mut given).find(|(known, _)| **known == name);
-            let known = || format!("is not a parameter of a list: they are {}", LIST_PARAMETERS.join(", "));
+            let place = names.iter().zip(&mut given).find(|(known, _)| **known == name);
+            let known = || format!("is not a parameter of a list: they are {}", names.join(", "));
             let (_, place) = place.ok_or_else(|| FieldProblem::new(&name, known()))?;
             if place.replace(value).is_some() {
                 return Err(FieldProblem::new(&name, "must be given once"));
             }
         }
-        let [cursor, limit, status] = given;
+        let [cursor, limit, filter] = given;
         let limit = match limit.map(|limit| limit.parse().ok().and_then(PageLimit::new)) {
             Some(None) => return Err(FieldProblem::new("limit", format!("must be 1 to {PAGE_MAX}"))),
             limit => limit.flatten().unwrap_or_default(),
@@ -85,19 +87,7 @@ impl ListQuery {
             Some(Err(_)) => return Err(FieldProblem::new("cursor", "must be the next of an earlier page")),
             before => before.and_then(Result::ok),
         };
-        Ok(Self { page: PageRequest { before, limit }, status })
-    }
-}
-
-/// The page that a request asks for.
-#[derive(Debug)]
-pub(super) struct Paged(pub(super) ListQuery);
-
-impl<S: Send + Sync> FromRequestParts<S> for Paged {
-    type Rejection = Problem;
-
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
-        ListQuery::parse(&parts.uri).map(Self).map_err(|error| Problem::invalid(&[error]))
+        Ok(Self { page: PageRequest { before, limit }, filter })
     }
 }
 

@@ -51,6 +51,10 @@ impl Problem {
         Self::new(ProblemKind::Unauthorized)
     }
 
+    pub(super) fn credentials_unavailable() -> Self {
+        Self::new(ProblemKind::CredentialsUnavailable)
+    }
+
     pub(super) fn forbidden() -> Self {
         Self::new(ProblemKind::Forbidden)
     }

@@ -103,10 +103,16 @@ kinds! {
         retry: Useless,
     }
     Unauthorized: UNAUTHORIZED "unauthorized" "A valid bearer token is required" {
-        cause: "The request has no bearer token, or one that is not valid. A service that runs without ADMIN_TOKEN \
-                accepts none.",
+        cause: "The request has no bearer token, or one that is not valid: neither the \
+                admin token nor a live API token.",
         advice: "Send a valid token in the header Authorization, after the word Bearer and a space.",
         retry: Useless,
+    }
+    CredentialsUnavailable: SERVICE_UNAVAILABLE "credentials-unavailable" "API tokens cannot be checked right now" {
+        cause: "The service has not been able to read the API tokens from its database for a minute, and refuses all of \
+                them, because one may have been revoked.",
+        advice: "Retry after the time in Retry-After.",
+        retry: Useful,
     }
     Forbidden: FORBIDDEN "forbidden" "The token does not give this right" {
         cause: "The token is valid, but does not give the right that this route requires.",

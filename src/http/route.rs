@@ -2,7 +2,7 @@
 
 use axum::http::Method;
 
-use crate::identity::Scope;
+use crate::identity::Scopes;
 
 /// A route of the API.
 #[derive(Debug)]
@@ -21,8 +21,8 @@ pub struct Route {
 pub enum Access {
     /// Everybody, without a token.
     Public,
-    /// A caller with this right.
-    Needs(Scope),
+    /// A caller with any of these rights.
+    Needs(Scopes),
 }
 
 /// What bounds how many requests of a route are in progress in a process.

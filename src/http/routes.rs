@@ -12,7 +12,7 @@ use super::problem::Problem;
 use super::route::{Access, Load, Route};
 use super::{campaigns, claim, coupons, probes, problem_pages, users};
 use crate::health::Health;
-use crate::identity::Scope;
+use crate::identity::{Scope, Scopes};
 
 /// A row of the table.
 struct Row {
@@ -30,13 +30,13 @@ enum Mount {
 
 macro_rules! table {
     ($($processes:ident {$(
-        $method:ident $path:literal $access:ident $(($scope:ident))? $load:ident $operation:ident $handler:path;
+        $method:ident $path:literal $access:ident $(($($scope:ident)|+))? $load:ident $operation:ident $handler:path;
     )*})*) => {
         static TABLE: &[Row] = &[$($(Row {
             route: Route {
                 method: Method::$method,
                 path: $path,
-                access: Access::$access $((Scope::$scope))?,
+                access: Access::$access $((Scopes::NONE$(.with(Scope::$scope))+))?,
                 load: Load::$load,
                 operation: stringify!($operation),
             },
@@ -48,21 +48,21 @@ macro_rules! table {
 // Method, path, rights, load, id of the operation, handler.
 table! {
     Everywhere {
-        GET  "/livez"                      Public                 Light  live              probes::live;
-        GET  "/readyz"                     Public                 Light  ready             probes::ready;
-        GET  "/metrics"                    Public                 Light  metrics           probes::metrics;
-        GET  "/problems"                   Public                 Light  listProblems      problem_pages::list;
-        GET  "/problems/{slug}"            Public                 Light  showProblem       problem_pages::show;
+        GET  "/livez"                      Public                       Light  live              probes::live;
+        GET  "/readyz"                     Public                       Light  ready             probes::ready;
+        GET  "/metrics"                    Public                       Light  metrics           probes::metrics;
+        GET  "/problems"                   Public                       Light  listProblems      problem_pages::list;
+        GET  "/problems/{slug}"            Public                       Light  showProblem       problem_pages::show;
     }
     Api {
-        POST "/v1/campaigns"               Needs(ChangeCampaigns) Admin  createCampaign    campaigns::create;
-        GET  "/v1/campaigns"               Needs(ReadCampaigns)   Admin  listCampaigns     campaigns::list;
-        GET  "/v1/campaigns/{id}"          Needs(ReadCampaigns)   Reads  showCampaign      campaigns::show;
-        POST "/v1/campaigns/{id}/open"     Needs(ChangeCampaigns) Admin  openCampaign      campaigns::open;
-        POST "/v1/campaigns/{id}/close"    Needs(ChangeCampaigns) Admin  closeCampaign     campaigns::close;
-        POST "/v1/campaigns/{id}/coupons"  Needs(ClaimCoupons)    Claims claimCoupon       claim::claim;
-        GET  "/v1/coupons/{id}"            Needs(ReadCoupons)     Reads  showCoupon        coupons::show;
-        GET  "/v1/users/{user_id}/coupons" Needs(ReadCoupons)     Reads  listCouponsOfUser users::coupons;
+        POST "/v1/campaigns"               Needs(Campaign)              Admin  createCampaign    campaigns::create;
+        GET  "/v1/campaigns"               Needs(Read|Campaign|Issue)   Admin  listCampaigns     campaigns::list;
+        GET  "/v1/campaigns/{id}"          Needs(Read|Campaign|Issue)   Reads  showCampaign      campaigns::show;
+        POST "/v1/campaigns/{id}/open"     Needs(Campaign)              Admin  openCampaign      campaigns::open;
+        POST "/v1/campaigns/{id}/close"    Needs(Campaign)              Admin  closeCampaign     campaigns::close;
+        POST "/v1/campaigns/{id}/coupons"  Needs(Issue)                 Claims claimCoupon       claim::claim;
+        GET  "/v1/coupons/{id}"            Needs(Read)                  Reads  showCoupon        coupons::show;
+        GET  "/v1/users/{user_id}/coupons" Needs(Read)                  Reads  listCouponsOfUser users::coupons;
     }
 }
 
@@ -73,7 +73,7 @@ pub fn routes() -> impl Iterator<Item = &'static Route> {
 
 /// The routes of a process: all of them where it has the API, else those that every process has.
 pub fn router(api: Option<Api>, health: &Arc<Health>) -> Router {
-    let guards = Arc::new(Guards::new(api.as_ref().and_then(|api| api.admin_token.clone())));
+    let guards = Arc::new(Guards::new(api.as_ref().map(|api| api.authenticator.clone())));
     let api = api.map(Arc::new);
     let mut router = Router::new();
     for Row { route, handler } in TABLE {

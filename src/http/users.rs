@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use axum::extract::State;
+use axum::http::Uri;
 
 use super::answer::{Answer, Listed};
 use super::api::Api;
-use super::extract::{ListQuery, Paged, User};
+use super::extract::{ListQuery, User};
 use super::problem::{NOTHING_CHANGED, Problem};
 use crate::ids::{CouponId, FieldProblem};
 use crate::wallet::{Shown, WalletCoupon};
@@ -15,8 +16,10 @@ use crate::wallet::{Shown, WalletCoupon};
 pub(super) async fn coupons(
     State(api): State<Arc<Api>>,
     User(user): User,
-    Paged(ListQuery { page, status }): Paged,
+    uri: Uri,
 ) -> Result<Answer<Listed<WalletCoupon, CouponId>>, Problem> {
+    let query = ListQuery::parse(&uri, "status").map_err(|error| Problem::invalid(&[error]))?;
+    let ListQuery { page, filter: status } = query;
     let shown = status.map_or(Ok(Shown::All), |status| status.parse());
     let shown = shown.map_err(|error| Problem::invalid(&[FieldProblem::new("status", error.to_string())]))?;
     let page = api.wallets.page(user, shown, page).await;

@@ -137,8 +137,10 @@ impl Issuer {
             self.refusals.learn(campaign.id, Refusal::Closed, asked_at);
             return self.refused(campaign, user, Refusal::Closed).await;
         }
-        // A holder who asks again is shown the coupon by Postgres, and the gate need not be asked.
-        if self.refusals.knows_holder(campaign.id, &user)
+        // A holder who asks again is shown the coupon by Postgres, and the gate need not be asked. Not where the limit may
+        // allow more: that would be one wait for Postgres more.
+        if campaign.per_user_limit == 1
+            && self.refusals.knows_holder(campaign.id, &user)
             && let Some(held) = self.held(campaign, user.clone()).await?
         {
             return Ok(held);

@@ -57,6 +57,15 @@ struct Entry {
     memory: RwLock<Option<Memory>>,
 }
 
+/// The task that reads the holders of a campaign: one at a time, however it ends.
+struct Reading(Arc<Entry>);
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        self.0.is_read.store(false, Relaxed);
+    }
+}
+
 /// A refusal for all users but the holders.
 #[derive(Debug)]
 struct Memory {
@@ -114,7 +123,9 @@ impl Refusals {
         };
         if is_wanted && !entry.is_read.swap(true, Relaxed) {
             let this = self.clone();
+            let reading = Reading(entry.clone());
             drop(self.runtime.spawn(async move {
+                let _reading = reading;
                 let is_remembered =
                     this.read(campaign, &entry, refusal, asked_at).await.unwrap_or_else(|error| {
                         tracing::debug!(%campaign, %error, "the holders were not read");
@@ -124,13 +135,12 @@ impl Refusals {
                     *entry.memory.write().unwrap_or_else(PoisonError::into_inner) = None;
                     entry.next_at.store(this.millis() + millis(PAUSE), Relaxed);
                 }
-                entry.is_read.store(false, Relaxed);
             }));
         }
     }
 
-    /// Whether the user is among the holders of a campaign that is remembered: whoever is most likely still holds a coupon,
-    /// which only Postgres can say.
+    /// Whether the process remembers the user as a holder of the campaign. The user may have lost the coupon since, if
+    /// Postgres was restored: only Postgres can say.
     pub(super) fn knows_holder(&self, campaign: CampaignId, user: &UserId) -> bool {
         self.is_among_holders(campaign, user) == Some(true)
     }

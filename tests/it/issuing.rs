@@ -20,6 +20,7 @@ use coupon_dispatcher::gate::loader::Loader;
 use coupon_dispatcher::gate::worker::Gate;
 use coupon_dispatcher::health::{Health, Watch};
 use coupon_dispatcher::http::{Api, router};
+use coupon_dispatcher::identity::authenticator::Authenticator;
 use coupon_dispatcher::ids::CampaignId;
 use coupon_dispatcher::issue::work::Claims;
 use coupon_dispatcher::issue::{self, Issuer};
@@ -244,16 +245,17 @@ async fn claims_for_which_the_writer_has_no_place_give_their_seats_back() {
 fn routes(connections: Connections, issuer: Arc<Issuer>) -> Router {
     let Connections { pool, nats, .. } = connections;
     let admin_token = Some(Secret::from(TOKEN.to_owned()));
+    let authenticator = Authenticator::new(admin_token, Arc::default());
     let api = Api {
         campaigns: Campaigns::new(pool.clone(), 1, issuer.clone()),
         coupons: Coupons::new(pool.clone()),
         wallets: Wallets::new(pool.clone()),
         issuer: issuer.clone(),
-        admin_token,
+        authenticator,
     };
     let (relays, metrics) = (Vec::new(), Metrics::default());
     let watch = Watch::new(pool, (nats, OUTLET), 1, relays, metrics);
-    router(Some(api), &Arc::new(Health { watch, issuer: Some(issuer), verdict: None }))
+    router(Some(api), &Arc::new(Health { watch, issuer: Some(issuer), tokens: None, verdict: None }))
 }
 
 #[tokio::test]

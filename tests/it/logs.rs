@@ -1,5 +1,7 @@
 //! The log of a process says which request failed, and by what.
 
+mod json;
+
 use std::fs;
 use std::net::SocketAddr;
 use std::process::Stdio;
@@ -157,7 +159,16 @@ async fn no_secret_is_in_the_log_at_any_level_of_any_crate() {
         secrets.extend(PASSWORDS.map(ToOwned::to_owned));
         secrets.push(crate::support::TOKEN.to_owned());
 
-        let mut logged = vec![("serve".to_owned(), world.processes[0].log())];
+        let made = coupon(&["token", "create", "--name", "shop", "--scope", "read"], &environment).await;
+        let token = made.out.trim();
+        assert_eq!(world.api().with_token(Some(token)).get("/v1/campaigns").await.status, 200, "{made:?}");
+        let (head, secret) = token.rsplit_once('_').unwrap();
+        let wrong = format!("{head}_{}", secret.chars().rev().collect::<String>());
+        assert_eq!(world.api().with_token(Some(&wrong)).get("/v1/campaigns").await.status, 401);
+        secrets.extend([secret.to_owned(), wrong]);
+
+        let mut logged =
+            vec![("serve".to_owned(), world.processes[0].log()), ("token create".to_owned(), made.err)];
         let mut environment = environment.clone();
         environment.retain(|(variable, _)| *variable != "RUST_LOG");
         environment
@@ -169,6 +180,7 @@ async fn no_secret_is_in_the_log_at_any_level_of_any_crate() {
             &["campaign", "list"],
             &["replay", "--type", "issued"],
             &["dead", "list"],
+            &["token", "list"],
             &["relay", "epoch", "list"],
             &["rebuild", "wallet"],
         ] {

@@ -81,7 +81,7 @@ async fn a_row_that_cannot_be_read_fails_only_those_who_ask_for_it() {
 }
 
 #[tokio::test]
-async fn a_time_without_an_end_is_refused() {
+async fn a_time_that_cannot_be_read_is_refused() {
     let world = World::start().await;
     let campaign = world.open_campaign(json!({})).await;
     assert_eq!(world.claim(campaign, "user-1").await.status, 201);
@@ -90,11 +90,41 @@ async fn a_time_without_an_end_is_refused() {
         ("campaigns", "opens_at", "-infinity"),
         ("coupons", "issued_at", "-infinity"),
         ("coupons", "expires_at", "infinity"),
+        ("campaigns", "closes_at", "10000-01-01"),
+        ("coupons", "expires_at", "20000-01-01"),
+        ("coupons", "issued_at", "0001-12-31 BC"),
     ] {
         let set = format!("UPDATE {table} SET {column} = '{value}'");
         let refused = sqlx::raw_sql(&set).execute(&world.pool).await.unwrap_err();
         let constraint = refused.as_database_error().and_then(|error| error.constraint());
-        assert_eq!(constraint, Some(&*format!("{table}_times_are_finite")), "{column} = {value}");
+        assert_eq!(constraint, Some(&*format!("{table}_times_can_be_read")), "{column} = {value}");
     }
+    world.close().await;
+}
+
+/// A time that predates the constraint makes the task of a statement panic.
+#[tokio::test]
+async fn a_statement_that_fails_in_any_way_holds_up_no_other() {
+    let mut world = World::with_processes(&["api"]).await;
+    let campaign = world.open_campaign(json!({})).await;
+    let ids = join_all(["alice", "bob"].map(async |user| {
+        let coupon = world.claim(campaign, user).await;
+        coupon.body["id"].as_str().unwrap().to_owned()
+    }));
+    let [broken, other]: [String; 2] = ids.await.try_into().unwrap();
+    let statements = "ALTER TABLE coupons DROP CONSTRAINT coupons_times_can_be_read; \
+        UPDATE coupons SET issued_at = issued_at + interval '9000 years' WHERE user_id = 'alice'";
+    sqlx::raw_sql(statements).execute(&world.pool).await.unwrap();
+    for _ in 0..4 {
+        let answer = world.api().get(&format!("/v1/coupons/{broken}")).await;
+        assert_eq!(answer.status, 503, "{answer:?}");
+    }
+    for _ in 0..4 {
+        let answer = world.api().get(&format!("/v1/coupons/{other}")).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+    }
+    let repaired = "UPDATE coupons SET issued_at = issued_at - interval '9000 years' WHERE user_id = 'alice'";
+    sqlx::raw_sql(repaired).execute(&world.pool).await.unwrap();
+    world.add_process("relay,project").await;
     world.close().await;
 }

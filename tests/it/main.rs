@@ -54,6 +54,7 @@ mod startup;
 mod subscriber;
 mod tidy;
 mod tls;
+mod tokens;
 mod trust;
 mod writer;
 #[cfg(feature = "zoo")]

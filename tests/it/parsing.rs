@@ -163,7 +163,7 @@ async fn no_request_is_a_fault_of_the_service() {
         requests.push(request(&format!("GET /v1/coupons/{id}"), "", b""));
         requests.push(request(&format!("POST /v1/campaigns/{id}/open"), "", b""));
         requests.push(request(&format!("GET /v1/users/{user}/coupons?{query}"), "", b""));
-        requests.push(request(&format!("GET /v1/campaigns?{query}"), "", b""));
+        requests.push(request(&format!("GET /v1/campaigns?{}", query.replace("status", "state")), "", b""));
         let trace: Vec<u8> =
             wrong(TRACEPARENT).into_iter().filter(|byte| *byte >= b' ' && *byte != 0x7f).collect();
         let trace = [b"traceparent: ", &*trace, b"\r\n"].concat();

@@ -23,10 +23,14 @@ async fn a_wrong_configuration_is_told_at_once_and_whole() {
         }
         assert!(!finished.err.contains("hunter2") && finished.out.is_empty(), "{finished:?}");
     }
-    let filter = [&environment[..], &[("RUST_LOG", "nonsense".to_owned())]].concat();
+    let filter =
+        [&environment[..], &[("RUST_LOG", "nonsense".to_owned()), ("LOG_FORMAT", "xml".to_owned())]].concat();
     for (arguments, variables) in [
-        (&["serve"][..], &["RUST_LOG", "DATABASE_URL", "REDIS_URL", "SHARDS", "ADMIN_TOKEN"][..]),
-        (&["campaign", "list"], &["RUST_LOG", "ADMIN_TOKEN"]),
+        (
+            &["serve"][..],
+            &["RUST_LOG", "LOG_FORMAT", "DATABASE_URL", "REDIS_URL", "SHARDS", "ADMIN_TOKEN"][..],
+        ),
+        (&["campaign", "list"], &["RUST_LOG", "LOG_FORMAT", "ADMIN_TOKEN"]),
     ] {
         let finished = coupon(arguments, &filter).await;
         assert_eq!(finished.code, Some(2), "{finished:?}");

@@ -9,7 +9,7 @@ use tokio::process::Command;
 use tokio::time::timeout;
 
 /// A bug, and the test that finds it.
-const ZOO: [(&str, &str); 37] = [
+const ZOO: [(&str, &str); 38] = [
     // Gate and writer.
     ("postgres-does-not-cap", "faults::gate::a_gate_with_too_high_a_quantity_oversells_nothing"),
     ("postgres-forgets-the-limit", "faults::gate::a_gate_that_forgot_a_winner_gives_him_no_second_coupon"),
@@ -62,6 +62,11 @@ const ZOO: [(&str, &str); 37] = [
     (
         "settlement-is-a-cent-off",
         "projections::each_event_is_applied_once_however_often_and_in_whatever_order_it_comes",
+    ),
+    // Callers.
+    (
+        "revoked-tokens-are-served",
+        "tokens::a_token_works_at_once_everywhere_and_is_refused_everywhere_when_it_is_revoked",
     ),
     // What is told of it, and to whom.
     ("unknown-is-zero", "readiness::what_is_not_known_is_not_said"),

@@ -128,6 +128,7 @@ followed! {
     event_night: "docs/how-to/event-night.md",
     replay: "docs/how-to/replay.md",
     subscribe: "docs/how-to/subscribe.md",
+    tokens: "docs/how-to/tokens.md",
     troubleshoot: "docs/how-to/troubleshoot.md",
 }
 

@@ -317,15 +317,15 @@ fn outside_id(bytes: &[u8]) -> bool {
 
 /// The query of a list.
 fn page(bytes: &[u8]) -> bool {
-    let read = |query: &str| ListQuery::parse(&format!("/v1/campaigns?{query}").parse::<Uri>().ok()?).ok();
+    let uri = |query: &str| format!("/v1/campaigns?{query}").parse::<Uri>().ok();
+    let read = |query: &str| ListQuery::parse(&uri(query)?, "status").ok();
     let Some(list) = read(text(bytes)) else { return false };
-    let limit = list.page.limit.get();
-    assert!((1..=200).contains(&limit));
-    let mut query = format!("limit={limit}");
+    assert!((1..=200).contains(&list.page.limit.get()));
+    let mut query = format!("limit={}", list.page.limit.get());
     if let Some(id) = list.page.before {
         let _ = write!(query, "&cursor={id}");
     }
-    if let Some(status) = &list.status {
+    if let Some(status) = &list.filter {
         let _ = write!(query, "&status={}", encoded(status));
     }
     assert_eq!(read(&query), Some(list), "{query}");

@@ -6,7 +6,7 @@ use super::{ROLES, configured, database_url, granted, migrate_as_owner, with_cou
 use crate::support::{World, coupon};
 
 /// Each with the roles that may; whoever may not is refused, for want of the right.
-const ATTEMPTS: [(&str, &[&str]); 28] = [
+const ATTEMPTS: [(&str, &[&str]); 35] = [
     ("UPDATE outbox SET data = '{}'", &[]),
     ("UPDATE outbox_0 SET data = '{}'", &[]),
     ("DELETE FROM outbox", &[]),
@@ -33,6 +33,13 @@ const ATTEMPTS: [(&str, &[&str]); 28] = [
     ("UPDATE outbox_replays SET selection = '{}'", &[]),
     ("UPDATE deployment SET shards = 2", &[]),
     ("DELETE FROM schema_functions", &[]),
+    (INTO_TOKENS, &[]),
+    ("UPDATE api_tokens SET scopes = '{admin}', revoked_at = NULL", &[]),
+    ("UPDATE api_tokens SET last_used_at = now()", &["api"]),
+    ("DELETE FROM api_tokens", &[]),
+    ("SELECT hash FROM api_token_secrets", &["api"]),
+    ("UPDATE api_token_secrets SET ends_at = NULL", &[]),
+    ("INSERT INTO api_token_secrets SELECT id, '\\x00' FROM campaigns WHERE false", &[]),
     ("CREATE TEMPORARY TABLE campaigns (id uuid)", &[]),
     ("SET ROLE owner", &[]),
 ];
@@ -40,6 +47,8 @@ const INTO_OUTBOX: &str = "INSERT INTO outbox SELECT shard, position + 100, gen_
                            subject, data, traceparent, time FROM outbox";
 const INTO_COUPONS: &str = "INSERT INTO coupons SELECT gen_random_uuid(), campaign_id, 'mallory', 1, 2, code, state, \
                             issued_at, expires_at FROM coupons";
+const INTO_TOKENS: &str =
+    "INSERT INTO api_tokens (id, name, scopes) VALUES (gen_random_uuid(), 'mallory', '{admin}')";
 const APPEND: &str = "SELECT outbox_append(0::smallint, ARRAY [gen_random_uuid()], '{issued}', '{x}', '{x}', \
                       '{\"{}\"}', '{NULL}')";
 

@@ -1,5 +1,5 @@
 /* A clock that is wrong, for one program: preloaded, it adds to the time of day what the file CLOCK says, in
-   seconds as 8 bytes of this machine. Time that is measured (CLOCK_MONOTONIC) goes on as it does. Asks the
+   seconds as 8 bytes of this machine; and to time that is measured (CLOCK_MONOTONIC) what the next 8 bytes say. Asks the
    kernel itself: to look up the functions that it stands in for would take memory, and jemalloc asks for the
    time before it has any to give. */
 #define _GNU_SOURCE
@@ -17,14 +17,15 @@ __attribute__((constructor)) static void begin(void) {
     const char *name = getenv("CLOCK");
     int file = name ? open(name, O_RDONLY | O_CLOEXEC) : -1;
     if (file < 0) return;
-    void *page = mmap(NULL, sizeof *ahead, PROT_READ, MAP_SHARED, file, 0);
+    void *page = mmap(NULL, 2 * sizeof *ahead, PROT_READ, MAP_SHARED, file, 0);
     if (page != MAP_FAILED) ahead = page;
     close(file);
 }
 
 int clock_gettime(clockid_t id, struct timespec *now) {
     long failed = syscall(SYS_clock_gettime, id, now);
-    if (!failed && ahead && (id == CLOCK_REALTIME || id == CLOCK_REALTIME_COARSE)) now->tv_sec += *ahead;
+    if (!failed && ahead && (id == CLOCK_REALTIME || id == CLOCK_REALTIME_COARSE)) now->tv_sec += ahead[0];
+    if (!failed && ahead && (id == CLOCK_MONOTONIC || id == CLOCK_MONOTONIC_COARSE)) now->tv_sec += ahead[1];
     return (int)failed;
 }
 

@@ -1,8 +1,7 @@
 //! A clock of its own for one program, which may be wrong.
 
 use std::fs::{self, OpenOptions};
-use std::io::Write as _;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -20,7 +19,7 @@ impl Clock {
     /// Right until it is set.
     pub(crate) fn new(folder: &Path, name: &str) -> Self {
         let (file, library) = (folder.join(format!("{name}.clock")), folder.join(format!("{name}.clock.so")));
-        fs::write(&file, 0_i64.to_ne_bytes()).unwrap();
+        fs::write(&file, [0; 16]).unwrap();
         let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/support/clock.c");
         // Where Rust is, there is the linker of a C compiler.
         let made = Command::new("cc").args(["-shared", "-fPIC", "-o"]).arg(&library).arg(source).status();
@@ -35,8 +34,17 @@ impl Clock {
 
     /// From now on it is so far ahead.
     pub(crate) fn set(&self, ahead: Duration) {
-        let mut file = OpenOptions::new().write(true).open(&self.file).unwrap();
-        file.write_all(&ahead.whole_seconds().to_ne_bytes()).unwrap();
+        self.write(0, ahead);
+    }
+
+    /// From now on the time that the program measures is so far ahead.
+    pub(crate) fn pass(&self, time: Duration) {
+        self.write(8, time);
+    }
+
+    fn write(&self, at: u64, ahead: Duration) {
+        let file = OpenOptions::new().write(true).open(&self.file).unwrap();
+        file.write_all_at(&ahead.whole_seconds().to_ne_bytes(), at).unwrap();
     }
 }
 

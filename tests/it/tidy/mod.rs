@@ -118,6 +118,7 @@ const ROOMS: [(&str, &str, &[&str]); 9] = [
             "campaign",
             "coupon",
             "event",
+            "identity",
             "money",
             "ids",
             "lookup",

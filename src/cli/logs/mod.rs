@@ -1,5 +1,7 @@
 //! Logs on standard error, written by a thread of their own: nothing that serves waits until somebody reads them.
 
+mod json;
+
 use std::error::Error;
 use std::fmt;
 use std::io::{self, IsTerminal as _};
@@ -18,7 +20,7 @@ use tracing_subscriber::fmt::{FormatFields, layer};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-use crate::config::{ConfigError, RUST_LOG};
+use crate::config::{ConfigError, LOG_FORMAT, RUST_LOG};
 
 /// The crates of this program. Below [`Level::INFO`] only these are logged: drivers print passwords there.
 const OURS: [&str; 2] = ["coupon_dispatcher", "outbox_relay"];
@@ -35,21 +37,35 @@ const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 #[must_use]
 pub(super) struct Logs(#[expect(dead_code, reason = "its end matters")] WorkerGuard);
 
-/// Starts the logs: from `level` on, unless `RUST_LOG` says otherwise.
+/// Starts the logs: from `level` on, unless `RUST_LOG` says otherwise, in the format of `LOG_FORMAT`.
 ///
 /// # Errors
-/// When `RUST_LOG` is not a filter.
+/// When `RUST_LOG` is not a filter, or `LOG_FORMAT` is not a format.
 pub(super) fn start(level: &str, variable: impl Fn(&str) -> Option<String>) -> Result<Logs, ConfigError> {
-    let given = RUST_LOG.value(variable).unwrap_or_default();
-    let filter = filter(&given, level).map_err(|problem| ConfigError::new(format!("RUST_LOG {problem}")))?;
+    let given = RUST_LOG.value(&variable).unwrap_or_default();
+    let filter = filter(&given, level).map_err(|problem| ConfigError::new(format!("RUST_LOG {problem}")));
+    let is_json = match LOG_FORMAT.value(&variable).unwrap_or_default().as_str() {
+        "text" => Ok(false),
+        "json" => Ok(true),
+        other => Err(ConfigError::new(format!("LOG_FORMAT {other:?} must be text or json"))),
+    };
+    let (filter, is_json) = match (filter, is_json) {
+        (Ok(filter), Ok(is_json)) => (filter, is_json),
+        (Err(error), other) => return Err(error.and(other.err())),
+        (Ok(_), Err(error)) => return Err(error),
+    };
     let (writer, guard) =
         NonBlockingBuilder::default().lossy(true).buffered_lines_limit(LINES_MAX).finish(io::stderr());
     let dropped = writer.error_counter();
-    let fields = layer().fmt_fields(Reasons).with_writer(writer);
+    let text =
+        || layer().fmt_fields(Reasons).with_ansi(io::stderr().is_terminal()).with_writer(writer.clone());
+    let lines = || layer().event_format(json::Lines).fmt_fields(json::NoText).with_writer(writer.clone());
     tracing_subscriber::registry()
         .with(filter)
         .with(filter_fn(may_be_logged))
-        .with(fields.with_ansi(io::stderr().is_terminal()))
+        .with((!is_json).then(text))
+        .with(is_json.then_some(json::Spans))
+        .with(is_json.then(lines))
         .init();
     tokio::spawn(report(dropped));
     Ok(Logs(guard))

@@ -1,0 +1,155 @@
+//! `coupon token`: the API tokens.
+
+use std::io::{self, IsTerminal as _, Write as _};
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use serde_json::json;
+use sqlx::PgConnection;
+
+use super::ended::Ended;
+use super::print;
+use crate::campaign::duration::parse_duration;
+use crate::config::{Config, Secret};
+use crate::connections::connect_database;
+use crate::identity::Scope;
+use crate::identity::registry::{self, NewToken, Token};
+use crate::ids::{MerchantId, TokenId};
+use crate::schema;
+
+/// Bytes of a name, at most, as the table has it.
+const NAME_BYTES_MAX: usize = 200;
+
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    #[command(subcommand)]
+    action: TokenAction,
+}
+
+#[derive(Debug, Subcommand)]
+enum TokenAction {
+    /// Create a token and print it: it is shown once. Example: coupon token create --name shop --scope issue
+    Create(Create),
+    /// List tokens, the live ones first, without their secrets. Example: coupon token list --json
+    List {
+        /// Print one line of JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Revoke a token for ever: within 5 s every process refuses it. Example: coupon token revoke 01M7WFKG18ZXF910ZZ3NJPGCJX
+    Revoke {
+        id: TokenId,
+        /// Do not ask. Needed where standard input is no terminal.
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Print a second secret for a token, and end the first one later. Example: coupon token rotate 01M7WFKG18ZXF910ZZ3NJPGCJX
+    Rotate {
+        id: TokenId,
+        /// How long the first secret is valid besides, as ISO 8601 duration.
+        #[arg(long, default_value = "PT24H", value_parser = parse_period)]
+        keep: Duration,
+        /// Print one line of JSON.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+struct Create {
+    /// What the token is for, such as the name of its holder: 1 to 200 bytes.
+    #[arg(long, value_parser = parse_name)]
+    name: String,
+    /// What it may do: admin (everything), campaign, issue, redeem, read or settle. May be repeated.
+    #[arg(long = "scope", required = true)]
+    scopes: Vec<Scope>,
+    /// The merchant to which the scopes redeem and settle are bound.
+    #[arg(long, value_parser = |id: &str| MerchantId::parse(id))]
+    merchant: Option<MerchantId>,
+    /// How long it is valid, as ISO 8601 duration, such as P30D; without it, until it is revoked.
+    #[arg(long, value_parser = parse_period)]
+    expires_in: Option<Duration>,
+    /// Print one line of JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Creates, lists, revokes or rotates tokens. Needs Postgres alone.
+pub(super) async fn run(Arguments { action }: Arguments, config: &Config) -> anyhow::Result<Ended> {
+    match action {
+        TokenAction::Create(create) => self::create(create, config).await,
+        TokenAction::List { json } => {
+            let tokens = registry::list(&mut connect(config).await?).await?;
+            if json {
+                print::json(&tokens)?;
+            } else {
+                print::lines(tokens)?;
+            }
+            Ok(Ended::Done)
+        }
+        TokenAction::Revoke { id, yes } => {
+            if !yes && !io::stdin().is_terminal() {
+                return Ok(Ended::WrongUsage("--yes is needed where standard input is no terminal"));
+            }
+            if !yes && !is_confirmed(&format!("Revoke token {id} for ever?"))? {
+                return Ok(Ended::WrongUsage("nothing was revoked"));
+            }
+            print::say(registry::revoke(&mut connect(config).await?, id).await?)?;
+            Ok(Ended::Done)
+        }
+        TokenAction::Rotate { id, keep, json } => {
+            let (token, text) = registry::rotate(&mut connect(config).await?, id, keep).await?;
+            show(&token, &text, json)?;
+            Ok(Ended::Done)
+        }
+    }
+}
+
+async fn create(create: Create, config: &Config) -> anyhow::Result<Ended> {
+    let Create { name, mut scopes, merchant, expires_in, json } = create;
+    let is_bound = |scope: &Scope| matches!(scope, Scope::Redeem | Scope::Settle);
+    if merchant.is_some() && !scopes.iter().all(is_bound) {
+        return Ok(Ended::WrongUsage("--merchant binds the scopes redeem and settle alone"));
+    }
+    scopes.sort_unstable_by_key(|scope| *scope as u8);
+    scopes.dedup();
+    let new = NewToken { name, scopes, merchant, expires_in };
+    let (token, text) = registry::create(&mut connect(config).await?, &new).await?;
+    show(&token, &text, json)?;
+    Ok(Ended::Done)
+}
+
+/// Prints the text of a token on standard output, and what it is on standard error; as JSON both on standard output.
+fn show(token: &Token, text: &Secret, as_json: bool) -> anyhow::Result<()> {
+    if as_json {
+        let mut value = serde_json::to_value(token)?;
+        value["token"] = json!(text.reveal());
+        return print::json(&value);
+    }
+    print::say(text.reveal())?;
+    Ok(writeln!(io::stderr(), "{token}\nThe token above is not shown again.")?)
+}
+
+async fn connect(config: &Config) -> anyhow::Result<PgConnection> {
+    let mut connection = connect_database(config).await?;
+    schema::check(&mut connection, config.shards, config.deployment).await?;
+    Ok(connection)
+}
+
+/// Asks on the terminal.
+fn is_confirmed(question: &str) -> io::Result<bool> {
+    write!(io::stderr(), "{question} [y/N] ")?;
+    let mut answer = String::new();
+    io::stdin().read_line(&mut answer)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
+fn parse_period(text: &str) -> Result<Duration, &'static str> {
+    parse_duration(text).ok_or("must be an ISO 8601 duration such as P30D or PT12H, from 1 s to P3650D")
+}
+
+fn parse_name(text: &str) -> Result<String, String> {
+    let fits = (1..=NAME_BYTES_MAX).contains(&text.len()) && !text.contains(char::is_control);
+    fits.then(|| text.to_owned())
+        .ok_or_else(|| format!("must be 1 to {NAME_BYTES_MAX} bytes without control characters"))
+}

@@ -1,0 +1,24 @@
+//! Identities of callers: the principal that a request speaks for, and the rights that it has.
+//!
+//! An [`Authenticator`](authenticator::Authenticator) judges the bearer token of a request from memory. [`reader`] reads the live API tokens into that
+//! memory, and [`registry`] is what operators change in Postgres.
+
+pub mod authenticator;
+pub mod jwt;
+pub mod reader;
+pub mod registry;
+mod scope;
+mod secret;
+pub mod tokens;
+
+pub use self::scope::{Scope, ScopeError, Scopes};
+use crate::ids::TokenId;
+
+/// The party that a request speaks for, once its credentials are checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Principal {
+    /// The holder of `ADMIN_TOKEN`.
+    Administrator,
+    /// The holder of an API token.
+    Token(TokenId),
+}
