@@ -7,6 +7,7 @@ use axum::http::Uri;
 
 use super::answer::{Answer, Listed};
 use super::api::Api;
+use super::caller::Caller;
 use super::extract::{Id, Json, ListQuery};
 use super::problem::{NOTHING_CHANGED, Problem};
 use crate::campaign::draft::DraftBody;
@@ -50,10 +51,12 @@ pub(super) async fn list(
     Ok(Answer::Ok(Listed { name: "campaigns", page }))
 }
 
-/// `GET /v1/campaigns/{id}`
-pub(super) async fn show(State(api): State<Arc<Api>>, Id(id): Id<CampaignId>) -> OneCampaign {
+/// `GET /v1/campaigns/{id}`. To an end user a draft does not exist.
+pub(super) async fn show(State(api): State<Arc<Api>>, caller: Caller, Id(id): Id<CampaignId>) -> OneCampaign {
     let found = api.campaigns.show(id).await.map_err(|error| Problem::storage(error, NOTHING_CHANGED))?;
-    found.map(Answer::Ok).ok_or_else(Problem::no_campaign)
+    let sees_drafts = caller.end_user().is_none();
+    let seen = found.filter(|standing| sees_drafts || standing.campaign.state != campaign::State::Draft);
+    seen.map(Answer::Ok).ok_or_else(Problem::no_campaign)
 }
 
 /// `POST /v1/campaigns/{id}/open`

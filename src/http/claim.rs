@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
-use axum::extract::State;
-use serde::Deserialize;
+use axum::extract::{FromRequest, Request, State};
+use serde::{Deserialize, Deserializer};
 
 use super::answer::Answer;
 use super::api::Api;
 use super::caller::Caller;
 use super::extract::{Id, Json};
 use super::problem::Problem;
+use crate::cause::Cause;
 use crate::coupon::Coupon;
 use crate::ids::{CampaignId, FieldProblem, UserId};
 use crate::issue::{ClaimError, IssueError, Outcome};
@@ -33,14 +34,49 @@ impl ClaimBody {
     }
 }
 
+/// The body of a claim by an end user, who need not say who they are.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "an object")]
+struct OwnClaimBody {
+    #[serde(default, deserialize_with = "given")]
+    user_id: Option<String>,
+}
+
+/// The user for whom a coupon is claimed.
+#[derive(Debug)]
+pub(super) struct Claimant {
+    user: UserId,
+    cause: Cause,
+}
+
+impl<S: Send + Sync> FromRequest<S> for Claimant {
+    type Rejection = Problem;
+
+    /// An end user claims for themselves: a body that names another user is refused before anything is asked about the
+    /// campaign. All other callers name the user.
+    async fn from_request(mut request: Request, state: &S) -> Result<Self, Problem> {
+        let caller = Caller::take(request.extensions_mut())?;
+        let user = match caller.end_user().cloned() {
+            Some(user) => {
+                let Json(OwnClaimBody { user_id }) = Json::from_request(request, state).await?;
+                let is_own = user_id.is_none_or(|named| named == user.as_str());
+                if is_own { user } else { return Err(Problem::forbidden()) }
+            }
+            None => {
+                let Json(body) = Json::<ClaimBody>::from_request(request, state).await?;
+                body.parse().map_err(|error| Problem::invalid(&[error]))?
+            }
+        };
+        Ok(Self { user, cause: caller.cause })
+    }
+}
+
 /// `POST /v1/campaigns/{id}/coupons`
 pub(super) async fn claim(
     State(api): State<Arc<Api>>,
-    Caller { cause, .. }: Caller,
     Id(campaign): Id<CampaignId>,
-    Json(body): Json<ClaimBody>,
+    Claimant { user, cause }: Claimant,
 ) -> Result<Answer<Coupon>, Problem> {
-    let user = body.parse().map_err(|error| Problem::invalid(&[error]))?;
     match api.issuer.issue(campaign, user, cause).await? {
         Outcome::Issued(body) => Ok(Answer::Created { location: format!("/v1/coupons/{}", body.id), body }),
         Outcome::AlreadyIssued(coupon) => Err(Problem::already_issued(&coupon)),
@@ -66,4 +102,9 @@ impl From<IssueError> for Problem {
             IssueError::Storage(error) => Self::storage(error, CLAIM_UNKNOWN),
         }
     }
+}
+
+/// A text that may be missing, but not null.
+fn given<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    String::deserialize(deserializer).map(Some)
 }

@@ -1,7 +1,8 @@
 //! Identities of callers: the principal that a request speaks for, and the rights that it has.
 //!
-//! An [`Authenticator`](authenticator::Authenticator) judges the bearer token of a request from memory. [`reader`] reads the live API tokens into that
-//! memory, and [`registry`] is what operators change in Postgres.
+//! An [`Authenticator`](authenticator::Authenticator) judges the bearer token of a request from memory. [`reader`] reads
+//! the live API tokens into that memory, [`registry`] is what operators change in Postgres, and [`jwt`] verifies the
+//! tokens of end users.
 
 pub mod authenticator;
 pub mod jwt;
@@ -12,7 +13,7 @@ mod secret;
 pub mod tokens;
 
 pub use self::scope::{Scope, ScopeError, Scopes};
-use crate::ids::TokenId;
+use crate::ids::{TokenId, UserId};
 
 /// The party that a request speaks for, once its credentials are checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,4 +22,6 @@ pub enum Principal {
     Administrator,
     /// The holder of an API token.
     Token(TokenId),
+    /// An end user. They have no scopes: they see and claim what is theirs.
+    User(UserId),
 }

@@ -9,11 +9,11 @@ mod refused;
 mod remote;
 mod token;
 
+use std::convert::Infallible;
 use std::fmt;
+use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
-
-use tokio_util::sync::CancellationToken;
 
 use self::memory::{Digest, Memory, Verified};
 use self::moment::Moment;
@@ -84,13 +84,18 @@ impl UserTokens {
         }
     }
 
-    /// Fetches keys that stand behind a URL, at once and every 10 minutes, until `stop`.
-    pub async fn run(&self, stop: CancellationToken) {
-        if let Keys::Remote(remote) = &self.keys {
-            stop.run_until_cancelled(remote.run()).await;
-        } else {
-            stop.cancelled().await;
+    /// Fetches keys that stand behind a URL, at once and every 10 minutes, until it is dropped.
+    pub async fn run(&self) -> Infallible {
+        match &self.keys {
+            Keys::Remote(remote) => remote.run().await,
+            Keys::None | Keys::Fixed(_) => pending().await,
         }
+    }
+
+    /// Whether the keys stand behind a URL, and no fetch has succeeded.
+    #[must_use]
+    pub fn lacks_keys(&self) -> bool {
+        matches!(&self.keys, Keys::Remote(remote) if remote.held().is_none())
     }
 
     /// The time since the keys behind a URL were fetched. `None` if there is no URL, or no fetch has succeeded.
@@ -160,7 +165,7 @@ impl Keys {
             Self::None => Err(Refused::Algorithm),
             Self::Fixed(set) => Ok((set.clone(), 0)),
             Self::Remote(remote) => {
-                let held = remote.held().ok_or(Refused::UnknownKey)?;
+                let held = remote.held().ok_or(Refused::NoKeys)?;
                 if remote.is_too_old(&held, now.instant) {
                     return Err(Refused::KeysTooOld);
                 }

@@ -33,7 +33,10 @@ pub enum Refused {
     /// The set has no such key. A newer set may have it: see [`UserTokens::renewed`](super::UserTokens::renewed).
     #[error("the token names a key that is not known")]
     UnknownKey,
-    /// The last set that was read is older than a day.
+    /// No set was fetched yet.
+    #[error("no keys were fetched yet")]
+    NoKeys,
+    /// The last set that was fetched is older than a day.
     #[error("the keys are too old")]
     KeysTooOld,
     /// Its signature is not one of its key.

@@ -1,5 +1,6 @@
 //! A key set that stands behind a URL: fetched again and again, one fetch at a time, with the last good set kept.
 
+use std::convert::Infallible;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -99,7 +100,7 @@ impl Remote {
     }
 
     /// Fetches the set at once, and then whenever it is due or wanted. Never returns.
-    pub(super) async fn run(&self) {
+    pub(super) async fn run(&self) -> Infallible {
         loop {
             let pause = if self.fetch().await { self.pace.every } else { self.pace.retry };
             let due = sleep(pause);
