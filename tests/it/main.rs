@@ -56,6 +56,7 @@ mod tidy;
 mod tls;
 mod tokens;
 mod trust;
+mod users;
 mod writer;
 #[cfg(feature = "zoo")]
 mod zoo;
