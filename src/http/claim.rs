@@ -56,16 +56,15 @@ impl<S: Send + Sync> FromRequest<S> for Claimant {
     /// campaign. All other callers name the user.
     async fn from_request(mut request: Request, state: &S) -> Result<Self, Problem> {
         let caller = Caller::take(request.extensions_mut())?;
-        let user = match caller.end_user().cloned() {
-            Some(user) => {
-                let Json(OwnClaimBody { user_id }) = Json::from_request(request, state).await?;
-                let is_own = user_id.is_none_or(|named| named == user.as_str());
-                if is_own { user } else { return Err(Problem::forbidden()) }
+        let user = if let Some(user) = caller.end_user().cloned() {
+            let Json(OwnClaimBody { user_id }) = Json::from_request(request, state).await?;
+            if user_id.is_some_and(|named| named != user.as_str()) {
+                return Err(Problem::forbidden());
             }
-            None => {
-                let Json(body) = Json::<ClaimBody>::from_request(request, state).await?;
-                body.parse().map_err(|error| Problem::invalid(&[error]))?
-            }
+            user
+        } else {
+            let Json(body) = Json::<ClaimBody>::from_request(request, state).await?;
+            body.parse().map_err(|error| Problem::invalid(&[error]))?
         };
         Ok(Self { user, cause: caller.cause })
     }

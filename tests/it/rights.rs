@@ -7,11 +7,13 @@ use hyper::Method;
 use serde_json::json;
 
 use crate::support::{Answer, Http, SOON, TOKEN, World, wait_until};
-use crate::users::login::by_secret;
+use crate::users::signing::by_secret;
 
-/// The scopes that each route takes, by its operation, none where everybody may use it; and what it answers to an end
-/// user about what is theirs and what is another's, if it is for end users.
-const RIGHTS: [(&str, &[&str], Option<(u16, u16)>); 13] = [
+/// A row of [`RIGHTS`]: the operation of a route; the scopes that it takes, none where everybody may use it; and what it
+/// answers to an end user about what is theirs and what is another's, if it is for end users.
+type Row = (&'static str, &'static [&'static str], Option<(u16, u16)>);
+
+const RIGHTS: [Row; 13] = [
     ("live", &[], None),
     ("ready", &[], None),
     ("metrics", &[], None),

@@ -3,7 +3,8 @@
 use serde_json::json;
 use time::Duration;
 
-use super::login::{Key, KeyServer, by_secret};
+use super::login::KeyServer;
+use super::signing::{Key, by_secret};
 use super::{HOUR, refused, user};
 use crate::support::{Answer, Clock, SOON, World, owns, wait_until};
 

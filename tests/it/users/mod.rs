@@ -1,12 +1,13 @@
 //! End users: they claim for themselves, and see what is theirs.
 
 mod keys;
-pub(crate) mod login;
+mod login;
+pub(crate) mod signing;
 
 use hyper::Method;
 use serde_json::{Value, json};
 
-use self::login::{Key, by_secret, claims};
+use self::signing::{Key, by_secret, claims};
 use crate::support::{Answer, Http, SOON, World, draft, wait_until};
 
 const HOUR: i64 = 3_600;
@@ -45,8 +46,8 @@ async fn a_user_claims_for_themselves_and_for_nobody_else() {
     assert_eq!(bob.post(&path, &json!({ "user_id": "bob" })).await.status, 201);
 
     let (draft, closed) = (world.create_campaign(json!({})).await, world.open_campaign(json!({})).await);
-    let closes = world.api().post(&format!("/v1/campaigns/{closed}/close"), &json!(null)).await;
-    assert_eq!(closes.status, 200, "{closes:?}");
+    let answer = world.api().post(&format!("/v1/campaigns/{closed}/close"), &json!(null)).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
     let sold_out = world.open_campaign(json!({ "quantity": 1 })).await;
     let path_of = |campaign: &str| format!("/v1/campaigns/{campaign}/coupons");
     let sold_path = path_of(&sold_out.to_string());
