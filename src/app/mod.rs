@@ -131,7 +131,7 @@ async fn serve_api(
     let (issuer, mut issuing) = Issuing::start(config, connections, wakes);
     let admin_token = config.admin_token.clone();
     if admin_token.is_none() {
-        tracing::warn!("there is no ADMIN_TOKEN: /v1 takes API tokens alone");
+        tracing::warn!("there is no ADMIN_TOKEN: /v1 takes API tokens and tokens of end users alone");
     }
     let users = config.users.as_ref().map(|users| Arc::new(UserTokens::new(users)));
     let (tokens, token_pool) = (Arc::new(Tokens::default()), health.watch.pool.clone());

@@ -65,7 +65,7 @@ pub const MONITOR_ADDR: Variable = Variable {
 pub const ADMIN_TOKEN: Variable = Variable {
     name: "ADMIN_TOKEN",
     default: None,
-    about: "bearer token with all rights, at least 16 visible ASCII characters; without it /v1 takes API tokens alone",
+    about: "bearer token with all rights, at least 16 visible ASCII characters; without it /v1 takes other tokens alone",
 };
 pub const JWT_KEYS: Variable = Variable {
     name: "JWT_KEYS",

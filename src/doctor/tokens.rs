@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use outbox_relay::in_time::InTime as _;
 use sqlx::{FromRow, PgConnection};
 
 use super::finding::Finding;
@@ -60,7 +61,7 @@ pub(super) async fn examine(connection: &mut PgConnection) -> [Finding; 2] {
 }
 
 async fn named(connection: &mut PgConnection, select: &'static str, days: i32) -> sqlx::Result<Vec<Named>> {
-    sqlx::query_as(select).bind(days).bind(NAMED_MAX).fetch_all(connection).await
+    sqlx::query_as(select).bind(days).bind(NAMED_MAX).fetch_all(connection).in_time().await
 }
 
 fn finding(check: &str, tokens: sqlx::Result<Vec<Named>>, advice: &str) -> Finding {
