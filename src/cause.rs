@@ -4,17 +4,53 @@ use std::sync::Arc;
 
 use crate::identity::Principal;
 
+/// Characters of a [`RequestId`], at most.
+const REQUEST_ID_LENGTH_MAX: usize = 128;
 /// Characters of an [`IdempotencyKey`], at most.
 const KEY_LENGTH_MAX: usize = 255;
 
 /// The request that causes something. Cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cause {
+    /// The id of the request, which its answer and the log name too.
+    pub request_id: Option<RequestId>,
     /// The trace that the request is part of, if it names one.
     pub traceparent: Option<Traceparent>,
     pub principal: Principal,
     /// What makes a retry of the request recognisable, if the caller gave it.
     pub key: Option<IdempotencyKey>,
+}
+
+impl Cause {
+    /// A cause without an id, a trace and a key.
+    #[must_use]
+    pub fn of(principal: Principal) -> Self {
+        Self { request_id: None, traceparent: None, principal, key: None }
+    }
+}
+
+/// The value of a header `Request-Id`: 1 to 128 visible ASCII characters. Cheap to clone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RequestId(Arc<str>);
+
+impl RequestId {
+    /// Reads the value of the header.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::is_one(text.as_bytes()).then(|| Self(text.into()))
+    }
+
+    /// Whether the value of a header is one.
+    #[must_use]
+    pub fn is_one(value: &[u8]) -> bool {
+        (1..=REQUEST_ID_LENGTH_MAX).contains(&value.len()) && value.iter().all(u8::is_ascii_graphic)
+    }
+
+    /// The text, as it stood in the header.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
 }
 
 /// A W3C trace context, version 00: `00-<trace id>-<span id>-<flags>`. Cheap to clone.

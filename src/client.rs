@@ -4,13 +4,14 @@
 //! decide themselves on which connection a request goes, and count what becomes of it.
 
 use std::error::Error;
+use std::fmt::Display;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail, ensure};
 use bytes::Bytes;
-use http_body_util::{BodyExt as _, Full};
+use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE};
 use hyper::{Method, Request, StatusCode};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
@@ -18,17 +19,60 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::{Client as HttpClient, Error as HttpError};
 use hyper_util::rt::TokioExecutor;
 use rustls::crypto::ring;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
 use rustls::{CertificateError, ClientConfig, Error as TlsError, RootCertStore};
 use serde_json::Value;
 use tokio::sync::OnceCell;
 use tokio::time::timeout;
 
-use crate::config::Secret;
+use crate::config::{Access, Authorities, Secret};
 
 /// For one request, from the connection to the last byte of the answer: longer than the API takes for any.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
 
+/// Bytes of an answer, at most: a page of 200 campaigns has about 100 KB.
+const ANSWER_BYTES_MAX: usize = 4 << 20;
+
 type Http = HttpClient<HttpsConnector<HttpConnector>, Full<Bytes>>;
+
+/// What came in place of what was asked for. It is in the errors of [`Client`].
+#[derive(Debug, thiserror::Error)]
+pub enum ApiError {
+    /// The API refuses: what its problem says, with each field on a line of its own.
+    #[error("{status}: {problem}")]
+    Refused { status: u16, problem: String },
+    /// The API cannot be reached, or ends the connection without an answer.
+    #[error("{0}")]
+    NoAnswer(String),
+}
+
+/// What a caller can do about an [`ApiError`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ApiFailure {
+    /// Send another token.
+    Token,
+    /// Name something that exists.
+    NotFound,
+    /// Try again later.
+    Unavailable,
+    /// Change the request, or what it is about.
+    Refused,
+}
+
+impl ApiError {
+    #[must_use]
+    pub fn failure(&self) -> ApiFailure {
+        let Self::Refused { status, .. } = self else { return ApiFailure::Unavailable };
+        match StatusCode::from_u16(*status) {
+            Ok(StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => ApiFailure::Token,
+            Ok(StatusCode::NOT_FOUND) => ApiFailure::NotFound,
+            Ok(StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT) => ApiFailure::Unavailable,
+            Ok(status) if status.is_server_error() => ApiFailure::Unavailable,
+            _ => ApiFailure::Refused,
+        }
+    }
+}
 
 /// A client of one API.
 #[derive(Debug)]
@@ -37,6 +81,7 @@ pub struct Client {
     http: OnceCell<Http>,
     url: String,
     token: Secret,
+    authorities: Option<Authorities>,
 }
 
 impl Client {
@@ -44,13 +89,19 @@ impl Client {
     /// to come from a certificate authority of the system or, if it is set, of `SSL_CERT_FILE`.
     #[must_use]
     pub fn new(url: &str, token: Secret) -> Self {
-        Self { http: OnceCell::new(), url: url.trim_end_matches('/').to_owned(), token }
+        Self::of(Access { url: url.to_owned(), token, authorities: None })
+    }
+
+    /// The same with authorities of its own, if there are any.
+    #[must_use]
+    pub fn of(Access { url, token, authorities }: Access) -> Self {
+        Self { http: OnceCell::new(), url: url.trim_end_matches('/').to_owned(), token, authorities }
     }
 
     /// Returns the body of the answer: JSON, or a text if it is none.
     ///
     /// # Errors
-    /// With the title and the fields of the problem if the API refuses; with the URL if it does not answer.
+    /// With an [`ApiError`] if the API refuses or does not answer. A URL that leads to no API is named, too.
     pub async fn get(&self, path: &str) -> anyhow::Result<Value> {
         self.call(Method::GET, path, None).await
     }
@@ -67,7 +118,7 @@ impl Client {
         // Errors show the URL.
         ensure!(
             !self.url.contains('@'),
-            "the URL of the API holds a login, which the API does not use: put the token into ADMIN_TOKEN"
+            "the URL of the API holds a login, which the API does not use: put the token into COUPON_TOKEN or ADMIN_TOKEN"
         );
         let request = Request::builder()
             .method(method)
@@ -78,27 +129,32 @@ impl Client {
             .with_context(|| format!("{} is not a URL of the API", self.url))?;
         let exchange = timeout(REQUEST_TIMEOUT, self.exchange(request)).await;
         let (status, body) = exchange
-            .unwrap_or_else(|_| Err(anyhow!("no answer within {} s", REQUEST_TIMEOUT.as_secs())))
+            .unwrap_or_else(|_| Err(silent(format_args!("no answer within {} s", REQUEST_TIMEOUT.as_secs()))))
             .with_context(|| format!("ask the API at {}", self.url))?;
         let answer: Value =
             serde_json::from_slice(&body).unwrap_or_else(|_| String::from_utf8_lossy(&body).into());
-        if status.is_success() { Ok(answer) } else { bail!("{}: {}", status.as_u16(), refusal(&answer)) }
+        if status.is_success() {
+            return Ok(answer);
+        }
+        Err(ApiError::Refused { status: status.as_u16(), problem: refusal(&answer) }.into())
     }
 
     async fn exchange(&self, request: Request<Full<Bytes>>) -> anyhow::Result<(StatusCode, Bytes)> {
-        let http = self.http.get_or_try_init(async || http(&self.url)).await?;
+        let http = self.http.get_or_try_init(async || http(&self.url, self.authorities.as_ref())).await?;
         let response = http.request(request).await.map_err(|error| explained(&error))?;
         let status = response.status();
-        let body = response.into_body().collect().await.context("read the answer")?.to_bytes();
-        Ok((status, body))
+        let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
+        let body = body.map_err(|error| silent(format_args!("read the answer: {error}")))?;
+        Ok((status, body.to_bytes()))
     }
 }
 
 /// An HTTP client for `url`. Certificate authorities are read only for HTTPS.
-fn http(url: &str) -> anyhow::Result<Http> {
-    let roots = match url.split_once("://").map(|(scheme, _)| scheme) {
-        Some("http") => RootCertStore::empty(),
-        Some("https") => certificate_authorities()?,
+fn http(url: &str, authorities: Option<&Authorities>) -> anyhow::Result<Http> {
+    let roots = match (url.split_once("://").map(|(scheme, _)| scheme), authorities) {
+        (Some("http"), _) => RootCertStore::empty(),
+        (Some("https"), Some(authorities)) => roots_of(authorities),
+        (Some("https"), None) => certificate_authorities()?,
         _ => bail!("it is not a URL that starts with http:// or https://"),
     };
     let tls = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
@@ -107,6 +163,13 @@ fn http(url: &str) -> anyhow::Result<Http> {
         .with_no_client_auth();
     let connector = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().build();
     Ok(HttpClient::builder(TokioExecutor::new()).build(connector))
+}
+
+/// The certificate authorities of a file, which was judged when it was read.
+fn roots_of(authorities: &Authorities) -> RootCertStore {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(CertificateDer::pem_slice_iter(authorities.pem()).flatten());
+    roots
 }
 
 /// The certificate authorities of `SSL_CERT_FILE` and `SSL_CERT_DIR` or, if neither is set, of the system.
@@ -135,7 +198,7 @@ fn explained(error: &HttpError) -> anyhow::Error {
             CertificateError::UnknownIssuer | CertificateError::BadSignature,
         )) => anyhow!(
             "its certificate comes from an authority that is not trusted here: install that authority on this machine, \
-             or name the PEM file of its certificate in SSL_CERT_FILE"
+             or name the PEM file of its certificate in SSL_CERT_FILE or COUPON_CA"
         ),
         Some(TlsError::InvalidCertificate(problem)) => anyhow!("its certificate is refused: {problem}"),
         Some(TlsError::InvalidMessage(_)) => anyhow!("it does not speak TLS: its URL may start with http://"),
@@ -144,9 +207,13 @@ fn explained(error: &HttpError) -> anyhow::Error {
             let causes = anyhow::Chain::new(error).skip(usize::from(error.source().is_some()));
             let mut told: Vec<String> = causes.map(ToString::to_string).collect();
             told.dedup();
-            anyhow!(told.join(": "))
+            silent(told.join(": "))
         }
     }
+}
+
+fn silent(why: impl Display) -> anyhow::Error {
+    ApiError::NoAnswer(why.to_string()).into()
 }
 
 /// The error of TLS in an error of input and output, which may be in another such error.
@@ -165,5 +232,7 @@ fn refusal(problem: &Value) -> String {
         let [field, reason] = ["field", "reason"].map(|name| error[name].as_str().unwrap_or(""));
         format!("\n  {field} {reason}")
     });
-    format!("{title}{detail}{}", fields.collect::<String>())
+    let said = format!("{title}{detail}{}", fields.collect::<String>());
+    // On a terminal an answer of any server does nothing but stand there.
+    said.chars().map(|letter| if letter.is_control() && letter != '\n' { ' ' } else { letter }).collect()
 }

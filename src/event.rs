@@ -26,11 +26,11 @@ pub const OUTLET: Outlet = Outlet {
     deployment: None,
 };
 
-/// A coupon is issued. Its data is written by `issue_batch()`, in SQL.
+/// A coupon is issued. Its data is written by `issue_batch_2()`, in SQL.
 pub const ISSUED: &str = "issued";
 /// A campaign takes claims from now on.
 pub const CAMPAIGN_OPENED: &str = "campaign-opened";
-/// The last coupon is issued. Written by `issue_batch()`.
+/// The last coupon is issued. Written by `issue_batch_2()`.
 pub const CAMPAIGN_SOLD_OUT: &str = "campaign-sold-out";
 /// A campaign takes no more claims.
 pub const CAMPAIGN_CLOSED: &str = "campaign-closed";

@@ -4,7 +4,7 @@
 pub use outbox_relay::failpoint::reached;
 
 /// The part of the program, and what it has just done.
-pub const POINTS: [&str; 16] = [
+pub const POINTS: [&str; 17] = [
     "claim.asked",
     "claim.judged",
     "gate.admitted",
@@ -20,5 +20,6 @@ pub const POINTS: [&str; 16] = [
     "loader.began",
     "loader.filled",
     "loader.finished",
+    "campaign.recorded",
     "campaign.changed",
 ];

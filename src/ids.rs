@@ -15,6 +15,8 @@ use sqlx::{Decode, Encode, Postgres, Type};
 use ulid::Ulid;
 use uuid::Uuid;
 
+/// Characters of the name of a field in a [`FieldProblem`], at most: the caller may have made it up.
+const FIELD_CHARACTERS_MAX: usize = 64;
 /// Bytes of an [external id](ExternalIdError), at most: it becomes a part of keys in Redis and of rows.
 const EXTERNAL_ID_BYTES_MAX: usize = 64;
 
@@ -218,9 +220,12 @@ pub struct FieldProblem {
 }
 
 impl FieldProblem {
-    /// `reason` continues the sentence that starts with the field, such as "must be 1 to 10".
+    /// `reason` continues the sentence that starts with the field, such as "must be 1 to 10". Of a name with more than 64
+    /// characters the first 64 are kept; an empty one is shown as two quotes.
     #[must_use]
     pub fn new(field: &str, reason: impl Into<String>) -> Self {
+        let end = field.char_indices().nth(FIELD_CHARACTERS_MAX).map_or(field.len(), |(at, _)| at);
+        let field = if field.is_empty() { "\"\"" } else { &field[..end] };
         Self { field: field.to_owned(), reason: reason.into() }
     }
 }

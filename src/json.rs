@@ -1,45 +1,245 @@
-//! Objects of JSON in the bodies of requests.
+//! Objects of JSON in the bodies of requests. All that is wrong with one is found at once, and said in terms of JSON.
 
-use serde::de::DeserializeOwned;
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::Deserialize;
+use serde::de::{Deserializer as _, MapAccess, Visitor};
+use serde_json::Deserializer;
+use serde_json::error::Category;
+use serde_json::value::RawValue;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 use crate::ids::FieldProblem;
 
-/// Reads an object. (serde's derived `Deserialize` also accepts an array as a struct, field by field; this does not.)
-///
-/// # Errors
-/// Names the field that is missing, unknown or of another type; `body` if the bytes are not an object of JSON.
-pub fn read_object<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, FieldProblem> {
-    // What begins like another value of JSON.
-    if bytes.trim_ascii_start().first().is_some_and(|first| b"[\"-0123456789tfn".contains(first)) {
-        return Err(FieldProblem::new("body", "must be an object"));
+/// Unknown fields of a body, or parameters of a query, that a refusal names, at most: a request of 16 KiB may have
+/// thousands.
+pub const UNKNOWN_NAMED_MAX: usize = 16;
+
+/// Why a body is refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rejected {
+    /// Whether the body is no object, or one of its fields is missing, unknown, given twice or of another type. If not,
+    /// only values are wrong.
+    pub malformed: bool,
+    /// Every field that is wrong.
+    pub problems: Vec<FieldProblem>,
+}
+
+impl From<FieldProblem> for Rejected {
+    /// The body cannot be read.
+    fn from(problem: FieldProblem) -> Self {
+        Self { malformed: true, problems: vec![problem] }
     }
-    let mut parser = serde_json::Deserializer::from_slice(bytes);
-    let value = serde_path_to_error::deserialize(&mut parser).map_err(|error| {
-        let path = error.path().to_string();
-        field_problem(&path, &error.into_inner())
-    })?;
-    parser.end().map_err(|error| field_problem(".", &error))?;
-    Ok(value)
 }
 
-/// What serde calls a type, which callers of the API do not know, and what it is for them.
-const WORDS: [(&str, &str); 2] = [
-    ("expected i64", "expected an integer"),
-    (
-        "expected an RFC3339-formatted `OffsetDateTime`",
-        "expected a time of RFC 3339, such as 2026-11-20T18:00:00Z",
-    ),
-];
-
-/// The message names a field that is missing or unknown; `path` leads to any other.
-fn field_problem(path: &str, error: &serde_json::Error) -> FieldProblem {
-    let message =
-        WORDS.iter().fold(error.to_string(), |message, (theirs, ours)| message.replace(theirs, ours));
-    let named = message
-        .strip_prefix("missing field `")
-        .or_else(|| message.strip_prefix("unknown field `"))
-        .and_then(|rest| rest.split('`').next());
-    let path = if [".", "?"].contains(&path) { "body" } else { path };
-    let field = [named, Some(path)].into_iter().flatten().find(|name| !name.is_empty()).unwrap_or("body");
-    FieldProblem::new(field, message.clone())
+/// An object with `N` fields, which are taken by their names.
+#[derive(Debug)]
+pub struct Object<'a, const N: usize> {
+    /// Names, and the values of the fields that are there.
+    fields: [(&'static str, Option<&'a RawValue>); N],
+    problems: Vec<FieldProblem>,
 }
+
+impl<'a, const N: usize> Object<'a, N> {
+    /// Reads an object whose fields have these names. Unknown fields, and fields that are given twice, are among
+    /// [`Object::into_problems`].
+    ///
+    /// # Errors
+    /// When the bytes are not JSON: names the field at which they stop being it. When they are another value of JSON:
+    /// names `body`.
+    pub fn read(bytes: &'a [u8], names: [&'static str; N]) -> Result<Self, FieldProblem> {
+        let body = |reason| Err(FieldProblem::new("body", reason));
+        match bytes.trim_ascii_start().first() {
+            Some(b'{') => {}
+            Some(first) if kind_of(*first).is_some() => return body("must be an object"),
+            Some(_) => return body("must be JSON"),
+            None => return body("is missing: it must be an object of JSON"),
+        }
+        let mut object = Self { fields: names.map(|name| (name, None)), problems: Vec::new() };
+        let mut stopped_at = None;
+        let mut parser = Deserializer::from_slice(bytes);
+        let read = parser.deserialize_map(Fields { object: &mut object, stopped_at: &mut stopped_at });
+        match read.and_then(|()| parser.end()) {
+            Ok(()) => Ok(object),
+            Err(error) => Err(FieldProblem::new(stopped_at.as_deref().unwrap_or("body"), reason_of(&error))),
+        }
+    }
+
+    /// The value of a field that must be there; nothing if it is missing or of another type, which is noted.
+    pub fn required<T: Value>(&mut self, name: &'static str) -> Option<T> {
+        let value = self.value(name);
+        if value.is_none() {
+            self.problems.push(FieldProblem::new(name, "is missing"));
+        }
+        self.read_value(name, value?)
+    }
+
+    /// The value of a field, or `absent` if it is missing; nothing if it is of another type, which is noted.
+    pub fn optional<T: Value>(&mut self, name: &'static str, absent: T) -> Option<T> {
+        match self.value(name) {
+            Some(value) => self.read_value(name, value),
+            None => Some(absent),
+        }
+    }
+
+    /// What is wrong with the object, and with the fields that were taken.
+    #[must_use]
+    pub fn into_problems(self) -> Vec<FieldProblem> {
+        self.problems
+    }
+
+    fn value(&self, name: &str) -> Option<&'a RawValue> {
+        self.fields.iter().find(|(known, _)| *known == name).and_then(|(_, value)| *value)
+    }
+
+    fn read_value<T: Value>(&mut self, name: &str, value: &RawValue) -> Option<T> {
+        let json = value.get();
+        let read = T::read(json);
+        if read.is_none() {
+            let kind = json.bytes().next().and_then(kind_of).unwrap_or_default();
+            let reason =
+                if kind == T::KIND { T::FORM.to_owned() } else { format!("{}, not {kind}", T::TYPE) };
+            self.problems.push(FieldProblem::new(name, reason));
+        }
+        read
+    }
+
+    /// Keeps the value of a field, or notes why there is no place for it.
+    fn keep(&mut self, name: &str, value: &'a RawValue) {
+        match self.fields.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, place @ None)) => *place = Some(value),
+            Some(_) => self.note(name, "must be given once".to_owned()),
+            None => {
+                let reason = match self.fields.map(|(known, _)| known).as_slice() {
+                    [] => "is unknown: this body has no fields".to_owned(),
+                    known => format!("is unknown: the fields are {}", known.join(", ")),
+                };
+                self.note(name, reason);
+            }
+        }
+    }
+
+    /// Notes a problem with the name of a field, once and while there is room for it.
+    fn note(&mut self, name: &str, reason: String) {
+        let is_new = self.problems.iter().all(|problem| problem.field != name);
+        if is_new && self.problems.len() < UNKNOWN_NAMED_MAX {
+            self.problems.push(FieldProblem::new(name, reason));
+        }
+    }
+}
+
+/// A value that a field may have.
+pub trait Value: Sized {
+    /// The kind of JSON, such as "a string".
+    const KIND: &'static str;
+    /// What is said of a value of another kind, such as "must be a string".
+    const TYPE: &'static str;
+    /// What is said of a value of this kind that cannot be read.
+    const FORM: &'static str = Self::TYPE;
+
+    /// Reads the text of a value of JSON.
+    fn read(json: &str) -> Option<Self>;
+}
+
+impl Value for String {
+    const KIND: &'static str = "a string";
+    const TYPE: &'static str = "must be a string";
+    const FORM: &'static str = "must have no half of a surrogate pair, such as \\ud800";
+
+    fn read(json: &str) -> Option<Self> {
+        serde_json::from_str(json).ok()
+    }
+}
+
+/// An integer beyond 64 bits is read as the nearest within: no field has one, and its limits are said.
+impl Value for i64 {
+    const KIND: &'static str = "a number";
+    const TYPE: &'static str = "must be an integer";
+
+    fn read(json: &str) -> Option<Self> {
+        let digits = json.strip_prefix('-').unwrap_or(json);
+        let is_integer = digits.bytes().all(|byte| byte.is_ascii_digit());
+        let nearest = if json.starts_with('-') { Self::MIN } else { Self::MAX };
+        is_integer.then(|| json.parse().unwrap_or(nearest))
+    }
+}
+
+impl Value for bool {
+    const KIND: &'static str = "a boolean";
+    const TYPE: &'static str = "must be true or false";
+
+    fn read(json: &str) -> Option<Self> {
+        serde_json::from_str(json).ok()
+    }
+}
+
+impl Value for OffsetDateTime {
+    const KIND: &'static str = "a string";
+    const TYPE: &'static str = "must be a time of RFC 3339, such as 2026-11-20T18:00:00Z";
+
+    fn read(json: &str) -> Option<Self> {
+        Self::parse(&String::read(json)?, &Rfc3339).ok()
+    }
+}
+
+/// Null is as good as no value.
+impl<T: Value> Value for Option<T> {
+    const KIND: &'static str = T::KIND;
+    const TYPE: &'static str = T::TYPE;
+    const FORM: &'static str = T::FORM;
+
+    fn read(json: &str) -> Option<Self> {
+        if json == "null" { Some(None) } else { T::read(json).map(Some) }
+    }
+}
+
+/// The kind of a value of JSON that begins with this byte.
+fn kind_of(first: u8) -> Option<&'static str> {
+    match first {
+        b'"' => Some("a string"),
+        b'-' | b'0'..=b'9' => Some("a number"),
+        b't' | b'f' => Some("a boolean"),
+        b'n' => Some("null"),
+        b'[' => Some("an array"),
+        b'{' => Some("an object"),
+        _ => None,
+    }
+}
+
+/// Why bytes are not JSON.
+fn reason_of(error: &serde_json::Error) -> String {
+    let place = format!("line {}, column {}", error.line(), error.column());
+    match error.classify() {
+        Category::Eof => format!("ends before its JSON does, at {place}"),
+        Category::Syntax | Category::Data | Category::Io => format!("is not JSON at {place}"),
+    }
+}
+
+/// Reads the fields of an object. `stopped_at` becomes the field whose value cannot be read.
+struct Fields<'o, 'a, const N: usize> {
+    object: &'o mut Object<'a, N>,
+    stopped_at: &'o mut Option<String>,
+}
+
+impl<'a, const N: usize> Visitor<'a> for Fields<'_, 'a, N> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<M: MapAccess<'a>>(self, mut map: M) -> Result<(), M::Error> {
+        while let Some(Name(name)) = map.next_key()? {
+            let value = map.next_value().inspect_err(|_| *self.stopped_at = Some(name.to_string()))?;
+            self.object.keep(&name, value);
+        }
+        Ok(())
+    }
+}
+
+/// The name of a field, without a copy of it unless it has escapes.
+#[derive(Deserialize)]
+#[serde(transparent)]
+struct Name<'a>(#[serde(borrow)] Cow<'a, str>);

@@ -35,6 +35,7 @@ pub mod failpoint;
 pub mod gate;
 pub mod health;
 pub mod http;
+pub mod idempotency;
 pub mod identity;
 pub mod ids;
 pub mod issue;

@@ -2,7 +2,8 @@
 //!
 //! Every wait has a limit, also on a connection whose other end has died without a word: 2 s for a free connection, and
 //! `in_time` for each statement. Statements go through [`prepared!`](crate::storage). A connection on which a statement
-//! failed or was given up is used again only after Postgres has answered on it, or else it is closed.
+//! failed or was given up is closed: Postgres then ends its transaction and gives back the locks at once. A new one may also
+//! be better: after a failover, or when the schema has changed.
 
 use std::ops::{Deref, DerefMut};
 use std::time::Duration;
@@ -24,12 +25,20 @@ const TRUSTED_FOR: Duration = Duration::from_secs(1);
 /// For that answer.
 const PING_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// Whether the transactions of a session are read-only, by a default that it took over when it began, or because the
-/// server is a standby.
-const IS_READ_ONLY: &str = "SELECT current_setting('transaction_read_only')::bool OR pg_is_in_recovery()";
+/// A connection that is taken from the pool. When it is dropped it goes back if it is at rest, and is closed if not.
+#[derive(Debug)]
+pub struct Lease {
+    // In this order: a connection that is not at rest goes back, and is closed there.
+    object: Object<Connector>,
+    closer: Closer,
+}
 
-/// A connection that is taken from the pool. When it is dropped, it goes back.
-pub type Lease = Object<Connector>;
+/// Closes what is not at rest.
+#[derive(Debug)]
+struct Closer {
+    pool: managed::Pool<Connector>,
+    is_at_rest: bool,
+}
 
 /// Connections that are shared: cloning it is cheap.
 #[derive(Clone, Debug)]
@@ -60,7 +69,7 @@ impl Pool {
             _ => sqlx::Error::PoolClosed,
         })?;
         lease.is_at_rest = false;
-        Ok(lease)
+        Ok(Lease { object: lease, closer: Closer { pool: self.0.clone(), is_at_rest: false } })
     }
 
     /// Closes the connections that are idle. No new one can be acquired.
@@ -77,24 +86,33 @@ pub struct Session {
     is_at_rest: bool,
 }
 
-impl Session {
+impl Lease {
     /// The last statement was answered, and none failed: the next user can begin at once.
     pub(crate) fn rest(&mut self) {
-        self.is_at_rest = true;
+        self.object.is_at_rest = true;
+        self.closer.is_at_rest = true;
     }
 }
 
-impl Deref for Session {
+impl Deref for Lease {
     type Target = PgConnection;
 
     fn deref(&self) -> &PgConnection {
-        &self.connection
+        &self.object.connection
     }
 }
 
-impl DerefMut for Session {
+impl DerefMut for Lease {
     fn deref_mut(&mut self) -> &mut PgConnection {
-        &mut self.connection
+        &mut self.object.connection
+    }
+}
+
+impl Drop for Closer {
+    fn drop(&mut self) {
+        if !self.is_at_rest {
+            self.pool.retain(|session, _| session.is_at_rest);
+        }
     }
 }
 
@@ -110,18 +128,8 @@ impl Manager for Connector {
         Ok(Session { connection: self.0.connect().in_time().await?, is_at_rest: true })
     }
 
-    /// A connection that is not at rest forgets what it has prepared, which the schema may no longer fit. It is closed
-    /// after an error, and if it writes nothing: a new one may, after a failover, or when an administrator has allowed
-    /// writes again.
     async fn recycle(&self, session: &mut Session, metrics: &Metrics) -> RecycleResult<sqlx::Error> {
-        if !session.is_at_rest {
-            let forgotten = session.connection.clear_cached_statements().within(PING_TIMEOUT).await;
-            forgotten.map_err(RecycleError::Backend)?;
-            let is_read_only = sqlx::query_scalar(IS_READ_ONLY).fetch_one(&mut session.connection);
-            if is_read_only.within(PING_TIMEOUT).await.map_err(RecycleError::Backend)? {
-                return Err(RecycleError::message("its transactions are read-only"));
-            }
-        } else if metrics.last_used() > TRUSTED_FOR {
+        if metrics.last_used() > TRUSTED_FOR {
             session.connection.ping().within(PING_TIMEOUT).await.map_err(RecycleError::Backend)?;
         }
         Ok(())

@@ -8,8 +8,20 @@ use sqlx::PgConnection;
 use crate::deployment::{self, DeploymentError};
 
 /// The functions of this program, beside those of the outbox.
-pub const FUNCTIONS: &[Function] =
-    &[Function { name: "issue_batch", revision: 3, text: include_str!("issue/issue_batch.sql") }];
+pub const FUNCTIONS: &[Function] = &[
+    Function {
+        name: "idempotency_remove_old",
+        revision: 1,
+        text: include_str!("idempotency/idempotency_remove_old.sql"),
+    },
+    Function {
+        name: "idempotency_slot",
+        revision: 1,
+        text: include_str!("idempotency/idempotency_slot.sql"),
+    },
+    Function { name: "issue_batch", revision: 5, text: include_str!("issue/issue_batch.sql") },
+    Function { name: "issue_batch_2", revision: 1, text: include_str!("issue/issue_batch_2.sql") },
+];
 
 /// Why a process does not start on a database.
 #[derive(Debug, thiserror::Error)]

@@ -56,6 +56,17 @@ pub fn is_stale(error: &(dyn Error + 'static)) -> bool {
     false
 }
 
+/// Whether Postgres was away: the connection broke, none could be made, or Postgres was starting or ending (57P01 to
+/// 57P03).
+#[must_use]
+pub fn is_away(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Io(_) => true,
+        sqlx::Error::Database(error) => error.code().is_some_and(|code| code.starts_with("57P0")),
+        _ => false,
+    }
+}
+
 /// Whether a row has a value that this program never writes.
 #[must_use]
 pub fn is_unreadable(error: &sqlx::Error) -> bool {
@@ -75,7 +86,7 @@ macro_rules! prepared {
         };
         let last = match first {
             Err(error) if $crate::storage::is_stale(&error) => {
-                sqlx::Connection::clear_cached_statements(&mut **taken).in_time().await?;
+                sqlx::Connection::clear_cached_statements(&mut *taken).in_time().await?;
                 let $connection: &mut sqlx::PgConnection = &mut taken;
                 $statement.in_time().await
             }

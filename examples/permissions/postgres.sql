@@ -52,9 +52,14 @@ GRANT SELECT ON coupons, wallet TO coupon_api;
 -- API tokens: only the owner creates, rotates and revokes them.
 GRANT SELECT, UPDATE (last_used_at) ON api_tokens TO coupon_api;
 GRANT SELECT ON api_token_secrets TO coupon_api;
-ALTER FUNCTION issue_batch SECURITY DEFINER SET search_path = :"schema", pg_temp;
+-- Idempotency keys: old ones are removed only through the function, which runs as the owner.
+GRANT SELECT, INSERT ON idempotency_keys TO coupon_api;
+ALTER FUNCTION idempotency_remove_old SECURITY DEFINER SET search_path = :"schema", pg_temp;
+GRANT EXECUTE ON FUNCTION idempotency_remove_old, idempotency_slot TO coupon_api;
+ALTER FUNCTION issue_batch SECURITY DEFINER SET search_path = :"schema", pg_temp; -- for the version before
+ALTER FUNCTION issue_batch_2 SECURITY DEFINER SET search_path = :"schema", pg_temp;
 ALTER FUNCTION outbox_append SECURITY DEFINER SET search_path = :"schema", pg_temp;
-GRANT EXECUTE ON FUNCTION issue_batch, outbox_append TO coupon_api;
+GRANT EXECUTE ON FUNCTION issue_batch, issue_batch_2, outbox_append TO coupon_api;
 
 -- Reads one partition by its name; no role has a right on partitions.
 ALTER FUNCTION outbox_head SECURITY DEFINER SET search_path = :"schema", pg_temp;

@@ -27,6 +27,9 @@ pub struct Standing {
     pub age: Option<f64>,
     /// Since when a relay is active; `None` when none is.
     pub led_since: Option<OffsetDateTime>,
+    /// The session at Postgres of the active relay, such as `10.0.0.7, process 4711 of Postgres`; `None` when none is
+    /// active.
+    pub leader: Option<String>,
     /// Why the relay has stopped.
     pub halted: Option<String>,
 }
@@ -46,7 +49,7 @@ impl Standing {
             shards.iter().map(|(shard, published)| (shard.0, *published)).unzip();
         // Above a position that the outbox no longer holds, the oldest event that it holds is the one that waits.
         sqlx::query_as(concat!(
-            "SELECT s.shard, outbox_head(s.shard) AS head, s.published, led.since AS led_since, halts.reason AS halted, \
+            "SELECT s.shard, outbox_head(s.shard) AS head, s.published, led.since AS led_since, led.leader, halts.reason AS halted, \
                     CASE WHEN s.published IS NOT NULL THEN coalesce( \
                         (SELECT extract(epoch FROM clock_timestamp() - time)::float8 FROM outbox \
                          WHERE outbox.shard = s.shard AND position > s.published ORDER BY position LIMIT 1), 0) END AS age \
@@ -54,7 +57,8 @@ impl Standing {
              LEFT JOIN outbox_halts AS halts ON halts.shard = s.shard \
              LEFT JOIN (",
             of_holders!(
-                "objid::bigint AS shard, min(coalesce(backend_start, now())) AS since",
+                "objid::bigint AS shard, min(coalesce(backend_start, now())) AS since, \
+                 min(format('%s, process %s of Postgres', coalesce(host(client_addr), 'local or unknown'), pid)) AS leader",
                 "GROUP BY objid"
             ),
             ") AS led ON led.shard = s.shard ORDER BY s.shard",

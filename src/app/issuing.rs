@@ -16,10 +16,11 @@ use crate::connections::Connections;
 use crate::gate::loader::Loader;
 use crate::gate::sweeper;
 use crate::gate::worker::Gate;
+use crate::idempotency;
 use crate::issue::Issuer;
 use crate::issue::metrics::Metrics;
 use crate::issue::work::Claims;
-use crate::writer::WriterWorker;
+use crate::writer::{Outage, WriterWorker};
 
 /// For the workers to finish what they were given, when the last who could ask is gone.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -49,9 +50,11 @@ impl Issuing {
         let mut upkeep = JoinSet::new();
         upkeep.spawn(clock::run(pool.clone(), metrics.of_clock()));
         upkeep.spawn(sweeper::run(redis, pool.clone(), loader.clone(), metrics.of_sweeper()));
-        let mut writers = Vec::new();
+        upkeep.spawn(idempotency::store::run(pool.clone()));
+        let (mut writers, outage) = (Vec::new(), Outage::default());
         for (shard, wake) in (0..config.shards).map(Shard).zip(wakes) {
-            let mut worker = WriterWorker::new(shard, config.batch_rows, &database, wake);
+            let worker = WriterWorker::new(shard, config.batch_rows, &database, wake);
+            let mut worker = worker.with_outage(outage.clone());
             writers.push(worker.add(Claims::new(gate.clone(), loader.clone()), metrics.of_writer(shard)));
             workers.spawn(worker.run());
         }

@@ -17,7 +17,7 @@ use super::store::{self, Snapshot};
 use super::sweep;
 use crate::ids::CampaignId;
 use crate::pool::Pool;
-use crate::storage::StorageError;
+use crate::storage::{StorageError, is_away};
 use crate::trouble::Troubles;
 
 /// From one look to the next. A campaign opens and closes at most this much late.
@@ -52,15 +52,18 @@ pub async fn run(pool: Pool, mut troubles: Troubles) -> Infallible {
     loop {
         ticks.tick().await;
         let result = round(&pool, &mut place, &mut troubles).await;
-        if let Err(error) = &result
-            && !failed
-        {
-            tracing::warn!(
-                error = error as &dyn std::error::Error,
-                "campaigns that are due cannot be opened and closed"
-            );
+        if let Err(error) = &result {
+            let what = "campaigns that are due cannot be opened and closed";
+            let cause = error as &dyn std::error::Error;
+            if failed || is_away(error) {
+                tracing::debug!(error = cause, "{what}"); // of an outage the writers tell
+            } else {
+                tracing::warn!(error = cause, "{what}");
+                failed = true;
+            }
+        } else {
+            failed = false;
         }
-        failed = result.is_err();
     }
 }
 
@@ -124,7 +127,8 @@ async fn bring_up_to_date(pool: &Pool, id: CampaignId) -> Result<(), ClockError>
     let due = campaign.state.due(campaign.opens_at, campaign.closes_at, taken_at);
     if due != campaign.state {
         change::save(&mut transaction, id, due).await?;
-        transaction.commit().in_time().await?;
     }
+    transaction.commit().in_time().await?;
+    lease.rest();
     Ok(())
 }

@@ -1,13 +1,30 @@
 //! A request to create a campaign: parsed, with all its problems at once.
 
-use serde::Deserialize;
+use std::fmt;
+
 use time::OffsetDateTime;
 
 use super::duration::parse_duration;
 use super::{Expiry, SettleOn};
 use crate::ids::{FieldProblem, MerchantId};
-use crate::money::{Currency, CurrencyError, Money};
+use crate::json::{Object, Rejected, Value};
+use crate::money::{Currency, Money};
 
+/// The fields of the body, in the order in which messages name them.
+const FIELDS: [&str; 12] = [
+    "name",
+    "merchant_id",
+    "face_value",
+    "currency",
+    "quantity",
+    "per_user_limit",
+    "opens_at",
+    "closes_at",
+    "coupon_expires_at",
+    "coupon_valid_for",
+    "settle_on",
+    "require_idempotency_key",
+];
 /// Coupons of one campaign, at most: a gate holds its seats in the memory of Redis.
 const QUANTITY_MAX: i64 = 10_000_000;
 /// Coupons of one user in one campaign, at most: the gate looks at every seat that a user may have.
@@ -21,34 +38,23 @@ const NAME_LENGTH_MAX: usize = 200;
 /// Seconds since 1970, up to the year 9000: no sum with a time of a campaign overflows.
 const TIMES: std::ops::Range<i64> = 0..221_845_392_000;
 
-/// The body of a request to create a campaign.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields, expecting = "an object")]
+/// The body of a request to create a campaign. A field that is missing or of another type is nothing here, and is among
+/// the problems.
+#[derive(Debug)]
 pub struct DraftBody {
-    pub name: String,
-    pub merchant_id: String,
-    pub face_value: i64,
-    pub currency: String,
-    pub quantity: i64,
-    #[serde(default = "one")]
-    pub per_user_limit: i64,
-    #[serde(with = "time::serde::rfc3339")]
-    pub opens_at: OffsetDateTime,
-    #[serde(with = "time::serde::rfc3339")]
-    pub closes_at: OffsetDateTime,
-    #[serde(default, with = "time::serde::rfc3339::option")]
-    pub coupon_expires_at: Option<OffsetDateTime>,
-    pub coupon_valid_for: Option<String>,
-    #[serde(default = "on_redeem")]
-    pub settle_on: SettleOn,
-}
-
-fn one() -> i64 {
-    1
-}
-
-fn on_redeem() -> SettleOn {
-    SettleOn::Redeem
+    problems: Vec<FieldProblem>,
+    name: Option<String>,
+    merchant_id: Option<String>,
+    face_value: Option<i64>,
+    currency: Option<String>,
+    quantity: Option<i64>,
+    per_user_limit: Option<i64>,
+    opens_at: Option<OffsetDateTime>,
+    closes_at: Option<OffsetDateTime>,
+    /// `coupon_expires_at` and `coupon_valid_for`, if neither is of another type.
+    expiry: Option<(Option<OffsetDateTime>, Option<String>)>,
+    settle_on: Option<SettleOn>,
+    require_idempotency_key: Option<bool>,
 }
 
 /// A campaign that can be created.
@@ -63,92 +69,163 @@ pub struct Draft {
     pub closes_at: OffsetDateTime,
     pub expiry: Expiry,
     pub settle_on: SettleOn,
+    pub require_idempotency_key: bool,
 }
 
 impl DraftBody {
+    /// Reads the body of a request.
+    ///
+    /// # Errors
+    /// When the bytes are not an object of JSON.
+    pub fn read(bytes: &[u8]) -> Result<Self, Rejected> {
+        let mut object = Object::read(bytes, FIELDS)?;
+        let expires_at = object.optional("coupon_expires_at", None);
+        let valid_for = object.optional("coupon_valid_for", None);
+        let body = Self {
+            problems: Vec::new(),
+            name: object.required("name"),
+            merchant_id: object.required("merchant_id"),
+            face_value: object.required("face_value"),
+            currency: object.required("currency"),
+            quantity: object.required("quantity"),
+            per_user_limit: object.optional("per_user_limit", 1),
+            opens_at: object.required("opens_at"),
+            closes_at: object.required("closes_at"),
+            expiry: expires_at.zip(valid_for),
+            settle_on: object.optional("settle_on", SettleOn::Redeem),
+            require_idempotency_key: object.optional("require_idempotency_key", false),
+        };
+        Ok(Self { problems: object.into_problems(), ..body })
+    }
+
     /// The campaign, if it can be created at the time `now`.
     ///
     /// # Errors
-    /// Names every field that is invalid.
-    pub fn parse(self, now: OffsetDateTime) -> Result<Draft, Vec<FieldProblem>> {
+    /// Names every field that is wrong.
+    pub fn parse(self, now: OffsetDateTime) -> Result<Draft, Rejected> {
+        let malformed = !self.problems.is_empty();
+        let mut checks = Checks(self.problems);
+        let name = checks.keep(self.name, named);
+        let merchant_id =
+            checks.keep(self.merchant_id, |id| MerchantId::parse(id).map_err(in_field("merchant_id")));
+        let currency =
+            checks.keep(self.currency, |code| code.parse::<Currency>().map_err(in_field("currency")));
+        let amounts = checks.amounts(self.face_value, self.quantity, self.per_user_limit);
+        let (expires_at, valid_for) = self.expiry.clone().unwrap_or_default();
         // Postgres keeps microseconds: two times that differ by less are the same there.
-        let [opens_at, closes_at] =
-            [self.opens_at, self.closes_at].map(OffsetDateTime::truncate_to_microsecond);
-        let expires_at = self.coupon_expires_at.map(OffsetDateTime::truncate_to_microsecond);
-        let mut problems = Vec::new();
-        let mut refuse = |field: &str, reason: String| problems.push(FieldProblem::new(field, reason));
+        let [opens_at, closes_at, expires_at] = [self.opens_at, self.closes_at, expires_at]
+            .map(|time| time.map(OffsetDateTime::truncate_to_microsecond));
+        checks.times([("opens_at", opens_at), ("closes_at", closes_at), ("coupon_expires_at", expires_at)]);
+        checks.window(opens_at, closes_at, now);
+        let expiry = checks.keep(self.expiry, |_| expiry_of(closes_at, expires_at, valid_for.as_deref()));
+        let draft = || {
+            let (minor, quantity, per_user_limit) = amounts?;
+            Some(Draft {
+                name: name?,
+                merchant_id: merchant_id?,
+                face_value: Money { minor, currency: currency? },
+                quantity,
+                per_user_limit,
+                opens_at: opens_at?,
+                closes_at: closes_at?,
+                expiry: expiry?,
+                settle_on: self.settle_on?,
+                require_idempotency_key: self.require_idempotency_key?,
+            })
+        };
+        let draft = draft().filter(|_| checks.0.is_empty());
+        draft.ok_or(Rejected { malformed, problems: checks.0 })
+    }
+}
 
-        if self.name.trim().is_empty() || self.name.len() > NAME_LENGTH_MAX {
-            refuse("name", format!("must be 1 to {NAME_LENGTH_MAX} bytes"));
-        } else if self.name.contains(char::is_control) {
-            refuse("name", "must have no control characters".to_owned());
-        }
-        let merchant_id = MerchantId::parse(self.merchant_id)
-            .inspect_err(|error| refuse("merchant_id", error.to_string()))
-            .ok();
-        let currency: Option<Currency> = self
-            .currency
-            .parse()
-            .inspect_err(|error: &CurrencyError| refuse("currency", error.to_string()))
-            .ok();
-        let face_value_max = FACE_VALUE_MAX.min(TOTAL_VALUE_MAX / self.quantity.clamp(1, QUANTITY_MAX));
+/// The problems found so far.
+struct Checks(Vec<FieldProblem>);
+
+impl Checks {
+    /// What becomes of a value that is there, unless it is wrong.
+    fn keep<T, U>(
+        &mut self,
+        value: Option<T>,
+        check: impl FnOnce(T) -> Result<U, FieldProblem>,
+    ) -> Option<U> {
+        check(value?).map_err(|problem| self.0.push(problem)).ok()
+    }
+
+    fn refuse(&mut self, field: &str, reason: impl Into<String>) {
+        self.0.push(FieldProblem::new(field, reason));
+    }
+
+    /// Face value in minor units, quantity, and coupons per user.
+    fn amounts(
+        &mut self,
+        face_value: Option<i64>,
+        quantity: Option<i64>,
+        per_user_limit: Option<i64>,
+    ) -> Option<(i64, i32, i32)> {
+        let coupons = quantity.unwrap_or(1).clamp(1, QUANTITY_MAX);
+        let face_value_max = FACE_VALUE_MAX.min(TOTAL_VALUE_MAX / coupons);
         for (field, value, max) in [
-            ("face_value", self.face_value, face_value_max),
-            ("quantity", self.quantity, QUANTITY_MAX),
-            ("per_user_limit", self.per_user_limit, PER_USER_LIMIT_MAX),
+            ("face_value", face_value, face_value_max),
+            ("quantity", quantity, QUANTITY_MAX),
+            ("per_user_limit", per_user_limit, PER_USER_LIMIT_MAX),
         ] {
-            if !(1..=max).contains(&value) {
-                refuse(field, format!("must be 1 to {max}"));
+            if value.is_some_and(|value| !(1..=max).contains(&value)) {
+                self.refuse(field, format!("must be 1 to {max}"));
             }
         }
-        if (1..self.per_user_limit).contains(&self.quantity) && self.per_user_limit <= PER_USER_LIMIT_MAX {
-            refuse("per_user_limit", format!("must be at most the quantity, {}", self.quantity));
+        let (face_value, quantity, per_user_limit) = (face_value?, quantity?, per_user_limit?);
+        if (1..per_user_limit).contains(&quantity) && per_user_limit <= PER_USER_LIMIT_MAX {
+            self.refuse("per_user_limit", format!("must be at most the quantity, {quantity}"));
         }
-        let times =
-            [("opens_at", Some(opens_at)), ("closes_at", Some(closes_at)), ("coupon_expires_at", expires_at)];
+        Some((face_value, i32::try_from(quantity).ok()?, i32::try_from(per_user_limit).ok()?))
+    }
+
+    fn times(&mut self, times: [(&str, Option<OffsetDateTime>); 3]) {
         for (field, time) in times {
             if time.is_some_and(|time| !TIMES.contains(&time.unix_timestamp())) {
-                refuse(field, "must be in the years 1970 to 8999".to_owned());
+                self.refuse(field, "must be in the years 1970 to 8999");
             }
         }
-        if closes_at <= opens_at {
-            refuse("closes_at", "must be after opens_at".to_owned());
+    }
+
+    fn window(
+        &mut self,
+        opens_at: Option<OffsetDateTime>,
+        closes_at: Option<OffsetDateTime>,
+        now: OffsetDateTime,
+    ) {
+        let Some(closes_at) = closes_at else { return };
+        if opens_at.is_some_and(|opens_at| closes_at <= opens_at) {
+            self.refuse("closes_at", "must be after opens_at");
         } else if closes_at <= now {
-            refuse("closes_at", "must be in the future".to_owned());
-        }
-        let expiry = expiry(closes_at, expires_at, self.coupon_valid_for.as_deref())
-            .map_err(|problem| problems.push(problem))
-            .ok();
-        let counts = (i32::try_from(self.quantity), i32::try_from(self.per_user_limit));
-        match (merchant_id, currency, expiry, counts) {
-            (Some(merchant_id), Some(currency), Some(expiry), (Ok(quantity), Ok(per_user_limit)))
-                if problems.is_empty() =>
-            {
-                Ok(Draft {
-                    name: self.name,
-                    merchant_id,
-                    face_value: Money { minor: self.face_value, currency },
-                    quantity,
-                    per_user_limit,
-                    opens_at,
-                    closes_at,
-                    expiry,
-                    settle_on: self.settle_on,
-                })
-            }
-            _ => Err(problems),
+            self.refuse("closes_at", "must be in the future");
         }
     }
 }
 
+/// A name of a campaign.
+fn named(name: String) -> Result<String, FieldProblem> {
+    if name.trim().is_empty() || name.len() > NAME_LENGTH_MAX {
+        Err(FieldProblem::new("name", format!("must be 1 to {NAME_LENGTH_MAX} bytes")))
+    } else if name.contains(char::is_control) {
+        Err(FieldProblem::new("name", "must have no control characters"))
+    } else {
+        Ok(name)
+    }
+}
+
+fn in_field<E: fmt::Display>(field: &str) -> impl FnOnce(E) -> FieldProblem {
+    move |error| FieldProblem::new(field, error.to_string())
+}
+
 /// When coupons expire, from the two fields of which one is given.
-fn expiry(
-    closes_at: OffsetDateTime,
+fn expiry_of(
+    closes_at: Option<OffsetDateTime>,
     expires_at: Option<OffsetDateTime>,
     valid_for: Option<&str>,
 ) -> Result<Expiry, FieldProblem> {
     match (expires_at, valid_for) {
-        (Some(time), None) if time < closes_at => {
+        (Some(time), None) if closes_at.is_some_and(|closes_at| time < closes_at) => {
             Err(FieldProblem::new("coupon_expires_at", "must not be before closes_at"))
         }
         (Some(time), None) => Ok(Expiry::At(time)),
@@ -162,5 +239,14 @@ fn expiry(
             let reason = "give exactly one of coupon_expires_at and coupon_valid_for";
             Err(FieldProblem::new("coupon_expires_at", reason))
         }
+    }
+}
+
+impl Value for SettleOn {
+    const KIND: &'static str = "a string";
+    const TYPE: &'static str = "must be redeem or issue";
+
+    fn read(json: &str) -> Option<Self> {
+        serde_json::from_str(json).ok()
     }
 }

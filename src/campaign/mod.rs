@@ -120,6 +120,8 @@ pub struct Campaign {
     #[sqlx(flatten)]
     pub expiry: Expiry,
     pub settle_on: SettleOn,
+    /// A claim without an idempotency key is refused.
+    pub require_idempotency_key: bool,
     pub state: State,
     pub version: i32,
     #[serde(with = "time::serde::rfc3339")]

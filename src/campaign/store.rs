@@ -7,7 +7,6 @@ use outbox_relay::in_time::InTime as _;
 use serde::Serialize;
 use sqlx::{FromRow, PgConnection};
 use time::OffsetDateTime;
-use ulid::Ulid;
 
 use super::draft::Draft;
 use super::{Campaign, Expiry, State};
@@ -25,7 +24,7 @@ macro_rules! columns {
         concat!(
             $before,
             "id, shard, name, merchant_id, face_value, currency, quantity, per_user_limit, opens_at, closes_at, \
-             coupon_expires_at, coupon_valid_for, settle_on, state, version, created_at, closed_at",
+             coupon_expires_at, coupon_valid_for, settle_on, require_idempotency_key, state, version, created_at, closed_at",
             $behind
         )
     };
@@ -50,7 +49,7 @@ impl Snapshot {
     }
 }
 
-/// How long before `opens_at` Postgres begins to take claims, as clocks differ: see `issue_batch()`.
+/// How long before `opens_at` Postgres begins to take claims, as clocks differ: see `issue_batch_2()`.
 const TAKEN_BEFORE_OPENING: time::Duration = time::Duration::seconds(5);
 
 /// A campaign at a moment, with the number of its coupons.
@@ -62,7 +61,7 @@ pub struct Counted {
 }
 
 impl Counted {
-    /// Why `issue_batch()` refuses all users, until the campaign is changed or [`Counted::refuses_for`] is over; nothing
+    /// Why `issue_batch_2()` refuses all users, until the campaign is changed or [`Counted::refuses_for`] is over; nothing
     /// if it may issue a coupon.
     #[must_use]
     pub fn refuses_all(&self) -> Option<Refusal> {
@@ -95,20 +94,44 @@ pub struct Standing {
     pub left: i32,
 }
 
+/// Campaigns with their counts.
+macro_rules! standings {
+    ($condition:literal) => {
+        concat!(
+            columns!(
+                "SELECT ",
+                ", issued, quantity - issued AS \"left\" FROM campaigns CROSS JOIN LATERAL (SELECT "
+            ),
+            issued_of!("campaigns.id"),
+            " AS issued) AS counted WHERE ",
+            $condition
+        )
+    };
+}
+
+/// One campaign with its counts, in a transaction.
+pub async fn standing(transaction: &mut PgConnection, id: CampaignId) -> Result<Standing, sqlx::Error> {
+    sqlx::query_as(standings!("id = $1")).bind(id).fetch_one(transaction).in_time().await
+}
+
 /// Inserts a draft.
-pub async fn insert(pool: &Pool, draft: &Draft, shards: i16) -> Result<Campaign, sqlx::Error> {
-    let id = CampaignId(Ulid::generate());
+pub async fn insert(
+    connection: &mut PgConnection,
+    id: CampaignId,
+    draft: &Draft,
+    shards: i16,
+) -> Result<Campaign, sqlx::Error> {
     let (expires_at, valid_for) = match draft.expiry {
         Expiry::At(time) => (Some(time), None),
         Expiry::After(duration) => (None, Some(duration.as_secs().cast_signed())),
     };
     let insert = columns!(
         "INSERT INTO campaigns (id, shard, name, merchant_id, face_value, currency, quantity, per_user_limit, \
-         opens_at, closes_at, coupon_expires_at, coupon_valid_for, settle_on, state) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, 'draft') RETURNING ",
+         opens_at, closes_at, coupon_expires_at, coupon_valid_for, settle_on, require_idempotency_key, state) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, 'draft') RETURNING ",
         ""
     );
-    prepared!(pool, |connection| sqlx::query_as(insert)
+    sqlx::query_as(insert)
         .bind(id)
         .bind(id.shard(shards).0)
         .bind(&draft.name)
@@ -122,7 +145,10 @@ pub async fn insert(pool: &Pool, draft: &Draft, shards: i16) -> Result<Campaign,
         .bind(expires_at)
         .bind(valid_for)
         .bind(draft.settle_on)
-        .fetch_one(connection))
+        .bind(draft.require_idempotency_key)
+        .fetch_one(connection)
+        .in_time()
+        .await
 }
 
 /// What time it is: by the clock of the database, as no other counts.
@@ -144,21 +170,6 @@ pub async fn counted(pool: &Pool, id: CampaignId) -> Result<Option<Counted>, sql
         " AS issued FROM campaigns WHERE id = $1"
     );
     prepared!(pool, |connection| sqlx::query_as(counted).bind(id).fetch_optional(connection))
-}
-
-/// Campaigns with their counts.
-macro_rules! standings {
-    ($condition:literal) => {
-        concat!(
-            columns!(
-                "SELECT ",
-                ", issued, quantity - issued AS \"left\" FROM campaigns CROSS JOIN LATERAL (SELECT "
-            ),
-            issued_of!("campaigns.id"),
-            " AS issued) AS counted WHERE ",
-            $condition
-        )
-    };
 }
 
 /// Campaigns with their counts, by id.

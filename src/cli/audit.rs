@@ -3,7 +3,7 @@
 use clap::Args;
 
 use super::ended::Ended;
-use super::print;
+use super::print::Output;
 use crate::audit::{Scope, audit};
 use crate::config::Config;
 use crate::connections::{Connections, Patience};
@@ -17,9 +17,8 @@ pub(super) struct Arguments {
     /// Compare every event, seat and row, and count them.
     #[arg(long)]
     full: bool,
-    /// Print one line of JSON.
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    output: Output,
 }
 
 /// Prints the sheet. A failure means that the audit could not tell.
@@ -27,9 +26,12 @@ pub(super) async fn run(arguments: &Arguments, config: &Config) -> Ended {
     balance(arguments, config).await.unwrap_or_else(Ended::CouldNotTell)
 }
 
-async fn balance(&Arguments { campaign, full, json }: &Arguments, config: &Config) -> anyhow::Result<Ended> {
+async fn balance(
+    &Arguments { campaign, full, output }: &Arguments,
+    config: &Config,
+) -> anyhow::Result<Ended> {
     let connections = Connections::open(config, Patience::None).await?;
     let sheet = audit(&connections, config.shards, Scope { campaign, full }).await?;
-    print::sheet(&sheet, json)?;
+    output.sheet(&sheet)?;
     Ok(if sheet.is_balanced() { Ended::Done } else { Ended::NotBalanced })
 }

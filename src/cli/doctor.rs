@@ -7,7 +7,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::ended::Ended;
-use super::print;
+use super::print::Output;
 use crate::config::Config;
 use crate::doctor::{Finding, Health, examine};
 
@@ -16,9 +16,8 @@ pub(super) struct Arguments {
     /// Warn of transactions that have been open in Postgres for longer than this.
     #[arg(long, value_name = "SECONDS", default_value_t = 300)]
     open_max: u32,
-    /// Print one line of JSON.
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    output: Output,
 }
 
 /// Prints a line for each check, and their numbers.
@@ -26,11 +25,9 @@ pub(super) async fn run(arguments: &Arguments, config: &Config) -> Ended {
     let findings = examine(config, Duration::from_secs(arguments.open_max.into())).await;
     let number = |health| findings.iter().filter(|finding| finding.health == health).count();
     let (bad, unknown) = (number(Health::Bad), number(Health::Unknown));
-    let printed = if arguments.json {
-        print::json(&json!({ "healthy": bad + unknown == 0, "findings": findings }))
-    } else {
-        lines(&findings, [bad, unknown, number(Health::Warn), number(Health::Ok)])
-    };
+    let numbers = [bad, unknown, number(Health::Warn), number(Health::Ok)];
+    let value = json!({ "healthy": bad + unknown == 0, "findings": findings });
+    let printed = arguments.output.result(&value, lines(&findings, numbers));
     match (printed, bad, unknown) {
         (Err(error), _, _) => Ended::CouldNotTell(error),
         (Ok(()), 0, 0) => Ended::Done,
@@ -41,7 +38,8 @@ pub(super) async fn run(arguments: &Arguments, config: &Config) -> Ended {
     }
 }
 
-fn lines(findings: &[Finding], [bad, unknown, warnings, ok]: [usize; 4]) -> anyhow::Result<()> {
-    print::lines(findings)?;
-    Ok(print::say(format_args!("{bad} bad, {unknown} unknown, {warnings} warnings, {ok} ok"))?)
+fn lines(findings: &[Finding], [bad, unknown, warnings, ok]: [usize; 4]) -> String {
+    let mut lines: Vec<String> = findings.iter().map(ToString::to_string).collect();
+    lines.push(format!("{bad} bad, {unknown} unknown, {warnings} warnings, {ok} ok"));
+    lines.join("\n")
 }

@@ -11,11 +11,19 @@
 //! | 3 | | | | stopped or cancelled | |
 //! | 4 | | | | another replay is running | |
 //! | 5 | | | | no event matches | |
+//! | 6 | | | | | token refused by the API |
+//! | 7 | | | | | not found by the API |
+//! | 8 | | | | | API away or overloaded |
 //!
-//! Wrong usage and a wrong configuration, found before anything connects, are 2 for every command.
+//! Wrong usage and a wrong configuration, found before anything connects, are 2 for every command, and so is a question
+//! that was not answered with yes.
 
+mod api;
+mod assets;
 mod audit;
 mod campaign;
+mod confirm;
+mod coupon;
 mod dead;
 mod demo;
 mod doctor;
@@ -27,16 +35,19 @@ mod rebuild;
 mod relay;
 pub mod replay;
 mod serve;
+mod status;
 mod stop;
 mod token;
+mod user;
 
 use std::env;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 use self::ended::CODES;
 pub use self::ended::Ended;
-use crate::config::{Config, ConfigError, VARIABLES, client_token};
+use crate::client::Client;
+use crate::config::{Config, ConfigError, VARIABLES};
 
 /// Limited coupons, first come, first served.
 #[derive(Debug, Parser)]
@@ -59,6 +70,14 @@ enum Command {
     Demo(demo::Arguments),
     /// Create, list, show, open and close campaigns through the API. Example: coupon campaign list
     Campaign(campaign::Arguments),
+    /// Show one coupon, through the API. Example: coupon show 01M7WFKGE14NWN561KVXBYTJTY
+    Show(coupon::ShowArguments),
+    /// Find the coupons of a user with their codes, through the API. Example: coupon find --user alice
+    ///
+    /// It reads the user's wallet, which follows the coupons within some hundredths of a second, then each coupon.
+    Find(coupon::FindArguments),
+    /// Show what a user holds, through the API. Example: coupon user coupons alice
+    User(user::Arguments),
     /// Publish events again, to subjects of their own. Example: coupon replay --type issued --dry-run
     ///
     /// Ctrl-C stops a run, and --resume continues it. Exit codes: 0 done, 1 failed, 2 wrong usage, 3 stopped or
@@ -73,6 +92,11 @@ enum Command {
     Dead(dead::Arguments),
     /// Create, list, revoke and rotate API tokens. Example: coupon token create --name shop --scope issue
     Token(token::Arguments),
+    /// Show campaigns, waiting events, active relays, halts and parked events. Example: coupon status --watch
+    ///
+    /// It asks Postgres and NATS and not the API, so it works while the API is away. A rate is in coupons a second, over
+    /// one second, or over two with --watch.
+    Status(status::Arguments),
     /// Prove that gate, coupons, outbox, stream and projections agree. Example: coupon audit --full
     ///
     /// The quick audit reads ends and counts that the servers keep. It checks that no campaign has numbered more coupons
@@ -87,6 +111,8 @@ enum Command {
     /// a guarantee is at risk; unknown: the check failed), what it found, why that matters and what to do. Use a login
     /// that may read every setting. Exit codes: 0 nothing is bad, 1 something is bad, 2 could not tell.
     Doctor(doctor::Arguments),
+    /// Write completions for bash, fish and zsh, and man pages. Example: coupon assets /usr/local/share/coupon
+    Assets(assets::Arguments),
 }
 
 impl Cli {
@@ -114,8 +140,11 @@ impl Command {
     /// What is wrong with the variables that it reads, apart from `RUST_LOG`.
     fn other_problems(&self) -> Option<ConfigError> {
         match self {
-            Self::Demo(_) => None, // it starts servers of its own
-            Self::Campaign(_) => client_token(variable).err(),
+            Self::Demo(_) | Self::Assets(_) => None, // they need none
+            Self::Campaign(campaign::Arguments { api, .. })
+            | Self::Show(coupon::ShowArguments { api, .. })
+            | Self::Find(coupon::FindArguments { api, .. })
+            | Self::User(user::Arguments { api, .. }) => api.client(variable).err(),
             _ => Config::read(variable).err(),
         }
     }
@@ -125,7 +154,21 @@ impl Command {
             Self::Serve(arguments) => configured(async |config| serve::run(arguments, &config).await).await,
             Self::Migrate => configured(async |config| migrate::run(&config).await).await,
             Self::Demo(arguments) => demo::run(arguments).await,
-            Self::Campaign(arguments) => campaign::run(arguments, variable).await,
+            Self::Campaign(arguments) => {
+                reaching(arguments.api.client(variable), async |api| campaign::run(arguments, &api).await)
+                    .await
+            }
+            Self::Show(arguments) => {
+                reaching(arguments.api.client(variable), async |api| coupon::show(arguments, &api).await)
+                    .await
+            }
+            Self::Find(arguments) => {
+                reaching(arguments.api.client(variable), async |api| coupon::find(arguments, &api).await)
+                    .await
+            }
+            Self::User(arguments) => {
+                reaching(arguments.api.client(variable), async |api| user::run(arguments, &api).await).await
+            }
             Self::Replay(arguments) => configured(async |config| replay::run(arguments, &config).await).await,
             Self::Rebuild(arguments) => {
                 configured(async |config| rebuild::run(arguments, &config).await).await
@@ -136,6 +179,8 @@ impl Command {
             Self::Audit(arguments) => {
                 configured(async |config| Ok(audit::run(&arguments, &config).await)).await
             }
+            Self::Status(arguments) => configured(async |config| status::run(arguments, &config).await).await,
+            Self::Assets(arguments) => assets::run(&arguments, Cli::command().disable_help_subcommand(true)),
             Self::Doctor(arguments) => {
                 configured(async |config| Ok(doctor::run(&arguments, &config).await)).await
             }
@@ -147,6 +192,17 @@ impl Command {
 async fn configured(command: impl AsyncFnOnce(Config) -> anyhow::Result<Ended>) -> anyhow::Result<Ended> {
     match Config::read(variable) {
         Ok(config) => command(config).await,
+        Err(error) => Ok(Ended::Misconfigured(error)),
+    }
+}
+
+/// Runs a command that calls the API.
+async fn reaching(
+    api: Result<Client, ConfigError>,
+    command: impl AsyncFnOnce(Client) -> anyhow::Result<Ended>,
+) -> anyhow::Result<Ended> {
+    match api {
+        Ok(api) => command(api).await,
         Err(error) => Ok(Ended::Misconfigured(error)),
     }
 }

@@ -6,7 +6,7 @@ use clap::builder::PossibleValuesParser;
 use outbox_relay::rebuild::{Progress, Rebuild};
 
 use super::ended::Ended;
-use super::print;
+use super::print::{self, Output};
 use crate::audit::{Scope, audit};
 use crate::config::Config;
 use crate::connections::{Connections, Patience};
@@ -18,14 +18,13 @@ pub(super) struct Arguments {
     /// The projection to rebuild.
     #[arg(value_parser = PossibleValuesParser::new(projections::names()))]
     projection: String,
-    /// Print the balance sheet alone, as one line of JSON.
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    output: Output,
 }
 
 /// Rebuilds the projection, then prints a full audit. If the rebuild fails, the old projection is as it was.
 pub(super) async fn run(
-    Arguments { projection: name, json }: Arguments,
+    Arguments { projection: name, output }: Arguments,
     config: &Config,
 ) -> anyhow::Result<Ended> {
     let connections = Connections::open(config, Patience::None).await?;
@@ -41,10 +40,10 @@ pub(super) async fn run(
         })
         .await?;
     bar.finish_and_clear();
-    if !json {
+    if !output.json {
         print::say(format_args!("rebuilt {name} from {applied} events"))?;
     }
     let sheet = audit(&connections, config.shards, Scope { full: true, ..Scope::default() }).await?;
-    print::sheet(&sheet, json)?;
+    output.sheet(&sheet)?;
     Ok(if sheet.is_balanced() { Ended::Done } else { Ended::NotBalanced })
 }

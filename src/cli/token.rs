@@ -1,24 +1,28 @@
 //! `coupon token`: the API tokens.
 
-use std::io::{self, IsTerminal as _, Write as _};
+use std::io::{self, Write as _};
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use serde_json::json;
+use serde_json::{Value, json};
 use sqlx::PgConnection;
 
+use super::confirm::Confirmation;
 use super::ended::Ended;
-use super::print;
+use super::print::{self, Output};
 use crate::campaign::duration::parse_duration;
 use crate::config::{Config, Secret};
 use crate::connections::connect_database;
 use crate::identity::Scope;
-use crate::identity::registry::{self, NewToken, Token};
+use crate::identity::registry::{self, NewToken, Token, TokenError};
 use crate::ids::{MerchantId, TokenId};
 use crate::schema;
 
 /// Bytes of a name, at most, as the table has it.
 const NAME_BYTES_MAX: usize = 200;
+
+/// Fields of a token.
+const COLUMNS: [&str; 7] = ["id", "state", "scopes", "name", "merchant_id", "expires_at", "last_used_at"];
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -32,16 +36,16 @@ enum TokenAction {
     Create(Create),
     /// List tokens, the live ones first, without their secrets. Example: coupon token list --json
     List {
-        /// Print one line of JSON.
-        #[arg(long)]
-        json: bool,
+        #[command(flatten)]
+        output: Output,
     },
     /// Revoke a token for ever: within 5 s every process refuses it. Example: coupon token revoke 01M7WFKG18ZXF910ZZ3NJPGCJX
     Revoke {
         id: TokenId,
-        /// Do not ask. Needed where standard input is no terminal.
-        #[arg(long)]
-        yes: bool,
+        #[command(flatten)]
+        confirmation: Confirmation,
+        #[command(flatten)]
+        output: Output,
     },
     /// Print a second secret for a token, and end the first one later. Example: coupon token rotate 01M7WFKG18ZXF910ZZ3NJPGCJX
     Rotate {
@@ -49,9 +53,8 @@ enum TokenAction {
         /// How long the first secret is valid besides, as ISO 8601 duration.
         #[arg(long, default_value = "PT24H", value_parser = parse_period)]
         keep: Duration,
-        /// Print one line of JSON.
-        #[arg(long)]
-        json: bool,
+        #[command(flatten)]
+        output: Output,
     },
 }
 
@@ -69,62 +72,74 @@ struct Create {
     /// How long it is valid, as ISO 8601 duration, such as P30D; without it, until it is revoked.
     #[arg(long, value_parser = parse_period)]
     expires_in: Option<Duration>,
-    /// Print one line of JSON.
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    output: Output,
 }
 
 /// Creates, lists, revokes or rotates tokens. Needs Postgres alone.
 pub(super) async fn run(Arguments { action }: Arguments, config: &Config) -> anyhow::Result<Ended> {
     match action {
         TokenAction::Create(create) => self::create(create, config).await,
-        TokenAction::List { json } => {
+        TokenAction::List { output } => {
             let tokens = registry::list(&mut connect(config).await?).await?;
-            if json {
-                print::json(&tokens)?;
-            } else {
-                print::lines(tokens)?;
-            }
+            output.list(&tokens, &Value::Null, &COLUMNS)?;
             Ok(Ended::Done)
         }
-        TokenAction::Revoke { id, yes } => {
-            if !yes && !io::stdin().is_terminal() {
-                return Ok(Ended::WrongUsage("--yes is needed where standard input is no terminal"));
-            }
-            if !yes && !is_confirmed(&format!("Revoke token {id} for ever?"))? {
-                return Ok(Ended::WrongUsage("nothing was revoked"));
-            }
-            print::say(registry::revoke(&mut connect(config).await?, id).await?)?;
-            Ok(Ended::Done)
-        }
-        TokenAction::Rotate { id, keep, json } => {
+        TokenAction::Revoke { id, confirmation, output } => revoke(id, config, confirmation, output).await,
+        TokenAction::Rotate { id, keep, output } => {
             let (token, text) = registry::rotate(&mut connect(config).await?, id, keep).await?;
-            show(&token, &text, json)?;
+            show(&token, &text, output)?;
             Ok(Ended::Done)
         }
     }
 }
 
+async fn revoke(
+    id: TokenId,
+    config: &Config,
+    confirmation: Confirmation,
+    output: Output,
+) -> anyhow::Result<Ended> {
+    if let Some(refused) = confirmation.refused() {
+        return Ok(refused);
+    }
+    let mut connection = connect(config).await?;
+    if confirmation.looks() {
+        let tokens = registry::list(&mut connection).await?;
+        let token = tokens.into_iter().find(|token| token.id == id).ok_or(TokenError::NotFound(id))?;
+        if confirmation.dry_run {
+            output.dry_run(&token, &COLUMNS)?;
+            return Ok(Ended::Done);
+        }
+        if let Some(declined) = confirmation.ask(&format!("Revoke token {token} for ever?"))? {
+            return Ok(declined);
+        }
+    }
+    output.object(&registry::revoke(&mut connection, id).await?, &COLUMNS)?;
+    Ok(Ended::Done)
+}
+
 async fn create(create: Create, config: &Config) -> anyhow::Result<Ended> {
-    let Create { name, mut scopes, merchant, expires_in, json } = create;
+    let Create { name, mut scopes, merchant, expires_in, output } = create;
     let is_bound = |scope: &Scope| matches!(scope, Scope::Redeem | Scope::Settle);
     if merchant.is_some() && !scopes.iter().all(is_bound) {
-        return Ok(Ended::WrongUsage("--merchant binds the scopes redeem and settle alone"));
+        let problem = "--merchant binds the scopes redeem and settle alone";
+        return Ok(Ended::WrongUsage(problem.to_owned()));
     }
     scopes.sort_unstable_by_key(|scope| *scope as u8);
     scopes.dedup();
     let new = NewToken { name, scopes, merchant, expires_in };
     let (token, text) = registry::create(&mut connect(config).await?, &new).await?;
-    show(&token, &text, json)?;
+    show(&token, &text, output)?;
     Ok(Ended::Done)
 }
 
 /// Prints the text of a token on standard output, and what it is on standard error; as JSON both on standard output.
-fn show(token: &Token, text: &Secret, as_json: bool) -> anyhow::Result<()> {
-    if as_json {
+fn show(token: &Token, text: &Secret, output: Output) -> anyhow::Result<()> {
+    if output.json {
         let mut value = serde_json::to_value(token)?;
         value["token"] = json!(text.reveal());
-        return print::json(&value);
+        return output.object(&value, &COLUMNS);
     }
     print::say(text.reveal())?;
     Ok(writeln!(io::stderr(), "{token}\nThe token above is not shown again.")?)
@@ -134,14 +149,6 @@ async fn connect(config: &Config) -> anyhow::Result<PgConnection> {
     let mut connection = connect_database(config).await?;
     schema::check(&mut connection, config.shards, config.deployment).await?;
     Ok(connection)
-}
-
-/// Asks on the terminal.
-fn is_confirmed(question: &str) -> io::Result<bool> {
-    write!(io::stderr(), "{question} [y/N] ")?;
-    let mut answer = String::new();
-    io::stdin().read_line(&mut answer)?;
-    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
 fn parse_period(text: &str) -> Result<Duration, &'static str> {

@@ -80,7 +80,7 @@ pub(super) fn keys(path: &str) -> Result<KeySet, String> {
     KeySet::parse(&text).map_err(|problem| format!("names {path}, which {problem}"))
 }
 
-fn contents(path: &str, bytes_max: u64) -> Result<Vec<u8>, String> {
+pub(super) fn contents(path: &str, bytes_max: u64) -> Result<Vec<u8>, String> {
     let read = || {
         // Whatever else has a path may never end.
         if !fs::metadata(path)?.is_file() {

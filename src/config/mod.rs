@@ -1,5 +1,6 @@
 //! Configuration, parsed from an injected lookup: all problems at once, before anything connects.
 
+mod access;
 mod files;
 mod reader;
 mod url;
@@ -15,15 +16,17 @@ use outbox_relay::deployment::DeploymentName;
 use redis::IntoConnectionInfo as _;
 use sqlx::postgres::PgConnectOptions;
 
+pub use self::access::Access;
 pub use self::files::Authorities;
 use self::files::credentials;
 use self::reader::Reader;
 pub use self::url::{Secret, ServerUrl, ServerUrls, login};
 pub use self::users::{EndUsers, KeySource};
 pub use self::variable::{
-    ADMIN_TOKEN, BATCH_ROWS, DATABASE_URL, DEPLOYMENT, FIRST_DEPLOYMENT, HTTP_ADDR, JWT_AUDIENCE, JWT_CA,
-    JWT_ISSUER, JWT_KEYS, JWT_SECRET, LOG_FORMAT, MONITOR_ADDR, NATS_CA, NATS_CREDENTIALS, NATS_REPLICAS,
-    NATS_URL, OUTBOX_RETENTION_DAYS, REDIS_CA, REDIS_URL, RUST_LOG, SHARDS, VARIABLES, Variable,
+    ADMIN_TOKEN, BATCH_ROWS, COUPON_CA, COUPON_TOKEN, COUPON_URL, DATABASE_URL, DEPLOYMENT, FIRST_DEPLOYMENT,
+    HTTP_ADDR, JWT_AUDIENCE, JWT_CA, JWT_ISSUER, JWT_KEYS, JWT_SECRET, LOG_FORMAT, MONITOR_ADDR, NATS_CA,
+    NATS_CREDENTIALS, NATS_REPLICAS, NATS_URL, OUTBOX_RETENTION_DAYS, REDIS_CA, REDIS_URL, RUST_LOG, SHARDS,
+    VARIABLES, Variable,
 };
 
 /// The largest number of claims in one transaction.
@@ -119,13 +122,17 @@ impl ConfigError {
     }
 }
 
-/// The token of a client of the API, which needs no other variable.
-pub(crate) fn client_token(lookup: impl Fn(&str) -> Option<String>) -> Result<Secret, ConfigError> {
-    let mut reader = Reader { lookup, problems: Vec::new() };
-    match reader.token(ADMIN_TOKEN) {
-        Some(Some(token)) => Ok(token),
-        Some(None) => Err(ConfigError::new("ADMIN_TOKEN is needed")),
-        None => Err(ConfigError(reader.problems)),
+impl Access {
+    /// `url` and `token_file` are options of a command, which take precedence over variables.
+    ///
+    /// # Errors
+    /// Names every variable and option that is missing or wrong.
+    pub fn read(
+        url: Option<&str>,
+        token_file: Option<&str>,
+        lookup: impl Fn(&str) -> Option<String>,
+    ) -> Result<Self, ConfigError> {
+        access::read(url, token_file, lookup).map_err(ConfigError)
     }
 }
 

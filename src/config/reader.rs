@@ -92,15 +92,7 @@ impl<L: Fn(&str) -> Option<String>> Reader<L> {
     #[expect(clippy::option_option, reason = "the outer one says whether there is a problem")]
     pub(super) fn token(&mut self, variable: Variable) -> Option<Option<Secret>> {
         let token = variable.value(&self.lookup).filter(|token| !token.is_empty());
-        let fits = |token: &String| {
-            token.len() >= TOKEN_LENGTH_MIN && token.bytes().all(|byte| byte.is_ascii_graphic())
-        };
-        let parsed = if token.as_ref().is_none_or(fits) {
-            Ok(token.map(Secret::from))
-        } else {
-            Err(format!("must be at least {TOKEN_LENGTH_MIN} visible ASCII characters"))
-        };
-        self.noted(variable, parsed)
+        self.noted(variable, token.map(token_of).transpose())
     }
 
     /// `Some(None)` if no file is named.
@@ -149,6 +141,16 @@ impl<L: Fn(&str) -> Option<String>> Reader<L> {
 
     pub(super) fn noted<T>(&mut self, variable: Variable, parsed: Result<T, String>) -> Option<T> {
         parsed.map_err(|problem| self.problems.push(format!("{} {problem}", variable.name))).ok()
+    }
+}
+
+/// A token, if the text can be one.
+pub(super) fn token_of(text: String) -> Result<Secret, String> {
+    let fits = text.len() >= TOKEN_LENGTH_MIN && text.bytes().all(|byte| byte.is_ascii_graphic());
+    if fits {
+        Ok(text.into())
+    } else {
+        Err(format!("must be at least {TOKEN_LENGTH_MIN} visible ASCII characters"))
     }
 }
 

@@ -92,6 +92,21 @@ pub const JWT_CA: Variable = Variable {
     default: None,
     about: "PEM file of the certificate authorities to trust for the URL in JWT_KEYS in place of the system's",
 };
+pub const COUPON_URL: Variable = Variable {
+    name: "COUPON_URL",
+    default: None,
+    about: "URL of the API for commands that call it, such as https://coupons.example.com; without it http:// and HTTP_ADDR",
+};
+pub const COUPON_TOKEN: Variable = Variable {
+    name: "COUPON_TOKEN",
+    default: None,
+    about: "token for commands that call the API; without it ADMIN_TOKEN",
+};
+pub const COUPON_CA: Variable = Variable {
+    name: "COUPON_CA",
+    default: None,
+    about: "PEM file of the certificate authorities to trust for the URL of the API in place of the system's",
+};
 pub const SHARDS: Variable = Variable {
     name: "SHARDS",
     default: Some("1"),
@@ -134,7 +149,7 @@ const SSL_CERT_FILE: Variable = Variable {
 };
 
 /// Every variable that a command reads, in the order of `coupon --help`.
-pub const VARIABLES: [Variable; 22] = [
+pub const VARIABLES: [Variable; 25] = [
     DATABASE_URL,
     REDIS_URL,
     REDIS_CA,
@@ -149,6 +164,9 @@ pub const VARIABLES: [Variable; 22] = [
     JWT_ISSUER,
     JWT_AUDIENCE,
     JWT_CA,
+    COUPON_URL,
+    COUPON_TOKEN,
+    COUPON_CA,
     SHARDS,
     DEPLOYMENT,
     NATS_REPLICAS,

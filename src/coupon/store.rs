@@ -1,4 +1,4 @@
-//! Coupons in Postgres: every statement on the table `coupons` but `issue_batch()`, which writes it, and the
+//! Coupons in Postgres: every statement on the table `coupons` but `issue_batch_2()`, which writes it, and the
 //! audit's, which compares it.
 
 use std::collections::HashMap;

@@ -13,7 +13,7 @@ use crate::coupon::store;
 use crate::failpoint;
 use crate::ids::CampaignId;
 use crate::pool::Pool;
-use crate::storage::prepared;
+use crate::storage::{is_away, prepared};
 
 /// Seats of one campaign that are settled at a time.
 const BATCH: usize = 1_000;
@@ -27,6 +27,16 @@ pub(super) enum SweepError {
     Database(#[from] sqlx::Error),
     #[error("settle seats")]
     Gate(#[from] RedisError),
+}
+
+impl SweepError {
+    /// Whether a server is away, of which the writers and the worker of the gate tell in the log.
+    pub(super) fn is_outage(&self) -> bool {
+        match self {
+            Self::Database(error) => is_away(error),
+            Self::Gate(error) => error.is_io_error() || error.is_connection_dropped() || error.is_timeout(),
+        }
+    }
 }
 
 /// A campaign with a failure that concerns it alone.

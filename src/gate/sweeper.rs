@@ -69,12 +69,17 @@ pub async fn run(client: Client, pool: Pool, loader: Loader, measures: Measures)
     loop {
         ticks.tick().await;
         let result = sweeper.round().await;
-        if let Err(error) = &result
-            && !failed
-        {
-            tracing::warn!(error = error as &dyn std::error::Error, "sweeping fails");
+        if let Err(error) = &result {
+            let cause = error as &dyn std::error::Error;
+            if failed || error.is_outage() {
+                tracing::debug!(error = cause, "sweeping fails");
+            } else {
+                tracing::warn!(error = cause, "sweeping fails");
+                failed = true;
+            }
+        } else {
+            failed = false;
         }
-        failed = result.is_err();
     }
 }
 

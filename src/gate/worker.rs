@@ -2,6 +2,7 @@
 //! It knows nothing of claims: a [`Candidate`] asks for a seat and is told the answer.
 
 use std::collections::{HashMap, VecDeque};
+use std::mem;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -141,23 +142,30 @@ impl<C: Candidate> GateWorker<C> {
     /// Works until every [`Gate`] is gone. While Redis is away, or gives no seats, it refuses at once.
     pub async fn run(mut self) {
         let mut retry = Retry::new(Duration::from_millis(20), Duration::from_millis(500));
-        while let Some(seats) = self.connected(&mut retry).await {
+        let mut told = false;
+        while let Some(seats) = self.connected(&mut retry, &mut told).await {
             let reach = self.reach.clone();
             reach.set(true);
+            if mem::take(&mut told) {
+                tracing::info!("Redis at {} gives seats again", self.client);
+            }
             let served = tokio::select! {
                 served = self.serve(seats.clone(), &mut retry) => served,
                 never = reach.watch(seats, PROBE_INTERVAL) => match never {},
             };
             let Err(error) = served else { return };
             reach.set(false);
-            tracing::warn!(error = &error as &dyn std::error::Error, "the gate is lost: claims are refused");
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(error, "Redis at {}: the gate is lost: claims are refused", self.client);
+            told = true;
         }
     }
 
-    /// Connects, and refuses every candidate meanwhile. Nothing when every gate is gone.
-    async fn connected(&mut self, retry: &mut Retry) -> Option<Seats> {
+    /// Connects, and refuses every candidate meanwhile. Nothing when every gate is gone. `told`: whether the log has said
+    /// that Redis is away.
+    async fn connected(&mut self, retry: &mut Retry, told: &mut bool) -> Option<Seats> {
         let client = self.client.clone();
-        let attempts = connect(&client, retry);
+        let attempts = connect(&client, retry, told);
         tokio::pin!(attempts);
         loop {
             tokio::select! {
@@ -264,8 +272,7 @@ fn confirm_later(
 }
 
 /// Tries until there is a connection that gives seats.
-async fn connect(client: &Client, retry: &mut Retry) -> Seats {
-    let mut warned = false;
+async fn connect(client: &Client, retry: &mut Retry, told: &mut bool) -> Seats {
     loop {
         let connected = async {
             let mut seats = Seats::connect(client, RESPONSE_TIMEOUT).await?;
@@ -274,12 +281,12 @@ async fn connect(client: &Client, retry: &mut Retry) -> Seats {
         };
         match connected.await {
             Ok(seats) => return seats,
-            Err(error) if !warned => {
+            Err(error) if !*told => {
                 tracing::warn!("Redis at {client} gives no seats, retrying: {error}");
             }
             Err(error) => tracing::debug!(%error, "connect to Redis"),
         }
-        warned = true;
+        *told = true;
         sleep(retry.next_wait()).await;
     }
 }

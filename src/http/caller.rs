@@ -7,12 +7,13 @@ use axum::http::{Extensions, HeaderMap};
 use outbox_relay::zoo;
 
 use super::problem::Problem;
+use super::request_id;
 use super::route::{Access, ForUsers, Route};
-use crate::cause::{Cause, IdempotencyKey, Traceparent};
+use crate::cause::{Cause, IdempotencyKey, RequestId, Traceparent};
 use crate::config::Secret;
 use crate::identity::authenticator::{Authenticator, Judgement, News, is_admin_token};
 use crate::identity::{Principal, Scopes};
-use crate::ids::UserId;
+use crate::ids::{FieldProblem, UserId};
 
 /// A caller whose credentials are valid. A handler of a route that needs a right may extract it.
 #[derive(Clone, Debug)]
@@ -85,9 +86,9 @@ impl Caller {
             Some(Judgement::Unavailable) => return Err(Stopped::Refused(Problem::credentials_unavailable())),
             Some(Judgement::Invalid) | None => return Err(Stopped::Refused(Problem::unauthorized())),
         };
-        let key = headers.get("idempotency-key").and_then(|value| value.to_str().ok());
-        let key = key.and_then(IdempotencyKey::parse);
-        Ok(Self { scopes, cause: Cause { traceparent: traceparent(headers), principal, key } })
+        let key = key(headers).map_err(|problem| Stopped::Refused(Problem::invalid(&[problem])))?;
+        let request_id = request_id::of(headers).and_then(|id| id.to_str().ok()).and_then(RequestId::parse);
+        Ok(Self { scopes, cause: Cause { request_id, traceparent: traceparent(headers), principal, key } })
     }
 
     fn with_right(self, any_of: Scopes, users: ForUsers) -> Result<Self, Problem> {
@@ -97,6 +98,18 @@ impl Caller {
         };
         if has_right { Ok(self) } else { Err(Problem::forbidden()) }
     }
+}
+
+/// The idempotency key of a request, if it has one.
+fn key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, FieldProblem> {
+    let mut values = headers.get_all("idempotency-key").iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    let problem = |reason: &str| FieldProblem::new("Idempotency-Key", reason.to_owned());
+    if values.next().is_some() {
+        return Err(problem("must be given once"));
+    }
+    let key = value.to_str().ok().and_then(IdempotencyKey::parse);
+    key.map(Some).ok_or_else(|| problem("must be 1 to 255 visible ASCII characters, without spaces"))
 }
 
 /// The token in a header `Authorization`. As in RFC 9110, 11.4, the scheme is read in small and in capital letters, and
@@ -137,22 +150,34 @@ mod tests {
         let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
         let cause = |traceparent: &'static str, key: &'static str| {
             let mut headers = HeaderMap::new();
+            headers.insert("request-id", HeaderValue::from_static("night-1"));
             headers.insert(AUTHORIZATION, HeaderValue::from_static("Bearer 0123456789abcdef"));
             headers.insert("traceparent", HeaderValue::from_static(traceparent));
             headers.insert("idempotency-key", HeaderValue::from_static(key));
             Caller::identify(&headers, Some(&authenticator)).map(|caller| caller.cause).ok()
         };
         let principal = Principal::Administrator;
+        let request_id = RequestId::parse("night-1");
         let (traceparent, key) = (Traceparent::parse(trace), IdempotencyKey::parse("order-7"));
         assert!(traceparent.is_some() && key.is_some());
-        assert_eq!(cause(trace, "order-7"), Some(Cause { traceparent, principal: principal.clone(), key }));
-        let nothing = Cause { traceparent: None, principal, key: None };
-        assert_eq!(cause("00-0-0-01", "two words"), Some(nothing));
+        assert_eq!(
+            cause(trace, "order-7"),
+            Some(Cause {
+                request_id: request_id.clone(),
+                traceparent,
+                principal: principal.clone(),
+                key: key.clone()
+            })
+        );
+        let nothing = Cause { request_id, traceparent: None, principal, key };
+        assert_eq!(cause("00-0-0-01", "order-7"), Some(nothing));
+        assert_eq!(cause(trace, "two words"), None);
     }
 
     #[test]
     fn a_caller_without_the_right_is_refused() -> Result<(), ExternalIdError> {
-        let cause = Cause { traceparent: None, principal: Principal::Administrator, key: None };
+        let principal = Principal::Administrator;
+        let cause = Cause { request_id: None, traceparent: None, principal, key: None };
         let caller = Caller { scopes: Scopes::NONE.with(Scope::Read), cause };
         let needs = |scopes: &[Scope]| scopes.iter().copied().collect::<Scopes>();
         let passes = |caller: &Caller, scopes, users| caller.clone().with_right(needs(scopes), users);
@@ -164,7 +189,10 @@ mod tests {
             assert_eq!(refused, Err(ProblemKind::Forbidden), "{scopes:?}");
         }
         let principal = Principal::User(UserId::parse("alice")?);
-        let user = Caller { scopes: Scopes::NONE, cause: Cause { traceparent: None, principal, key: None } };
+        let user = Caller {
+            scopes: Scopes::NONE,
+            cause: Cause { request_id: None, traceparent: None, principal, key: None },
+        };
         assert!(passes(&user, &[Scope::Issue], ForUsers::TheirOwn).is_ok());
         assert!(passes(&user, &[Scope::Issue], ForUsers::Nothing).is_err());
         assert!(user.sees(&UserId::parse("alice")?) && !user.sees(&UserId::parse("bob")?));

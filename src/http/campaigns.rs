@@ -1,24 +1,29 @@
 //! Campaigns.
 
+use std::str::FromStr;
 use std::sync::Arc;
 
 use axum::extract::State;
 use axum::http::Uri;
+use serde_json::Value;
 
-use super::answer::{Answer, Listed};
+use super::answer::{Answer, Listed, recorded_created, recorded_ok};
 use super::api::Api;
 use super::caller::Caller;
-use super::extract::{Id, Json, ListQuery};
+use super::extract::{Id, JsonBody, ListQuery, NoBody, NoQuery};
 use super::problem::{NOTHING_CHANGED, Problem};
+use crate::campaign::change::{ChangeError, Request};
 use crate::campaign::draft::DraftBody;
 use crate::campaign::store::Standing;
-use crate::campaign::{self, change::ChangeError};
-use crate::ids::{CampaignId, FieldProblem};
+use crate::campaign::{self, StateError};
+use crate::cause::Cause;
+use crate::idempotency::{KeyError, Keyed, Once};
+use crate::ids::CampaignId;
 use crate::page::Page;
 
 /// What a retry does when Postgres failed a request to create a campaign.
-const CREATE_UNKNOWN: &str = "The outcome is unknown: look for the campaign in the list before a retry, \
-                              which may create a second one.";
+const CREATE_UNKNOWN: &str = "The outcome is unknown. A retry with the same Idempotency-Key is safe. Without one, look for the \
+                              campaign in the list before a retry, which may create a second one.";
 /// What a retry does when Postgres failed a request to change a campaign.
 const CHANGE_UNKNOWN: &str =
     "Retry: the outcome is unknown; if the change has taken effect, a retry changes nothing more.";
@@ -26,12 +31,25 @@ const CHANGE_UNKNOWN: &str =
 type OneCampaign = Result<Answer<Standing>, Problem>;
 
 /// `POST /v1/campaigns`
-pub(super) async fn create(State(api): State<Arc<Api>>, Json(body): Json<DraftBody>) -> OneCampaign {
+pub(super) async fn create(
+    State(api): State<Arc<Api>>,
+    Caller { cause, .. }: Caller,
+    _: NoQuery,
+    JsonBody(bytes): JsonBody,
+) -> OneCampaign {
+    let body = DraftBody::read(&bytes)?;
     let now = api.campaigns.now().await.map_err(|error| Problem::storage(error, CREATE_UNKNOWN))?;
-    let draft = body.parse(now).map_err(|errors| Problem::invalid(&errors))?;
-    let created = api.campaigns.create(&draft).await;
-    let body = created.map_err(|error| Problem::storage(error, CREATE_UNKNOWN))?;
-    Ok(Answer::Created { location: format!("/v1/campaigns/{}", body.campaign.id), body })
+    let draft = body.parse(now)?;
+    let request = Request {
+        keyed: Keyed::of(&cause, "createCampaign", "", &canonical(&bytes)),
+        answer: |created| recorded_created(location(created), created),
+    };
+    match api.campaigns.create(&draft, &request).await {
+        Ok(Once::First(body)) => Ok(Answer::Created { location: location(&body), body }),
+        Ok(replayed) => Ok(replayed.into()),
+        Err(ChangeError::Storage(error)) => Err(Problem::storage(error, CREATE_UNKNOWN)),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// `GET /v1/campaigns`
@@ -39,20 +57,34 @@ pub(super) async fn list(
     State(api): State<Arc<Api>>,
     uri: Uri,
 ) -> Result<Answer<Listed<Standing, CampaignId>>, Problem> {
-    let query = ListQuery::parse(&uri, "state").map_err(|error| Problem::invalid(&[error]))?;
-    let ListQuery { page, filter } = query;
-    let states = filter.map(|states| states.split(',').map(str::parse::<campaign::State>).collect());
-    let states: Option<Vec<_>> = states
-        .transpose()
-        .map_err(|error| Problem::invalid(&[FieldProblem::new("state", error.to_string())]))?;
-    let items = api.campaigns.page(page.before.map(CampaignId), states.as_deref(), page.limit.get()).await;
+    let query = ListQuery::<States>::parse(&uri, "state");
+    let ListQuery { page, filter } = query.map_err(|errors| Problem::invalid(&errors))?;
+    let states = filter.as_ref().map(|States(states)| &**states);
+    let items = api.campaigns.page(page.before.map(CampaignId), states, page.limit.get()).await;
     let items = items.map_err(|error| Problem::storage(error, NOTHING_CHANGED))?;
     let page = Page::new(items, page.limit, |standing| standing.campaign.id);
     Ok(Answer::Ok(Listed { name: "campaigns", page }))
 }
 
+/// States, separated by commas.
+#[derive(Debug)]
+struct States(Vec<campaign::State>);
+
+impl FromStr for States {
+    type Err = StateError;
+
+    fn from_str(words: &str) -> Result<Self, StateError> {
+        words.split(',').map(str::parse).collect::<Result<_, _>>().map(Self)
+    }
+}
+
 /// `GET /v1/campaigns/{id}`. To an end user a draft does not exist.
-pub(super) async fn show(State(api): State<Arc<Api>>, caller: Caller, Id(id): Id<CampaignId>) -> OneCampaign {
+pub(super) async fn show(
+    State(api): State<Arc<Api>>,
+    caller: Caller,
+    Id(id): Id<CampaignId>,
+    _: NoQuery,
+) -> OneCampaign {
     let found = api.campaigns.show(id).await.map_err(|error| Problem::storage(error, NOTHING_CHANGED))?;
     let sees_drafts = caller.end_user().is_none();
     let seen = found.filter(|standing| sees_drafts || standing.campaign.state != campaign::State::Draft);
@@ -60,13 +92,39 @@ pub(super) async fn show(State(api): State<Arc<Api>>, caller: Caller, Id(id): Id
 }
 
 /// `POST /v1/campaigns/{id}/open`
-pub(super) async fn open(State(api): State<Arc<Api>>, Id(id): Id<CampaignId>) -> OneCampaign {
-    Ok(Answer::Ok(api.campaigns.open(id).await?))
+pub(super) async fn open(
+    State(api): State<Arc<Api>>,
+    Caller { cause, .. }: Caller,
+    Id(id): Id<CampaignId>,
+    _: NoQuery,
+    _: NoBody,
+) -> OneCampaign {
+    Ok(api.campaigns.open(id, &change(&cause, "openCampaign", id)).await?.into())
 }
 
 /// `POST /v1/campaigns/{id}/close`
-pub(super) async fn close(State(api): State<Arc<Api>>, Id(id): Id<CampaignId>) -> OneCampaign {
-    Ok(Answer::Ok(api.campaigns.close(id).await?))
+pub(super) async fn close(
+    State(api): State<Arc<Api>>,
+    Caller { cause, .. }: Caller,
+    Id(id): Id<CampaignId>,
+    _: NoQuery,
+    _: NoBody,
+) -> OneCampaign {
+    Ok(api.campaigns.close(id, &change(&cause, "closeCampaign", id)).await?.into())
+}
+
+/// A request without a body to change a campaign.
+fn change(cause: &Cause, operation: &str, id: CampaignId) -> Request {
+    Request { keyed: Keyed::of(cause, operation, &id.to_string(), &[]), answer: recorded_ok }
+}
+
+fn location(created: &Standing) -> String {
+    format!("/v1/campaigns/{}", created.campaign.id)
+}
+
+/// A JSON text without what makes no difference: white space, and the order of names.
+fn canonical(json: &[u8]) -> Vec<u8> {
+    serde_json::from_slice(json).map_or_else(|_| json.to_vec(), |value: Value| value.to_string().into_bytes())
 }
 
 impl From<ChangeError> for Problem {
@@ -76,7 +134,11 @@ impl From<ChangeError> for Problem {
             ChangeError::NotAllowed { .. } | ChangeError::Over { .. } => {
                 Self::not_allowed_in_state(&error.to_string())
             }
-            ChangeError::Storage(error) => Self::storage(error, CHANGE_UNKNOWN),
+            ChangeError::Key(KeyError::InUse) => Self::key_in_use(),
+            ChangeError::Key(KeyError::Reused) => Self::key_reused(),
+            ChangeError::Key(KeyError::Storage(error)) | ChangeError::Storage(error) => {
+                Self::storage(error, CHANGE_UNKNOWN)
+            }
             ChangeError::Refused(_) => Self::internal("a change of a campaign failed", error),
         }
     }

@@ -3,43 +3,51 @@
 use std::sync::Arc;
 
 use axum::extract::{FromRequest, Request, State};
-use serde::{Deserialize, Deserializer};
 
-use super::answer::Answer;
+use super::answer::{Answer, recorded_created};
 use super::api::Api;
 use super::caller::Caller;
-use super::extract::{Id, Json};
+use super::extract::{Id, JsonBody, NoQuery};
 use super::problem::Problem;
 use crate::cause::Cause;
 use crate::coupon::Coupon;
 use crate::ids::{CampaignId, FieldProblem, UserId};
 use crate::issue::{ClaimError, IssueError, Outcome};
+use crate::json::{Object, Rejected};
 
 /// What a retry does when the outcome of a claim is unknown.
 const CLAIM_UNKNOWN: &str =
     "Retry: the outcome is unknown; a retry returns the coupon or the reason there is none.";
 
-/// The body of a claim.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields, expecting = "an object")]
-pub struct ClaimBody {
-    user_id: String,
-}
-
-impl ClaimBody {
-    /// # Errors
-    /// When this cannot be the name of a user.
-    pub fn parse(self) -> Result<UserId, FieldProblem> {
-        UserId::parse(self.user_id).map_err(|error| FieldProblem::new("user_id", error.to_string()))
+/// The user whom the body of a claim names.
+///
+/// # Errors
+/// Names every field that is wrong.
+pub fn claimant(body: &[u8]) -> Result<UserId, Rejected> {
+    let mut object = Object::read(body, ["user_id"])?;
+    let user = object.required::<String>("user_id").map(UserId::parse);
+    let mut problems = object.into_problems();
+    let malformed = !problems.is_empty();
+    match user {
+        Some(Ok(user)) if !malformed => return Ok(user),
+        Some(Err(error)) => problems.push(FieldProblem::new("user_id", error.to_string())),
+        Some(Ok(_)) | None => {}
     }
+    Err(Rejected { malformed, problems })
 }
 
-/// The body of a claim by an end user, who need not say who they are.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields, expecting = "an object")]
-struct OwnClaimBody {
-    #[serde(default, deserialize_with = "given")]
-    user_id: Option<String>,
+/// Whether an end user may send this body of a claim: it names the user, or nobody.
+///
+/// # Errors
+/// Names every field that is wrong.
+fn is_own(body: &[u8], user: &UserId) -> Result<bool, Rejected> {
+    let mut object = Object::read(body, ["user_id"])?;
+    let named = object.optional("user_id", user.as_str().to_owned());
+    let problems = object.into_problems();
+    if problems.is_empty() {
+        return Ok(named.is_some_and(|named| named == user.as_str()));
+    }
+    Err(Rejected { malformed: true, problems })
 }
 
 /// The user for whom a coupon is claimed.
@@ -56,15 +64,11 @@ impl<S: Send + Sync> FromRequest<S> for Claimant {
     /// campaign. All other callers name the user.
     async fn from_request(mut request: Request, state: &S) -> Result<Self, Problem> {
         let caller = Caller::take(request.extensions_mut())?;
-        let user = if let Some(user) = caller.end_user().cloned() {
-            let Json(OwnClaimBody { user_id }) = Json::from_request(request, state).await?;
-            if user_id.is_some_and(|named| named != user.as_str()) {
-                return Err(Problem::forbidden());
-            }
-            user
-        } else {
-            let Json(body) = Json::<ClaimBody>::from_request(request, state).await?;
-            body.parse().map_err(|error| Problem::invalid(&[error]))?
+        let JsonBody(body) = JsonBody::from_request(request, state).await?;
+        let user = match caller.end_user() {
+            Some(user) if is_own(&body, user)? => user.clone(),
+            Some(_) => return Err(Problem::forbidden()),
+            None => claimant(&body)?,
         };
         Ok(Self { user, cause: caller.cause })
     }
@@ -74,10 +78,11 @@ impl<S: Send + Sync> FromRequest<S> for Claimant {
 pub(super) async fn claim(
     State(api): State<Arc<Api>>,
     Id(campaign): Id<CampaignId>,
+    _: NoQuery,
     Claimant { user, cause }: Claimant,
 ) -> Result<Answer<Coupon>, Problem> {
     match api.issuer.issue(campaign, user, cause).await? {
-        Outcome::Issued(body) => Ok(Answer::Created { location: format!("/v1/coupons/{}", body.id), body }),
+        Outcome::Issued(body) => Ok(Answer::Created { location: location(&body), body }),
         Outcome::AlreadyIssued(coupon) => Err(Problem::already_issued(&coupon)),
         Outcome::LimitReached(coupon) => Err(Problem::user_limit_reached(&coupon)),
         Outcome::SoldOut(coupon) => Err(Problem::sold_out().with_coupon(coupon.as_ref())),
@@ -86,7 +91,17 @@ pub(super) async fn claim(
         }
         Outcome::Closed(coupon) => Err(Problem::closed().with_coupon(coupon.as_ref())),
         Outcome::NoSuchCampaign => Err(Problem::no_campaign()),
+        Outcome::Replayed(coupon) => {
+            let answer = recorded_created(location(&coupon), &coupon);
+            answer.map(Answer::Replayed).map_err(|error| Problem::internal("write a coupon as JSON", error))
+        }
+        Outcome::KeyRequired => Err(Problem::key_required()),
+        Outcome::KeyReused => Err(Problem::key_reused()),
     }
+}
+
+fn location(coupon: &Coupon) -> String {
+    format!("/v1/coupons/{}", coupon.id)
 }
 
 impl From<IssueError> for Problem {
@@ -98,12 +113,8 @@ impl From<IssueError> for Problem {
                 ClaimError::NotWritten | ClaimError::Unknown => Self::storage_unavailable(CLAIM_UNKNOWN),
             }
             .refused("a claim is refused", error),
+            IssueError::KeyInUse => Self::key_in_use(),
             IssueError::Storage(error) => Self::storage(error, CLAIM_UNKNOWN),
         }
     }
-}
-
-/// A text that may be missing, but not null.
-fn given<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
-    String::deserialize(deserializer).map(Some)
 }

@@ -1,20 +1,20 @@
 //! What handlers take from a request. A request that lacks it is refused.
 
+use std::fmt::Display;
 use std::str::FromStr;
 use std::time::Duration;
 
 use axum::body::{Body, HttpBody as _};
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
-use axum::http::Uri;
 use axum::http::request::Parts;
+use axum::http::{HeaderMap, Uri, header};
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
-use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
 use super::problem::Problem;
 use crate::ids::{FieldProblem, UserId, ulid};
-use crate::json::read_object;
+use crate::json::{Object, Rejected, UNKNOWN_NAMED_MAX};
 use crate::page::{PAGE_MAX, PageLimit, PageRequest};
 
 /// Bytes of a body, at most. Bodies are small; the largest is that of a campaign.
@@ -52,56 +52,147 @@ impl<S: Send + Sync> FromRequestParts<S> for User {
     }
 }
 
-/// The query of a list.
-#[derive(Debug, PartialEq, Eq)]
-pub struct ListQuery {
-    pub page: PageRequest,
-    /// What the items must be, in the parameter of the list's own.
-    pub filter: Option<String>,
+/// A query without parameters.
+#[derive(Debug)]
+pub(super) struct NoQuery;
+
+impl<S: Send + Sync> FromRequestParts<S> for NoQuery {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        if parts.uri.query().is_none_or(str::is_empty) {
+            return Ok(Self);
+        }
+        let ([], problems) = parameters(&parts.uri, []);
+        if problems.is_empty() { Ok(Self) } else { Err(Problem::invalid(&problems)) }
+    }
 }
 
-impl ListQuery {
+/// The query of a list.
+#[derive(Debug, PartialEq, Eq)]
+pub struct ListQuery<F> {
+    pub page: PageRequest,
+    /// What the items must be, in the parameter of the list's own.
+    pub filter: Option<F>,
+}
+
+impl<F: FromStr<Err: Display>> ListQuery<F> {
     /// `filter` is the name of the list's own parameter.
     ///
     /// # Errors
-    /// Names the field that is invalid.
-    pub fn parse(uri: &Uri, filter: &str) -> Result<Self, FieldProblem> {
-        let names = ["cursor", "limit", filter];
-        let Query(parameters) = Query::<Vec<(String, String)>>::try_from_uri(uri)
-            .map_err(|error| FieldProblem::new("query", error.body_text()))?;
-        let mut given = names.map(|_| None);
-        for (name, value) in parameters {
-            let place = names.iter().zip(&mut given).find(|(known, _)| **known == name);
-            let known = || format!("is not a parameter of a list: they are {}", names.join(", "));
-            let (_, place) = place.ok_or_else(|| FieldProblem::new(&name, known()))?;
-            if place.replace(value).is_some() {
-                return Err(FieldProblem::new(&name, "must be given once"));
-            }
+    /// Names every parameter that is wrong.
+    pub fn parse(uri: &Uri, filter: &str) -> Result<Self, Vec<FieldProblem>> {
+        let ([cursor, limit, own], mut problems) = parameters(uri, ["cursor", "limit", filter]);
+        let limit = limit.map(|limit| limit.parse().ok().and_then(PageLimit::new));
+        if limit == Some(None) {
+            problems.push(FieldProblem::new("limit", format!("must be 1 to {PAGE_MAX}")));
         }
-        let [cursor, limit, filter] = given;
-        let limit = match limit.map(|limit| limit.parse().ok().and_then(PageLimit::new)) {
-            Some(None) => return Err(FieldProblem::new("limit", format!("must be 1 to {PAGE_MAX}"))),
-            limit => limit.flatten().unwrap_or_default(),
-        };
-        let before = match cursor.as_deref().map(ulid) {
-            Some(Err(_)) => return Err(FieldProblem::new("cursor", "must be the next of an earlier page")),
-            before => before.and_then(Result::ok),
-        };
-        Ok(Self { page: PageRequest { before, limit }, filter })
+        let before = cursor.map(|cursor| ulid(&cursor));
+        if let Some(Err(_)) = before {
+            problems.push(FieldProblem::new("cursor", "must be the next of an earlier page"));
+        }
+        let own = own.map(|own| own.parse::<F>()).transpose();
+        let own = own.map_err(|error| problems.push(FieldProblem::new(filter, error.to_string())));
+        match own {
+            Ok(filter) if problems.is_empty() => {
+                let page = PageRequest {
+                    before: before.and_then(Result::ok),
+                    limit: limit.flatten().unwrap_or_default(),
+                };
+                Ok(Self { page, filter })
+            }
+            Ok(_) | Err(()) => Err(problems),
+        }
     }
 }
 
-/// A body in JSON.
-#[derive(Debug)]
-pub(super) struct Json<T>(pub(super) T);
+/// The parameters of a query, by their names, and what is wrong with others.
+fn parameters<const N: usize>(uri: &Uri, names: [&str; N]) -> ([Option<String>; N], Vec<FieldProblem>) {
+    let (mut given, mut problems) = (names.map(|_| None), Vec::<FieldProblem>::new());
+    let parameters = Query::<Vec<(String, String)>>::try_from_uri(uri);
+    let Ok(Query(parameters)) = parameters else {
+        return (given, vec![FieldProblem::new("query", "must be parameters such as limit=10")]);
+    };
+    for (name, value) in parameters {
+        let reason = match names.iter().zip(&mut given).find(|(known, _)| **known == name) {
+            Some((_, place @ None)) => {
+                *place = Some(value);
+                continue;
+            }
+            Some(_) => "must be given once".to_owned(),
+            None if N == 0 => "is unknown: this route has no parameters".to_owned(),
+            None => format!("is unknown: the parameters are {}", names.join(", ")),
+        };
+        let problem = FieldProblem::new(&name, reason);
+        if problems.len() < UNKNOWN_NAMED_MAX && !problems.contains(&problem) {
+            problems.push(problem);
+        }
+    }
+    (given, problems)
+}
 
-impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
+/// The bytes of a body whose headers say that it is JSON, or do not say what it is.
+#[derive(Debug)]
+pub(super) struct JsonBody(pub(super) Bytes);
+
+impl<S: Send + Sync> FromRequest<S> for JsonBody {
     type Rejection = Problem;
 
     async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
-        let body = read(request.into_body()).await?;
-        read_object(&body).map(Self).map_err(|error| Problem::malformed(&error))
+        let problems = not_json(request.headers());
+        if !problems.is_empty() {
+            return Err(Problem::unsupported(&problems));
+        }
+        read(request.into_body()).await.map(Self)
     }
+}
+
+/// No body, or one that says nothing: `null`, or an object without fields.
+#[derive(Debug)]
+pub(super) struct NoBody;
+
+impl<S: Send + Sync> FromRequest<S> for NoBody {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        if request.body().is_end_stream() {
+            return Ok(Self);
+        }
+        let JsonBody(body) = JsonBody::from_request(request, state).await?;
+        if [&b""[..], b"null"].contains(&body.trim_ascii()) {
+            return Ok(Self);
+        }
+        let problems = Object::read(&body, []).map_err(Rejected::from)?.into_problems();
+        if problems.is_empty() { Ok(Self) } else { Err(Rejected { malformed: true, problems }.into()) }
+    }
+}
+
+/// What the headers say against JSON in UTF-8.
+fn not_json(headers: &HeaderMap) -> Vec<FieldProblem> {
+    let mut problems = Vec::new();
+    if !headers.get_all(header::CONTENT_TYPE).iter().all(|value| value.to_str().is_ok_and(is_json)) {
+        problems.push(FieldProblem::new("Content-Type", "must be application/json, in UTF-8"));
+    }
+    let mut encodings = headers.get_all(header::CONTENT_ENCODING).iter();
+    if !encodings.all(|value| value.as_bytes().eq_ignore_ascii_case(b"identity")) {
+        problems.push(FieldProblem::new("Content-Encoding", "must be missing: bodies are read as they are"));
+    }
+    problems
+}
+
+/// Whether a media type is JSON, or based on it as `application/ld+json` is, in UTF-8 as far as it says.
+fn is_json(media_type: &str) -> bool {
+    let mut parts = media_type.split(';').map(str::trim);
+    let name = parts.next().unwrap_or_default().to_ascii_lowercase();
+    let subtype = name.strip_prefix("application/");
+    subtype.is_some_and(|subtype| subtype == "json" || subtype.ends_with("+json"))
+        && parts.all(|parameter| match parameter.split_once('=') {
+            Some((name, value)) if name.trim().eq_ignore_ascii_case("charset") => {
+                value.trim().trim_matches('"').eq_ignore_ascii_case("utf-8")
+            }
+            Some(_) => true,
+            None => parameter.is_empty(),
+        })
 }
 
 async fn read(body: Body) -> Result<Bytes, Problem> {
@@ -113,7 +204,10 @@ async fn read(body: Body) -> Result<Bytes, Problem> {
         Ok(Err(error)) if error.downcast_ref::<LengthLimitError>().is_some() => {
             Err(Problem::too_large(BODY_BYTES_MAX))
         }
-        Ok(Err(error)) => Err(Problem::malformed(&FieldProblem::new("body", error.to_string()))),
+        Ok(Err(_)) => {
+            let reason = "is cut off, or has chunks that cannot be read";
+            Err(Rejected::from(FieldProblem::new("body", reason)).into())
+        }
         Err(_) => Err(Problem::too_slow()),
     }
 }

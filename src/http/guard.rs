@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 
 use axum::extract::Request;
 use axum::handler::Handler;
+use axum::http::HeaderValue;
 use axum::response::{IntoResponse as _, Response};
 use futures_util::future::Either;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -15,6 +16,7 @@ use tracing::{Level, Span};
 
 use super::caller::{self, Stopped};
 use super::problem::{Failure, Problem};
+use super::request_id;
 use super::route::{Load, Route};
 use crate::cause::Traceparent;
 use crate::identity::authenticator::{Authenticator, News};
@@ -70,11 +72,12 @@ impl Guard {
         };
         let permit = permits.map(|permits| permits.clone().try_acquire_owned()).transpose();
         let permit = permit.map_err(|_| Stopped::Refused(Problem::overloaded()))?;
+        let request_id = request_id::of(request.headers()).cloned();
         let traceparent = caller.as_ref().and_then(|caller| caller.cause.traceparent.clone());
         if let Some(caller) = caller {
             request.extensions_mut().insert(caller);
         }
-        Ok(Passage { route, traceparent, _permit: permit })
+        Ok(Passage { route, traceparent, request_id, _permit: permit })
     }
 
     /// The same, once the news is known. Only a request whose token is unknown comes here.
@@ -128,6 +131,7 @@ type Later = Pin<Box<dyn Future<Output = Response> + Send>>;
 struct Passage {
     route: &'static Route,
     traceparent: Option<Traceparent>,
+    request_id: Option<HeaderValue>,
     _permit: Option<OwnedSemaphorePermit>,
 }
 
@@ -150,11 +154,13 @@ impl Passage {
         self.log_span()
     }
 
-    /// Method, template of the path, and trace id, if there is one. Its level is ERROR, so that every log level shows
+    /// Method, template of the path, trace id, if there is one, and the id of the request. Its level is ERROR, so that every log level shows
     /// it.
     fn log_span(&self) -> Span {
         let trace_id = self.traceparent.as_ref().map(Traceparent::trace_id);
-        tracing::error_span!("request", method = %self.route.method, route = self.route.path, trace_id)
+        let request_id = self.request_id.as_ref().and_then(|id| id.to_str().ok());
+        let Route { method, path, .. } = self.route;
+        tracing::error_span!("request", %method, route = path, trace_id, request_id)
     }
 }
 

@@ -21,6 +21,7 @@ mod guard;
 mod caller;
 mod problem;
 mod problem_kind;
+mod request_id;
 mod route;
 
 pub mod server;
@@ -37,6 +38,6 @@ pub mod parsers {
     pub use axum::http::Uri;
 
     pub use super::caller::is_authorized;
-    pub use super::claim::ClaimBody;
+    pub use super::claim::claimant;
     pub use super::extract::ListQuery;
 }

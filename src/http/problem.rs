@@ -16,11 +16,15 @@ use super::problem_kind::{About, ProblemKind};
 use crate::cause::Traceparent;
 use crate::coupon::Coupon;
 use crate::ids::FieldProblem;
+use crate::json::Rejected;
 use crate::storage::StorageError;
 
 /// The bodies without members of their own, which most users get who lose, by the place of the kind.
 static PLAIN: LazyLock<Vec<Bytes>> =
     LazyLock::new(|| ProblemKind::ALL.iter().map(|kind| body_of(*kind, &[])).collect());
+
+/// The media type of problems.
+pub(super) const PROBLEM_TYPE: &str = "application/problem+json";
 
 /// What a retry does when Postgres failed a request that only reads.
 pub(super) const NOTHING_CHANGED: &str = "Retry: the request only reads.";
@@ -71,8 +75,9 @@ impl Problem {
         Self::new(ProblemKind::TooSlow)
     }
 
-    pub(super) fn malformed(error: &FieldProblem) -> Self {
-        Self::new(ProblemKind::MalformedBody).with("errors", &[error])
+    /// The headers of the request say that its body is not what the service reads.
+    pub(super) fn unsupported(errors: &[FieldProblem]) -> Self {
+        Self::new(ProblemKind::UnsupportedMediaType).with("errors", &errors)
     }
 
     pub(super) fn invalid(errors: &[FieldProblem]) -> Self {
@@ -114,6 +119,18 @@ impl Problem {
             Some(coupon) => self.with("coupon", coupon),
             None => self,
         }
+    }
+
+    pub(super) fn key_required() -> Self {
+        Self::new(ProblemKind::IdempotencyKeyRequired)
+    }
+
+    pub(super) fn key_reused() -> Self {
+        Self::new(ProblemKind::IdempotencyKeyReused)
+    }
+
+    pub(super) fn key_in_use() -> Self {
+        Self::new(ProblemKind::IdempotencyKeyInUse)
     }
 
     pub(super) fn gate_unavailable() -> Self {
@@ -182,21 +199,38 @@ impl Problem {
     }
 }
 
+impl From<Rejected> for Problem {
+    fn from(rejected: Rejected) -> Self {
+        let kind = if rejected.malformed { ProblemKind::MalformedBody } else { ProblemKind::Invalid };
+        Self::new(kind).with("errors", &rejected.problems)
+    }
+}
+
 impl IntoResponse for Problem {
     fn into_response(self) -> Response<Body> {
         let about = self.kind.about();
-        let plain = PLAIN.get(self.kind as usize).filter(|_| self.members.is_empty());
-        let body = plain.cloned().unwrap_or_else(|| body_of(self.kind, &self.members));
+        let body = if self.members.is_empty() { plain(self.kind) } else { body_of(self.kind, &self.members) };
         let mut response = Response::new(Body::from(body));
         *response.status_mut() = about.status;
         let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_TYPE));
         headers.extend(about.header());
         if let Some(failure) = self.failure {
             response.extensions_mut().insert(failure);
         }
         response
     }
+}
+
+/// The kind of a request that cannot be read and is answered with this status.
+pub(super) fn unreadable(status: &str) -> Option<ProblemKind> {
+    let mut kinds = [ProblemKind::MalformedRequest, ProblemKind::HeaderTooLarge].into_iter();
+    kinds.find(|kind| kind.about().status.as_str() == status)
+}
+
+/// The body of a problem without members of its own.
+pub(super) fn plain(kind: ProblemKind) -> Bytes {
+    PLAIN.get(kind as usize).cloned().unwrap_or_else(|| body_of(kind, &[]))
 }
 
 /// As JSON. Path, title and names have no character that JSON escapes.

@@ -56,6 +56,9 @@ impl About {
     /// The header that the status calls for.
     pub(super) fn header(self) -> Option<(HeaderName, HeaderValue)> {
         match self.status {
+            StatusCode::CONFLICT if matches!(self.retry, Retry::Useful) => {
+                Some((header::RETRY_AFTER, HeaderValue::from_static("1"))) // second
+            }
             StatusCode::SERVICE_UNAVAILABLE => Some((header::RETRY_AFTER, HeaderValue::from_static("1"))), // second
             StatusCode::UNAUTHORIZED => Some((header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))),
             _ => None,
@@ -82,15 +85,27 @@ impl Retry {
             }
             Self::Useful => "A retry is safe: the request changed nothing.",
             Self::Unknown => {
-                "The request may have taken effect before it failed. A retry is safe, except that POST \
-                 /v1/campaigns may create a second campaign, and that a claim may get a user another coupon of a \
-                 campaign that gives each user several."
+                "The request may have taken effect before it failed. A retry with the same Idempotency-Key is safe. Without one, \
+                 POST /v1/campaigns may create a second campaign, and a claim may get a user another coupon of a campaign \
+                 that gives each user several."
             }
         }
     }
 }
 
 kinds! {
+    MalformedRequest: BAD_REQUEST "malformed-request" "The request cannot be read" {
+        cause: "The request line, a header line, or what the header says about the length of the body, is not HTTP/1.1. \
+                The service closes the connection.",
+        advice: "Correct the client, or whatever between it and the service changes requests.",
+        retry: Useless,
+    }
+    HeaderTooLarge: REQUEST_HEADER_FIELDS_TOO_LARGE "header-too-large" "The header is too large" {
+        cause: "The request line and the header lines have more than 16 KiB together, or are more than 100. The service \
+                closes the connection.",
+        advice: "Send a shorter path, or fewer or shorter header lines.",
+        retry: Useless,
+    }
     NotFound: NOT_FOUND "not-found" "Not found" {
         cause: "No route has this path, or nothing has the id in the path.",
         advice: "Correct the path or the id; the member detail says which. An id has 26 characters, as the \
@@ -130,9 +145,15 @@ kinds! {
         advice: "Send the whole body without a pause.",
         retry: Useful,
     }
+    UnsupportedMediaType: UNSUPPORTED_MEDIA_TYPE "unsupported-media-type" "The body is not sent as JSON" {
+        cause: "The header Content-Type names another type than application/json or another character set than UTF-8, or \
+                the header Content-Encoding says that the body is compressed.",
+        advice: "Send the body as it is, with the header Content-Type: application/json.",
+        retry: Useless,
+    }
     MalformedBody: UNPROCESSABLE_ENTITY "malformed-body" "The body cannot be read" {
-        cause: "The body is not a JSON object, or one of its fields is missing, unknown or of another type.",
-        advice: "Correct the field that the member errors names.",
+        cause: "The body is not a JSON object, or one of its fields is missing, unknown, given twice or of another type.",
+        advice: "Correct the fields that the member errors names.",
         retry: Useless,
     }
     Invalid: UNPROCESSABLE_ENTITY "invalid" "Some fields are invalid" {
@@ -175,6 +196,22 @@ kinds! {
         advice: "Tell the user that the campaign is over. If the member coupon is there, the user has coupons of an \
                  earlier claim: it is the newest one.",
         retry: Useless,
+    }
+    IdempotencyKeyRequired: BAD_REQUEST "idempotency-key-required" "The campaign requires an idempotency key" {
+        cause: "The campaign has require_idempotency_key, and the claim has no header Idempotency-Key.",
+        advice: "Send a header Idempotency-Key, with a new value for each coupon that the user asks for, and the same value in \
+                 every retry.",
+        retry: Useless,
+    }
+    IdempotencyKeyReused: UNPROCESSABLE_ENTITY "idempotency-key-reused" "The idempotency key belongs to another request" {
+        cause: "An earlier request to this route with the same Idempotency-Key had another body, and took effect.",
+        advice: "Send a new key with a new request, and the same body in every retry.",
+        retry: Useless,
+    }
+    IdempotencyKeyInUse: CONFLICT "idempotency-key-in-use" "A request with this idempotency key is in progress" {
+        cause: "An earlier request with the same Idempotency-Key was not answered within five seconds.",
+        advice: "Retry with the same key after the seconds that the header Retry-After says.",
+        retry: Useful,
     }
     GateUnavailable: SERVICE_UNAVAILABLE "gate-unavailable" "Claims cannot be taken right now" {
         cause: "Redis cannot be reached, answers too late or takes no writes; or the service is loading the campaign into it.",

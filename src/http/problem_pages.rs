@@ -6,6 +6,7 @@ use axum::extract::Path;
 use axum::extract::rejection::PathRejection;
 use axum::http::{HeaderMap, HeaderName, header};
 
+use super::extract::NoQuery;
 use super::problem::Problem;
 use super::problem_kind::{About, ProblemKind};
 
@@ -13,7 +14,7 @@ use super::problem_kind::{About, ProblemKind};
 type Document = ([(HeaderName, &'static str); 2], String);
 
 /// `GET /problems`: all kinds.
-pub(super) async fn list(headers: HeaderMap) -> Document {
+pub(super) async fn list(headers: HeaderMap, _: NoQuery) -> Document {
     let kinds = ProblemKind::ALL.iter().map(|kind| kind.about());
     if !prefers_html(&headers) {
         return text(kinds.fold(String::new(), |mut page, About { status, slug, title, .. }| {
@@ -32,6 +33,7 @@ pub(super) async fn list(headers: HeaderMap) -> Document {
 pub(super) async fn show(
     headers: HeaderMap,
     slug: Result<Path<String>, PathRejection>,
+    _: NoQuery,
 ) -> Result<Document, Problem> {
     let slug = slug.map(|Path(slug)| slug).unwrap_or_default();
     let kind = ProblemKind::ALL.iter().map(|kind| kind.about()).find(|about| about.slug == slug);

@@ -10,7 +10,7 @@ use super::api::Api;
 use super::caller::Caller;
 use super::extract::{ListQuery, User};
 use super::problem::{NOTHING_CHANGED, Problem};
-use crate::ids::{CouponId, FieldProblem};
+use crate::ids::CouponId;
 use crate::wallet::{Shown, WalletCoupon};
 
 /// `GET /v1/users/{user_id}/coupons`. To an end user no other user exists, whether or not they hold coupons.
@@ -23,10 +23,9 @@ pub(super) async fn coupons(
     if !caller.sees(&user) {
         return Err(Problem::not_found("No user has this id."));
     }
-    let query = ListQuery::parse(&uri, "status").map_err(|error| Problem::invalid(&[error]))?;
-    let ListQuery { page, filter: status } = query;
-    let shown = status.map_or(Ok(Shown::All), |status| status.parse());
-    let shown = shown.map_err(|error| Problem::invalid(&[FieldProblem::new("status", error.to_string())]))?;
+    let query = ListQuery::<Shown>::parse(&uri, "status");
+    let ListQuery { page, filter } = query.map_err(|errors| Problem::invalid(&errors))?;
+    let shown = filter.unwrap_or(Shown::All);
     let page = api.wallets.page(user, shown, page).await;
     let page = page.map_err(|error| Problem::storage(error, NOTHING_CHANGED))?;
     Ok(Answer::Ok(Listed { name: "coupons", page }))

@@ -12,6 +12,8 @@ mod scope;
 mod secret;
 pub mod tokens;
 
+use std::fmt::{self, Display, Formatter};
+
 pub use self::scope::{Scope, ScopeError, Scopes};
 use crate::ids::{TokenId, UserId};
 
@@ -24,4 +26,15 @@ pub enum Principal {
     Token(TokenId),
     /// An end user. They have no scopes: they see and claim what is theirs.
     User(UserId),
+}
+
+/// The name of the principal: no two have the same one.
+impl Display for Principal {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Administrator => f.write_str("administrator"),
+            Self::Token(id) => write!(f, "token:{id}"),
+            Self::User(user) => write!(f, "user:{}", user.as_str()),
+        }
+    }
 }

@@ -11,6 +11,7 @@ use crate::cause::Cause;
 use crate::coupon::{Coupon, Refusal};
 use crate::gate::candidate::{Candidate, GateError};
 use crate::gate::seat::{Admission, Denial, Seat};
+use crate::idempotency::Keyed;
 use crate::ids::{CampaignId, UserId};
 use crate::storage::StorageError;
 use crate::writer::{WriteError, Writer};
@@ -22,6 +23,8 @@ pub struct Claim {
     pub user: UserId,
     /// The request that claims.
     pub cause: Cause,
+    /// The request as its idempotency key knows it, if it has one.
+    pub keyed: Option<Keyed>,
     /// The pending seat, once the gate has given one.
     pub seat: Option<Seat>,
     pub(super) asked_at: Instant,
@@ -46,6 +49,10 @@ pub enum Verdict {
     Held(Coupon),
     /// No coupon for this claim; the newest one that the user holds, if they hold fewer than the campaign allows.
     Refused(Refusal, Option<Coupon>),
+    /// The same claim with this idempotency key got this coupon, as it was issued.
+    Replayed(Coupon),
+    /// Another claim has used the idempotency key.
+    KeyReused,
 }
 
 /// Why nothing is known of a claim's fate. A retry is safe, and finds out.
@@ -67,6 +74,8 @@ pub enum ClaimError {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     Issued(Coupon),
+    /// The same claim with this idempotency key got this coupon, as it was issued.
+    Replayed(Coupon),
     /// The user holds a coupon of the campaign, which gives one to each.
     AlreadyIssued(Coupon),
     /// The user holds as many coupons as the campaign gives to one user; this is the newest.
@@ -80,6 +89,10 @@ pub enum Outcome {
     },
     Closed(Option<Coupon>),
     NoSuchCampaign,
+    /// The campaign demands an idempotency key, and the claim has none.
+    KeyRequired,
+    /// Another claim has used the idempotency key.
+    KeyReused,
 }
 
 /// Why a claim has no answer. A retry is safe, and finds out.
@@ -87,6 +100,8 @@ pub enum Outcome {
 pub enum IssueError {
     #[error(transparent)]
     Claim(#[from] ClaimError),
+    #[error("a claim with this idempotency key is in progress")]
+    KeyInUse,
     #[error("read campaigns and coupons")]
     Storage(#[from] StorageError),
 }
@@ -103,9 +118,10 @@ impl Claim {
         campaign: CampaignId,
         user: UserId,
         cause: Cause,
+        keyed: Option<Keyed>,
     ) -> (Self, oneshot::Receiver<Result<Fate, ClaimError>>) {
         let (reply, fate) = oneshot::channel();
-        (Self { campaign, user, cause, seat: None, asked_at: Instant::now(), reply }, fate)
+        (Self { campaign, user, cause, keyed, seat: None, asked_at: Instant::now(), reply }, fate)
     }
 
     /// A caller that has gone meanwhile can retry.
@@ -138,6 +154,8 @@ impl Outcome {
         let Snapshot { campaign, taken_at } = snapshot;
         match verdict {
             Verdict::Issued(coupon) => Self::Issued(coupon),
+            Verdict::Replayed(coupon) => Self::Replayed(coupon),
+            Verdict::KeyReused => Self::KeyReused,
             Verdict::Held(coupon) if campaign.per_user_limit == 1 => Self::AlreadyIssued(coupon),
             Verdict::Held(coupon) => Self::LimitReached(coupon),
             Verdict::Refused(Refusal::SoldOut, coupon) => Self::SoldOut(coupon),

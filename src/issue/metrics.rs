@@ -92,7 +92,7 @@ impl Metrics {
         registry.register_with_unit("claims_gate_call", "From the call of the gate to its answer, for a whole batch", Unit::Seconds, self.gate_call.clone());
         registry.register("claims_gate_queue_depth", "Operations that wait for the gate now", self.gate_depth.clone());
         registry.register("claims_writer_batch_size", "Claims that one transaction wrote", self.writer_batch.clone());
-        registry.register_with_unit("claims_writer_commit", "From the call of issue_batch() to the end of its commit, for a whole batch", Unit::Seconds, self.writer_commit.clone());
+        registry.register_with_unit("claims_writer_commit", "From the call of issue_batch_2() to the end of its commit, for a whole batch", Unit::Seconds, self.writer_commit.clone());
         registry.register("claims_writer_queue_depth", "Claims that wait for the writer now", self.writer_depth.clone());
         registry.register("claims_places_taken", "Claims in progress now, from before the gate to their answer", self.places.clone());
         registry.register("campaign_failures", "Failures that concerned one campaign alone, by step", self.failures.clone());
@@ -151,18 +151,15 @@ impl Metrics {
             }
             Err(IssueError::Claim(ClaimError::NotWritten)) => "not-written",
             Err(IssueError::Claim(ClaimError::Unknown)) => "unknown",
+            Err(IssueError::KeyInUse) => "idempotency-key-in-use",
             Err(IssueError::Storage(_)) => "storage-unavailable",
         };
-        self.count(shard, outcome);
-    }
-
-    pub(super) fn answered_from_memory(&self, shard: Shard, refusal: &Outcome) {
-        self.answers_from_memory.inc();
-        self.count(shard, name_of(refusal));
-    }
-
-    fn count(&self, shard: Shard, outcome: &'static str) {
         self.answers.get_or_create(&OfOutcome { shard: shard.0.into(), outcome }).inc();
+    }
+
+    /// [`Metrics::answered`] counts the answer too.
+    pub(super) fn answered_from_memory(&self) {
+        self.answers_from_memory.inc();
     }
 
     /// Takes the depths of the queues, and what is remembered, of this moment.
@@ -187,5 +184,8 @@ fn name_of(outcome: &Outcome) -> &'static str {
         Outcome::NotOpen { .. } => "not-open",
         Outcome::Closed(_) => "closed",
         Outcome::NoSuchCampaign => "not-found",
+        Outcome::Replayed(_) => "replayed",
+        Outcome::KeyRequired => "idempotency-key-required",
+        Outcome::KeyReused => "idempotency-key-reused",
     }
 }

@@ -29,6 +29,9 @@ use crate::failpoint;
 use crate::gate::loader::Loader;
 use crate::gate::seat::Denial;
 use crate::gate::worker::Gate;
+use crate::idempotency::store::Claimed;
+use crate::idempotency::turns::Turns;
+use crate::idempotency::{KeyError, Keyed};
 use crate::ids::{CampaignId, UserId};
 use crate::pool::Pool;
 use crate::writer::Writer;
@@ -36,6 +39,9 @@ use crate::writer::Writer;
 /// How long after a campaign's end its gate is trusted: it is surely there, whatever the clocks say. After that
 /// nothing changes any more, and Postgres alone answers.
 const GATE_TRUSTED_AFTER_CLOSE: time::Duration = time::Duration::hours(1);
+
+/// The id of the operation, as part of what an idempotency key is valid for.
+const OPERATION: &str = "claimCoupon";
 
 /// How long a claim waits for a place among those in progress, before anything is done for it; then it is refused.
 /// A client that is refused at once retries at once, which costs half as much as a coupon: under ten times the load
@@ -53,6 +59,8 @@ pub struct Issuer {
     loader: Loader,
     /// The writers of shard 0, 1, ….
     writers: Vec<Writer<Claim>>,
+    claimed: Claimed,
+    turns: Turns,
     metrics: Metrics,
 }
 
@@ -68,7 +76,9 @@ impl Issuer {
     ) -> Self {
         let (campaigns, holdings) = (Campaigns::new(pool.clone()), Holdings::new(pool.clone()));
         let refusals = Arc::new(Refusals::new(pool.clone()));
-        Self { pool, campaigns, holdings, refusals, gate, loader, writers, metrics }
+        let claimed = Claimed::new(pool.clone());
+        let turns = Turns::default();
+        Self { pool, campaigns, holdings, refusals, gate, loader, writers, claimed, turns, metrics }
     }
 
     /// Whether Redis gave seats, at the latest attempt; of a Redis Cluster, at least one node.
@@ -106,26 +116,72 @@ impl Issuer {
         user: UserId,
         cause: Cause,
     ) -> Result<Outcome, IssueError> {
+        let keyed = Keyed::of(&cause, OPERATION, &campaign.to_string(), user.as_str().as_bytes());
+        let _turn = self.turns.take_for(keyed.as_ref()).await.map_err(|_| IssueError::KeyInUse)?;
+        self.answer(campaign, user, cause, keyed.as_ref()).await
+    }
+
+    async fn answer(
+        &self,
+        campaign: CampaignId,
+        user: UserId,
+        cause: Cause,
+        keyed: Option<&Keyed>,
+    ) -> Result<Outcome, IssueError> {
         if let Some((shard, refusal)) = self.refusals.answer(campaign, &user) {
-            self.metrics.answered_from_memory(shard, &refusal);
-            return Ok(refusal);
+            if keyed.is_none() {
+                self.metrics.answered_from_memory();
+            }
+            let result = self.or_replayed(refusal, keyed).await;
+            self.metrics.answered(shard, &result);
+            return result;
         }
         let Some(snapshot) = self.campaigns.get(campaign).await? else {
             return Ok(Outcome::NoSuchCampaign);
         };
-        let result = self.judge(&snapshot, user.clone(), cause).await;
+        if snapshot.campaign.require_idempotency_key && keyed.is_none() {
+            return Ok(Outcome::KeyRequired);
+        }
+        let result = self.judge(&snapshot, user.clone(), cause, keyed).await;
         failpoint::reached("claim.judged").await;
         match &result {
             Ok(Verdict::Issued(_)) => self.refusals.forget(campaign),
-            Ok(Verdict::Held(_) | Verdict::Refused(_, Some(_))) => self.refusals.holds(campaign, &user),
-            Ok(Verdict::Refused(_, None)) | Err(_) => {}
+            Ok(Verdict::Held(_) | Verdict::Replayed(_) | Verdict::Refused(_, Some(_))) => {
+                self.refusals.holds(campaign, &user);
+            }
+            Ok(Verdict::Refused(_, None) | Verdict::KeyReused) | Err(_) => {}
         }
-        let result = result.map(|verdict| Outcome::new(verdict, &snapshot));
+        let result = match result {
+            Ok(verdict) => self.or_replayed(Outcome::new(verdict, &snapshot), keyed).await,
+            Err(error) => Err(error),
+        };
         self.metrics.answered(snapshot.campaign.shard, &result);
         result
     }
 
-    async fn judge(&self, snapshot: &Snapshot, user: UserId, cause: Cause) -> Result<Verdict, IssueError> {
+    /// What an earlier claim with the key got, in place of a refusal: neither the gate nor the memory of refusals knows
+    /// keys.
+    async fn or_replayed(&self, outcome: Outcome, keyed: Option<&Keyed>) -> Result<Outcome, IssueError> {
+        let Some(keyed) = keyed else { return Ok(outcome) };
+        if matches!(outcome, Outcome::Issued(_) | Outcome::Replayed(_) | Outcome::KeyReused) {
+            return Ok(outcome);
+        }
+        match self.claimed.coupon(keyed).await {
+            Ok(Some(coupon)) => Ok(Outcome::Replayed(coupon)),
+            Ok(None) => Ok(outcome),
+            Err(KeyError::Reused) => Ok(Outcome::KeyReused),
+            Err(KeyError::InUse) => Err(IssueError::KeyInUse),
+            Err(KeyError::Storage(error)) => Err(error.into()),
+        }
+    }
+
+    async fn judge(
+        &self,
+        snapshot: &Snapshot,
+        user: UserId,
+        cause: Cause,
+        keyed: Option<&Keyed>,
+    ) -> Result<Verdict, IssueError> {
         let campaign = &snapshot.campaign;
         let writer = usize::try_from(campaign.shard.0).ok().and_then(|shard| self.writers.get(shard));
         let Some(writer) = writer else { return Err(ClaimError::NotWritten.into()) };
@@ -145,7 +201,7 @@ impl Issuer {
         {
             return Ok(held);
         }
-        let (claim, fate) = Claim::new(campaign.id, user.clone(), cause.clone());
+        let (claim, fate) = Claim::new(campaign.id, user.clone(), cause.clone(), keyed.cloned());
         failpoint::reached("claim.asked").await;
         self.gate.admit(Asking { claim, writer: writer.clone() });
         match fate.await.unwrap_or(Err(ClaimError::Unknown)) {
@@ -159,7 +215,7 @@ impl Issuer {
             Ok(Fate::Denied(Denial::Already)) => match self.held(campaign, user.clone()).await? {
                 Some(held) => Ok(held),
                 // A crash came between seat and commit: Postgres decides without the gate.
-                None => Ok(without_gate(writer, campaign.id, user, cause).await?),
+                None => Ok(without_gate(writer, campaign.id, user, cause, keyed.cloned()).await?),
             },
             Ok(Fate::Denied(Denial::Unloaded)) => {
                 self.loader.want(campaign.id);
@@ -208,8 +264,9 @@ async fn without_gate(
     campaign: CampaignId,
     user: UserId,
     cause: Cause,
+    keyed: Option<Keyed>,
 ) -> Result<Verdict, ClaimError> {
-    let (claim, fate) = Claim::new(campaign, user, cause);
+    let (claim, fate) = Claim::new(campaign, user, cause, keyed);
     if writer.write(claim).is_err() {
         return Err(ClaimError::Overloaded);
     }

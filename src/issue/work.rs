@@ -1,4 +1,4 @@
-//! Claims as the work of a writer: one call of `issue_batch()`, one transaction, an answer for each claim.
+//! Claims as the work of a writer: one call of `issue_batch_2()`, one transaction, an answer for each claim.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Instant;
@@ -16,6 +16,7 @@ use crate::coupon::{self, Coupon, CouponState, Refusal};
 use crate::gate::loader::Loader;
 use crate::gate::seat::Seat;
 use crate::gate::worker::Gate;
+use crate::idempotency::{Hash, Keyed};
 use crate::ids::{CampaignId, CouponId};
 use crate::writer::{Work, WriteError};
 
@@ -57,11 +58,14 @@ impl Work for Claims {
         claim.asked_at
     }
 
-    /// No user twice in a campaign. Claims of a campaign are together, in the order in which they came.
+    /// No user twice in a campaign, and no idempotency key twice. Claims of a campaign are together, in the order in which they came.
     fn take_together(batch: &mut Vec<Claim>) -> Vec<Claim> {
         let mut users = HashSet::with_capacity(batch.len());
-        let (mut together, later) =
-            batch.drain(..).partition(|claim| users.insert((claim.campaign, claim.user.clone())));
+        let mut keys = HashSet::new();
+        let (mut together, later) = batch.drain(..).partition(|claim| {
+            users.insert((claim.campaign, claim.user.clone()))
+                && claim.keyed.as_ref().is_none_or(|keyed| keys.insert(*keyed.key()))
+        });
         *batch = later;
         together.sort_by_key(|claim: &Claim| claim.campaign);
         together
@@ -84,7 +88,7 @@ impl Work for Claims {
         // All rows are read, up to ReadyForQuery: the rows come before the commit, that comes after.
         let rows = sqlx::query(
             "SELECT claims, verdict, nths, numbers, issued_at, expires_at, coupon_id, code, state \
-             FROM issue_batch($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
+             FROM issue_batch_2($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
         )
         .bind(shard)
         .bind(campaigns.iter().map(|claims| claims[0].campaign).collect::<Vec<_>>())
@@ -97,6 +101,8 @@ impl Work for Claims {
         .bind(&codes)
         .bind(claims.iter().map(|_| new_id().into()).collect::<Vec<Uuid>>())
         .bind(claims.iter().map(traceparent).collect::<Vec<_>>())
+        .bind(hashes(claims, Keyed::key))
+        .bind(hashes(claims, Keyed::request))
         .fetch_all(connection)
         .await?;
         let mut answers = Vec::with_capacity(claims.len());
@@ -143,6 +149,13 @@ impl Claims {
                     }
                     confirmed.entry(claim.campaign).or_default().push(own);
                 }
+                Verdict::Replayed(_) => {
+                    if let Some(other) = claim.seat.as_ref().filter(|seat| **seat != own) {
+                        self.gate.release(claim.campaign, vec![other.clone()]);
+                    }
+                    confirmed.entry(claim.campaign).or_default().push(own);
+                }
+                Verdict::KeyReused => self.release(std::slice::from_ref(&claim)),
                 Verdict::Refused(..) if claim.seat.is_some() => {
                     self.release(std::slice::from_ref(&claim));
                     self.loader.want(claim.campaign); // the gate gave a seat that Postgres does not have
@@ -172,6 +185,13 @@ impl Claims {
 
 fn traceparent(claim: &Claim) -> Option<&str> {
     claim.cause.traceparent.as_ref().map(Traceparent::as_str)
+}
+
+/// One hash of each claim that has a key; nothing if none has one.
+fn hashes(claims: &[Claim], hash: fn(&Keyed) -> &Hash) -> Option<Vec<Option<&[u8]>>> {
+    claims.iter().any(|claim| claim.keyed.is_some()).then(|| {
+        claims.iter().map(|claim| claim.keyed.as_ref().map(|keyed| hash(keyed).as_slice())).collect()
+    })
 }
 
 fn fail(claims: Vec<Claim>, error: WriteError) {
@@ -220,7 +240,9 @@ impl Answer {
                 "sold_out" => Verdict::Refused(Refusal::SoldOut, newest()?),
                 "not_open" => Verdict::Refused(Refusal::NotOpen, newest()?),
                 "closed" => Verdict::Refused(Refusal::Closed, newest()?),
-                other => return Err(sqlx::Error::Protocol(format!("issue_batch() answered {other:?}"))),
+                "replayed" => Verdict::Replayed(coupon(row.try_get(6)?, row.try_get(7)?, row.try_get(8)?)?),
+                "key_reused" => Verdict::KeyReused,
+                other => return Err(sqlx::Error::Protocol(format!("issue_batch_2() answered {other:?}"))),
             };
             answers.push(Self { claim, nth: nth.unwrap_or_default(), verdict });
         }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
 use outbox_relay::Shard;
+use outbox_relay::reason::reason_of;
 use sqlx::postgres::{PgDatabaseError, PgSeverity};
 use sqlx::{Connection as _, PgConnection};
 use tokio::sync::{Notify, mpsc};
@@ -32,7 +33,10 @@ pub(super) enum Filled {
 }
 
 /// The session cannot be used any more.
-pub(super) struct Disconnected;
+pub(super) struct Disconnected {
+    /// Why Postgres seems to be away. Nothing if it refused a batch, of which the log tells.
+    pub(super) lost: Option<String>,
+}
 
 /// A lane whose kind of work is not known here.
 pub(super) trait Lane: Debug + Send {
@@ -154,14 +158,19 @@ impl<W: Work> Queued<W> {
         {
             written = timeout(ANSWER_TIMEOUT, self.work.write(connection, shard, &together)).await;
         }
+        let mut lost = None;
         let result = match written {
             Ok(Ok(answers)) => Ok(answers),
-            Ok(Err(error)) => {
+            Ok(Err(error)) if is_rolled_back(&error) => {
                 tracing::warn!(%shard, items = together.len(), error = &error as &dyn std::error::Error, "a batch was not written");
-                Err(if is_rolled_back(&error) { WriteError::NotWritten } else { WriteError::Unknown })
+                Err(WriteError::NotWritten)
+            }
+            Ok(Err(error)) => {
+                lost = Some(format!("a batch was not written: {}", reason_of(&error)));
+                Err(WriteError::Unknown)
             }
             Err(_) => {
-                tracing::warn!(%shard, items = together.len(), "Postgres does not answer");
+                lost = Some("Postgres does not answer".to_owned());
                 Err(WriteError::Unknown)
             }
         };
@@ -172,7 +181,7 @@ impl<W: Work> Queued<W> {
             self.measures.batch.observe(together.len() as f64);
         }
         failpoint::reached("writer.committed").await;
-        let settled = result.as_ref().map(drop).map_err(|_| Disconnected);
+        let settled = if result.is_ok() { Ok(()) } else { Err(Disconnected { lost }) };
         self.work.settle(together, result);
         failpoint::reached("writer.settled").await;
         settled

@@ -2,10 +2,11 @@
 
 use std::mem;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use outbox_relay::Shard;
+use outbox_relay::reason::reason_of;
 use outbox_relay::retry::Retry;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions as _, PgConnection};
@@ -27,6 +28,18 @@ const PING_INTERVAL: Duration = Duration::from_secs(1);
 /// because `SET` at the function costs at every call.
 pub const ONE_PLAN: (&str, &str) = ("plan_cache_mode", "force_generic_plan");
 
+/// An outage of Postgres, as all writers of a process find it: how many of them have no connection. The log has one line
+/// when the first loses Postgres, and one when the last has it again.
+#[derive(Clone, Debug, Default)]
+pub struct Outage(Arc<AtomicUsize>);
+
+/// What one writer knows of the outage.
+#[derive(Debug, Default)]
+struct Link {
+    outage: Outage,
+    is_lost: bool,
+}
+
 /// Writes what the lanes of one shard hold.
 #[derive(Debug)]
 pub struct WriterWorker {
@@ -37,6 +50,7 @@ pub struct WriterWorker {
     /// Wakes the relay of this shard, if it runs in this process.
     appended: Arc<Notify>,
     lanes: Vec<Box<dyn Lane>>,
+    link: Link,
 }
 
 impl WriterWorker {
@@ -45,7 +59,14 @@ impl WriterWorker {
     #[must_use]
     pub fn new(shard: Shard, batch_rows: usize, database: &PgConnectOptions, appended: Arc<Notify>) -> Self {
         let database = database.clone().options([("statement_timeout", STATEMENT_TIMEOUT), ONE_PLAN]);
-        Self { shard, batch_rows, database, connected: Arc::default(), appended, lanes: Vec::new() }
+        let (connected, lanes, link) = (Arc::default(), Vec::new(), Link::default());
+        Self { shard, batch_rows, database, connected, appended, lanes, link }
+    }
+
+    /// Tells of an outage together with other writers.
+    #[must_use]
+    pub fn with_outage(self, outage: Outage) -> Self {
+        Self { link: Link { outage, is_lost: false }, ..self }
     }
 
     /// Adds a lane. Returns the way into it.
@@ -58,17 +79,13 @@ impl WriterWorker {
     /// Works until every [`Writer`] is gone.
     pub async fn run(mut self) {
         let mut retry = Retry::new(Duration::from_millis(20), Duration::from_secs(1));
-        let mut told = false;
-        while let Some(connection) = self.connect(&mut retry, &mut told).await {
+        while let Some(connection) = self.connect(&mut retry).await {
             self.connected.store(true, Ordering::Relaxed);
-            if mem::take(&mut told) {
-                tracing::info!(shard = %self.shard, "the writer is connected to Postgres again");
-            }
+            self.link.found(self.shard);
             if self.serve(connection, &mut retry).await == Ended::AllDone {
                 return;
             }
             self.connected.store(false, Ordering::Relaxed);
-            told = true; // by `serve`, or by the lane whose batch failed
         }
     }
 
@@ -81,19 +98,22 @@ impl WriterWorker {
                 Ok(Filled::Waiting) => {}
                 // A restart of Postgres in a quiet hour is noticed before the next item.
                 Err(_) => {
-                    match timeout(ANSWER_TIMEOUT, takes_writes(&mut connection, self.shard == FIRST)).await {
+                    let asked = takes_writes(&mut connection, self.shard == FIRST);
+                    let lost = match timeout(ANSWER_TIMEOUT, asked).await {
                         Ok(Ok(())) => continue,
-                        lost => {
-                            tracing::warn!(shard = %self.shard, "the writer has lost Postgres: {lost:?}");
-                            return Ended::Disconnected;
-                        }
-                    }
+                        Ok(Err(error)) => reason_of(&error),
+                        Err(_) => "Postgres does not answer".to_owned(),
+                    };
+                    self.link.lost(self.shard, &lost);
+                    return Ended::Disconnected;
                 }
             }
             for lane in 0..self.lanes.len() {
-                if let Err(Disconnected) =
-                    self.lanes[lane].write(&mut connection, self.shard, &self.appended).await
-                {
+                let written = self.lanes[lane].write(&mut connection, self.shard, &self.appended).await;
+                if let Err(Disconnected { lost }) = written {
+                    if let Some(why) = lost {
+                        self.link.lost(self.shard, &why);
+                    }
                     self.lanes.iter_mut().for_each(|lane| lane.refuse(WriteError::NotWritten));
                     return Ended::Disconnected;
                 }
@@ -102,20 +122,47 @@ impl WriterWorker {
         }
     }
 
-    /// Connects, and refuses every item meanwhile. Nothing when every writer is gone. `told`: whether the log has said
-    /// that Postgres is away.
-    async fn connect(&mut self, retry: &mut Retry, told: &mut bool) -> Option<PgConnection> {
-        let database = self.database.clone();
-        let attempts = connect(&database, self.shard == FIRST, retry, told);
+    /// Connects, and refuses every item meanwhile. Nothing when every writer is gone.
+    async fn connect(&mut self, retry: &mut Retry) -> Option<PgConnection> {
+        let Self { shard, database, lanes, link, .. } = self;
+        let attempts = connect(database, *shard, retry, link);
         tokio::pin!(attempts);
         loop {
             tokio::select! {
                 connection = &mut attempts => return Some(connection),
-                filled = fill(&mut self.lanes, self.batch_rows) => match filled {
+                filled = fill(lanes, self.batch_rows) => match filled {
                     Filled::Closed => return None,
-                    Filled::Waiting => self.lanes.iter_mut().for_each(|lane| lane.refuse(WriteError::NotWritten)),
+                    Filled::Waiting => lanes.iter_mut().for_each(|lane| lane.refuse(WriteError::NotWritten)),
                 },
             }
+        }
+    }
+}
+
+impl Link {
+    /// The writer of a shard has lost Postgres.
+    fn lost(&mut self, shard: Shard, why: &str) {
+        let is_new = !mem::replace(&mut self.is_lost, true);
+        if is_new && self.outage.0.fetch_add(1, Ordering::Relaxed) == 0 {
+            tracing::warn!(%shard, "the writer has lost Postgres: {why}");
+        } else {
+            tracing::debug!(%shard, "the writer has lost Postgres: {why}");
+        }
+    }
+
+    /// It has Postgres.
+    fn found(&mut self, shard: Shard) {
+        if mem::take(&mut self.is_lost) && self.outage.0.fetch_sub(1, Ordering::Relaxed) == 1 {
+            tracing::info!(%shard, "the writer is connected to Postgres again");
+        }
+    }
+}
+
+/// A writer that has ended is not waited for.
+impl Drop for Link {
+    fn drop(&mut self) {
+        if self.is_lost {
+            self.outage.0.fetch_sub(1, Ordering::Relaxed);
         }
     }
 }
@@ -130,24 +177,21 @@ enum Ended {
 /// Tries until there is a connection to a Postgres that takes writes.
 async fn connect(
     database: &PgConnectOptions,
-    commits: bool,
+    shard: Shard,
     retry: &mut Retry,
-    told: &mut bool,
+    link: &mut Link,
 ) -> PgConnection {
     loop {
         let connected = async {
             let mut connection = database.connect().await?;
-            takes_writes(&mut connection, commits).await?;
+            takes_writes(&mut connection, shard == FIRST).await?;
             Ok::<_, sqlx::Error>(connection)
         };
         match timeout(ANSWER_TIMEOUT, connected).await {
             Ok(Ok(connection)) => return connection,
-            Ok(Err(error)) if *told => tracing::debug!(%error, "connect to Postgres"),
-            Err(_) if *told => tracing::debug!("Postgres does not answer"),
-            Ok(Err(error)) => tracing::warn!(%error, "connect to Postgres"),
-            Err(_) => tracing::warn!("Postgres does not answer"),
+            Ok(Err(error)) => link.lost(shard, &reason_of(&error)),
+            Err(_) => link.lost(shard, "Postgres does not answer"),
         }
-        *told = true;
         sleep(retry.next_wait()).await;
     }
 }

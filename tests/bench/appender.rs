@@ -50,7 +50,7 @@ impl Appender {
         Ok(Appended { last, call, transaction: at - started, at })
     }
 
-    /// An event with the fields that `issue_batch()` writes.
+    /// An event with the fields that `issue_batch_2()` writes.
     fn event(&mut self) -> NewEvent {
         self.number += 1;
         let coupon = Ulid::generate().to_string();

@@ -1,4 +1,4 @@
-//! The cost of appending, alone and within `issue_batch()`.
+//! The cost of appending, alone and within `issue_batch_2()`.
 
 use std::time::{Duration, Instant};
 
@@ -22,7 +22,7 @@ const CAMPAIGN: &str = "INSERT INTO campaigns (id, shard, name, merchant_id, fac
     VALUES ($1, $2, 'Bench', 'bench', 100, 'EUR', 10000000, \
     1, now(), now() + interval '1 day', 86400, 'issue', 'open')";
 const ISSUE: &str = "SELECT claims, verdict, nths, numbers, issued_at, expires_at, coupon_id, code, state \
-    FROM issue_batch($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)";
+    FROM issue_batch_2($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, NULL, NULL)";
 /// Milliseconds that `$2` calls of a function took, including the functions that they called.
 const SPENT: &str = "SELECT total_time FROM pg_stat_user_functions WHERE funcname = $1 AND calls = $2";
 
@@ -31,9 +31,9 @@ const SPENT: &str = "SELECT total_time FROM pg_stat_user_functions WHERE funcnam
 pub(crate) struct Cost {
     /// Of the time of a separate `append`.
     pub(crate) to_alone: f64,
-    /// Of the time of `issue_batch()`.
+    /// Of the time of `issue_batch_2()`.
     pub(crate) within: f64,
-    /// Of the whole call of `issue_batch()`, with round trip and commit.
+    /// Of the whole call of `issue_batch_2()`, with round trip and commit.
     pub(crate) of_the_call: f64,
 }
 
@@ -72,12 +72,12 @@ async fn issue(site: &Site, alone_us: f64) -> Result<Cost> {
     connection.close().await?; // the session then reports its statistics
 
     let mut connection = site.database.connect().await?;
-    let issued_ms = spent_ms(&mut connection, "issue_batch").await?;
+    let issued_ms = spent_ms(&mut connection, "issue_batch_2").await?;
     let appended_ms = spent_ms(&mut connection, "outbox_append").await?;
     let called_ms = called.as_secs_f64() * 1_000.0;
     let per_event = |ms: f64| ms * 1_000.0 / (BATCHES * ISSUED_TOGETHER) as f64;
     println!(
-        "issue_batch() of {ISSUED_TOGETHER}: {:.1}, of which outbox_append() {:.1}; with round trip and commit {:.1}",
+        "issue_batch_2() of {ISSUED_TOGETHER}: {:.1}, of which outbox_append() {:.1}; with round trip and commit {:.1}",
         per_event(issued_ms),
         per_event(appended_ms),
         per_event(called_ms),
@@ -109,8 +109,8 @@ async fn issue_batch(connection: &mut PgConnection, campaign: Ulid) -> Result<Du
     let started = Instant::now();
     let rows = call.fetch_all(connection).await?;
     let took = started.elapsed();
-    let issued: Vec<i32> = rows.first().context("issue_batch() returned no row")?.try_get("claims")?;
-    ensure!(issued.len() == ISSUED_TOGETHER, "issue_batch() issued {} of {ISSUED_TOGETHER}", issued.len());
+    let issued: Vec<i32> = rows.first().context("issue_batch_2() returned no row")?.try_get("claims")?;
+    ensure!(issued.len() == ISSUED_TOGETHER, "issue_batch_2() issued {} of {ISSUED_TOGETHER}", issued.len());
     Ok(took)
 }
 

@@ -3,7 +3,7 @@
 //!
 //! * events per second at which a backlog is drained ÷ the same messages published without an outbox;
 //! * latency from the commit to the stream, at a steady rate;
-//! * cost of appending, alone and within `issue_batch()`;
+//! * cost of appending, alone and within `issue_batch_2()`;
 //! * rows and bytes that stay in the tables, what retention removes, and the cost of many partitions.
 //!
 //! `BENCH_EVENTS` sets the size of the backlog (1,000,000 events, which are also held in memory: about 2 GB),
@@ -56,8 +56,8 @@ async fn main() -> Result<()> {
     line("commit to the report of the relay, p50, ms", quantile(&mut pace.told_ms, 500), "");
     line("commit to the report of the relay, p99, ms", quantile(&mut pace.told_ms, 990), "");
     line("achieved rate ÷ requested rate", pace.kept, "~ 1");
-    line("outbox_append() within issue_batch() ÷ append alone", cost.to_alone, "< 1");
-    line("outbox_append() ÷ issue_batch(), time", cost.within, "");
+    line("outbox_append() within issue_batch_2() ÷ append alone", cost.to_alone, "< 1");
+    line("outbox_append() ÷ issue_batch_2(), time", cost.within, "");
     line("outbox_append() ÷ whole call with its commit, time", cost.of_the_call, "");
     line("rows of the outbox updated, deleted or dead", bloat.changed, "= 0");
     line("size of the outbox after retention ÷ before", bloat.left, "~ 0");

@@ -112,7 +112,7 @@ async fn answers_of_subscribers_hold_up_no_letter() {
     world.execute("ALTER TABLE wallet DROP CONSTRAINT no_mallory").await;
     let listed = world.coupon(&["dead", "list", "--json"]).await;
     let parked: serde_json::Value = serde_json::from_str(&listed.out).unwrap();
-    let position = parked[0]["position"].to_string();
+    let position = parked["items"][0]["position"].to_string();
     let redriven = world.coupon(&["dead", "redrive", "wallet", &position]).await;
     assert_eq!(redriven.code, Some(0), "{redriven:?}");
     fault.healed();

@@ -172,7 +172,7 @@ async fn a_coupon_past_its_end_is_shown_as_expired_everywhere() {
     assert_eq!(wallet("status=issued").await, std::slice::from_ref(&new));
     assert_eq!(wallet("status=usable").await, [new]);
 
-    // The member `coupon` of a problem, first as the pool reads it, then as issue_batch() returns it.
+    // The member `coupon` of a problem, first as the pool reads it, then as issue_batch_2() returns it.
     for forget in [false, true] {
         if forget {
             let mut redis = world.redis().await;

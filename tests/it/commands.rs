@@ -11,7 +11,7 @@ async fn a_campaign_is_led_from_a_shell() {
     let world = World::start().await;
     let body = draft(json!({ "name": "From a shell" })).to_string();
     let run = async |arguments: &[&str]| {
-        let finished = world.coupon(&[&["campaign"], arguments].concat()).await;
+        let finished = world.coupon(&[&["campaign"], arguments, &["--json"]].concat()).await;
         assert_eq!(finished.code, Some(0), "{finished:?}");
         serde_json::from_str::<Value>(&finished.out).unwrap()
     };
@@ -20,8 +20,8 @@ async fn a_campaign_is_led_from_a_shell() {
     assert_eq!((&created["name"], &created["state"]), (&json!("From a shell"), &json!("draft")));
     assert_eq!(run(&["open", id]).await["state"], "open");
     assert_eq!(run(&["show", id]).await["state"], "open");
-    assert_eq!(run(&["list"]).await["campaigns"][0]["id"], id);
-    assert_eq!(run(&["close", id]).await["state"], "closed");
+    assert_eq!(run(&["list"]).await["items"][0]["id"], id);
+    assert_eq!(run(&["close", id, "--yes"]).await["state"], "closed");
 
     let refused = world.coupon(&["campaign", "open", id]).await;
     assert_eq!(refused.code, Some(1), "{refused:?}");
@@ -37,7 +37,7 @@ async fn a_campaign_is_led_from_a_shell() {
 async fn a_campaign_command_without_an_api_says_where_it_looked() {
     let environment = [("ADMIN_TOKEN", TOKEN.to_owned())];
     let finished = coupon(&["campaign", "list", "--url", "http://127.0.0.1:9"], &environment).await;
-    assert_eq!(finished.code, Some(1), "{finished:?}");
+    assert_eq!(finished.code, Some(8), "{finished:?}");
     assert!(finished.err.contains("http://127.0.0.1:9"), "{finished:?}");
     for once in ["http://127.0.0.1:9", "Connection refused"] {
         assert_eq!(finished.err.matches(once).count(), 1, "{finished:?}");
@@ -173,7 +173,7 @@ async fn a_replay_of_nothing_or_of_everything_by_mistake_does_not_begin() {
         assert!(finished.err.contains(why), "{arguments:?}: {finished:?}");
     }
     let listed = world.coupon(&["replay", "--list", "--json"]).await;
-    assert_eq!(serde_json::from_str::<Value>(&listed.out).unwrap(), json!({ "runs": [] }));
+    assert_eq!(serde_json::from_str::<Value>(&listed.out).unwrap(), json!({ "items": [], "next": null }));
     assert_eq!(world.coupon(&["replay", "--all"]).await.code, Some(0));
     world.close().await;
 }

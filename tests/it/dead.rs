@@ -46,7 +46,8 @@ impl World {
     pub(crate) async fn dead_letters(&self) -> Vec<Value> {
         let listed = self.coupon(&["dead", "list", "--json"]).await;
         assert_eq!(listed.code, Some(0), "{listed:?}");
-        serde_json::from_str(&listed.out).unwrap()
+        let listed: Value = serde_json::from_str(&listed.out).unwrap();
+        listed["items"].as_array().unwrap().clone()
     }
 
     pub(crate) async fn letter(&self, action: &str, position: &Value) {
@@ -83,7 +84,8 @@ async fn a_poison_event_is_parked_and_can_be_redriven() {
         assert_eq!(header(ATTEMPTS_HEADER).as_deref(), Some("5"));
         assert_eq!(header(REASON_HEADER).as_deref(), letter["reason"].as_str());
     }
-    let shown = world.coupon(&["dead", "show", "wallet", &letters[0]["position"].to_string()]).await;
+    let shown =
+        world.coupon(&["dead", "show", "wallet", &letters[0]["position"].to_string(), "--json"]).await;
     let shown: Value = serde_json::from_str(&shown.out).unwrap();
     assert_eq!((&shown["parked"], &shown["event"]["id"]), (&letters[0], &letters[0]["event_id"]));
 
@@ -100,7 +102,8 @@ async fn a_poison_event_is_parked_and_can_be_redriven() {
         ("redrive", "1", "no event is parked"),
         ("drop", "1", "no event"),
     ] {
-        let refused = world.coupon(&["dead", action, "wallet", position]).await;
+        let confirmed: &[&str] = if action == "drop" { &["--yes"] } else { &[] };
+        let refused = world.coupon(&[&["dead", action, "wallet", position], confirmed].concat()).await;
         assert_eq!(refused.code, Some(1), "{refused:?}");
         assert!(refused.err.contains(reason), "{refused:?}");
     }
@@ -132,7 +135,9 @@ async fn a_letter_that_was_left_behind_goes_when_the_command_is_repeated() {
         world.letter("redrive", position).await;
         let copy = jetstream::message::PublishMessage::build().payload(letter.payload);
         jetstream::new(world.nats().await).send_publish(subject, copy).await.unwrap().await.unwrap();
-        let again = world.coupon(&["dead", action, "wallet", &position.to_string()]).await;
+        let confirmed: &[&str] = if action == "drop" { &["--yes"] } else { &[] };
+        let position = position.to_string();
+        let again = world.coupon(&[&["dead", action, "wallet", &position], confirmed].concat()).await;
         assert_eq!(again.code, Some(1), "{again:?}");
         assert!(again.err.contains("no event is parked"), "{again:?}");
         assert_eq!(world.messages("COUPONS-DEAD").await.len(), POISONED - 1 - left);

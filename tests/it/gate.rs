@@ -170,6 +170,7 @@ fn campaign() -> Campaign {
         opens_at: now - time::Duration::HOUR,
         closes_at: now + time::Duration::HOUR,
         expiry: Expiry::After(Duration::from_secs(3_600)),
+        require_idempotency_key: false,
         settle_on: SettleOn::Issue,
         state: State::Open,
         version: 1,

@@ -129,7 +129,7 @@ async fn a_hole_in_the_outbox_stops_the_relay() {
     world.processes[0].start().await;
     let reason = world.halted().await;
     assert!(reason.contains("position 5 is missing from the outbox"), "{reason}");
-    let refused = world.coupon(&["relay", "epoch", "new"]).await;
+    let refused = world.coupon(&["relay", "epoch", "new", "--yes"]).await;
     assert_eq!(refused.code, Some(1), "{refused:?}");
     world.execute_sql("INSERT INTO outbox SELECT * FROM kept").await;
     world.assert_published().await;

@@ -1,6 +1,7 @@
 //! The log of a process says which request failed, and by what.
 
 mod json;
+mod servers;
 
 use std::fs;
 use std::net::SocketAddr;
@@ -32,20 +33,25 @@ async fn the_failure_of_a_request_is_logged_once_with_its_route_and_trace() {
     let traced = world.api().with("traceparent", TRACEPARENT);
     sqlx::query("ALTER TABLE wallet RENAME TO purse").execute(&world.pool).await.unwrap();
     assert_eq!(traced.get("/v1/users/alice/coupons").await.status, 500);
-    let request =
-        format!("request{{method=GET route=\"/v1/users/{{user_id}}/coupons\" trace_id=\"{TRACE}\"}}");
+    let request = format!(
+        "request{{method=GET route=\"/v1/users/{{user_id}}/coupons\" trace_id=\"{TRACE}\" request_id="
+    );
     is_logged(&world, &["ERROR", &request, "the database failed a request", "does not exist"]).await;
     sqlx::query("ALTER TABLE purse RENAME TO wallet").execute(&world.pool).await.unwrap();
 
     world.servers.postgres.kill().await;
     let unknown = "/v1/campaigns/01ARZ3NDEKTSV4RRFFQ69G5FAV/coupons";
     assert_eq!(traced.post(unknown, &json!({ "user_id": "alice" })).await.status, 503);
-    let request =
-        format!("request{{method=POST route=\"/v1/campaigns/{{id}}/coupons\" trace_id=\"{TRACE}\"}}");
+    let request = format!(
+        "request{{method=POST route=\"/v1/campaigns/{{id}}/coupons\" trace_id=\"{TRACE}\" request_id="
+    );
     is_logged(&world, &["WARN", &request, "the database failed a request"]).await;
     assert_eq!(world.api().get(&format!("/v1/campaigns/{campaign}")).await.status, 503);
-    is_logged(&world, &["WARN", "request{method=GET route=\"/v1/campaigns/{id}\"}", "failed a request"])
-        .await;
+    is_logged(
+        &world,
+        &["WARN", "request{method=GET route=\"/v1/campaigns/{id}\" request_id=", "failed a request"],
+    )
+    .await;
     let failures = world.processes[0].log().matches("the database failed a request").count();
     assert_eq!(failures, 3, "each failure is logged once");
     world.servers.postgres.start().await.unwrap();

@@ -171,7 +171,7 @@ async fn an_outage_shows_and_goes() {
     world.measures(0, "outbox_relay_halted{shard=\"0\"}", 1.0).await;
     world.measures(0, "outbox_backlog_events{shard=\"0\"}", 1.0).await;
     assert!(world.measured(0, "outbox_refusals_total{shard=\"0\"}").await.unwrap() >= 1.0);
-    let begun = world.coupon(&["relay", "epoch", "new"]).await;
+    let begun = world.coupon(&["relay", "epoch", "new", "--yes"]).await;
     assert_eq!(begun.code, Some(0), "{begun:?}");
     world.measures(0, "outbox_backlog_events{shard=\"0\"}", 0.0).await;
     world.close().await;

@@ -40,15 +40,20 @@ const RELEASED: [(&str, &[(&str, &str)]); 2] = [
 ];
 
 /// The texts that each function has had, the newest last: SHA-256, in hex. Its revision is their number.
-const HISTORY: [(&str, &[&str]); 9] = [
+const HISTORY: [(&str, &[&str]); 12] = [
+    ("idempotency_remove_old", &["cb4fe12fa90bc197bc4f2b36eabd27439ad62f8a18770dfc2ad36f7009b637a0"]),
+    ("idempotency_slot", &["9cc4e2224e379e0051db646f3c22517ca1679e3648e7862f572346e253c04eac"]),
     (
         "issue_batch",
         &[
             "2608c3261b2d36e54babbeec4389810c962f8ae3a0c6f8f5d4953d11ce201b77",
             "b8b29fc62a5a9204f8fb3964ae94d7b34fe960b14092c30e8f51279ac9822b44",
             "c29d4f94dd84fe7d0a25e741f8530a50bd2e160acc508cc366256b88656c53dc",
+            "24c51de5b1e50089a02dd7518a285857262746e5181cd26a1f0b64c31465bfe4",
+            "b4406f5032e64a6a0c9f5b555f6693f7cc131dd12210c3bc5a72d121fb9e67a7",
         ],
     ),
+    ("issue_batch_2", &["a07c6df23713e14716a30c4cc86b68b45a8b43d013c98bf1ec0a247f10a3ee7d"]),
     ("outbox_add_partitions", &["e7ff4e1fd5f14a71a83d5876a3224be77feedd7942c7c53765e44ac59a9f47db"]),
     ("outbox_append", &["87b88a90f99ae4a3c9e920ff8e9b960027570e9d7075d57811bfa9192cb18db2"]),
     ("outbox_check", &["e3a7adefda0601dd3c93b9218fe3509b1d5ff7c7fd416c45e40725293b13db5c"]),

@@ -81,11 +81,16 @@ async fn a_campaign_is_listed_over_tls() {
     let url = format!("https://localhost:{}", proxy.port);
     let trusting =
         |authority: &str| [("ADMIN_TOKEN", TOKEN.to_owned()), ("SSL_CERT_FILE", authority.to_owned())];
-    let list = ["campaign", "list", "--url", &*url];
+    let list = ["campaign", "list", "--url", &*url, "--json"];
     let finished = coupon(&list, &trusting(proxy.authority.to_str().unwrap())).await;
     assert_eq!(finished.code, Some(0), "{finished:?}");
     let listed: Value = serde_json::from_str(&finished.out).unwrap();
-    assert_eq!(listed["campaigns"][0]["id"], campaign.to_string());
+    assert_eq!(listed["items"][0]["id"], campaign.to_string());
+
+    let ours =
+        [("COUPON_TOKEN", TOKEN.to_owned()), ("COUPON_CA", proxy.authority.to_str().unwrap().to_owned())];
+    let finished = coupon(&list, &ours).await;
+    assert_eq!(finished.code, Some(0), "{finished:?}");
 
     let refused = async |url: &str, authority: &str, words: &[&str]| {
         let finished = coupon(&["campaign", "list", "--url", url], &trusting(authority)).await;
@@ -105,6 +110,10 @@ async fn a_campaign_is_listed_over_tls() {
     let elsewhere = format!("https://127.0.0.1:{}", proxy.port);
     refused(&elsewhere, proxy.authority.to_str().unwrap(), &["its certificate is refused", "localhost"])
         .await;
+    std::fs::write(&other, authority("theirs").pem()).unwrap();
+    let theirs = [("COUPON_TOKEN", TOKEN.to_owned()), ("COUPON_CA", other.to_str().unwrap().to_owned())];
+    let finished = coupon(&list, &theirs).await;
+    assert!(finished.code == Some(1) && finished.err.contains("not trusted here"), "{finished:?}");
     let plain = format!("https://{}", world.api().address());
     refused(&plain, proxy.authority.to_str().unwrap(), &[&plain, "does not speak TLS"]).await;
     world.close().await;

@@ -9,7 +9,7 @@ use tokio::process::Command;
 use tokio::time::timeout;
 
 /// A bug, and the test that finds it.
-const ZOO: [(&str, &str); 39] = [
+const ZOO: [(&str, &str); 40] = [
     // Gate and writer.
     ("postgres-does-not-cap", "faults::gate::a_gate_with_too_high_a_quantity_oversells_nothing"),
     ("postgres-forgets-the-limit", "faults::gate::a_gate_that_forgot_a_winner_gives_him_no_second_coupon"),
@@ -65,6 +65,10 @@ const ZOO: [(&str, &str); 39] = [
     ),
     // Callers.
     (
+        "idempotency-keys-are-not-written",
+        "idempotency::a_claim_that_is_repeated_gets_the_answer_of_the_first",
+    ),
+    (
         "revoked-tokens-are-served",
         "tokens::a_token_works_at_once_everywhere_and_is_refused_everywhere_when_it_is_revoked",
     ),
@@ -84,19 +88,25 @@ const LIMIT: Duration = Duration::from_secs(120);
 /// Those of Postgres: what is changed in a function.
 pub(crate) async fn plant(pool: &PgPool) {
     for (bug, function, from, to) in [
-        ("postgres-does-not-cap", "issue_batch", "WHERE number <= quantities[c]", ""),
-        ("postgres-forgets-the-limit", "issue_batch", "AND coalesce(held.nth, 0) < limits[c]", ""),
+        ("postgres-does-not-cap", "issue_batch_2", "WHERE number <= quantities[c]", ""),
+        ("postgres-forgets-the-limit", "issue_batch_2", "AND coalesce(held.nth, 0) < limits[c]", ""),
         (
             "refusal-of-the-campaign-before",
-            "issue_batch",
+            "issue_batch_2",
             "coalesce(refusals[c], 'sold_out')",
             "coalesce(refusals[greatest(c - 1, 1)], 'sold_out')",
         ),
         (
             "coupon-without-event",
-            "issue_batch",
+            "issue_batch_2",
             "won_count > 0 THEN",
             "won_count > 0 AND 1 <> ALL (won_numbers) THEN",
+        ),
+        (
+            "idempotency-keys-are-not-written",
+            "issue_batch_2",
+            "WHERE key_hashes[i] IS NOT NULL",
+            "WHERE false",
         ),
         ("positions-without-a-lock", "outbox_lock", "PERFORM pg_advisory_xact_lock", "PERFORM concat"),
     ] {

@@ -21,7 +21,7 @@ use uuid::Uuid;
 
 use self::report::report;
 use super::ended::Ended;
-use super::print::{self, say};
+use super::print::say;
 use super::{migrate, stop};
 use crate::app::{self, Listeners};
 use crate::audit::{Scope, Sheet, audit};
@@ -127,7 +127,7 @@ async fn demonstrate(
         Some(campaign) => {
             eprintln!("continuing with the data of an earlier demo");
             let sheet = drained(&connections, config.shards).await?;
-            print::sheet(&sheet, false)?;
+            say(&sheet)?;
             (campaign, if sheet.is_balanced() { Ended::Done } else { Ended::NotBalanced })
         }
         None => rushed(config, &client, &connections, arguments, stop).await?,

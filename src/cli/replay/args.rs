@@ -8,6 +8,8 @@ use outbox_relay::replay::{RunId, Selection};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use super::super::confirm::Confirmation;
+use super::super::print::Output;
 use crate::event;
 use crate::ids::CampaignId;
 
@@ -26,21 +28,19 @@ pub struct ReplayArgs {
     /// Events a second; 0, or none given, is as fast as NATS confirms them. With --resume it replaces the rate of the run.
     #[arg(long, value_parser = clap::value_parser!(u32).range(..=1_000_000))]
     pub(super) rate: Option<u32>,
-    /// Print the plan, and publish nothing.
-    #[arg(long)]
-    pub(super) dry_run: bool,
+    #[command(flatten)]
+    pub(super) confirmation: Confirmation,
     /// Continue a run that was stopped or killed.
     #[arg(long, value_name = "RUN", conflicts_with_all = ["SelectionArgs", "run", "dry_run"])]
     pub(super) resume: Option<RunId>,
     /// End a run for good, and remove its messages from the stream.
-    #[arg(long, value_name = "RUN", conflicts_with_all = ["SelectionArgs", "run", "rate", "dry_run", "resume"])]
+    #[arg(long, value_name = "RUN", conflicts_with_all = ["SelectionArgs", "run", "rate", "resume"])]
     pub(super) cancel: Option<RunId>,
     /// List all runs, the newest first.
     #[arg(long, conflicts_with_all = ["SelectionArgs", "run", "rate", "dry_run", "resume", "cancel"])]
     pub(super) list: bool,
-    /// Print the result as one line of JSON.
-    #[arg(long)]
-    pub(super) json: bool,
+    #[command(flatten)]
+    pub(super) output: Output,
 }
 
 /// Which events: an event has to match every filter that is given.
@@ -90,15 +90,16 @@ impl ReplayArgs {
         &self.selected.campaign
     }
 
+    /// Whether a run of every event would begin, which nothing but `--yes` or a question confirms.
+    pub(super) fn is_unselected(&self) -> bool {
+        let begins =
+            !(self.confirmation.dry_run || self.list || self.resume.is_some() || self.cancel.is_some());
+        begins && !self.selected.all && self.selection() == Selection::default()
+    }
+
     /// Why these arguments ask for nothing that can be done; `None` if they do.
     pub(super) fn problem(&self) -> Option<&'static str> {
-        let SelectionArgs { all, from, to, since, until, .. } = &self.selected;
-        let publishes = !(self.dry_run || self.list || self.resume.is_some() || self.cancel.is_some());
-        if publishes && !all && self.selection() == Selection::default() {
-            return Some(
-                "choose events with filters such as --campaign and --type, or give --all for every event",
-            );
-        }
+        let SelectionArgs { from, to, since, until, .. } = &self.selected;
         if from.zip(*to).is_some_and(|(from, to)| from > to) {
             return Some("--from is above --to: no position is in this range");
         }

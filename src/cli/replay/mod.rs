@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use outbox_relay::Shard;
 use outbox_relay::in_time::InTime as _;
 use outbox_relay::replay::{ReplayError, Replayer, Run, RunEnd, RunId, RunRequest, at_work, cancel, stored};
-use serde_json::json;
+use serde_json::{Value, json};
 use sqlx::ConnectOptions as _;
 use tokio_util::sync::CancellationToken;
 
@@ -23,7 +23,7 @@ use crate::event::OUTLET;
 use crate::progress::progress_bar;
 
 pub use args::ReplayArgs;
-use report::{LIST_HEADER, ListedRun, Plan, Report};
+use report::{LIST_COLUMNS, ListedRun, Plan, Report};
 
 /// A run to publish, unless the command has ended before.
 type Begun = ControlFlow<Ended, (Connections, Replayer)>;
@@ -32,9 +32,16 @@ type Begun = ControlFlow<Ended, (Connections, Replayer)>;
 ///
 /// # Errors
 /// When a server cannot be asked, or the run cannot begin or continue.
-pub(super) async fn run(args: ReplayArgs, config: &Config) -> anyhow::Result<Ended> {
+pub(super) async fn run(mut args: ReplayArgs, config: &Config) -> anyhow::Result<Ended> {
     if let Some(problem) = args.problem() {
-        return Ok(Ended::WrongUsage(problem));
+        return Ok(Ended::WrongUsage(problem.to_owned()));
+    }
+    if args.is_unselected() {
+        args.run.get_or_insert_with(RunId::generate); // that of the plan before the question
+    }
+    // Before signals are listened to, so that Ctrl-C ends a question.
+    if let Some(ended) = unconfirmed(&args, config).await? {
+        return Ok(ended);
     }
     let stop = stop::on_signal()?;
     let begun = tokio::select! {
@@ -56,6 +63,39 @@ pub(super) async fn run(args: ReplayArgs, config: &Config) -> anyhow::Result<End
     })
 }
 
+/// How the command ends before it begins, unless what it does is confirmed: a run of every event, and the end of a run.
+async fn unconfirmed(args: &ReplayArgs, config: &Config) -> anyhow::Result<Option<Ended>> {
+    let ReplayArgs { confirmation, .. } = args;
+    if args.is_unselected() && !confirmation.yes {
+        if confirmation.refused().is_some() {
+            let advice = "no event is selected: choose events with filters such as --campaign and --type, or give --all \
+                          (or --yes) for every event";
+            return Ok(Some(Ended::WrongUsage(advice.to_owned())));
+        }
+        let connections = Connections::open(config, Patience::None).await?;
+        let plan = plan(args, &connections, config.shards).await?;
+        if plan.events == 0 {
+            return Ok(Some(nothing(args, &connections).await?));
+        }
+        eprintln!("{plan}");
+        return Ok(confirmation.ask(&format!("No event is selected. Publish all {} again?", plan.events))?);
+    }
+    let Some(run) = &args.cancel else { return Ok(None) };
+    if let Some(refused) = confirmation.refused() {
+        return Ok(Some(refused));
+    }
+    if !confirmation.looks() {
+        return Ok(None);
+    }
+    let connections = Connections::open(config, Patience::None).await?;
+    let stored = stored(&connections.nats, &connections.outlet, run).await?;
+    if confirmation.dry_run {
+        args.output.dry_run(&json!({ "run": run, "stored": stored }), &["run", "stored"])?;
+        return Ok(Some(Ended::Done));
+    }
+    Ok(confirmation.ask(&format!("Cancel run {run} for ever, and remove its {stored} messages?"))?)
+}
+
 /// Lists, cancels, plans, or takes the place of the one replay that runs.
 async fn begin(args: &ReplayArgs, config: &Config) -> anyhow::Result<Begun> {
     let connections = Connections::open(config, Patience::None).await?;
@@ -63,7 +103,7 @@ async fn begin(args: &ReplayArgs, config: &Config) -> anyhow::Result<Begun> {
         list(args, &connections).await?;
     } else if let Some(run) = &args.cancel {
         cancel_run(args, &connections, run).await?;
-    } else if args.dry_run {
+    } else if args.confirmation.dry_run {
         if dry_run(args, &connections, config.shards).await? == 0 {
             return Ok(Begun::Break(nothing(args, &connections).await?));
         }
@@ -107,7 +147,7 @@ async fn publish(
     let run = replayer.run().clone();
     let plan = Plan::new(run.id.clone(), run.rate, replayer.plans().to_vec());
     // With --json, standard output holds the result alone.
-    if args.json {
+    if args.output.json {
         eprintln!("{plan}");
     } else {
         print::say(&plan)?;
@@ -133,15 +173,8 @@ async fn nothing(args: &ReplayArgs, connections: &Connections) -> anyhow::Result
 
 /// Prints the plan, and changes nothing. Returns how many events it has.
 async fn dry_run(args: &ReplayArgs, connections: &Connections, shards: i16) -> anyhow::Result<i64> {
-    // Not from the pool, whose statements are cancelled after seconds: counting may take longer.
-    let mut connection = connections.database.connect().in_time().await?;
-    let (selection, mut plans) = (args.selection(), Vec::new());
-    for shard in (0..shards).map(Shard) {
-        plans.push(selection.plan(&mut connection, shard).await?);
-    }
-    let run = args.run.clone().unwrap_or_else(RunId::generate);
-    let plan = Plan::new(run, args.rate(), plans);
-    if !args.json {
+    let plan = plan(args, connections, shards).await?;
+    if !args.output.json {
         print::say(&plan)?;
     }
     let events = plan.events;
@@ -149,26 +182,33 @@ async fn dry_run(args: &ReplayArgs, connections: &Connections, shards: i16) -> a
     Ok(events)
 }
 
+async fn plan(args: &ReplayArgs, connections: &Connections, shards: i16) -> anyhow::Result<Plan> {
+    // Not from the pool, whose statements are cancelled after seconds: counting may take longer.
+    let mut connection = connections.database.connect().in_time().await?;
+    let (selection, mut plans) = (args.selection(), Vec::new());
+    for shard in (0..shards).map(Shard) {
+        plans.push(selection.plan(&mut connection, shard).await?);
+    }
+    let run = args.run.clone().unwrap_or_else(RunId::generate);
+    Ok(Plan::new(run, args.rate(), plans))
+}
+
 fn report(args: &ReplayArgs, plan: Plan, outcome: Option<RunEnd>, stored: u64) -> anyhow::Result<()> {
     let report = Report::new(plan, outcome, stored);
-    if args.json {
-        print::json(&report)?;
-    } else if outcome.is_none() {
-        print::say("dry run: nothing is published")?;
-    } else {
-        print::say(&report)?;
+    if outcome.is_none() {
+        return args.output.result(&report, "dry run: nothing is published");
     }
-    Ok(())
+    args.output.result(&report, &report)
 }
 
 async fn cancel_run(args: &ReplayArgs, connections: &Connections, run: &RunId) -> anyhow::Result<()> {
     let mut connection = connections.pool.acquire().await?;
     let removed = cancel(&mut connection, &connections.nats, &connections.outlet, run).await?;
-    if args.json {
-        return print::json(&json!({ "run": run, "state": "cancelled", "removed": removed }));
-    }
     let stream = OUTLET.replay_stream();
-    Ok(print::say(format_args!("run {run} is cancelled, {removed} messages are removed from {stream}"))?)
+    args.output.result(
+        &json!({ "run": run, "state": "cancelled", "removed": removed }),
+        format_args!("run {run} is cancelled, {removed} messages are removed from {stream}"),
+    )
 }
 
 async fn list(args: &ReplayArgs, connections: &Connections) -> anyhow::Result<()> {
@@ -179,9 +219,5 @@ async fn list(args: &ReplayArgs, connections: &Connections) -> anyhow::Result<()
         let stored = stored(&connections.nats, &connections.outlet, &run.id).await?;
         listed.push(ListedRun::new(run, at_work.as_ref(), stored));
     }
-    if args.json {
-        return print::json(&json!({ "runs": listed }));
-    }
-    print::say(LIST_HEADER)?;
-    Ok(print::lines(&listed)?)
+    args.output.list(&listed, &Value::Null, &LIST_COLUMNS)
 }

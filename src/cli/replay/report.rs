@@ -8,7 +8,6 @@ use indicatif::FormattedDuration;
 use outbox_relay::replay::{Run, RunEnd, RunId, RunState, Selection, ShardPlan};
 use serde::Serialize;
 use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 
 use crate::event::OUTLET;
 
@@ -128,13 +127,5 @@ impl ListedRun {
     }
 }
 
-/// The names of the columns of [`ListedRun`].
-pub(super) const LIST_HEADER: &str = "run                        state           stored     events started";
-
-impl fmt::Display for ListedRun {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { run, state, events, stored, .. } = self;
-        let started = self.started_at.format(&Rfc3339).map_err(|_| fmt::Error)?;
-        write!(f, "{:<26} {state:<11} {stored:>10} {events:>10} {started}", run.to_string())
-    }
-}
+/// The fields of a [`ListedRun`] in a table.
+pub(super) const LIST_COLUMNS: [&str; 5] = ["run", "state", "stored", "events", "started_at"];

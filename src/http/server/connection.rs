@@ -17,7 +17,10 @@ use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
+use super::super::request_id;
+use super::reply;
 use super::slots::{Phase, Slot};
+use super::unreadable::Answers;
 
 /// Bytes of a request's header, at most. (It has at most 100 lines, hyper's default.)
 const HEADER_BYTES_MAX: usize = 16 * 1024;
@@ -26,16 +29,17 @@ const HEADER_BYTES_MAX: usize = 16 * 1024;
 /// answered.
 pub(super) async fn serve(stream: TcpStream, slot: Arc<Slot>, router: Router, stop: CancellationToken) {
     let _ = stream.set_nodelay(true);
-    let io = TokioIo::new(Watched { stream, slot: slot.clone() });
-    let service = service_fn(|request: Request<Incoming>| {
+    let io = TokioIo::new(Watched { answers: Answers::new(stream), slot: slot.clone() });
+    let service = service_fn(|mut request: Request<Incoming>| {
         slot.begin(Phase::Work);
+        let id = request_id::identify(request.headers_mut());
         let request = request.map(|body| WatchedBody { body, slot: slot.clone() });
         let answer = router.clone().oneshot(request);
         let slot = slot.clone();
         async move {
             let answer = answer.await;
             slot.begin(Phase::Answer);
-            answer
+            answer.map(|answer| reply::identified(answer, id))
         }
     });
     let connection = http1::Builder::new()
@@ -62,7 +66,7 @@ pub(super) async fn serve(stream: TcpStream, slot: Arc<Slot>, router: Router, st
 
 /// The bytes of a connection. They move its slot from phase to phase.
 struct Watched {
-    stream: TcpStream,
+    answers: Answers<TcpStream>,
     slot: Arc<Slot>,
 }
 
@@ -73,7 +77,7 @@ impl AsyncRead for Watched {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
-        let read = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        let read = Pin::new(&mut self.answers.stream).poll_read(cx, buffer);
         if buffer.filled().len() > before {
             self.slot.turn(Phase::Idle, Phase::Header);
         }
@@ -83,7 +87,7 @@ impl AsyncRead for Watched {
 
 impl AsyncWrite for Watched {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
+        self.answers.poll_write(cx, &[io::IoSlice::new(bytes)])
     }
 
     fn poll_write_vectored(
@@ -91,16 +95,16 @@ impl AsyncWrite for Watched {
         cx: &mut Context<'_>,
         parts: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, parts)
+        self.answers.poll_write(cx, parts)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+        self.answers.stream.is_write_vectored()
     }
 
     /// hyper flushes when it has written all of an answer.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let flushed = Pin::new(&mut self.stream).poll_flush(cx);
+        let flushed = Pin::new(&mut self.answers.stream).poll_flush(cx);
         if flushed.is_ready() {
             self.slot.turn(Phase::Answer, Phase::Idle);
         }
@@ -108,7 +112,7 @@ impl AsyncWrite for Watched {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        Pin::new(&mut self.answers.stream).poll_shutdown(cx)
     }
 }
 

@@ -13,8 +13,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 mod connection;
+mod reply;
 mod slots;
 mod threads;
+mod unreadable;
 
 use self::slots::Slots;
 pub use self::threads::Threads;

@@ -103,7 +103,7 @@ async fn a_second_one_on_a_nats_halts_in_words_and_touches_nothing() {
     said(&other.coupon_with(&["audit"], &on_it).await, 2, &[belongs]);
     said(&other.coupon_with(&["replay", "--all"], &on_it).await, 1, &[belongs]);
     said(&other.coupon_with(&["rebuild", "wallet"], &on_it).await, 1, &[belongs]);
-    said(&other.coupon_with(&["relay", "epoch", "new"], &on_it).await, 1, &[belongs]);
+    said(&other.coupon_with(&["relay", "epoch", "new", "--yes"], &on_it).await, 1, &[belongs]);
     assert_eq!(everything(&one.nats().await).await, before);
 
     // The first has not noticed.

@@ -2,7 +2,7 @@
 
 mod console;
 mod live;
-mod names;
+pub(crate) mod names;
 mod output;
 mod shell;
 mod spans;

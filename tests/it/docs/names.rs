@@ -92,7 +92,7 @@ fn the_example_of_an_environment_is_whole() {
 }
 
 /// What `coupon … --help` says: the options of each command, by its words.
-fn helped() -> BTreeMap<Vec<String>, BTreeSet<String>> {
+pub(crate) fn helped() -> BTreeMap<Vec<String>, BTreeSet<String>> {
     let mut known = BTreeMap::new();
     let mut open: Vec<Vec<String>> = vec![Vec::new()];
     while let Some(words) = open.pop() {

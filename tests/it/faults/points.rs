@@ -48,6 +48,7 @@ async fn prepare(world: &World, campaign: CampaignId, point: &str) {
 
 /// Whoever else is there, until he is answered: somebody claims, and somebody opens a campaign.
 async fn others(api: Http, campaign: CampaignId, draft: CampaignId) {
+    let api = api.with("idempotency-key", "once");
     let ask = async |path: String, body: Value| {
         let answered = async || api.try_post(&path, &body).await.is_some_and(|answer| answer.status < 500);
         wait_until("he is answered", SOON, answered).await;
@@ -206,7 +207,7 @@ async fn an_epoch_whose_command_crashes_has_begun() {
         world.publish_at(end + 1, "a-stranger", "{}").await;
         world.append_events(1).await;
         world.halted().await;
-        crashes(&world, point, &["relay", "epoch", "new"], &fault).await;
+        crashes(&world, point, &["relay", "epoch", "new", "--yes"], &fault).await;
         wait_until("the relay goes on", SOON, async || world.end_of_stream(Shard(0)).await == end + 2).await;
         fault.healed();
     }

@@ -74,7 +74,7 @@ impl Rules {
         }
     }
 
-    /// `issue_batch()`: whether the user has a coupon now; if not, it is sold out.
+    /// `issue_batch_2()`: whether the user has a coupon now; if not, it is sold out.
     fn judge(&self, state: &mut State, user: User) -> bool {
         let held = state.coupons[user] >= LIMIT && !self.make(Mistake::PostgresDoesNotLimit);
         let left = state.count() < self.quantity || self.make(Mistake::PostgresDoesNotCap);

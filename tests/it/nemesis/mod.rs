@@ -198,7 +198,7 @@ impl Nemesis {
             let halted = "SELECT EXISTS (SELECT FROM outbox_halts)";
             if sqlx::query_scalar(halted).fetch_one(&self.world.pool).await.unwrap() {
                 // Refused where the database was restored to a moment at which the relay was halted, and is not now.
-                let begun = self.world.coupon(&["relay", "epoch", "new"]).await;
+                let begun = self.world.coupon(&["relay", "epoch", "new", "--yes"]).await;
                 println!("{}{}", begun.out, begun.err);
             }
             self.world.sheet().await.is_ok_and(|sheet| sheet.is_balanced())

@@ -75,7 +75,7 @@ const OF_THE_OWNER: [(&str, &str); 6] = [
     ("outbox_add_partitions", "creates tables: outbox_append() calls it as the owner"),
     ("outbox_check", "outbox_append() calls it as the owner"),
     ("outbox_heads", "outbox_append() writes it as the owner, and outbox_head() reads it so"),
-    ("outbox_lock", "would hold up claims: issue_batch() and outbox_append() call it as the owner"),
+    ("outbox_lock", "would hold up claims: issue_batch_2() and outbox_append() call it as the owner"),
     ("outbox_lock_class", "outbox_lock() calls it as the owner"),
     ("outbox_swap_table", "replaces tables: rebuilds run as the owner"),
 ];
@@ -147,7 +147,7 @@ async fn the_example_works_in_the_database_that_it_is_run_in() {
         ("has_database_privilege('coupon_reader', 'coupon', 'TEMPORARY')", true),
         (
             "(SELECT prosecdef AND proconfig = '{\"search_path=\\\"blue-1\\\", pg_temp\"}' FROM pg_proc \
-              WHERE proname = 'issue_batch')",
+              WHERE proname = 'issue_batch_2')",
             true,
         ),
     ] {

@@ -7,7 +7,7 @@ use async_nats::jetstream::{self, consumer::pull};
 use coupon_dispatcher::event::OUTLET;
 use coupon_dispatcher::servers::Setup;
 use outbox_relay::{Shard, stream};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::nats::{Caller, attack};
 use super::{ADMINISTRATOR, FOLDER, add_process, configured, database_url, password, url_of};
@@ -56,6 +56,10 @@ async fn gets_by(nats: PathBuf) {
     }
     let audited = run_as(&world, "reader", "auditor", &["audit", "--full"]).await;
     assert_eq!((audited.code, audited.out.lines().last()), (Some(0), Some("balanced")), "{audited:?}");
+    let looked = run_as(&world, "reader", "auditor", &["status", "--json"]).await;
+    assert_eq!(looked.code, Some(0), "{looked:?}");
+    let looked: Value = serde_json::from_str(&looked.out).unwrap();
+    assert!(looked["shards"][0]["backlog"] == 0 && looked["shards"][0]["leader"].is_string(), "{looked}");
     replay(&world).await;
     subscribe(&world).await;
     attack(&world, listeners).await;

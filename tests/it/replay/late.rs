@@ -58,7 +58,7 @@ async fn what_is_on_its_way_when_a_run_is_cancelled_is_refused() {
         let sent = context.publish_with_headers(subject, headers, message.payload.clone()).await;
         sent.unwrap().await.unwrap();
     }
-    let cancelled = world.coupon(&["replay", "--cancel", "unwanted"]).await;
+    let cancelled = world.coupon(&["replay", "--cancel", "unwanted", "--yes"]).await;
     assert_eq!(cancelled.code, Some(0), "{cancelled:?}");
     assert!(cancelled.out.contains("20 messages are removed"), "{cancelled:?}");
     world.assert_late(&messages[20..]).await;

@@ -218,7 +218,7 @@ async fn a_replay_reaches_who_asked_for_it_and_disturbs_nobody() {
     let before = world.traces_beside_replays().await;
     replay(&world, "mine", &["--all"]).await;
     replay(&world, "yours", &["--all"]).await;
-    assert_eq!(world.coupon(&["replay", "--cancel", "yours"]).await.code, Some(0));
+    assert_eq!(world.coupon(&["replay", "--cancel", "yours", "--yes"]).await.code, Some(0));
 
     for event in &events {
         let message = timeout(SOON, named.next()).await.expect("a replayed event").unwrap();

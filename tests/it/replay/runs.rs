@@ -54,7 +54,7 @@ impl World {
         let finished = self.coupon(&["replay", "--list", "--json"]).await;
         assert_eq!(finished.code, Some(0), "{finished:?}");
         let list: Value = serde_json::from_str(&finished.out).unwrap();
-        let runs = list["runs"].as_array().unwrap();
+        let runs = list["items"].as_array().unwrap();
         runs.iter().find(|listed| listed["run"] == run).unwrap_or_else(|| panic!("{list}")).clone()
     }
 
@@ -206,7 +206,7 @@ async fn a_run_that_is_cancelled_stops_by_itself_and_is_gone() {
     running.finished().await;
     let running = world.start_coupon(&["replay", "--resume", "unwanted", "--rate", "1"]);
     wait_until("it is at work", SOON, async || world.listed("unwanted").await["state"] == "running").await;
-    let cancelled = world.coupon(&["replay", "--cancel", "unwanted", "--json"]).await;
+    let cancelled = world.coupon(&["replay", "--cancel", "unwanted", "--yes", "--json"]).await;
     assert_eq!(cancelled.code, Some(0), "{cancelled:?}");
     assert_refused(&running.finished().await, 3, &["unwanted was cancelled"]);
 
@@ -220,11 +220,11 @@ async fn a_run_that_is_cancelled_stops_by_itself_and_is_gone() {
     world.assert_whole("other", &events).await;
     // What is done can be cancelled too, and more than once; and others go on behind it.
     for removed in [events.len(), 0] {
-        let cancelled = world.coupon(&["replay", "--cancel", "other", "--json"]).await;
+        let cancelled = world.coupon(&["replay", "--cancel", "other", "--yes", "--json"]).await;
         let said: Value = serde_json::from_str(&cancelled.out).unwrap();
         assert_eq!(said, json!({ "run": "other", "state": "cancelled", "removed": removed }));
     }
-    assert_refused(&world.coupon(&["replay", "--cancel", "unknown"]).await, 1, &["no run unknown"]);
+    assert_refused(&world.coupon(&["replay", "--cancel", "unknown", "--yes"]).await, 1, &["no run unknown"]);
     replay(&world, "next", &["--all"]).await;
     world.assert_whole("next", &events).await;
     world.close().await;

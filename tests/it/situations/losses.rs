@@ -181,7 +181,7 @@ pub(super) async fn a_restored_database_needs_an_epoch(nats: Nats) {
     let begun = world.begin_epoch().await;
     assert_eq!((&begun["first_position"], &begun["first_sequence"]), (&json!(known + 1), &json!(known + 51)));
     assert_eq!((&begun["left"], &begun["lost"]), (&json!(50), &json!(0)));
-    let again = world.coupon(&["relay", "epoch", "new"]).await;
+    let again = world.coupon(&["relay", "epoch", "new", "--yes"]).await;
     assert_eq!(again.code, Some(1), "{again:?}");
 
     // He has what the database no longer knows, and then everything that it does, each once.

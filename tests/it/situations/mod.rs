@@ -82,7 +82,7 @@ impl World {
     }
 
     pub(crate) async fn begin_epoch(&self) -> Value {
-        let begun = self.coupon(&["relay", "epoch", "new", "--json"]).await;
+        let begun = self.coupon(&["relay", "epoch", "new", "--yes", "--json"]).await;
         assert_eq!(begun.code, Some(0), "{begun:?}");
         serde_json::from_str(&begun.out).unwrap()
     }

@@ -4,7 +4,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
-use tokio::io::AsyncReadExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
@@ -30,11 +30,33 @@ pub(crate) async fn coupon(arguments: &[&str], environment: &[(&'static str, Str
     start(arguments, environment).finished().await
 }
 
+/// The same, with this text on standard input.
+pub(crate) async fn coupon_fed(
+    arguments: &[&str],
+    environment: &[(&'static str, String)],
+    text: &str,
+) -> Finished {
+    let mut running = start_with(arguments, environment, Stdio::piped());
+    let mut input = running.child.stdin.take().unwrap();
+    // Nobody reads on where it ends before.
+    let ((), finished) = tokio::join!(
+        async move {
+            let _ = input.write_all(text.as_bytes()).await;
+        },
+        running.finished()
+    );
+    finished
+}
+
 /// Starts it, and does not wait.
 pub(crate) fn start(arguments: &[&str], environment: &[(&'static str, String)]) -> Running {
+    start_with(arguments, environment, Stdio::null())
+}
+
+fn start_with(arguments: &[&str], environment: &[(&'static str, String)], input: Stdio) -> Running {
     let mut command = Command::new(env!("CARGO_BIN_EXE_coupon"));
     command.args(arguments).env_clear().envs(environment.iter().map(|(name, value)| (name, value)));
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    command.stdin(input).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     Running { child: command.spawn().unwrap(), heard: Vec::new() }
 }
 

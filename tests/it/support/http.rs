@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
 use hyper::client::conn::http1;
-use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
+use hyper::header::{AUTHORIZATION, HOST, HeaderValue};
 use hyper::{HeaderMap, Method, Request};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
@@ -37,7 +37,8 @@ pub(crate) struct Answer {
 
 impl Http {
     pub(crate) fn new(address: SocketAddr) -> Self {
-        Self { address, token: Some(TOKEN.to_owned()), headers: Vec::new() }
+        let headers = vec![("content-type", "application/json")];
+        Self { address, token: Some(TOKEN.to_owned()), headers }
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
@@ -53,6 +54,12 @@ impl Http {
     pub(crate) fn with(&self, header: &'static str, value: &'static str) -> Self {
         let headers = [&*self.headers, &[(header, value)]].concat();
         Self { headers, ..self.clone() }
+    }
+
+    /// The same API, asked with a header in place of the one that it would be asked with.
+    pub(crate) fn instead(&self, header: &'static str, value: &'static str) -> Self {
+        let headers = self.headers.iter().filter(|(name, _)| *name != header).copied();
+        Self { headers: headers.chain([(header, value)]).collect(), ..self.clone() }
     }
 
     pub(crate) async fn get(&self, path: &str) -> Answer {
@@ -79,16 +86,12 @@ impl Http {
 
     /// On a connection of its own, so that no test depends on the fate of another's.
     async fn try_send(&self, method: Method, path: &str, body: impl Into<Bytes>) -> Option<Answer> {
-        let mut request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header(HOST, self.address.to_string())
-            .header(CONTENT_TYPE, "application/json");
+        let mut request = Request::builder().method(method).uri(path).header(HOST, self.address.to_string());
         if let Some(token) = &self.token {
             request = request.header(AUTHORIZATION, format!("Bearer {token}"));
         }
         for (name, value) in &self.headers {
-            request = request.header(*name, *value);
+            request = request.header(*name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
         }
         let request = request.body(Full::new(body.into())).unwrap();
         timeout(LIMIT, self.exchange(request)).await.ok()?.ok()

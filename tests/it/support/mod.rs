@@ -16,6 +16,7 @@ mod seed;
 mod socket;
 pub(crate) mod subscriber;
 mod template;
+mod terminal;
 mod wait;
 
 use std::collections::HashSet;
@@ -39,7 +40,7 @@ use uuid::Uuid;
 pub(crate) use campaigns::{draft, in_seconds};
 pub(crate) use clock::Clock;
 pub(crate) use cluster::RedisCluster;
-pub(crate) use command::{Finished, Running, coupon, start as start_command};
+pub(crate) use command::{Finished, Running, coupon, coupon_fed, start as start_command};
 pub(crate) use fault::{Fault, owns};
 pub(crate) use http::{Answer, Http};
 pub(crate) use mutation::mutated;
@@ -49,6 +50,7 @@ pub(crate) use process::Process;
 pub(crate) use proxy::{Hop, Line, Proxy};
 pub(crate) use seed::seeded;
 pub(crate) use socket::Socket;
+pub(crate) use terminal::Terminal;
 pub(crate) use wait::{wait_for, wait_until};
 
 pub(crate) const TOKEN: &str = "a-token-for-tests-only";
@@ -189,7 +191,12 @@ impl World {
         command::start(arguments, &self.command_environment())
     }
 
-    fn command_environment(&self) -> Vec<(&'static str, String)> {
+    /// Starts `coupon` in the same way at a terminal.
+    pub(crate) fn at_terminal(&self, arguments: &[&str]) -> Terminal {
+        Terminal::start(arguments, &self.command_environment())
+    }
+
+    pub(crate) fn command_environment(&self) -> Vec<(&'static str, String)> {
         let mut environment = self.environment();
         let api = self.processes.iter().find(|process| process.serves());
         environment.extend(api.map(|process| ("HTTP_ADDR", process.address.to_string())));
