@@ -173,7 +173,7 @@ fn roots_of(authorities: &Authorities) -> RootCertStore {
 }
 
 /// The certificate authorities of `SSL_CERT_FILE` and `SSL_CERT_DIR` or, if neither is set, of the system.
-fn certificate_authorities() -> anyhow::Result<RootCertStore> {
+pub(crate) fn certificate_authorities() -> anyhow::Result<RootCertStore> {
     let read = rustls_native_certs::load_native_certs();
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(read.certs);

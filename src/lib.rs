@@ -15,7 +15,7 @@
 //! * [`audit`]: the balance sheet over all of them, at once, in full, or continuously.
 //! * [`doctor`]: whether the servers are as all of this needs them.
 //!
-//! What holds it together: [`cli`] (the commands), [`config`], [`schema`], [`deployment`] (whose a database is), [`connections`], [`app`] (plays the
+//! What holds it together: [`cli`] (the commands), [`config`], [`jwk`] (keys of tokens), [`schema`], [`deployment`] (whose a database is), [`connections`], [`app`] (plays the
 //! roles of a process), [`client`] (the API from a shell), [`progress`] (a bar), and for the demo and the tests
 //! [`servers`] (private Postgres, Redis and NATS), [`rush`] (many users at once) and [`failpoint`].
 
@@ -40,6 +40,7 @@ pub mod identity;
 pub mod ids;
 pub mod issue;
 pub mod json;
+pub mod jwk;
 mod lookup;
 pub mod money;
 pub mod page;

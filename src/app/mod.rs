@@ -4,6 +4,9 @@ mod doors;
 mod issuing;
 
 use std::collections::BTreeSet;
+use std::convert::Infallible;
+use std::future::pending;
+use std::pin::pin;
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -25,6 +28,7 @@ use crate::health::{Health, Watch};
 use crate::http::Api;
 use crate::http::server::{self, Threads};
 use crate::identity::authenticator::Authenticator;
+use crate::identity::jwt::UserTokens;
 use crate::identity::reader;
 use crate::identity::tokens::Tokens;
 use crate::pool::Pool;
@@ -112,7 +116,7 @@ fn start_roles(
         verdict
     });
     let watch = Watch::new(monitor, (nats, outlet), config.shards, relays, metrics);
-    (background, Health { watch, issuer: None, tokens: None, verdict })
+    (background, Health { watch, issuer: None, tokens: None, users: None, verdict })
 }
 
 /// Serves the API until it is to stop; then lets requests, writers and the gate finish, in this order.
@@ -127,25 +131,49 @@ async fn serve_api(
     let (issuer, mut issuing) = Issuing::start(config, connections, wakes);
     let admin_token = config.admin_token.clone();
     if admin_token.is_none() {
-        tracing::warn!("there is no ADMIN_TOKEN: /v1 takes API tokens alone");
+        tracing::warn!("there is no ADMIN_TOKEN: /v1 takes API tokens and tokens of end users alone");
     }
+    let users = config.users.as_ref().map(|users| Arc::new(UserTokens::new(users)));
     let (tokens, token_pool) = (Arc::new(Tokens::default()), health.watch.pool.clone());
     // So that the first request finds them. A failure is logged when they are read again, which is at once.
-    drop(reader::read(&tokens, &token_pool).await);
-    let health = Arc::new(Health { issuer: Some(issuer.clone()), tokens: Some(tokens.clone()), ..health });
+    let mut fetching = pin!(fetch_keys(users.as_deref()));
+    let known = async { tokio::join!(reader::read(&tokens, &token_pool), first_keys(users.as_deref())) };
+    tokio::select! {
+        never = &mut fetching => match never {},
+        (read, ()) = known => drop(read),
+    }
+    let (seen_tokens, seen_users) = (Some(tokens.clone()), users.clone());
+    let health =
+        Arc::new(Health { issuer: Some(issuer.clone()), tokens: seen_tokens, users: seen_users, ..health });
     let api = Api {
         campaigns: Campaigns::new(pool.clone(), config.shards, issuer.clone()),
         coupons: Coupons::new(pool.clone()),
         wallets: Wallets::new(pool.clone()),
         issuer,
-        authenticator: Authenticator::new(admin_token, tokens.clone()),
+        authenticator: Authenticator::new(admin_token, tokens.clone(), users.clone()),
     };
     tokio::select! {
         () = doors.serve(Some(api), &health, stop) => {}
         never = reader::run(tokens, token_pool) => match never {},
+        never = fetching => match never {},
         () = issuing.upkeep_ended() => {}
     }
     // The routes are gone, and with this the last that could ask.
     drop(health);
     issuing.drain().await;
+}
+
+/// Keeps the keys of end users up to date.
+async fn fetch_keys(users: Option<&UserTokens>) -> Infallible {
+    match users {
+        Some(users) => users.run().await,
+        None => pending().await,
+    }
+}
+
+/// Waits for the first fetch of the keys of end users, 2 s at most.
+async fn first_keys(users: Option<&UserTokens>) {
+    if let Some(users) = users {
+        users.renewed().await;
+    }
 }

@@ -10,11 +10,15 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 
 use super::url::Secret;
+use crate::jwk::KeySet;
 
 /// Bytes of a file of certificates, at most: several times those that a system trusts.
 const AUTHORITIES_BYTES_MAX: u64 = 1 << 20;
 /// Bytes of a file of credentials, at most: a token of some kilobytes, and a key.
 const CREDENTIALS_BYTES_MAX: u64 = 1 << 16;
+
+/// Bytes of a file of public keys, at most: hundreds of times what an issuer has.
+const KEYS_BYTES_MAX: u64 = 1 << 20;
 
 /// Certificate authorities to trust in place of the system's.
 #[derive(Clone, PartialEq, Eq)]
@@ -68,6 +72,12 @@ pub(super) fn credentials(path: &str) -> Result<Secret, String> {
         Ok(_) => Ok(text.into()),
         Err(error) => Err(format!("names {path}, which holds no credentials of NATS: {error}")),
     }
+}
+
+/// Reads a file of public keys: a JWKS, or one key in PEM.
+pub(super) fn keys(path: &str) -> Result<KeySet, String> {
+    let text = contents(path, KEYS_BYTES_MAX)?;
+    KeySet::parse(&text).map_err(|problem| format!("names {path}, which {problem}"))
 }
 
 pub(super) fn contents(path: &str, bytes_max: u64) -> Result<Vec<u8>, String> {

@@ -4,6 +4,7 @@ mod access;
 mod files;
 mod reader;
 mod url;
+mod users;
 mod variable;
 
 use std::net::SocketAddr;
@@ -20,10 +21,12 @@ pub use self::files::Authorities;
 use self::files::credentials;
 use self::reader::Reader;
 pub use self::url::{Secret, ServerUrl, ServerUrls, login};
+pub use self::users::{EndUsers, KeySource};
 pub use self::variable::{
     ADMIN_TOKEN, BATCH_ROWS, COUPON_CA, COUPON_TOKEN, COUPON_URL, DATABASE_URL, DEPLOYMENT, FIRST_DEPLOYMENT,
-    HTTP_ADDR, LOG_FORMAT, MONITOR_ADDR, NATS_CA, NATS_CREDENTIALS, NATS_REPLICAS, NATS_URL,
-    OUTBOX_RETENTION_DAYS, REDIS_CA, REDIS_URL, RUST_LOG, SHARDS, VARIABLES, Variable,
+    HTTP_ADDR, JWT_AUDIENCE, JWT_CA, JWT_ISSUER, JWT_KEYS, JWT_SECRET, LOG_FORMAT, MONITOR_ADDR, NATS_CA,
+    NATS_CREDENTIALS, NATS_REPLICAS, NATS_URL, OUTBOX_RETENTION_DAYS, REDIS_CA, REDIS_URL, RUST_LOG, SHARDS,
+    VARIABLES, Variable,
 };
 
 /// The largest number of claims in one transaction.
@@ -87,6 +90,8 @@ pub struct Config {
     pub listens_without_api: bool,
     /// Without it every request to `/v1` is answered 401.
     pub admin_token: Option<Secret>,
+    /// Without it no token of an end user is accepted.
+    pub users: Option<EndUsers>,
     /// Fixed by the first migration.
     pub shards: i16,
     /// The deployment that the database must belong to; fixed by the first migration.
@@ -167,6 +172,7 @@ impl Config {
             None => Some(None),
         };
         let admin_token = reader.token(ADMIN_TOKEN);
+        let users = reader.end_users();
         let retention_days = retention_days?;
         Some(Self {
             database: database?,
@@ -179,6 +185,7 @@ impl Config {
             monitor: monitor?,
             listens_without_api: (reader.lookup)(HTTP_ADDR.name).is_some(),
             admin_token: admin_token?,
+            users: users?,
             shards: shards?,
             deployment: deployment?,
             replicas: replicas?,

@@ -139,7 +139,7 @@ impl<L: Fn(&str) -> Option<String>> Reader<L> {
         }
     }
 
-    fn noted<T>(&mut self, variable: Variable, parsed: Result<T, String>) -> Option<T> {
+    pub(super) fn noted<T>(&mut self, variable: Variable, parsed: Result<T, String>) -> Option<T> {
         parsed.map_err(|problem| self.problems.push(format!("{} {problem}", variable.name))).ok()
     }
 }

@@ -65,7 +65,32 @@ pub const MONITOR_ADDR: Variable = Variable {
 pub const ADMIN_TOKEN: Variable = Variable {
     name: "ADMIN_TOKEN",
     default: None,
-    about: "bearer token with all rights, at least 16 visible ASCII characters; without it /v1 takes API tokens alone",
+    about: "bearer token with all rights, at least 16 visible ASCII characters; without it /v1 takes other tokens alone",
+};
+pub const JWT_KEYS: Variable = Variable {
+    name: "JWT_KEYS",
+    default: None,
+    about: "keys that verify tokens of end users: file of a JWKS or of a public key (PEM), or https:// URL of a JWKS",
+};
+pub const JWT_SECRET: Variable = Variable {
+    name: "JWT_SECRET",
+    default: None,
+    about: "secret that verifies tokens of end users with HS256, at least 32 bytes",
+};
+pub const JWT_ISSUER: Variable = Variable {
+    name: "JWT_ISSUER",
+    default: None,
+    about: "`iss` of every token of an end user; needed with JWT_KEYS or JWT_SECRET",
+};
+pub const JWT_AUDIENCE: Variable = Variable {
+    name: "JWT_AUDIENCE",
+    default: None,
+    about: "`aud` of every token of an end user, or one of several; needed with JWT_KEYS or JWT_SECRET",
+};
+pub const JWT_CA: Variable = Variable {
+    name: "JWT_CA",
+    default: None,
+    about: "PEM file of the certificate authorities to trust for the URL in JWT_KEYS in place of the system's",
 };
 pub const COUPON_URL: Variable = Variable {
     name: "COUPON_URL",
@@ -124,7 +149,7 @@ const SSL_CERT_FILE: Variable = Variable {
 };
 
 /// Every variable that a command reads, in the order of `coupon --help`.
-pub const VARIABLES: [Variable; 20] = [
+pub const VARIABLES: [Variable; 25] = [
     DATABASE_URL,
     REDIS_URL,
     REDIS_CA,
@@ -134,6 +159,11 @@ pub const VARIABLES: [Variable; 20] = [
     HTTP_ADDR,
     MONITOR_ADDR,
     ADMIN_TOKEN,
+    JWT_KEYS,
+    JWT_SECRET,
+    JWT_ISSUER,
+    JWT_AUDIENCE,
+    JWT_CA,
     COUPON_URL,
     COUPON_TOKEN,
     COUPON_CA,

@@ -7,6 +7,7 @@ mod nats;
 mod postgres;
 mod redis;
 mod shards;
+mod tokens;
 
 use std::fmt::Display;
 use std::time::Duration;

@@ -7,7 +7,8 @@ use sqlx::{ConnectOptions as _, FromRow, PgConnection};
 use tokio::time::timeout;
 
 use super::clock;
-use super::finding::Finding;
+use super::finding::{Finding, Health};
+use super::tokens;
 use crate::config::Config;
 use crate::connections::{self, CONNECT_TIMEOUT, MONITOR_CONNECTIONS, POOL_CONNECTIONS};
 use crate::schema::{self, SchemaError};
@@ -73,7 +74,13 @@ pub(super) async fn examine(config: &Config, open_max: Duration) -> anyhow::Resu
     let settings: Settings =
         sqlx::query_as(SETTINGS).fetch_one(&mut connection).await.context("read the settings")?;
     let mut findings = of_settings(&settings, config.shards);
-    findings.push(schema(&mut connection, config).await);
+    let schema = schema(&mut connection, config).await;
+    // Only this schema is sure to have the tokens.
+    let fits = schema.health == Health::Ok;
+    findings.push(schema);
+    if fits {
+        findings.extend(tokens::examine(&mut connection).await);
+    }
     findings.push(transactions(&mut connection, open_max).await?);
     let time = sqlx::query_scalar("SELECT clock_timestamp()").fetch_one(&mut connection);
     findings.push(clock::compare(POSTGRES, time).await.context("read the clock")?);

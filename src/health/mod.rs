@@ -15,11 +15,14 @@ use tokio::sync::watch;
 
 pub use self::sample::Watch;
 use crate::audit::AuditRound;
+use crate::identity::jwt::UserTokens;
 use crate::identity::tokens::Tokens;
 use crate::issue::Issuer;
 
 /// API tokens are read every 2 s. After this time without a read a process tells it.
 const TOKENS_PATIENCE: Duration = Duration::from_secs(10);
+/// The keys of end users are fetched every 10 minutes. After this time without a fetch a process tells it.
+const KEYS_PATIENCE: Duration = Duration::from_secs(15 * 60);
 
 /// What there is to watch in this process.
 #[derive(Debug)]
@@ -29,6 +32,8 @@ pub struct Health {
     pub issuer: Option<Arc<Issuer>>,
     /// Nothing in a process without the API.
     pub tokens: Option<Arc<Tokens>>,
+    /// Nothing in a process without the API, and where end users have no access.
+    pub users: Option<Arc<UserTokens>>,
     /// The verdicts of the auditor; nothing in a process without the projections.
     pub verdict: Option<watch::Receiver<Option<AuditRound>>>,
 }
@@ -97,6 +102,7 @@ impl Health {
         }
         stalled.extend(issuer.map(Issuer::gate_nodes_away).unwrap_or_default());
         stalled.extend(self.tokens.as_deref().filter(|_| postgres).and_then(unread));
+        stalled.extend(self.users.as_deref().and_then(unfetched));
         halted.sort_unstable();
         halted.dedup();
         let serves = postgres && redis && (nats || !zoo::has("unready-without-nats"));
@@ -126,6 +132,14 @@ impl Health {
             registry.register_with_unit(
                 "api_tokens_read_age",
                 "Since the last read of the API tokens began",
+                Unit::Seconds,
+                gauge(i64::try_from(age.as_secs()).unwrap_or(i64::MAX)),
+            );
+        }
+        if let Some(age) = self.users.as_deref().and_then(UserTokens::age) {
+            registry.register_with_unit(
+                "jwt_keys_read_age",
+                "Since the keys of end users were last fetched from the URL in JWT_KEYS",
                 Unit::Seconds,
                 gauge(i64::try_from(age.as_secs()).unwrap_or(i64::MAX)),
             );
@@ -186,6 +200,17 @@ fn unread(tokens: &Tokens) -> Option<String> {
         Some(age) if age < TOKENS_PATIENCE => None,
         Some(age) => Some(format!("API tokens were last read {} s ago", age.as_secs())),
         None => Some("API tokens were never read".to_owned()),
+    }
+}
+
+/// That the keys of end users cannot be fetched.
+fn unfetched(users: &UserTokens) -> Option<String> {
+    match users.age() {
+        Some(age) if age >= KEYS_PATIENCE => {
+            Some(format!("the keys in JWT_KEYS were last fetched {} s ago", age.as_secs()))
+        }
+        None if users.lacks_keys() => Some("the keys in JWT_KEYS were never fetched".to_owned()),
+        Some(_) | None => None,
     }
 }
 

@@ -1,18 +1,19 @@
 //! The caller of a route, and whether they may use it: decided here and nowhere else.
 
 use axum::extract::FromRequestParts;
-use axum::http::HeaderMap;
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
+use axum::http::{Extensions, HeaderMap};
+use outbox_relay::zoo;
 
 use super::problem::Problem;
 use super::request_id;
-use super::route::Access;
+use super::route::{Access, ForUsers, Route};
 use crate::cause::{Cause, IdempotencyKey, RequestId, Traceparent};
 use crate::config::Secret;
-use crate::identity::Scopes;
-use crate::identity::authenticator::{Authenticator, Judgement, is_admin_token};
-use crate::ids::FieldProblem;
+use crate::identity::authenticator::{Authenticator, Judgement, News, is_admin_token};
+use crate::identity::{Principal, Scopes};
+use crate::ids::{FieldProblem, UserId};
 
 /// A caller whose credentials are valid. A handler of a route that needs a right may extract it.
 #[derive(Clone, Debug)]
@@ -25,9 +26,8 @@ pub(super) struct Caller {
 impl<S: Send + Sync> FromRequestParts<S> for Caller {
     type Rejection = Problem;
 
-    /// Takes the caller that the guard of the route has let through.
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
-        parts.extensions.remove().ok_or_else(Problem::unauthorized)
+        Self::take(&mut parts.extensions)
     }
 }
 
@@ -35,8 +35,8 @@ impl<S: Send + Sync> FromRequestParts<S> for Caller {
 #[derive(Debug)]
 pub(super) enum Stopped {
     Refused(Problem),
-    /// Its API token is not known yet: [`Authenticator::news`] waits until it could be.
-    Unknown,
+    /// Its token is not known yet: [`Authenticator::news`] waits until it could be.
+    Unknown(News),
 }
 
 /// The caller of a request, if the route needs one. Without an authenticator nobody has a right.
@@ -45,26 +45,44 @@ pub(super) enum Stopped {
 /// `unauthorized` without a valid token, `forbidden` without the right, `credentials-unavailable` if the token cannot be
 /// judged; [`Stopped::Unknown`] if it may be valid in a moment.
 pub(super) fn check(
-    access: Access,
+    route: &Route,
     headers: &HeaderMap,
     authenticator: Option<&Authenticator>,
 ) -> Result<Option<Caller>, Stopped> {
-    match access {
+    match route.access {
         Access::Public => Ok(None),
-        Access::Needs(scopes) => {
+        Access::Needs(scopes, users) => {
             let caller = Caller::identify(headers, authenticator)?;
-            caller.with_right(scopes).map(Some).map_err(Stopped::Refused)
+            caller.with_right(scopes, users).map(Some).map_err(Stopped::Refused)
         }
     }
 }
 
 impl Caller {
+    /// Takes the caller that the guard of the route has let through.
+    pub(super) fn take(extensions: &mut Extensions) -> Result<Self, Problem> {
+        extensions.remove().ok_or_else(Problem::unauthorized)
+    }
+
+    /// The end user, if the caller is one.
+    pub(super) fn end_user(&self) -> Option<&UserId> {
+        match &self.cause.principal {
+            Principal::User(user) => Some(user),
+            Principal::Administrator | Principal::Token(_) => None,
+        }
+    }
+
+    /// Whether the caller may see what belongs to a user: end users see what is theirs, all others see everything.
+    pub(super) fn sees(&self, owner: &UserId) -> bool {
+        self.end_user().is_none_or(|user| user == owner || zoo::has("coupons-of-others-are-shown"))
+    }
+
     fn identify(headers: &HeaderMap, authenticator: Option<&Authenticator>) -> Result<Self, Stopped> {
         let bearer = headers.get(AUTHORIZATION).and_then(|value| bearer(value.as_bytes()));
         let judgement = bearer.zip(authenticator).map(|(bearer, authenticator)| authenticator.judge(bearer));
         let (principal, scopes) = match judgement {
             Some(Judgement::Valid(principal, scopes)) => (principal, scopes),
-            Some(Judgement::Unknown) => return Err(Stopped::Unknown),
+            Some(Judgement::Unknown(news)) => return Err(Stopped::Unknown(news)),
             Some(Judgement::Unavailable) => return Err(Stopped::Refused(Problem::credentials_unavailable())),
             Some(Judgement::Invalid) | None => return Err(Stopped::Refused(Problem::unauthorized())),
         };
@@ -73,8 +91,12 @@ impl Caller {
         Ok(Self { scopes, cause: Cause { request_id, traceparent: traceparent(headers), principal, key } })
     }
 
-    fn with_right(self, any_of: Scopes) -> Result<Self, Problem> {
-        if self.scopes.meets(any_of) { Ok(self) } else { Err(Problem::forbidden()) }
+    fn with_right(self, any_of: Scopes, users: ForUsers) -> Result<Self, Problem> {
+        let has_right = match self.end_user() {
+            Some(_) => users == ForUsers::TheirOwn,
+            None => self.scopes.meets(any_of),
+        };
+        if has_right { Ok(self) } else { Err(Problem::forbidden()) }
     }
 }
 
@@ -117,13 +139,14 @@ mod tests {
 
     use super::super::problem_kind::ProblemKind;
     use super::*;
+    use crate::identity::Scope;
     use crate::identity::tokens::Tokens;
-    use crate::identity::{Principal, Scope};
+    use crate::ids::ExternalIdError;
 
     #[test]
     fn a_request_is_the_cause_of_what_follows() {
         let token = Secret::from("0123456789abcdef".to_owned());
-        let authenticator = Authenticator::new(Some(token), Arc::new(Tokens::default()));
+        let authenticator = Authenticator::new(Some(token), Arc::new(Tokens::default()), None);
         let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
         let cause = |traceparent: &'static str, key: &'static str| {
             let mut headers = HeaderMap::new();
@@ -152,17 +175,28 @@ mod tests {
     }
 
     #[test]
-    fn a_caller_without_the_right_is_refused() {
+    fn a_caller_without_the_right_is_refused() -> Result<(), ExternalIdError> {
         let principal = Principal::Administrator;
         let cause = Cause { request_id: None, traceparent: None, principal, key: None };
         let caller = Caller { scopes: Scopes::NONE.with(Scope::Read), cause };
         let needs = |scopes: &[Scope]| scopes.iter().copied().collect::<Scopes>();
-        assert!(caller.clone().with_right(needs(&[Scope::Read])).is_ok());
-        assert!(caller.clone().with_right(needs(&[Scope::Issue, Scope::Read])).is_ok());
+        let passes = |caller: &Caller, scopes, users| caller.clone().with_right(needs(scopes), users);
+        assert!(passes(&caller, &[Scope::Read], ForUsers::Nothing).is_ok());
+        assert!(passes(&caller, &[Scope::Issue, Scope::Read], ForUsers::Nothing).is_ok());
         for scopes in [&[Scope::Campaign][..], &[Scope::Issue, Scope::Redeem], &[Scope::Settle]] {
-            let refused =
-                caller.clone().with_right(needs(scopes)).map(|_| ()).map_err(|problem| problem.kind());
+            let refused = passes(&caller, scopes, ForUsers::TheirOwn).map(|_| ());
+            let refused = refused.map_err(|problem| problem.kind());
             assert_eq!(refused, Err(ProblemKind::Forbidden), "{scopes:?}");
         }
+        let principal = Principal::User(UserId::parse("alice")?);
+        let user = Caller {
+            scopes: Scopes::NONE,
+            cause: Cause { request_id: None, traceparent: None, principal, key: None },
+        };
+        assert!(passes(&user, &[Scope::Issue], ForUsers::TheirOwn).is_ok());
+        assert!(passes(&user, &[Scope::Issue], ForUsers::Nothing).is_err());
+        assert!(user.sees(&UserId::parse("alice")?) && !user.sees(&UserId::parse("bob")?));
+        assert!(caller.sees(&UserId::parse("bob")?));
+        Ok(())
     }
 }

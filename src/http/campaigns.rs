@@ -78,10 +78,17 @@ impl FromStr for States {
     }
 }
 
-/// `GET /v1/campaigns/{id}`
-pub(super) async fn show(State(api): State<Arc<Api>>, Id(id): Id<CampaignId>, _: NoQuery) -> OneCampaign {
+/// `GET /v1/campaigns/{id}`. To an end user a draft does not exist.
+pub(super) async fn show(
+    State(api): State<Arc<Api>>,
+    caller: Caller,
+    Id(id): Id<CampaignId>,
+    _: NoQuery,
+) -> OneCampaign {
     let found = api.campaigns.show(id).await.map_err(|error| Problem::storage(error, NOTHING_CHANGED))?;
-    found.map(Answer::Ok).ok_or_else(Problem::no_campaign)
+    let sees_drafts = caller.end_user().is_none();
+    let seen = found.filter(|standing| sees_drafts || standing.campaign.state != campaign::State::Draft);
+    seen.map(Answer::Ok).ok_or_else(Problem::no_campaign)
 }
 
 /// `POST /v1/campaigns/{id}/open`

@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use axum::extract::State;
+use axum::extract::{FromRequest, Request, State};
 
 use super::answer::{Answer, recorded_created};
 use super::api::Api;
 use super::caller::Caller;
 use super::extract::{Id, JsonBody, NoQuery};
 use super::problem::Problem;
+use crate::cause::Cause;
 use crate::coupon::Coupon;
 use crate::ids::{CampaignId, FieldProblem, UserId};
 use crate::issue::{ClaimError, IssueError, Outcome};
@@ -35,15 +36,51 @@ pub fn claimant(body: &[u8]) -> Result<UserId, Rejected> {
     Err(Rejected { malformed, problems })
 }
 
+/// Whether an end user may send this body of a claim: it names the user, or nobody.
+///
+/// # Errors
+/// Names every field that is wrong.
+fn is_own(body: &[u8], user: &UserId) -> Result<bool, Rejected> {
+    let mut object = Object::read(body, ["user_id"])?;
+    let named = object.optional("user_id", user.as_str().to_owned());
+    let problems = object.into_problems();
+    if problems.is_empty() {
+        return Ok(named.is_some_and(|named| named == user.as_str()));
+    }
+    Err(Rejected { malformed: true, problems })
+}
+
+/// The user for whom a coupon is claimed.
+#[derive(Debug)]
+pub(super) struct Claimant {
+    user: UserId,
+    cause: Cause,
+}
+
+impl<S: Send + Sync> FromRequest<S> for Claimant {
+    type Rejection = Problem;
+
+    /// An end user claims for themselves: a body that names another user is refused before anything is asked about the
+    /// campaign. All other callers name the user.
+    async fn from_request(mut request: Request, state: &S) -> Result<Self, Problem> {
+        let caller = Caller::take(request.extensions_mut())?;
+        let JsonBody(body) = JsonBody::from_request(request, state).await?;
+        let user = match caller.end_user() {
+            Some(user) if is_own(&body, user)? => user.clone(),
+            Some(_) => return Err(Problem::forbidden()),
+            None => claimant(&body)?,
+        };
+        Ok(Self { user, cause: caller.cause })
+    }
+}
+
 /// `POST /v1/campaigns/{id}/coupons`
 pub(super) async fn claim(
     State(api): State<Arc<Api>>,
-    Caller { cause, .. }: Caller,
     Id(campaign): Id<CampaignId>,
     _: NoQuery,
-    JsonBody(body): JsonBody,
+    Claimant { user, cause }: Claimant,
 ) -> Result<Answer<Coupon>, Problem> {
-    let user = claimant(&body)?;
     match api.issuer.issue(campaign, user, cause).await? {
         Outcome::Issued(body) => Ok(Answer::Created { location: location(&body), body }),
         Outcome::AlreadyIssued(coupon) => Err(Problem::already_issued(&coupon)),

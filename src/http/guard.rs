@@ -19,7 +19,7 @@ use super::problem::{Failure, Problem};
 use super::request_id;
 use super::route::{Load, Route};
 use crate::cause::Traceparent;
-use crate::identity::authenticator::Authenticator;
+use crate::identity::authenticator::{Authenticator, News};
 
 /// Requests in progress of one [`Load`] that ask Postgres through the pool, at most; more are refused at once. They share
 /// the few connections of the pool, and a request behind this many still waits far less than the pool's
@@ -64,7 +64,7 @@ impl Guard {
     /// Lets a request through, which then holds a permit until it is answered.
     fn admit(&self, request: &mut Request) -> Result<Passage, Stopped> {
         let Self { route, guards } = self;
-        let caller = caller::check(route.access, request.headers(), guards.authenticator.as_ref())?;
+        let caller = caller::check(route, request.headers(), guards.authenticator.as_ref())?;
         let permits = match route.load {
             Load::Light | Load::Claims => None,
             Load::Admin => Some(&guards.admin_requests),
@@ -80,14 +80,14 @@ impl Guard {
         Ok(Passage { route, traceparent, request_id, _permit: permit })
     }
 
-    /// The same, once what was created before is known. Only a request with an unknown API token comes here.
-    async fn admit_later(&self, request: &mut Request) -> Result<Passage, Problem> {
+    /// The same, once the news is known. Only a request whose token is unknown comes here.
+    async fn admit_later(&self, request: &mut Request, news: News) -> Result<Passage, Problem> {
         if let Some(authenticator) = &self.guards.authenticator {
-            authenticator.news().await;
+            authenticator.news(news).await;
         }
         self.admit(request).map_err(|stopped| match stopped {
             Stopped::Refused(problem) => problem,
-            Stopped::Unknown => Problem::unauthorized(),
+            Stopped::Unknown(_) => Problem::unauthorized(),
         })
     }
 }
@@ -113,8 +113,8 @@ where
         match guard.admit(&mut request) {
             Ok(passage) => Either::Right(Either::Left(passage.answer(handler, request, state))),
             Err(Stopped::Refused(problem)) => Either::Left(ready(problem.into_response())),
-            Err(Stopped::Unknown) => Either::Right(Either::Right(Box::pin(async move {
-                match guard.admit_later(&mut request).await {
+            Err(Stopped::Unknown(news)) => Either::Right(Either::Right(Box::pin(async move {
+                match guard.admit_later(&mut request, news).await {
                     Ok(passage) => passage.answer(handler, request, state).await,
                     Err(problem) => problem.into_response(),
                 }

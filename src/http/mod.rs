@@ -28,7 +28,7 @@ pub mod server;
 
 pub use self::api::Api;
 pub use self::guard::POOL_REQUESTS_MAX;
-pub use self::route::{Access, Load, Route};
+pub use self::route::{Access, ForUsers, Load, Route};
 pub use self::routes::{router, routes};
 pub use self::starting::starting;
 

@@ -118,19 +118,20 @@ kinds! {
         retry: Useless,
     }
     Unauthorized: UNAUTHORIZED "unauthorized" "A valid bearer token is required" {
-        cause: "The request has no bearer token, or one that is not valid: neither the \
-                admin token nor a live API token.",
+        cause: "The request has no bearer token, or one that is not valid: neither the admin token, nor a live API token, \
+                nor a valid token of an end user.",
         advice: "Send a valid token in the header Authorization, after the word Bearer and a space.",
         retry: Useless,
     }
-    CredentialsUnavailable: SERVICE_UNAVAILABLE "credentials-unavailable" "API tokens cannot be checked right now" {
-        cause: "The service has not been able to read the API tokens from its database for a minute, and refuses all of \
-                them, because one may have been revoked.",
+    CredentialsUnavailable: SERVICE_UNAVAILABLE "credentials-unavailable" "Tokens cannot be checked right now" {
+        cause: "The service has not been able to read the API tokens from its database for a minute, or the keys of end \
+                users from their URL for a day, and refuses all tokens that need them, because one may have been revoked.",
         advice: "Retry after the time in Retry-After.",
         retry: Useful,
     }
     Forbidden: FORBIDDEN "forbidden" "The token does not give this right" {
-        cause: "The token is valid, but does not give the right that this route requires.",
+        cause: "The token is valid, but does not give the right that this route requires, or it is that of an end user who \
+                claims for somebody else.",
         advice: "Use a token that gives the right.",
         retry: Useless,
     }

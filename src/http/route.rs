@@ -21,8 +21,17 @@ pub struct Route {
 pub enum Access {
     /// Everybody, without a token.
     Public,
-    /// A caller with any of these rights.
-    Needs(Scopes),
+    /// A caller with any of these rights, or an end user if the route is for them.
+    Needs(Scopes, ForUsers),
+}
+
+/// What a route is to end users, who have no scopes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ForUsers {
+    /// They may not use it.
+    Nothing,
+    /// They may use it for themselves: the handler shows and changes what is theirs alone.
+    TheirOwn,
 }
 
 /// What bounds how many requests of a route are in progress in a process.

@@ -9,7 +9,7 @@ use axum::routing::{MethodFilter, MethodRouter, on};
 use super::api::Api;
 use super::guard::{Guard, Guards};
 use super::problem::Problem;
-use super::route::{Access, Load, Route};
+use super::route::{Access, ForUsers, Load, Route};
 use super::{campaigns, claim, coupons, probes, problem_pages, users};
 use crate::health::Health;
 use crate::identity::{Scope, Scopes};
@@ -30,13 +30,14 @@ enum Mount {
 
 macro_rules! table {
     ($($processes:ident {$(
-        $method:ident $path:literal $access:ident $(($($scope:ident)|+))? $load:ident $operation:ident $handler:path;
+        $method:ident $path:literal $access:ident $(($($scope:ident)|+; $users:ident))? $load:ident $operation:ident
+            $handler:path;
     )*})*) => {
         static TABLE: &[Row] = &[$($(Row {
             route: Route {
                 method: Method::$method,
                 path: $path,
-                access: Access::$access $((Scopes::NONE$(.with(Scope::$scope))+))?,
+                access: Access::$access $((Scopes::NONE$(.with(Scope::$scope))+, ForUsers::$users))?,
                 load: Load::$load,
                 operation: stringify!($operation),
             },
@@ -45,24 +46,24 @@ macro_rules! table {
     };
 }
 
-// Method, path, rights, load, id of the operation, handler.
+// Method, path, rights and what it is to end users, load, id of the operation, handler.
 table! {
     Everywhere {
-        GET  "/livez"                      Public                       Light  live              probes::live;
-        GET  "/readyz"                     Public                       Light  ready             probes::ready;
-        GET  "/metrics"                    Public                       Light  metrics           probes::metrics;
-        GET  "/problems"                   Public                       Light  listProblems      problem_pages::list;
-        GET  "/problems/{slug}"            Public                       Light  showProblem       problem_pages::show;
+        GET  "/livez"                       Public                                 Light  live              probes::live;
+        GET  "/readyz"                      Public                                 Light  ready             probes::ready;
+        GET  "/metrics"                     Public                                 Light  metrics           probes::metrics;
+        GET  "/problems"                    Public                                 Light  listProblems      problem_pages::list;
+        GET  "/problems/{slug}"             Public                                 Light  showProblem       problem_pages::show;
     }
     Api {
-        POST "/v1/campaigns"               Needs(Campaign)              Admin  createCampaign    campaigns::create;
-        GET  "/v1/campaigns"               Needs(Read|Campaign|Issue)   Admin  listCampaigns     campaigns::list;
-        GET  "/v1/campaigns/{id}"          Needs(Read|Campaign|Issue)   Reads  showCampaign      campaigns::show;
-        POST "/v1/campaigns/{id}/open"     Needs(Campaign)              Admin  openCampaign      campaigns::open;
-        POST "/v1/campaigns/{id}/close"    Needs(Campaign)              Admin  closeCampaign     campaigns::close;
-        POST "/v1/campaigns/{id}/coupons"  Needs(Issue)                 Claims claimCoupon       claim::claim;
-        GET  "/v1/coupons/{id}"            Needs(Read)                  Reads  showCoupon        coupons::show;
-        GET  "/v1/users/{user_id}/coupons" Needs(Read)                  Reads  listCouponsOfUser users::coupons;
+        POST "/v1/campaigns"                Needs(Campaign; Nothing)               Admin  createCampaign    campaigns::create;
+        GET  "/v1/campaigns"                Needs(Read|Campaign|Issue; Nothing)    Admin  listCampaigns     campaigns::list;
+        GET  "/v1/campaigns/{id}"           Needs(Read|Campaign|Issue; TheirOwn)   Reads  showCampaign      campaigns::show;
+        POST "/v1/campaigns/{id}/open"      Needs(Campaign; Nothing)               Admin  openCampaign      campaigns::open;
+        POST "/v1/campaigns/{id}/close"     Needs(Campaign; Nothing)               Admin  closeCampaign     campaigns::close;
+        POST "/v1/campaigns/{id}/coupons"   Needs(Issue; TheirOwn)                 Claims claimCoupon       claim::claim;
+        GET  "/v1/coupons/{id}"             Needs(Read; TheirOwn)                  Reads  showCoupon        coupons::show;
+        GET  "/v1/users/{user_id}/coupons"  Needs(Read; TheirOwn)                  Reads  listCouponsOfUser users::coupons;
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use subtle::ConstantTimeEq as _;
 use tokio::time::Instant;
 
+use super::jwt::{Refused, UserTokens};
 use super::secret::Presented;
 use super::tokens::{Found, Tokens};
 use super::{Principal, Scopes};
@@ -15,6 +16,8 @@ use crate::config::Secret;
 pub struct Authenticator {
     admin_token: Option<Secret>,
     tokens: Arc<Tokens>,
+    /// Nothing where end users have no access.
+    users: Option<Arc<UserTokens>>,
 }
 
 /// What a bearer token is.
@@ -24,42 +27,71 @@ pub enum Judgement {
     Valid(Principal, Scopes),
     /// None that will ever be valid.
     Invalid,
-    /// One that may have been created a moment ago: [`Authenticator::news`] waits until it is known.
-    Unknown,
-    /// An API token that cannot be judged, because the tokens were not read for a minute.
+    /// One that may be valid in a moment: [`Authenticator::news`] waits until it is known.
+    Unknown(News),
+    /// One that cannot be judged: the API tokens were not read for a minute, or the keys of end users not for a day.
     Unavailable,
 }
 
+/// What may make a token valid.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum News {
+    /// A read of the API tokens: this one may have been created a moment ago.
+    Tokens,
+    /// A fetch of the keys of end users: one may have been added a moment ago.
+    Keys,
+}
+
 impl Authenticator {
-    /// Without an admin token, API tokens alone are valid.
+    /// Without an admin token, API tokens and tokens of end users alone are valid; without `users`, no end user is.
     #[must_use]
-    pub fn new(admin_token: Option<Secret>, tokens: Arc<Tokens>) -> Self {
-        Self { admin_token, tokens }
+    pub fn new(admin_token: Option<Secret>, tokens: Arc<Tokens>, users: Option<Arc<UserTokens>>) -> Self {
+        Self { admin_token, tokens, users }
     }
 
-    /// Judges a token from memory, without an allocation. Text that is not that of an API token is compared with the
-    /// admin token.
+    /// Judges a token from memory, without an allocation unless it is that of an end user and was not verified before.
+    /// Text of three parts with dots between them is the token of an end user, unless it is the admin token.
     #[must_use]
     pub fn judge(&self, bearer: &[u8]) -> Judgement {
-        let Some(token) = Presented::parse(bearer) else {
-            return if is_admin_token(bearer, self.admin_token.as_ref()) {
-                Judgement::Valid(Principal::Administrator, Scopes::ALL)
-            } else {
-                Judgement::Invalid
+        if let Some(token) = Presented::parse(bearer) {
+            return match self.tokens.find(&token, Instant::now()) {
+                Found::Valid(id, scopes) => Judgement::Valid(Principal::Token(id), scopes),
+                Found::Unknown => Judgement::Unknown(News::Tokens),
+                Found::Stale => Judgement::Unavailable,
             };
-        };
-        match self.tokens.find(&token, Instant::now()) {
-            Found::Valid(id, scopes) => Judgement::Valid(Principal::Token(id), scopes),
-            Found::Unknown => Judgement::Unknown,
-            Found::Stale => Judgement::Unavailable,
+        }
+        if is_admin_token(bearer, self.admin_token.as_ref()) {
+            return Judgement::Valid(Principal::Administrator, Scopes::ALL);
+        }
+        match self.users.as_deref().zip(three_parts(bearer)) {
+            Some((users, token)) => judge_user(users, token),
+            None => Judgement::Invalid,
         }
     }
 
     /// Waits until what happened before this call is known, or could not be read in time; or returns at once if many
-    /// requests wait.
-    pub async fn news(&self) {
-        self.tokens.news().await;
+    /// requests wait, or if the keys of end users were fetched less than 30 s ago.
+    pub async fn news(&self, news: News) {
+        match (news, &self.users) {
+            (News::Tokens, _) => self.tokens.news().await,
+            (News::Keys, Some(users)) => users.renewed().await,
+            (News::Keys, None) => {}
+        }
     }
+}
+
+fn judge_user(users: &UserTokens, token: &str) -> Judgement {
+    match users.verify(token) {
+        Ok(user) => Judgement::Valid(Principal::User(user), Scopes::NONE),
+        Err(Refused::UnknownKey) => Judgement::Unknown(News::Keys),
+        Err(Refused::NoKeys | Refused::KeysTooOld) => Judgement::Unavailable,
+        Err(_) => Judgement::Invalid,
+    }
+}
+
+/// The text, if it has the form of a token of an end user.
+fn three_parts(bearer: &[u8]) -> Option<&str> {
+    str::from_utf8(bearer).ok().filter(|text| text.matches('.').count() == 2)
 }
 
 /// Whether a bearer token is the admin token: compared in constant time. Without an admin token none is.

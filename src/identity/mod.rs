@@ -1,9 +1,11 @@
 //! Identities of callers: the principal that a request speaks for, and the rights that it has.
 //!
-//! An [`Authenticator`](authenticator::Authenticator) judges the bearer token of a request from memory. [`reader`] reads the live API tokens into that
-//! memory, and [`registry`] is what operators change in Postgres.
+//! An [`Authenticator`](authenticator::Authenticator) judges the bearer token of a request from memory. [`reader`] reads
+//! the live API tokens into that memory, [`registry`] is what operators change in Postgres, and [`jwt`] verifies the
+//! tokens of end users.
 
 pub mod authenticator;
+pub mod jwt;
 pub mod reader;
 pub mod registry;
 mod scope;
@@ -13,7 +15,7 @@ pub mod tokens;
 use std::fmt::{self, Display, Formatter};
 
 pub use self::scope::{Scope, ScopeError, Scopes};
-use crate::ids::TokenId;
+use crate::ids::{TokenId, UserId};
 
 /// The party that a request speaks for, once its credentials are checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +24,8 @@ pub enum Principal {
     Administrator,
     /// The holder of an API token.
     Token(TokenId),
+    /// An end user. They have no scopes: they see and claim what is theirs.
+    User(UserId),
 }
 
 /// The name of the principal: no two have the same one.
@@ -30,6 +34,7 @@ impl Display for Principal {
         match self {
             Self::Administrator => f.write_str("administrator"),
             Self::Token(id) => write!(f, "token:{id}"),
+            Self::User(user) => write!(f, "user:{}", user.as_str()),
         }
     }
 }

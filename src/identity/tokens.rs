@@ -156,6 +156,7 @@ impl fmt::Debug for Live {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::future::join_all;
     use ring::error::Unspecified;
 
     use super::super::Scope;
@@ -163,6 +164,23 @@ mod tests {
     use super::*;
 
     const SECOND: Duration = Duration::from_secs(1);
+
+    /// The others wait as long as nothing is read.
+    #[tokio::test]
+    async fn of_65_requests_one_does_not_wait() {
+        let tokens = Tokens::default();
+        let waiting = join_all((0..WAITING_MAX).map(|_| tokens.news()));
+        tokio::select! {
+            biased;
+            _ = waiting => panic!("nothing was read"),
+            () = tokens.news() => {}
+        }
+        let waiting = join_all((0..WAITING_MAX).map(|_| tokens.news()));
+        let read = async { tokens.replace(Known { asked_at: Some(Instant::now()), ..Known::default() }) };
+        let (waited, ()) =
+            timeout(SECOND, async { tokio::join!(waiting, read) }).await.expect("a read ends the wait");
+        assert_eq!(waited.len(), WAITING_MAX);
+    }
 
     #[test]
     fn a_token_counts_until_it_ends_and_while_it_is_read() -> Result<(), Unspecified> {

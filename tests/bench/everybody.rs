@@ -1,25 +1,31 @@
 //! Measures what a night brings besides one hot campaign, each figure with its ratio to `GET /livez` or to one campaign
-//! in the same run, and the CPU time that one issue costs in each server. An outside client (wrk) with 256 connections
-//! runs on the same machine. For one row a second client claims on quiet campaigns, over a few connections, while the
-//! first claims on a hot one; the ratio of this row is that of the two p99. Absolute figures depend on the machine;
-//! compare the ratios. The machine's speed changes within a run, so livez or one campaign is measured again right before
-//! each figure that is compared with it, and a ratio is the median of those of the rounds.
+//! in the same run, claims with each kind of bearer token, and the CPU time that one issue costs in each server. An
+//! outside client (wrk) with 256 connections runs on the same machine. For one row a second client claims on quiet
+//! campaigns, over a few connections, while the first claims on a hot one; the ratio of this row is that of the two p99.
+//! Absolute figures depend on the machine; compare the ratios. The machine's speed changes within a run, so livez or one
+//! campaign is measured again right before each figure that is compared with it, and a ratio is the median of those of
+//! the rounds.
 //!
 //! `BENCH_SECONDS` sets the length of a segment (3 s). Every figure is the median of `BENCH_ROUNDS` segments (5), which
 //! are measured in turn with the others, so that drift of the machine does not favour one. The campaigns of the rows
 //! with 1,000 and 10,000 are created and measured after all others, because open campaigns cost time at rest too.
 
+mod bearers;
 #[allow(dead_code, reason = "only the quick benchmark measures the machine and the client")]
 mod cpu;
 mod load;
 mod night;
 mod service;
+#[path = "../it/users/signing.rs"]
+#[allow(clippy::unwrap_used, dead_code, reason = "tests sign with it too")]
+mod signing;
 mod support;
 
 use std::path::Path;
 
 use anyhow::Result;
 
+use crate::bearers::Bearers;
 use crate::load::{Answers, Claims, median};
 use crate::night::{Beside, Kind, Night, QUIET};
 use crate::service::{PROGRAM, Service};
@@ -37,6 +43,13 @@ const KINDS: [(Kind, &str, &str); 7] = [
     (Kind::Coupon, ">= 0.4", "<= 30"),
     (Kind::Campaign, ">= 0.5", "<= 30"),
 ];
+/// Kinds of bearer tokens, and the goals for the rate of claims with them as a share of that with `ADMIN_TOKEN`.
+const BEARERS: [(bearers::Kind, &str); 4] = [
+    (bearers::Kind::AdminToken, ""),
+    (bearers::Kind::ApiToken, ">= 0.97"),
+    (bearers::Kind::Hs256, ""),
+    (bearers::Kind::Es256, ""),
+];
 /// The goal for the p99 of claims on quiet campaigns, as a multiple of that of the hot one beside them.
 const QUIET_GOAL: &str = "<= 2";
 const SERVERS: [&str; 4] = ["service", "Postgres", "Redis", "NATS"];
@@ -52,6 +65,8 @@ struct Figures {
     many: [Vec<[Claims; 2]>; CAMPAIGNS.len()],
     /// Of a hot campaign, and of the quiet ones beside it.
     beside: Vec<[Answers; 2]>,
+    /// Claims with each kind of bearer token, side by side.
+    bearers: [Vec<Claims>; BEARERS.len()],
     /// The rate of livez, and the answers right after it.
     kinds: [Vec<(f64, Answers)>; KINDS.len()],
 }
@@ -59,7 +74,9 @@ struct Figures {
 #[tokio::main]
 async fn main() -> Result<()> {
     let (seconds, rounds) = (number("BENCH_SECONDS", 3), usize::try_from(number("BENCH_ROUNDS", 5))?.max(1));
-    let service = Service::start(Path::new(PROGRAM), None).await?;
+    let mut bearers = Bearers::new();
+    let service = Service::start(Path::new(PROGRAM), &bearers.environment()?).await?;
+    bearers.begin(&service).await?;
     let night = Night::begin(&service).await?;
     let beside = Beside::begin(&service).await?;
     let mut figures = Figures::default();
@@ -69,6 +86,7 @@ async fn main() -> Result<()> {
             println!("{count} campaigns, round {} of {rounds}", round + 1);
             if place == 0 {
                 figures.measure(&service, &night, round, seconds).await?;
+                figures.compare(&service, &bearers, round, seconds).await?;
                 figures.beside.push(beside.measure(&service, round, seconds).await?);
             }
             let one = service.claims(rounds * (place + 1) + round, seconds).await?;
@@ -96,6 +114,23 @@ impl Figures {
         Ok(())
     }
 
+    /// Each round begins with another kind, so that drift of the machine cancels.
+    async fn compare(
+        &mut self,
+        service: &Service,
+        bearers: &Bearers,
+        round: usize,
+        seconds: u64,
+    ) -> Result<()> {
+        let rate = self.one.last().map(|one| one.rate()).unwrap_or_default();
+        for turn in 0..BEARERS.len() {
+            let place = (round + turn) % BEARERS.len();
+            let claims = bearers.measure(service, BEARERS[place].0, (round, seconds), rate).await?;
+            self.bearers[place].push(claims);
+        }
+        Ok(())
+    }
+
     fn report(self) {
         let livez = median(self.kinds.iter().flatten().map(|(livez, _)| *livez).chain(self.livez).collect());
         println!("\n{:<34} {:>10} {:>8} {:<9} {:>8}  goal", "", "per second", "ratio", "goal", "p99 ms");
@@ -116,6 +151,13 @@ impl Figures {
             let (p99, p99_goal) =
                 (of(rounds, |[_, many]| many.p99_ms), 2.0 * of(rounds, |[one, _]| one.p99_ms));
             row(&name, rate, ratio, goal, p99, &format!("<= {p99_goal:.1}"));
+        }
+        for (rounds, (kind, goal)) in self.bearers.iter().zip(BEARERS) {
+            let pairs = rounds.iter().zip(&self.bearers[0]);
+            let ratio = median(pairs.map(|(claims, admin)| claims.rate() / admin.rate()).collect());
+            let rate = median(rounds.iter().map(|claims| claims.rate()).collect());
+            let p99 = median(rounds.iter().map(|claims| claims.p99_ms).collect());
+            row(&format!("issues, {kind:?}, to AdminToken"), rate, ratio, goal, p99, "");
         }
         let quiet = |figure: fn(&[Answers; 2]) -> f64| median(self.beside.iter().map(figure).collect());
         let p99_goal = format!("<= {:.1}", 2.0 * quiet(|[hot, _]| hot.p99_ms));

@@ -79,7 +79,8 @@ fn decline(segments: &[Segment]) -> f64 {
 }
 
 async fn run(coupons: u64, seconds: u64, batch_rows: Option<&str>, snapshot: bool) -> Result<Vec<Segment>> {
-    let service = Service::start(Path::new(PROGRAM), batch_rows).await?;
+    let variables: Vec<_> = batch_rows.map(|rows| ("BATCH_ROWS", rows.to_owned())).into_iter().collect();
+    let service = Service::start(Path::new(PROGRAM), &variables).await?;
     let mut holder = PgConnection::connect(&service.servers.database_url()).await?;
     if snapshot {
         sqlx::raw_sql("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1").execute(&mut holder).await?;
@@ -121,7 +122,7 @@ struct Outage {
 }
 
 async fn outage(seconds: u64, away_seconds: u64) -> Result<Outage> {
-    let mut site = Service::start(Path::new(PROGRAM), None).await?;
+    let mut site = Service::start(Path::new(PROGRAM), &[]).await?;
     let before = site.claims(0, seconds).await?.rate();
     let mut connection = PgConnection::connect(&site.servers.database_url()).await?;
     site.servers.nats.kill().await;

@@ -1,6 +1,6 @@
--- Load for wrk. TARGETS is a file with a target on each line: method, path, and the user if it is always the same; other
--- requests name a new user each. FIRST is part of the users' names and differs from run to run. Each request has a
--- body and TOKEN, whatever it asks for, so that the client costs the same. The two threads take the targets by turns,
+-- Load for wrk. TARGETS is a file with a target on each line: method, path, the user if it is always the same, and behind
+-- the user a bearer token if it is not TOKEN; other requests name a new user each. FIRST is part of the users' names and
+-- differs from run to run. Each request has a body and a token, whatever it asks for, so that the client costs the same. The two threads take the targets by turns,
 -- from START and from half the way behind it. At the end it prints its figures in one line.
 
 local thread_count = 0
@@ -20,9 +20,10 @@ end
 function init(args)
   heads, bodies = {}, {}
   for line in io.lines(os.getenv("TARGETS")) do
-    local request, known = line:match("^(%S+ %S+) ?(%S*)$")
+    local request, known, token = line:match("^(%S+ %S+) ?(%S*) ?(%S*)$")
+    token = token ~= "" and token or os.getenv("TOKEN")
     heads[#heads + 1] = request .. " HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n" ..
-      "Authorization: Bearer " .. os.getenv("TOKEN") .. "\r\nContent-Length: "
+      "Authorization: Bearer " .. token .. "\r\nContent-Length: "
     bodies[#heads] = known ~= "" and '{"user_id":"' .. known .. '"}' or nil
   end
   count = 0

@@ -28,7 +28,7 @@ pub(crate) struct Targets {
 }
 
 impl Targets {
-    /// Each target is a method, a path, and a user if it is always the same.
+    /// Each target is a method, a path, a user if it is always the same, and behind the user a token if it is another.
     pub(crate) fn new(targets: impl IntoIterator<Item = String>) -> Result<Self> {
         static FILES: AtomicUsize = AtomicUsize::new(0);
         let name = format!("targets-{}-{}", std::process::id(), FILES.fetch_add(1, Ordering::Relaxed));

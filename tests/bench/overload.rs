@@ -33,7 +33,7 @@ const TIMES: f64 = 10.0;
 async fn main() -> Result<()> {
     let lasts = Duration::from_secs(number("BENCH_SECONDS", 30));
     let connections = usize::try_from(number("BENCH_CONNECTIONS", 9_000))?;
-    let service = Service::start(Path::new(PROGRAM), None).await?;
+    let service = Service::start(Path::new(PROGRAM), &[]).await?;
     let crowd = |name, connections, rate, lasts| Crowd {
         address: service.address,
         campaign: service.campaign.clone(),

@@ -30,9 +30,9 @@ pub(crate) struct Service {
 }
 
 impl Service {
-    /// Starts servers without data, migrates the database with `program`, and starts `program` on them.
-    /// `batch_rows` is the value of `BATCH_ROWS`, if any.
-    pub(crate) async fn start(program: &Path, batch_rows: Option<&str>) -> Result<Self> {
+    /// Starts servers without data, migrates the database with `program`, and starts `program` on them, with further
+    /// variables.
+    pub(crate) async fn start(program: &Path, more: &[(&str, String)]) -> Result<Self> {
         let servers = Servers::start().await?;
         let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
         let command = |name| {
@@ -45,7 +45,7 @@ impl Service {
                 .env("HTTP_ADDR", address.to_string())
                 .env("ADMIN_TOKEN", TOKEN)
                 .env("RUST_LOG", "error")
-                .envs(batch_rows.map(|rows| ("BATCH_ROWS", rows)))
+                .envs(more.iter().map(|(name, value)| (name, value)))
                 .kill_on_drop(true);
             command
         };

@@ -61,7 +61,7 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) async fn start(program: &Path) -> Result<Self> {
-        let service = Service::start(program, None).await?;
+        let service = Service::start(program, &[]).await?;
         let mut database = PgConnection::connect(&service.servers.database_url()).await?;
         for setting in SETTINGS {
             sqlx::raw_sql(setting).execute(&mut database).await?;

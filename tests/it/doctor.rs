@@ -145,6 +145,51 @@ async fn a_postgres_that_would_lose_coupons_is_named() {
     world.close().await;
 }
 
+#[tokio::test]
+async fn tokens_that_end_soon_or_that_nobody_uses_are_named() {
+    const SOON_TO_END: &str = "API tokens that expire within 7 days";
+    const UNUSED: &str = "API tokens not used for 90 days";
+    let world = World::bare(1).await;
+    world.migrate().await;
+    for (name, expires, created, used, revoked) in [
+        ("in 6 days", "now() + '6 days'::interval", "now()", "NULL", "NULL"),
+        ("in 8 days", "now() + '8 days'::interval", "now()", "NULL", "NULL"),
+        ("expired", "now() - '1 day'::interval", "now() - '100 days'::interval", "NULL", "NULL"),
+        ("revoked", "now() + '1 day'::interval", "now() - '100 days'::interval", "NULL", "now()"),
+        ("never used", "NULL", "now() - '92 days'::interval", "NULL", "NULL"),
+        ("not used lately", "NULL", "now() - '200 days'::interval", "now() - '91 days'::interval", "NULL"),
+        ("used", "NULL", "now() - '200 days'::interval", "now() - '89 days'::interval", "NULL"),
+    ] {
+        let insert = format!(
+            "INSERT INTO api_tokens (id, name, scopes, expires_at, created_at, last_used_at, revoked_at) \
+             VALUES (gen_random_uuid(), '{name}', '{{read}}', {expires}, {created}, {used}, {revoked})"
+        );
+        world.execute(&insert).await;
+    }
+    let (code, said) = examined(&world).await;
+    assert_eq!((code, health(&said, "postgres", SOON_TO_END)), (Some(0), "warn"), "{said}");
+    assert_eq!(health(&said, "postgres", UNUSED), "warn", "{said}");
+    let found = |check: &str| {
+        let findings = said["findings"].as_array().unwrap();
+        let finding = findings.iter().find(|finding| finding["check"] == check).unwrap();
+        let found = finding["found"].as_str().unwrap();
+        let names: Vec<_> = found.split('"').skip(1).step_by(2).map(str::to_owned).collect();
+        (found.split(':').next().unwrap().to_owned(), names)
+    };
+    assert_eq!(found(SOON_TO_END), ("1".to_owned(), vec!["in 6 days".to_owned()]));
+    assert_eq!(found(UNUSED), ("2".to_owned(), vec!["never used".to_owned(), "not used lately".to_owned()]));
+
+    world.execute("CREATE ROLE plain LOGIN; GRANT pg_read_all_stats TO plain").await;
+    let grants =
+        "GRANT SELECT ON ALL TABLES IN SCHEMA public TO plain; REVOKE SELECT ON api_tokens FROM plain";
+    world.execute(grants).await;
+    let as_plain = [("DATABASE_URL", world.servers.database_url().replace("coupon@", "plain@"))];
+    let finished = world.coupon_with(&["doctor", "--json"], &as_plain).await;
+    let said: Value = serde_json::from_str(&finished.out).unwrap();
+    assert_eq!(health(&said, "postgres", UNUSED), "unknown", "{said}");
+    world.close().await;
+}
+
 /// A login without `pg_read_all_stats` does not see what the sessions of others are.
 #[tokio::test]
 async fn connections_of_other_logins_count() {

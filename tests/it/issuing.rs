@@ -245,7 +245,7 @@ async fn claims_for_which_the_writer_has_no_place_give_their_seats_back() {
 fn routes(connections: Connections, issuer: Arc<Issuer>) -> Router {
     let Connections { pool, nats, .. } = connections;
     let admin_token = Some(Secret::from(TOKEN.to_owned()));
-    let authenticator = Authenticator::new(admin_token, Arc::default());
+    let authenticator = Authenticator::new(admin_token, Arc::default(), None);
     let api = Api {
         campaigns: Campaigns::new(pool.clone(), 1, issuer.clone()),
         coupons: Coupons::new(pool.clone()),
@@ -255,7 +255,10 @@ fn routes(connections: Connections, issuer: Arc<Issuer>) -> Router {
     };
     let (relays, metrics) = (Vec::new(), Metrics::default());
     let watch = Watch::new(pool, (nats, OUTLET), 1, relays, metrics);
-    router(Some(api), &Arc::new(Health { watch, issuer: Some(issuer), tokens: None, verdict: None }))
+    router(
+        Some(api),
+        &Arc::new(Health { watch, issuer: Some(issuer), tokens: None, users: None, verdict: None }),
+    )
 }
 
 #[tokio::test]

@@ -15,6 +15,7 @@ use tokio::process::Command;
 use tokio::time::timeout;
 
 use crate::support::{Http, SOON, Socket, World, coupon, wait_until};
+use crate::users::signing::{SECRET, by_secret};
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const TRACEPARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
@@ -152,6 +153,7 @@ async fn uses_everything(world: &mut World) -> Vec<String> {
 async fn no_secret_is_in_the_log_at_any_level_of_any_crate() {
     let mut world = World::bare(1).await;
     world.migrate().await;
+    world.admits_users(None);
     let environment = with_passwords(&world).await;
     let mut process = world.process("");
     for (variable, value) in &environment {
@@ -172,6 +174,13 @@ async fn no_secret_is_in_the_log_at_any_level_of_any_crate() {
         let wrong = format!("{head}_{}", secret.chars().rev().collect::<String>());
         assert_eq!(world.api().with_token(Some(&wrong)).get("/v1/campaigns").await.status, 401);
         secrets.extend([secret.to_owned(), wrong]);
+        secrets.push(SECRET.to_owned());
+        for (seconds, status) in [(3_600, 200), (-3_600, 401)] {
+            let token = by_secret("alice", seconds);
+            let api = world.api().with_token(Some(&token));
+            assert_eq!(api.get("/v1/users/alice/coupons").await.status, status);
+            secrets.push(token.rsplit('.').next().unwrap().to_owned());
+        }
 
         let mut logged =
             vec![("serve".to_owned(), world.processes[0].log()), ("token create".to_owned(), made.err)];

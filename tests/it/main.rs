@@ -59,6 +59,7 @@ mod tidy;
 mod tls;
 mod tokens;
 mod trust;
+mod users;
 mod writer;
 #[cfg(feature = "zoo")]
 mod zoo;

@@ -7,24 +7,42 @@ use hyper::Method;
 use serde_json::json;
 
 use crate::support::{Answer, Http, SOON, TOKEN, World, wait_until};
+use crate::users::signing::by_secret;
 
-/// The scopes that each route takes, by its operation; none where everybody may use it.
-const RIGHTS: [(&str, &[&str]); 13] = [
-    ("live", &[]),
-    ("ready", &[]),
-    ("metrics", &[]),
-    ("listProblems", &[]),
-    ("showProblem", &[]),
-    ("createCampaign", &["admin", "campaign"]),
-    ("listCampaigns", &["admin", "campaign", "issue", "read"]),
-    ("showCampaign", &["admin", "campaign", "issue", "read"]),
-    ("openCampaign", &["admin", "campaign"]),
-    ("closeCampaign", &["admin", "campaign"]),
-    ("claimCoupon", &["admin", "issue"]),
-    ("showCoupon", &["admin", "read"]),
-    ("listCouponsOfUser", &["admin", "read"]),
+/// A row of [`RIGHTS`]: the operation of a route; the scopes that it takes, none where everybody may use it; and what it
+/// answers to an end user about what is theirs and what is another's, if it is for end users.
+type Row = (&'static str, &'static [&'static str], Option<(u16, u16)>);
+
+const RIGHTS: [Row; 13] = [
+    ("live", &[], None),
+    ("ready", &[], None),
+    ("metrics", &[], None),
+    ("listProblems", &[], None),
+    ("showProblem", &[], None),
+    ("createCampaign", &["admin", "campaign"], None),
+    ("listCampaigns", &["admin", "campaign", "issue", "read"], None),
+    ("showCampaign", &["admin", "campaign", "issue", "read"], Some((200, 200))),
+    ("openCampaign", &["admin", "campaign"], None),
+    ("closeCampaign", &["admin", "campaign"], None),
+    // 409: the user has got the coupon before.
+    ("claimCoupon", &["admin", "issue"], Some((409, 403))),
+    ("showCoupon", &["admin", "read"], Some((200, 404))),
+    ("listCouponsOfUser", &["admin", "read"], Some((200, 404))),
 ];
 const SCOPES: [&str; 6] = ["admin", "campaign", "issue", "redeem", "read", "settle"];
+
+/// What a caller is.
+#[derive(Clone, Copy)]
+enum Who {
+    /// Nobody who is known.
+    Nobody,
+    /// A caller with this scope.
+    Holds(&'static str),
+    /// The user of [`call`].
+    Alice,
+    /// Another user.
+    Bob,
+}
 
 /// Calls a route, with something that exists for each parameter of its path.
 async fn call(api: &Http, method: &Method, route: &Route, id: &str) -> Answer {
@@ -53,12 +71,12 @@ async fn every_route_is_open_to_those_who_have_the_right_and_to_nobody_else() {
             let what = format!("{} {} with {token:?}: {answer:?}", route.method, route.path);
             match route.access {
                 Access::Public => assert_eq!(answer.status, 200, "{what}"),
-                Access::Needs(_) if token == Some(TOKEN) => {
+                Access::Needs(..) if token == Some(TOKEN) => {
                     // It has passed the guard: what the handler says of this id or body is another matter.
                     assert!([200, 201, 404, 409, 422].contains(&answer.status), "{what}");
                     assert_ne!(answer.body["detail"], "No route has this path.", "{what}");
                 }
-                Access::Needs(_) => {
+                Access::Needs(..) => {
                     assert_eq!((answer.status, answer.problem()), (401, "unauthorized"), "{what}");
                     assert_eq!(answer.header("www-authenticate"), Some("Bearer"), "{what}");
                     // A route that can be read can be read by its header alone.
@@ -75,12 +93,15 @@ async fn every_route_is_open_to_those_who_have_the_right_and_to_nobody_else() {
     world.close().await;
 }
 
-/// Every kind of caller: a word for it, its token, and its scope if it is valid.
-async fn callers(world: &World) -> Vec<(&'static str, Option<String>, Option<&'static str>)> {
-    let mut callers = vec![("nobody", None, None), ("admin token", Some(TOKEN.to_owned()), Some("admin"))];
+/// Every kind of caller: a word for it, its token, and what it is.
+async fn callers(world: &World) -> Vec<(&'static str, Option<String>, Who)> {
+    let admin = ("admin token", Some(TOKEN.to_owned()), Who::Holds("admin"));
+    let mut callers = vec![("nobody", None, Who::Nobody), admin];
     for scope in SCOPES {
-        callers.push((scope, Some(world.token(&["--scope", scope]).await), Some(scope)));
+        callers.push((scope, Some(world.token(&["--scope", scope]).await), Who::Holds(scope)));
     }
+    callers.push(("user", Some(by_secret("alice", 3_600)), Who::Alice));
+    callers.push(("another user", Some(by_secret("bob", 3_600)), Who::Bob));
     let revoked = world.token(&["--scope", "admin"]).await;
     let id = revoked.split('_').nth(1).unwrap();
     assert_eq!(world.coupon(&["token", "revoke", id, "--yes"]).await.code, Some(0));
@@ -93,32 +114,45 @@ async fn callers(world: &World) -> Vec<(&'static str, Option<String>, Option<&'s
         ("expired", expired),
         ("of another deployment", foreign),
         ("cut off", cut),
+        ("expired user", by_secret("alice", -31)),
     ] {
         let api = world.api().with_token(Some(&token));
         wait_until(kind, SOON, async || api.get("/v1/campaigns").await.status != 200).await;
-        callers.push((kind, Some(token), None));
+        callers.push((kind, Some(token), Who::Nobody));
     }
     callers
 }
 
 #[tokio::test]
 async fn every_route_answers_every_kind_of_caller_as_the_table_says() {
-    let world = World::start().await;
+    let mut world = World::bare(1).await;
+    world.admits_users(None);
+    world.migrate().await;
+    world.add_process("").await;
     let callers = callers(&world).await;
     for route in routes() {
-        let id = world.open_campaign(json!({})).await.to_string(); // one that no other route has closed
-        let row = RIGHTS.iter().find(|(operation, _)| *operation == route.operation);
-        let (_, scopes) = row.unwrap_or_else(|| panic!("RIGHTS has no row of {}", route.operation));
-        for (kind, token, scope) in &callers {
+        let campaign = world.open_campaign(json!({})).await; // one that no other route has closed
+        let coupon = world.claim(campaign, "alice").await.body["id"].clone();
+        let id = match route.operation {
+            "showCoupon" => coupon.as_str().unwrap().to_owned(),
+            _ => campaign.to_string(),
+        };
+        let row = RIGHTS.iter().find(|(operation, ..)| *operation == route.operation);
+        let (_, scopes, users) = row.unwrap_or_else(|| panic!("RIGHTS has no row of {}", route.operation));
+        for (kind, token, who) in &callers {
             let api = world.api().with_token(token.as_deref());
             let answer = call(&api, &route.method, route, &id).await;
             let what = format!("{} {} as {kind}: {answer:?}", route.method, route.path);
-            let (expected, problem): (&[u16], _) = match scope {
-                _ if scopes.is_empty() => (&[200], ""),
-                None => (&[401], "unauthorized"),
-                Some(scope) if !scopes.contains(scope) => (&[403], "forbidden"),
+            let passed: (&[u16], _) = (&[200, 201, 404, 409, 422], answer.problem());
+            let (expected, problem) = match (who, users) {
+                _ if scopes.is_empty() => (&[200][..], ""),
+                (Who::Nobody, _) => (&[401][..], "unauthorized"),
+                (Who::Holds(scope), _) if !scopes.contains(scope) => (&[403][..], "forbidden"),
                 // It has passed the guard: what the handler says of this id or body is another matter.
-                Some(_) => (&[200, 201, 404, 409, 422], answer.problem()),
+                (Who::Holds(_), _) => passed,
+                (Who::Alice | Who::Bob, None) => (&[403][..], "forbidden"),
+                (Who::Alice, Some((own, _))) => (std::slice::from_ref(own), answer.problem()),
+                (Who::Bob, Some((_, others))) => (std::slice::from_ref(others), answer.problem()),
             };
             assert!(expected.contains(&answer.status) && answer.problem() == problem, "{what}");
         }

@@ -28,22 +28,11 @@ impl TlsProxy {
     /// In front of a world's first API, with a certificate for `name`.
     async fn start(world: &World, name: &str) -> Self {
         let authority = authority("ours");
-        let (key, params) =
-            (KeyPair::generate().unwrap(), CertificateParams::new(vec![name.to_owned()]).unwrap());
-        let certificate = params.signed_by(&key, &authority).unwrap();
-        let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
-        let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(vec![certificate.der().clone()], key)
-            .unwrap();
         let file = world.folder().join(format!("{name}.pem"));
         std::fs::write(&file, authority.pem()).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let accepts =
-            tokio::spawn(accept(listener, TlsAcceptor::from(Arc::new(config)), world.api().address()));
+        let accepts = tokio::spawn(accept(listener, acceptor(&authority, name), world.api().address()));
         Self { port, authority: file, _accepts: AbortOnDropHandle::new(accepts) }
     }
 }
@@ -54,6 +43,21 @@ pub(crate) fn authority(name: &str) -> CertifiedIssuer<'static, KeyPair> {
     params.distinguished_name.push(DnType::CommonName, name);
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
+}
+
+/// What speaks TLS to clients with a new certificate for `name`.
+pub(crate) fn acceptor(authority: &CertifiedIssuer<'static, KeyPair>, name: &str) -> TlsAcceptor {
+    let (key, params) =
+        (KeyPair::generate().unwrap(), CertificateParams::new(vec![name.to_owned()]).unwrap());
+    let certificate = params.signed_by(&key, authority).unwrap();
+    let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
+    let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate.der().clone()], key)
+        .unwrap();
+    TlsAcceptor::from(Arc::new(config))
 }
 
 async fn accept(listener: TcpListener, acceptor: TlsAcceptor, api: SocketAddr) {

@@ -9,7 +9,7 @@ use tokio::process::Command;
 use tokio::time::timeout;
 
 /// A bug, and the test that finds it.
-const ZOO: [(&str, &str); 39] = [
+const ZOO: [(&str, &str); 40] = [
     // Gate and writer.
     ("postgres-does-not-cap", "faults::gate::a_gate_with_too_high_a_quantity_oversells_nothing"),
     ("postgres-forgets-the-limit", "faults::gate::a_gate_that_forgot_a_winner_gives_him_no_second_coupon"),
@@ -72,6 +72,7 @@ const ZOO: [(&str, &str); 39] = [
         "revoked-tokens-are-served",
         "tokens::a_token_works_at_once_everywhere_and_is_refused_everywhere_when_it_is_revoked",
     ),
+    ("coupons-of-others-are-shown", "users::a_user_sees_what_is_theirs_and_nothing_else"),
     // What is told of it, and to whom.
     ("unknown-is-zero", "readiness::what_is_not_known_is_not_said"),
     ("audit-has-no-cut", "audit::rush::a_rush_is_balanced_whenever_it_is_audited"),

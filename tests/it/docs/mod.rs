@@ -125,6 +125,7 @@ followed! {
     tutorial: "docs/tutorial.md",
     audit: "docs/how-to/audit.md",
     deploy: "docs/how-to/deploy.md",
+    end_users: "docs/how-to/end-users.md",
     event_night: "docs/how-to/event-night.md",
     replay: "docs/how-to/replay.md",
     subscribe: "docs/how-to/subscribe.md",
