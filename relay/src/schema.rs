@@ -6,10 +6,14 @@
 //! the function, the older program accepts it and never takes it back. A hash alone could not tell older from newer:
 //! a program that the database has never seen may be the one before.
 
+use std::time::Duration;
+
 use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::{Connection as _, PgConnection};
+use tokio::time::sleep;
 
 use crate::deployment::Deployment;
+use crate::in_time::{InTime as _, LONG_TIMEOUT};
 
 /// A function of the database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +36,12 @@ pub const FUNCTIONS: &[Function] = &[
     Function { name: "outbox_swap_table", revision: 1, text: include_str!("outbox_swap_table.sql") },
     Function { name: "projection_position", revision: 1, text: include_str!("projection_position.sql") },
 ];
+
+/// The lock of the session that applies a schema. It is never waited for in a statement: CREATE INDEX CONCURRENTLY waits for
+/// every statement in progress, and one that waited for this lock would wait for the index.
+const TURN: &str = "apply a schema";
+/// From one attempt to take that lock to the next.
+const TURN_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The class of the locks that appending transactions take.
 const APPEND_LOCK: &str = "outbox_append";
@@ -124,6 +134,16 @@ impl Schema {
     /// # Errors
     /// See [`ApplyError`].
     pub async fn apply(&self, connection: &mut PgConnection) -> Result<(), ApplyError> {
+        wait_for_turn(connection).await?;
+        let applied = self.apply_in_turn(&mut *connection).await;
+        // After an error the session is of no use, and gives the lock back when it ends.
+        if applied.is_ok() {
+            sqlx::query("SELECT pg_advisory_unlock(hashtext($1))").bind(TURN).execute(connection).await?;
+        }
+        applied
+    }
+
+    async fn apply_in_turn(&self, connection: &mut PgConnection) -> Result<(), ApplyError> {
         self.migrations.run(&mut *connection).await?;
         let mut transaction = connection.begin().await?;
         // One at a time, so that an older program does not overwrite what a newer one applies meanwhile.
@@ -196,6 +216,23 @@ const RECORD: &str = "INSERT INTO schema_functions (name, revision, hash) \
                       VALUES ($1, $2, encode(sha256(convert_to($3, 'UTF8')), 'hex')) \
                       ON CONFLICT (name) DO UPDATE \
                       SET revision = excluded.revision, hash = excluded.hash, applied_at = now()";
+
+/// Waits until no other session applies a schema to the database.
+async fn wait_for_turn(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    let turn = async {
+        loop {
+            let is_ours: bool = sqlx::query_scalar("SELECT pg_try_advisory_lock(hashtext($1))")
+                .bind(TURN)
+                .fetch_one(&mut *connection)
+                .await?;
+            if is_ours {
+                return Ok(());
+            }
+            sleep(TURN_INTERVAL).await;
+        }
+    };
+    turn.within(LONG_TIMEOUT).await
+}
 
 async fn exists(connection: &mut PgConnection, table: &'static str) -> Result<bool, sqlx::Error> {
     sqlx::query_scalar("SELECT to_regclass($1) IS NOT NULL").bind(table).fetch_one(connection).await

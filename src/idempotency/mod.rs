@@ -1,7 +1,7 @@
 //! Idempotency keys: a request that is repeated with its `Idempotency-Key` gets the answer that the first one got, and
 //! has no second effect.
 //!
-//! A key is written in the transaction of the effect, together with the answer or with what the answer is made of. So
+//! A key is written in the transaction of the effect: that of a claim in the row of its coupon, any other with the answer. So
 //! there is no moment at which a crash leaves a key without an effect, or an effect without its key. Only answers with
 //! status 2xx are kept: a refusal has no effect, and a retry after it is judged anew.
 //!
@@ -14,11 +14,12 @@ pub mod turns;
 use std::sync::Arc;
 
 use ring::digest::{Context, SHA256};
+use uuid::Uuid;
 
 use crate::cause::{Cause, IdempotencyKey};
 use crate::storage::StorageError;
 
-/// A SHA-256.
+/// Bytes of a SHA-256.
 pub type Hash = [u8; 32];
 
 /// A request with a key. Cheap to clone.
@@ -27,7 +28,7 @@ pub struct Keyed(Arc<Hashes>);
 
 #[derive(Debug, PartialEq, Eq)]
 struct Hashes {
-    key: Hash,
+    key: Uuid,
     request: Hash,
 }
 
@@ -71,16 +72,17 @@ impl Keyed {
         let key = cause.key.as_ref().map(IdempotencyKey::as_str)?;
         let caller = cause.principal.to_string();
         let parts = [caller.as_bytes(), operation.as_bytes(), target.as_bytes(), key.as_bytes()];
-        Some(Self(Arc::new(Hashes { key: hash(&parts), request: hash(&[body]) })))
+        let [key, request] = [hash(&parts), hash(&[body])];
+        Some(Self(Arc::new(Hashes { key: Uuid::from_bytes(std::array::from_fn(|n| key[n])), request })))
     }
 
-    /// Of the key and its scope.
+    /// The key with its scope: 128 bits of their SHA-256.
     #[must_use]
-    pub fn key(&self) -> &Hash {
-        &self.0.key
+    pub fn key(&self) -> Uuid {
+        self.0.key
     }
 
-    /// Of the body.
+    /// The SHA-256 of the body.
     #[must_use]
     pub fn request(&self) -> &Hash {
         &self.0.request
@@ -109,7 +111,7 @@ mod tests {
     fn a_key_is_valid_for_one_caller_operation_and_target() {
         let key = |principal: &Principal, operation, target, key| {
             let cause = Cause { key: IdempotencyKey::parse(key), ..Cause::of(principal.clone()) };
-            Keyed::of(&cause, operation, target, b"body").map(|keyed| *keyed.key())
+            Keyed::of(&cause, operation, target, b"body").map(|keyed| keyed.key())
         };
         let (admin, token) =
             (Principal::Administrator, Principal::Token(TokenId(ulid::Ulid::from_parts(1, 1))));

@@ -1,4 +1,4 @@
-//! Idempotency keys in Postgres: every statement on the table `idempotency_keys` but those of `issue_batch_2()`.
+//! Idempotency keys in Postgres. Those of claims are written by `issue_batch_2()`, all others here.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -7,8 +7,9 @@ use std::time::Duration;
 use outbox_relay::in_time::InTime as _;
 use sqlx::{FromRow, PgConnection};
 use tokio::time::sleep;
+use uuid::Uuid;
 
-use super::{Hash, KeyError, Keyed, Recorded};
+use super::{KeyError, Keyed, Recorded};
 use crate::coupon::Coupon;
 use crate::lookup::{Lookup, Lookups};
 use crate::pool::Pool;
@@ -23,9 +24,9 @@ const INTERVAL: Duration = Duration::from_secs(600);
 /// # Errors
 /// [`KeyError::InUse`] while another transaction has passed, [`KeyError::Reused`] when the earlier request was another.
 pub async fn begin(transaction: &mut PgConnection, keyed: &Keyed) -> Result<Option<Recorded>, KeyError> {
-    let lock = i64::from_be_bytes(std::array::from_fn(|n| keyed.key()[n]));
+    let (lock, _) = keyed.key().as_u64_pair();
     let is_free: bool = sqlx::query_scalar("SELECT pg_try_advisory_xact_lock($1)")
-        .bind(lock)
+        .bind(lock.cast_signed())
         .fetch_one(&mut *transaction)
         .in_time()
         .await?;
@@ -33,13 +34,12 @@ pub async fn begin(transaction: &mut PgConnection, keyed: &Keyed) -> Result<Opti
         return Err(KeyError::InUse);
     }
     // In a statement of its own, behind the lock: it sees what the transaction before has committed.
-    let kept: Option<(Vec<u8>, i16, Option<String>, String)> = sqlx::query_as(
-        "SELECT request_hash, status, location, body FROM idempotency_keys WHERE key_hash = $1 AND body IS NOT NULL",
-    )
-    .bind(keyed.key().as_slice())
-    .fetch_optional(transaction)
-    .in_time()
-    .await?;
+    let kept: Option<(Vec<u8>, i16, Option<String>, String)> =
+        sqlx::query_as("SELECT request_hash, status, location, body FROM idempotency_keys WHERE key = $1")
+            .bind(keyed.key())
+            .fetch_optional(transaction)
+            .in_time()
+            .await?;
     let Some((request, status, location, body)) = kept else { return Ok(None) };
     if request != keyed.request() {
         return Err(KeyError::Reused);
@@ -54,10 +54,10 @@ pub async fn record(
     answer: &Recorded,
 ) -> Result<(), sqlx::Error> {
     sqlx::query(
-        "INSERT INTO idempotency_keys (slot, key_hash, request_hash, status, location, body) \
+        "INSERT INTO idempotency_keys (slot, key, request_hash, status, location, body) \
          VALUES (idempotency_slot(now()), $1, $2, $3, $4, $5)",
     )
-    .bind(keyed.key().as_slice())
+    .bind(keyed.key())
     .bind(keyed.request().as_slice())
     .bind(answer.status.cast_signed())
     .bind(&answer.location)
@@ -95,42 +95,33 @@ impl Claimed {
         Self(Lookups::start(pool))
     }
 
-    /// The coupon that an earlier claim with this key got, as it was issued.
-    ///
-    /// # Errors
-    /// [`KeyError::Reused`] when the earlier claim was another.
-    pub async fn coupon(&self, keyed: &Keyed) -> Result<Option<Coupon>, KeyError> {
-        match self.0.get(*keyed.key()).await? {
-            Some(claimed) if claimed.request_hash != keyed.request() => Err(KeyError::Reused),
-            claimed => Ok(claimed.map(|claimed| claimed.coupon)),
-        }
+    /// The coupon that an earlier claim with this key got, as it was issued; to whichever user.
+    pub async fn coupon(&self, keyed: &Keyed) -> Result<Option<Coupon>, StorageError> {
+        self.0.get(keyed.key()).await
     }
 }
 
 struct ByKey;
 
-#[derive(Clone, FromRow)]
+#[derive(FromRow)]
 struct ClaimedCoupon {
-    key_hash: Vec<u8>,
-    request_hash: Vec<u8>,
+    idempotency_key: Uuid,
     #[sqlx(flatten)]
     coupon: Coupon,
 }
 
 impl Lookup for ByKey {
-    type Key = Hash;
-    type Found = ClaimedCoupon;
+    type Key = Uuid;
+    type Found = Coupon;
 
     const BATCH: usize = 512;
 
-    async fn read(pool: &Pool, keys: &[Hash]) -> Result<HashMap<Hash, ClaimedCoupon>, sqlx::Error> {
-        let keys: Vec<&[u8]> = keys.iter().map(Hash::as_slice).collect();
-        let claimed = "SELECT key_hash, request_hash, id, campaign_id, user_id, number, code, 'issued' AS state, issued_at, \
-                       expires_at FROM idempotency_keys JOIN coupons ON id = coupon_id WHERE key_hash = ANY ($1)";
+    async fn read(pool: &Pool, keys: &[Uuid]) -> Result<HashMap<Uuid, Coupon>, sqlx::Error> {
+        let claimed = "SELECT idempotency_key, id, campaign_id, user_id, number, code, 'issued' AS state, issued_at, expires_at \
+                       FROM coupons WHERE idempotency_key = ANY ($1)";
         let found: Vec<ClaimedCoupon> =
-            prepared!(pool, |connection| sqlx::query_as(claimed).bind(&keys).fetch_all(connection))?;
-        let keyed = found.into_iter().filter_map(|row| Some((Hash::try_from(&*row.key_hash).ok()?, row)));
-        Ok(keyed.collect())
+            prepared!(pool, |connection| sqlx::query_as(claimed).bind(keys).fetch_all(connection))?;
+        Ok(found.into_iter().map(|row| (row.idempotency_key, row.coupon)).collect())
     }
 }
 

@@ -6,15 +6,16 @@ use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep, timeout};
+use uuid::Uuid;
 
-use super::{Hash, KeyError, Keyed};
+use super::{KeyError, Keyed};
 
 /// For the request with the same key that came before: longer than a claim or a change takes while Postgres answers.
 pub const TURN_WAIT_MAX: Duration = Duration::from_secs(5);
 
 /// The keys that a process works on. Clones share them.
 #[derive(Clone, Debug, Default)]
-pub struct Turns(Arc<Mutex<HashMap<Hash, Arc<Semaphore>>>>);
+pub struct Turns(Arc<Mutex<HashMap<Uuid, Arc<Semaphore>>>>);
 
 /// From one attempt to the next while another process works on a request with the same key.
 const INTERVAL: Duration = Duration::from_millis(50);
@@ -30,7 +31,7 @@ pub struct Turn {
 
 #[derive(Debug)]
 struct KeyTurn {
-    key: Hash,
+    key: Uuid,
     turns: Turns,
     permit: Option<OwnedSemaphorePermit>,
 }
@@ -44,13 +45,13 @@ impl Turns {
     pub async fn take_for(&self, keyed: Option<&Keyed>) -> Result<Turn, KeyError> {
         let end = Instant::now() + TURN_WAIT_MAX;
         let key = match keyed {
-            Some(keyed) => Some(self.take(*keyed.key()).await?),
+            Some(keyed) => Some(self.take(keyed.key()).await?),
             None => None,
         };
         Ok(Turn { _key: key, end })
     }
 
-    async fn take(&self, key: Hash) -> Result<KeyTurn, KeyError> {
+    async fn take(&self, key: Uuid) -> Result<KeyTurn, KeyError> {
         let semaphore = {
             let mut keys = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             keys.entry(key).or_insert_with(|| Arc::new(Semaphore::new(1))).clone()

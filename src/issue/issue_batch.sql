@@ -17,6 +17,6 @@ BEGIN
     RETURN QUERY
     SELECT * FROM issue_batch_2(
         a_shard, campaigns_in, campaign_keys, sold_out_event_ids, last_claims, user_ids, coupon_ids, coupon_keys, codes,
-        event_ids, traceparents, NULL, NULL);
+        event_ids, traceparents, NULL);
 END
 $$;

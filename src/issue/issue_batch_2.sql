@@ -5,9 +5,8 @@
 --            index of its last claim, from 1
 --            of each claim, those of a campaign together and in the order of the campaigns: the user, a new coupon
 --            id, the id as text, a new code, an id for the issued event, and the trace context
---            of each claim with an idempotency key: the key (SHA-256, with its scope) and the request (SHA-256); both
---            arrays are NULL if no claim has a key
---            Only trace contexts, keys and requests may be NULL. A user occurs once in a campaign, a key once.
+--            of each claim its idempotency key with its scope, as a hash; the array is NULL if no claim has a key
+--            Only trace contexts and keys may be NULL. A user occurs once in a campaign, a key once.
 -- Returns    rows that together have each claim once. `claims` holds indexes of claims from 1, `nths` and `numbers`
 --            an element for each of them. Verdicts:
 --   issued     all winners of a campaign in one row, with issued_at and expires_at. What the caller has sent for
@@ -16,22 +15,21 @@
 --   sold_out, not_open, closed
 --              no coupon; if the user has earlier ones, the newest
 --              The state of a coupon that comes back is 'expired' from its end on.
---   replayed   the same request with this key has issued a coupon before: that one, whole, as it was issued
---   key_reused another request with this key has
+--   replayed   the user has got a coupon with this key: that one, whole, as it was issued
+--   key_reused another user has
 -- Locks      the rows of scheduled campaigns, in the order of their ids, then the shard (outbox_lock), until the
 --            transaction ends: nobody else issues or appends there. A change of a campaign locks in this order too
 -- Raises     what outbox_append() raises, and violations of the constraints of `coupons`: a coupon id used before
 --
 -- Coupons, their events and campaign-sold-out are written in the caller's transaction. Behind the lock each claim is
 -- judged by committed rows: the campaign's state, the user's coupons, the numbers that are left. A claim that gets no
--- coupon writes nothing. A winner's key is written with the coupon.
+-- coupon writes nothing.
 --
 -- The gate opens a scheduled campaign by its clock, and the sweeper opens the row up to a round later. The first winner
 -- before that opens the row here, and campaign-opened is appended before any issued event. The row lock and the state
 -- let either the sweeper or this function append it, never both.
 --
--- A batch takes three statements, however many campaigns it has: one reads the campaigns, one issues, one appends; and
--- two more if a claim has a key, which read the keys and write them. In
+-- A batch takes three statements, however many campaigns it has: one reads the campaigns, one issues, one appends. In
 -- batches of 300 claims on 100 campaigns a claim took 40 us, and 140 us with statements for each campaign. Arrays are
 -- read by index, because unnest() first copies every element into a tuplestore. With that, and without returning a
 -- winner's own data, a row took 22 us instead of 26 us in batches of 80. Plans are made under the settings of the
@@ -40,7 +38,7 @@ CREATE OR REPLACE FUNCTION issue_batch_2(
     a_shard smallint,
     campaigns_in uuid[], campaign_keys text[], sold_out_event_ids uuid[], last_claims integer[],
     user_ids text[], coupon_ids uuid[], coupon_keys text[], codes text[], event_ids uuid[],
-    traceparents text[], key_hashes bytea[], request_hashes bytea[]
+    traceparents text[], keys_in uuid[]
 ) RETURNS TABLE (
     claims integer[], verdict text, nths integer[], numbers integer[], issued_at timestamptz,
     expires_at timestamptz, coupon_id uuid, code text, state text
@@ -62,7 +60,8 @@ DECLARE
     expiries      timestamptz[];
     merchants     text[];
     shared_datas  text[]; -- the end of an event's data, the same for all winners of a campaign
-    used          integer[] := '{}'; -- claims whose keys were used before
+    used          integer[] := '{}'; -- claims whose keys another user has used
+    broken        text;
     -- Of each winner, in the order of the claims.
     won_count     integer;
     won           integer[];
@@ -122,41 +121,50 @@ BEGIN
         ORDER BY c
     ) AS campaign;
 
-    IF key_hashes IS NOT NULL THEN
-        SELECT coalesce(array_agg(i), '{}') INTO used
-        FROM generate_series(1, cardinality(key_hashes)) AS i
-        WHERE EXISTS (SELECT FROM idempotency_keys WHERE key_hash = key_hashes[i]);
-        RETURN QUERY
-        SELECT ARRAY [i], CASE WHEN request_hash = request_hashes[i] THEN 'replayed' ELSE 'key_reused' END,
-               ARRAY [first.nth], ARRAY [first.number], first.issued_at, first.expires_at, first.id, first.code, 'issued'
-        FROM unnest(used) AS i
-             JOIN idempotency_keys ON key_hash = key_hashes[i] JOIN coupons AS first ON first.id = idempotency_keys.coupon_id;
-    END IF;
-
     -- In the order of the claims: users below their limit get the next numbers, as far as the quantity goes.
-    WITH entitled AS (
-        SELECT c, i, coalesce(held.nth, 0) + 1 AS nth,
-               (last_numbers[c] + row_number() OVER (PARTITION BY c ORDER BY i))::integer AS number
-        FROM generate_series(1, cardinality(campaigns_in)) AS c
-             CROSS JOIN LATERAL generate_series(coalesce(last_claims[c - 1], 0) + 1, last_claims[c]) AS i
-             LEFT JOIN LATERAL (
-                 SELECT nth FROM coupons WHERE campaign_id = campaigns_in[c] AND user_id = user_ids[i]
-                 ORDER BY nth DESC LIMIT 1
-             ) AS held ON true
-        WHERE refusals[c] IS NULL AND coalesce(held.nth, 0) < limits[c] AND i <> ALL (used)
-    ), winners AS (
-        SELECT * FROM entitled WHERE number <= quantities[c]
-    ), inserted AS (
-        INSERT INTO coupons (id, campaign_id, user_id, nth, number, code, issued_at, expires_at)
-        SELECT coupon_ids[i], campaigns_in[c], user_ids[i], nth, number, codes[i], the_time, expiries[c] FROM winners
-    )
-    SELECT coalesce(array_agg(i), '{}'), array_agg(c), array_agg(number), array_agg(nth),
-           array_agg(c) FILTER (WHERE number = quantities[c]), array_agg(event_ids[i]), array_agg(campaign_keys[c]),
-           array_agg(coupon_keys[i]), array_agg(traceparents[i]),
-           array_agg(concat('{"coupon_id":"', coupon_keys[i], '","campaign_id":"', campaign_keys[c], '","user_id":',
-                            to_json(user_ids[i]), ',"number":', number, shared_datas[c]))
-    INTO won, won_campaigns, won_numbers, won_nths, sold_out, won_ids, won_keys, won_subjects, won_traces, won_datas
-    FROM winners;
+    LOOP
+        BEGIN
+            WITH entitled AS (
+                SELECT c, i, coalesce(held.nth, 0) + 1 AS nth,
+                       (last_numbers[c] + row_number() OVER (PARTITION BY c ORDER BY i))::integer AS number
+                FROM generate_series(1, cardinality(campaigns_in)) AS c
+                     CROSS JOIN LATERAL generate_series(coalesce(last_claims[c - 1], 0) + 1, last_claims[c]) AS i
+                     LEFT JOIN LATERAL (
+                         SELECT nth FROM coupons WHERE campaign_id = campaigns_in[c] AND user_id = user_ids[i]
+                         ORDER BY nth DESC LIMIT 1
+                     ) AS held ON true
+                WHERE refusals[c] IS NULL AND coalesce(held.nth, 0) < limits[c] AND i <> ALL (used)
+                  -- A retry gets no second coupon. Only users who have one are looked up.
+                  AND (held.nth IS NULL OR keys_in IS NULL OR NOT EXISTS (
+                      SELECT FROM coupons WHERE campaign_id = campaigns_in[c] AND user_id = user_ids[i]
+                                            AND idempotency_key = keys_in[i]))
+            ), winners AS (
+                SELECT * FROM entitled WHERE number <= quantities[c]
+            ), inserted AS (
+                INSERT INTO coupons (id, campaign_id, user_id, nth, number, code, issued_at, expires_at,
+                                     idempotency_key)
+                SELECT coupon_ids[i], campaigns_in[c], user_ids[i], nth, number, codes[i], the_time, expiries[c],
+                       keys_in[i]
+                FROM winners
+            )
+            SELECT coalesce(array_agg(i), '{}'), array_agg(c), array_agg(number), array_agg(nth),
+                   array_agg(c) FILTER (WHERE number = quantities[c]), array_agg(event_ids[i]), array_agg(campaign_keys[c]),
+                   array_agg(coupon_keys[i]), array_agg(traceparents[i]),
+                   array_agg(concat('{"coupon_id":"', coupon_keys[i], '","campaign_id":"', campaign_keys[c], '","user_id":',
+                                    to_json(user_ids[i]), ',"number":', number, shared_datas[c]))
+            INTO won, won_campaigns, won_numbers, won_nths, sold_out, won_ids, won_keys, won_subjects, won_traces, won_datas
+            FROM winners;
+            EXIT;
+        EXCEPTION WHEN unique_violation THEN
+            GET STACKED DIAGNOSTICS broken = CONSTRAINT_NAME;
+            IF broken <> 'coupons_idempotency_key' OR used <> '{}' THEN
+                RAISE;
+            END IF;
+            -- Rare: a caller has sent a key again for another user.
+            SELECT coalesce(array_agg(i), '{}') INTO used FROM generate_series(1, cardinality(keys_in)) AS i
+            WHERE EXISTS (SELECT FROM coupons WHERE idempotency_key = keys_in[i]);
+        END;
+    END LOOP;
 
     won_count := cardinality(won);
     IF won_count > 0 THEN
@@ -183,11 +191,6 @@ BEGIN
         PERFORM outbox_append(
             a_shard, won_ids, array_fill('issued'::text, ARRAY [won_count]), won_keys, won_subjects,
             won_datas, won_traces);
-        IF key_hashes IS NOT NULL THEN
-            INSERT INTO idempotency_keys (slot, key_hash, request_hash, coupon_id)
-            SELECT idempotency_slot(the_time), key_hashes[i], request_hashes[i], coupon_ids[i]
-            FROM unnest(won) AS i WHERE key_hashes[i] IS NOT NULL;
-        END IF;
         IF cardinality(campaigns_in) = 1 THEN
             RETURN QUERY
             SELECT won, 'issued', won_nths, won_numbers, the_time, expiries[1], NULL::uuid, NULL::text, NULL::text;
@@ -211,19 +214,23 @@ BEGIN
         END IF;
     END IF;
 
-    -- For each claim that did not win: the user's newest coupon, and the reason.
-    IF won_count + cardinality(used) < cardinality(user_ids) THEN
+    -- For each claim that did not win: the coupon that the user has got with the key, or else the newest, and the reason.
+    IF won_count < cardinality(user_ids) THEN
         RETURN QUERY
-        SELECT ARRAY [i], CASE WHEN held.nth >= limits[c] THEN 'held' ELSE coalesce(refusals[c], 'sold_out') END,
+        SELECT ARRAY [i], CASE WHEN first.user_id = user_ids[i] THEN 'replayed' WHEN first.id IS NOT NULL THEN 'key_reused'
+                               WHEN held.nth >= limits[c] THEN 'held' ELSE coalesce(refusals[c], 'sold_out') END,
                ARRAY [held.nth], ARRAY [held.number], held.issued_at, held.expires_at, held.id, held.code,
-               CASE WHEN held.state = 'issued' AND held.expires_at <= the_time THEN 'expired' ELSE held.state END
+               CASE WHEN first.id IS NOT NULL THEN 'issued'
+                    WHEN held.state = 'issued' AND held.expires_at <= the_time THEN 'expired' ELSE held.state END
         FROM generate_series(1, cardinality(campaigns_in)) AS c
              CROSS JOIN LATERAL generate_series(coalesce(last_claims[c - 1], 0) + 1, last_claims[c]) AS i
+             LEFT JOIN coupons AS first ON first.idempotency_key = keys_in[i]
              LEFT JOIN LATERAL (
-                 SELECT * FROM coupons WHERE campaign_id = campaigns_in[c] AND user_id = user_ids[i]
+                 SELECT * FROM coupons
+                 WHERE campaign_id = campaigns_in[c] AND user_id = user_ids[i] AND (first.id IS NULL OR id = first.id)
                  ORDER BY nth DESC LIMIT 1
              ) AS held ON true
-        WHERE i NOT IN (SELECT won[w] FROM generate_series(1, won_count) AS w) AND i <> ALL (used);
+        WHERE i NOT IN (SELECT won[w] FROM generate_series(1, won_count) AS w);
     END IF;
 END
 $$;

@@ -29,9 +29,9 @@ use crate::failpoint;
 use crate::gate::loader::Loader;
 use crate::gate::seat::Denial;
 use crate::gate::worker::Gate;
+use crate::idempotency::Keyed;
 use crate::idempotency::store::Claimed;
 use crate::idempotency::turns::Turns;
-use crate::idempotency::{KeyError, Keyed};
 use crate::ids::{CampaignId, UserId};
 use crate::pool::Pool;
 use crate::writer::Writer;
@@ -39,9 +39,6 @@ use crate::writer::Writer;
 /// How long after a campaign's end its gate is trusted: it is surely there, whatever the clocks say. After that
 /// nothing changes any more, and Postgres alone answers.
 const GATE_TRUSTED_AFTER_CLOSE: time::Duration = time::Duration::hours(1);
-
-/// The id of the operation, as part of what an idempotency key is valid for.
-const OPERATION: &str = "claimCoupon";
 
 /// How long a claim waits for a place among those in progress, before anything is done for it; then it is refused.
 /// A client that is refused at once retries at once, which costs half as much as a coupon: under ten times the load
@@ -116,7 +113,7 @@ impl Issuer {
         user: UserId,
         cause: Cause,
     ) -> Result<Outcome, IssueError> {
-        let keyed = Keyed::of(&cause, OPERATION, &campaign.to_string(), user.as_str().as_bytes());
+        let keyed = Keyed::of(&cause, "claimCoupon", &campaign.to_string(), user.as_str().as_bytes());
         let _turn = self.turns.take_for(keyed.as_ref()).await.map_err(|_| IssueError::KeyInUse)?;
         self.answer(campaign, user, cause, keyed.as_ref()).await
     }
@@ -132,7 +129,7 @@ impl Issuer {
             if keyed.is_none() {
                 self.metrics.answered_from_memory();
             }
-            let result = self.or_replayed(refusal, keyed).await;
+            let result = self.or_replayed(refusal, keyed, &user).await;
             self.metrics.answered(shard, &result);
             return result;
         }
@@ -152,7 +149,7 @@ impl Issuer {
             Ok(Verdict::Refused(_, None) | Verdict::KeyReused) | Err(_) => {}
         }
         let result = match result {
-            Ok(verdict) => self.or_replayed(Outcome::new(verdict, &snapshot), keyed).await,
+            Ok(verdict) => self.or_replayed(Outcome::new(verdict, &snapshot), keyed, &user).await,
             Err(error) => Err(error),
         };
         self.metrics.answered(snapshot.campaign.shard, &result);
@@ -161,18 +158,21 @@ impl Issuer {
 
     /// What an earlier claim with the key got, in place of a refusal: neither the gate nor the memory of refusals knows
     /// keys.
-    async fn or_replayed(&self, outcome: Outcome, keyed: Option<&Keyed>) -> Result<Outcome, IssueError> {
+    async fn or_replayed(
+        &self,
+        outcome: Outcome,
+        keyed: Option<&Keyed>,
+        user: &UserId,
+    ) -> Result<Outcome, IssueError> {
         let Some(keyed) = keyed else { return Ok(outcome) };
         if matches!(outcome, Outcome::Issued(_) | Outcome::Replayed(_) | Outcome::KeyReused) {
             return Ok(outcome);
         }
-        match self.claimed.coupon(keyed).await {
-            Ok(Some(coupon)) => Ok(Outcome::Replayed(coupon)),
-            Ok(None) => Ok(outcome),
-            Err(KeyError::Reused) => Ok(Outcome::KeyReused),
-            Err(KeyError::InUse) => Err(IssueError::KeyInUse),
-            Err(KeyError::Storage(error)) => Err(error.into()),
-        }
+        Ok(match self.claimed.coupon(keyed).await? {
+            Some(coupon) if coupon.user_id == *user => Outcome::Replayed(coupon),
+            Some(_) => Outcome::KeyReused,
+            None => outcome,
+        })
     }
 
     async fn judge(

@@ -16,7 +16,7 @@ use crate::coupon::{self, Coupon, CouponState, Refusal};
 use crate::gate::loader::Loader;
 use crate::gate::seat::Seat;
 use crate::gate::worker::Gate;
-use crate::idempotency::{Hash, Keyed};
+use crate::idempotency::Keyed;
 use crate::ids::{CampaignId, CouponId};
 use crate::writer::{Work, WriteError};
 
@@ -64,7 +64,7 @@ impl Work for Claims {
         let mut keys = HashSet::new();
         let (mut together, later) = batch.drain(..).partition(|claim| {
             users.insert((claim.campaign, claim.user.clone()))
-                && claim.keyed.as_ref().is_none_or(|keyed| keys.insert(*keyed.key()))
+                && claim.keyed.as_ref().is_none_or(|keyed| keys.insert(keyed.key()))
         });
         *batch = later;
         together.sort_by_key(|claim: &Claim| claim.campaign);
@@ -88,7 +88,7 @@ impl Work for Claims {
         // All rows are read, up to ReadyForQuery: the rows come before the commit, that comes after.
         let rows = sqlx::query(
             "SELECT claims, verdict, nths, numbers, issued_at, expires_at, coupon_id, code, state \
-             FROM issue_batch_2($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
+             FROM issue_batch_2($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
         )
         .bind(shard)
         .bind(campaigns.iter().map(|claims| claims[0].campaign).collect::<Vec<_>>())
@@ -101,8 +101,7 @@ impl Work for Claims {
         .bind(&codes)
         .bind(claims.iter().map(|_| new_id().into()).collect::<Vec<Uuid>>())
         .bind(claims.iter().map(traceparent).collect::<Vec<_>>())
-        .bind(hashes(claims, Keyed::key))
-        .bind(hashes(claims, Keyed::request))
+        .bind(keys(claims))
         .fetch_all(connection)
         .await?;
         let mut answers = Vec::with_capacity(claims.len());
@@ -187,11 +186,10 @@ fn traceparent(claim: &Claim) -> Option<&str> {
     claim.cause.traceparent.as_ref().map(Traceparent::as_str)
 }
 
-/// One hash of each claim that has a key; nothing if none has one.
-fn hashes(claims: &[Claim], hash: fn(&Keyed) -> &Hash) -> Option<Vec<Option<&[u8]>>> {
-    claims.iter().any(|claim| claim.keyed.is_some()).then(|| {
-        claims.iter().map(|claim| claim.keyed.as_ref().map(|keyed| hash(keyed).as_slice())).collect()
-    })
+/// The idempotency key of each claim; nothing if none has one.
+fn keys(claims: &[Claim]) -> Option<Vec<Option<Uuid>>> {
+    let is_keyed = claims.iter().any(|claim| claim.keyed.is_some());
+    is_keyed.then(|| claims.iter().map(|claim| claim.keyed.as_ref().map(Keyed::key)).collect())
 }
 
 fn fail(claims: Vec<Claim>, error: WriteError) {

@@ -151,7 +151,7 @@ async fn a_request_waits_for_its_twin_and_then_says_that_the_key_is_in_use() {
     let key = IdempotencyKey::parse("held");
     let cause = Cause { key, ..Cause::of(Principal::Administrator) };
     let keyed_request = Keyed::of(&cause, "openCampaign", &draft.to_string(), &[]).unwrap();
-    let lock = i64::from_be_bytes(keyed_request.key()[..8].try_into().unwrap());
+    let lock = keyed_request.key().as_u64_pair().0.cast_signed();
     let mut holder = world.pool.begin().await.unwrap();
     sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(lock).execute(&mut *holder).await.unwrap();
     let path = format!("/v1/campaigns/{draft}/open");
@@ -281,8 +281,8 @@ async fn old_keys_are_removed_as_a_whole() {
     world.migrate().await;
     world
         .execute(
-            "INSERT INTO idempotency_keys (slot, key_hash, request_hash, status, body, created_at) \
-             SELECT idempotency_slot(time), sha256(day::text::bytea), sha256(''), 200, '{}', time \
+            "INSERT INTO idempotency_keys (slot, key, request_hash, status, body, created_at) \
+             SELECT idempotency_slot(time), gen_random_uuid(), sha256(''), 200, '{}', time \
              FROM generate_series(0, 2) AS day, LATERAL (SELECT now() - day * interval '1 day') AS at (time)",
         )
         .await;

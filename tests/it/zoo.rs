@@ -105,8 +105,8 @@ pub(crate) async fn plant(pool: &PgPool) {
         (
             "idempotency-keys-are-not-written",
             "issue_batch_2",
-            "WHERE key_hashes[i] IS NOT NULL",
-            "WHERE false",
+            "keys_in[i]\n                FROM winners",
+            "NULL\n                FROM winners",
         ),
         ("positions-without-a-lock", "outbox_lock", "PERFORM pg_advisory_xact_lock", "PERFORM concat"),
     ] {
