@@ -30,6 +30,7 @@ mod doctor;
 mod ended;
 mod logs;
 mod migrate;
+mod openapi;
 mod print;
 mod rebuild;
 mod relay;
@@ -111,6 +112,8 @@ enum Command {
     /// a guarantee is at risk; unknown: the check failed), what it found, why that matters and what to do. Use a login
     /// that may read every setting. Exit codes: 0 nothing is bad, 1 something is bad, 2 could not tell.
     Doctor(doctor::Arguments),
+    /// Describe the API for programs, as a document in JSON. Example: coupon openapi > openapi.json
+    Openapi,
     /// Write completions for bash, fish and zsh, and man pages. Example: coupon assets /usr/local/share/coupon
     Assets(assets::Arguments),
 }
@@ -140,7 +143,7 @@ impl Command {
     /// What is wrong with the variables that it reads, apart from `RUST_LOG`.
     fn other_problems(&self) -> Option<ConfigError> {
         match self {
-            Self::Demo(_) | Self::Assets(_) => None, // they need none
+            Self::Demo(_) | Self::Assets(_) | Self::Openapi => None, // they need none
             Self::Campaign(campaign::Arguments { api, .. })
             | Self::Show(coupon::ShowArguments { api, .. })
             | Self::Find(coupon::FindArguments { api, .. })
@@ -180,6 +183,7 @@ impl Command {
                 configured(async |config| Ok(audit::run(&arguments, &config).await)).await
             }
             Self::Status(arguments) => configured(async |config| status::run(arguments, &config).await).await,
+            Self::Openapi => openapi::run(),
             Self::Assets(arguments) => assets::run(&arguments, Cli::command().disable_help_subcommand(true)),
             Self::Doctor(arguments) => {
                 configured(async |config| Ok(doctor::run(&arguments, &config).await)).await

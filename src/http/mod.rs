@@ -15,6 +15,7 @@ mod users;
 
 mod answer;
 mod api;
+mod contract;
 mod extract;
 mod guard;
 
@@ -29,7 +30,7 @@ pub mod server;
 pub use self::api::Api;
 pub use self::guard::POOL_REQUESTS_MAX;
 pub use self::route::{Access, ForUsers, Load, Route};
-pub use self::routes::{router, routes};
+pub use self::routes::{openapi, router, routes};
 pub use self::starting::starting;
 
 /// Parsers, public only for fuzz targets and tests.

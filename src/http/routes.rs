@@ -1,12 +1,14 @@
 //! The table of routes. The router is made of it and of nothing else: a handler without a row does not answer.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use axum::Router;
-use axum::http::Method;
+use axum::http::{HeaderName, Method, header};
 use axum::routing::{MethodFilter, MethodRouter, on};
 
 use super::api::Api;
+use super::contract;
+use super::extract::NoQuery;
 use super::guard::{Guard, Guards};
 use super::problem::Problem;
 use super::route::{Access, ForUsers, Load, Route};
@@ -54,6 +56,7 @@ table! {
         GET  "/metrics"                     Public                                 Light  metrics           probes::metrics;
         GET  "/problems"                    Public                                 Light  listProblems      problem_pages::list;
         GET  "/problems/{slug}"             Public                                 Light  showProblem       problem_pages::show;
+        GET  "/openapi.json"                Public                                 Light  describeApi       describe;
     }
     Api {
         POST "/v1/campaigns"                Needs(Campaign; Nothing)               Admin  createCampaign    campaigns::create;
@@ -70,6 +73,20 @@ table! {
 /// Every route, in the order of the table.
 pub fn routes() -> impl Iterator<Item = &'static Route> {
     TABLE.iter().map(|row| &row.route)
+}
+
+/// The `OpenAPI` document, as JSON.
+static DOCUMENT: LazyLock<String> = LazyLock::new(|| format!("{:#}\n", contract::document(routes())));
+
+/// The `OpenAPI` document of all routes, as JSON in several lines.
+#[must_use]
+pub fn openapi() -> &'static str {
+    &DOCUMENT
+}
+
+/// `GET /openapi.json`
+async fn describe(_: NoQuery) -> ([(HeaderName, &'static str); 1], &'static str) {
+    ([(header::CONTENT_TYPE, "application/json")], openapi())
 }
 
 /// The routes of a process: all of them where it has the API, else those that every process has.

@@ -13,6 +13,7 @@ mod claims;
 mod cli;
 mod cluster;
 mod commands;
+mod contract;
 mod dead;
 mod demo;
 mod deployments;

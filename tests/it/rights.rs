@@ -6,6 +6,7 @@ use coupon_dispatcher::http::{Access, Route, routes};
 use hyper::Method;
 use serde_json::json;
 
+use crate::support::contract::assert_described;
 use crate::support::{Answer, Http, SOON, TOKEN, World, wait_until};
 use crate::users::signing::by_secret;
 
@@ -13,12 +14,13 @@ use crate::users::signing::by_secret;
 /// answers to an end user about what is theirs and what is another's, if it is for end users.
 type Row = (&'static str, &'static [&'static str], Option<(u16, u16)>);
 
-const RIGHTS: [Row; 13] = [
+const RIGHTS: [Row; 14] = [
     ("live", &[], None),
     ("ready", &[], None),
     ("metrics", &[], None),
     ("listProblems", &[], None),
     ("showProblem", &[], None),
+    ("describeApi", &[], None),
     ("createCampaign", &["admin", "campaign"], None),
     ("listCampaigns", &["admin", "campaign", "issue", "read"], None),
     ("showCampaign", &["admin", "campaign", "issue", "read"], Some((200, 200))),
@@ -55,7 +57,12 @@ async fn call(api: &Http, method: &Method, route: &Route, id: &str) -> Answer {
             part
         }
     });
-    api.send(method.clone(), &parts.collect::<Vec<_>>().join("/"), r#"{"user_id":"alice"}"#).await
+    let path = parts.collect::<Vec<_>>().join("/");
+    let answer = api.send(method.clone(), &path, r#"{"user_id":"alice"}"#).await;
+    if method == route.method {
+        assert_described(method.as_str(), route.path, &answer);
+    }
+    answer
 }
 
 #[tokio::test]
@@ -176,5 +183,5 @@ fn every_route_has_an_operation_of_its_own_and_rights_where_they_are_due() {
         let is_public = route.access == Access::Public;
         assert_eq!(is_public, !route.path.starts_with("/v1/"), "{}", route.path);
     }
-    assert!(operations.len() >= 13, "{operations:?}");
+    assert!(operations.len() >= 14, "{operations:?}");
 }

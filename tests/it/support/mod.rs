@@ -4,6 +4,7 @@ mod campaigns;
 mod clock;
 mod cluster;
 mod command;
+pub(crate) mod contract;
 mod events;
 pub(crate) mod fault;
 mod http;

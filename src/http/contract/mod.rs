@@ -1,0 +1,234 @@
+//! The `OpenAPI` document. Paths, methods, ids and rights come from the table of routes, refusals from the table of
+//! problems; `operations` adds what these do not say.
+
+mod examples;
+mod operations;
+mod problems;
+mod schemas;
+
+use std::collections::BTreeMap;
+
+use axum::http::{HeaderName, Method, header};
+use serde_json::{Map, Value, json};
+
+use self::operations::{Answer, Content, OPERATIONS, Operation};
+use super::problem::PROBLEM_TYPE;
+use super::problem_kind::ProblemKind;
+use super::route::{Access, ForUsers, Route};
+use crate::identity::{Scope, Scopes};
+use crate::page::PAGE_MAX;
+
+/// The document of these routes. A route without an entry in [`OPERATIONS`] is missing in it, which a test finds.
+pub(super) fn document<'r>(routes: impl Iterator<Item = &'r Route>) -> Value {
+    let mut paths = Map::new();
+    for route in routes {
+        let Some(operation) = OPERATIONS.iter().find(|operation| operation.id == route.operation) else {
+            continue;
+        };
+        let path = paths.entry(route.path).or_insert_with(|| json!({}));
+        path[route.method.as_str().to_ascii_lowercase()] = described(route, operation);
+    }
+    let mut schemas = schemas::all();
+    schemas.extend(problems::schemas());
+    json!({
+        "openapi": "3.1.0",
+        "info": {
+            "title": "coupon-dispatcher",
+            "version": env!("CARGO_PKG_VERSION"),
+            "description": "Limited coupons, first come, first served. Every GET also answers HEAD.",
+            "license": { "name": "MIT OR Apache-2.0", "identifier": env!("CARGO_PKG_LICENSE") },
+        },
+        "servers": [{ "url": "/" }],
+        "paths": paths,
+        "components": {
+            "schemas": schemas,
+            "parameters": parameters(),
+            "headers": headers(),
+            "securitySchemes": { "bearer": { "type": "http", "scheme": "bearer",
+                "description": "The admin token, an API token with one of the scopes of the operation, or the token of an end user." } },
+        },
+    })
+}
+
+/// A reference to a component.
+fn reference(kind: &str, name: &str) -> Value {
+    json!({ "$ref": format!("#/components/{kind}/{name}") })
+}
+
+fn described(route: &Route, operation: &Operation) -> Value {
+    let in_path = route.path.split(['{', '}']).skip(1).step_by(2);
+    let mut names: Vec<&str> = in_path.chain(operation.query.iter().copied()).collect();
+    names.push("Request-Id");
+    let mut described = json!({ "operationId": route.operation, "summary": operation.summary });
+    if let Access::Needs(scopes, users) = route.access {
+        names.push("traceparent");
+        described["security"] = json!([{ "bearer": [] }]);
+        let scopes: Vec<&str> = Scope::ALL
+            .into_iter()
+            .filter(|scope| Scopes::NONE.with(*scope).meets(scopes))
+            .map(Scope::as_str)
+            .collect();
+        let or_users = match users {
+            ForUsers::Nothing => "",
+            ForUsers::TheirOwn => " End users may use it for themselves.",
+        };
+        described["description"] =
+            format!("One of these scopes is enough: {}.{or_users}", scopes.join(", ")).into();
+    }
+    if route.method == Method::POST {
+        names.push("Idempotency-Key");
+    }
+    described["parameters"] = names.into_iter().map(|name| reference("parameters", name)).collect();
+    if let Some(schema) = operation.body {
+        described["requestBody"] = json!({
+            "required": schema != "Nothing",
+            "content": { "application/json": media(schema) },
+        });
+    }
+    described["responses"] = responses(route, operation).into();
+    described
+}
+
+fn responses(route: &Route, operation: &Operation) -> Map<String, Value> {
+    let answers = operation.answers.iter().map(|answer| (answer.0.to_string(), success(route, answer)));
+    let mut responses: Map<String, Value> = answers.collect();
+    let mut refusals: BTreeMap<u16, Vec<ProblemKind>> = BTreeMap::new();
+    for kind in problems::of(route, operation) {
+        refusals.entry(kind.about().status.as_u16()).or_default().push(kind);
+    }
+    for (status, kinds) in refusals {
+        responses.insert(status.to_string(), refusal(&kinds));
+    }
+    responses
+}
+
+fn success(route: &Route, Answer(status, content): &Answer) -> Value {
+    let mut names = vec!["Request-Id"];
+    if *status == 201 {
+        names.push("Location");
+    }
+    if route.method == Method::POST {
+        names.push("Idempotency-Replayed");
+    }
+    let content: Map<String, Value> = match content {
+        Content::Json(schema) => [("application/json".to_owned(), media(schema))].into_iter().collect(),
+        Content::Object => {
+            [("application/json".to_owned(), json!({ "schema": { "type": "object" } }))].into_iter().collect()
+        }
+        Content::Text(types) => {
+            types.iter().map(|name| ((*name).to_owned(), json!({ "schema": { "type": "string" } }))).collect()
+        }
+    };
+    json!({ "description": "What was asked for", "headers": headed(&names), "content": content })
+}
+
+/// The problems with one status.
+fn refusal(kinds: &[ProblemKind]) -> Value {
+    let schemas: Vec<Value> = kinds.iter().map(|kind| reference("schemas", &problems::name(*kind))).collect();
+    let examples = kinds.iter().map(|kind| {
+        (
+            kind.about().slug.to_owned(),
+            json!({ "summary": kind.about().title, "value": problems::example(*kind) }),
+        )
+    });
+    let examples: Map<String, Value> = examples.collect();
+    let titles: Vec<&str> = kinds.iter().map(|kind| kind.about().title).collect();
+    let mut names = vec!["Request-Id"];
+    for (name, word) in [(header::RETRY_AFTER, "Retry-After"), (header::WWW_AUTHENTICATE, "WWW-Authenticate")]
+    {
+        let has = |kind: &ProblemKind| {
+            kind.about().header().is_some_and(|(given, _): (HeaderName, _)| given == name)
+        };
+        if kinds.iter().any(has) {
+            names.push(word);
+        }
+    }
+    json!({
+        "description": titles.join("; or: "),
+        "headers": headed(&names),
+        "content": { PROBLEM_TYPE: { "schema": { "oneOf": schemas }, "examples": examples } },
+    })
+}
+
+fn media(schema: &str) -> Value {
+    json!({ "schema": reference("schemas", schema), "example": examples::of(schema) })
+}
+
+fn headed(names: &[&str]) -> Map<String, Value> {
+    names.iter().map(|name| ((*name).to_owned(), reference("headers", name))).collect()
+}
+
+fn headers() -> Value {
+    json!({
+        "Request-Id": { "description": "That of the request, or a new ULID.", "required": true,
+            "schema": { "type": "string" }, "example": examples::REQUEST_ID },
+        "Location": { "description": "The path of what was created.", "required": true,
+            "schema": { "type": "string" }, "example": "/v1/coupons/01M7WFKGE14NWN561KVXBYTJTY" },
+        "Retry-After": { "description": "Seconds to wait before a retry, where one is of use.",
+            "schema": { "type": "integer" }, "example": 1 },
+        "WWW-Authenticate": { "description": "The scheme of the token.", "required": true,
+            "schema": { "type": "string" }, "example": "Bearer" },
+        "Idempotency-Replayed": { "description": "This is the answer to an earlier request with the same key.",
+            "schema": { "const": "true" }, "example": "true" },
+    })
+}
+
+fn parameters() -> Value {
+    let ulid = json!({ "type": "string", "pattern": "^[0-7][0-9A-HJKMNP-TV-Za-hjkmnp-tv-z]{25}$" });
+    let visible = |max| json!({ "type": "string", "pattern": format!("^[!-~]{{1,{max}}}$") });
+    let parameter = |place: &str, name: &str, about: &str, schema: Value, example: Value| {
+        json!({ "in": place, "name": name, "required": place == "path", "description": about, "schema": schema,
+            "example": example })
+    };
+    let trace = json!({ "type": "string" });
+    let limit = json!({ "type": "integer", "minimum": 1, "maximum": PAGE_MAX, "default": 50 });
+    let statuses =
+        json!({ "type": "string", "enum": ["usable", "issued", "redeemed", "cancelled", "expired"] });
+    let states = json!({ "type": "string" });
+    let slug = json!({ "type": "string", "enum": ProblemKind::ALL.iter().map(|kind| kind.about().slug).collect::<Vec<_>>() });
+    let id = "01M7WFKGE14NWN561KVXBYTJTX";
+    let all = [
+        parameter("path", "id", "A ULID.", ulid.clone(), json!(id)),
+        parameter("path", "user_id", "A user; neither . nor ..", visible(64), json!("alice")),
+        parameter("path", "slug", "The slug of a problem.", slug, json!("not-found")),
+        parameter(
+            "query",
+            "state",
+            "One or several states, separated by commas.",
+            states,
+            json!("open,closed"),
+        ),
+        parameter(
+            "query",
+            "status",
+            "Which coupons to list; all if it is missing.",
+            statuses,
+            json!("usable"),
+        ),
+        parameter("query", "cursor", "The next of the page before.", ulid, json!(id)),
+        parameter("query", "limit", "Items of a page.", limit, json!(50)),
+        parameter(
+            "header",
+            "Request-Id",
+            "Names the request; an answer repeats it.",
+            visible(128),
+            json!("night-1"),
+        ),
+        parameter(
+            "header",
+            "Idempotency-Key",
+            "The same in every retry of a request.",
+            visible(255),
+            json!("order-7"),
+        ),
+        parameter(
+            "header",
+            "traceparent",
+            "A trace context of W3C. One that cannot be read is ignored.",
+            trace,
+            json!("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"),
+        ),
+    ];
+    let named = all.into_iter().filter_map(|one| Some((one["name"].as_str()?.to_owned(), one)));
+    named.collect::<Map<String, Value>>().into()
+}

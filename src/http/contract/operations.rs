@@ -1,0 +1,124 @@
+//! What the document says about each operation beyond what its row in the table of routes says.
+
+use super::super::problem_kind::ProblemKind;
+
+/// An operation.
+pub(super) struct Operation {
+    pub(super) id: &'static str,
+    pub(super) summary: &'static str,
+    /// Names of parameters of the query.
+    pub(super) query: &'static [&'static str],
+    /// The schema of the body of the request.
+    pub(super) body: Option<&'static str>,
+    pub(super) answers: &'static [Answer],
+    /// Refusals that do not follow from the row of the route.
+    pub(super) problems: &'static [ProblemKind],
+}
+
+/// An answer that is not a problem: its status, and its body.
+pub(super) struct Answer(pub(super) u16, pub(super) Content);
+
+/// The body of an answer.
+pub(super) enum Content {
+    /// JSON of a schema.
+    Json(&'static str),
+    /// Text of any of these media types.
+    Text(&'static [&'static str]),
+    /// JSON of any shape.
+    Object,
+}
+
+const PAGES: Content = Content::Text(&["text/plain; charset=utf-8", "text/html; charset=utf-8"]);
+
+/// An operation that takes nothing and answers 200.
+const fn plain(id: &'static str, summary: &'static str, answers: &'static [Answer]) -> Operation {
+    Operation { id, summary, query: &[], body: None, answers, problems: &[] }
+}
+
+/// Every operation, in the order of the table of routes.
+pub(super) static OPERATIONS: [Operation; 14] = [
+    plain(
+        "live",
+        "Says that the process runs",
+        &[Answer(200, Content::Text(&["text/plain; charset=utf-8"]))],
+    ),
+    plain(
+        "ready",
+        "Says whether the process can serve, and what is away",
+        &[Answer(200, Content::Json("Readiness")), Answer(503, Content::Json("Readiness"))],
+    ),
+    Operation {
+        problems: &[ProblemKind::Internal, ProblemKind::StorageUnavailable],
+        ..plain(
+            "metrics",
+            "Returns what the process measures, as OpenMetrics text",
+            &[Answer(200, Content::Text(&["application/openmetrics-text; version=1.0.0; charset=utf-8"]))],
+        )
+    },
+    Operation {
+        problems: &[ProblemKind::StorageUnavailable],
+        ..plain("listProblems", "Lists all types of problems", &[Answer(200, PAGES)])
+    },
+    Operation {
+        problems: &[ProblemKind::NotFound, ProblemKind::StorageUnavailable],
+        ..plain(
+            "showProblem",
+            "Tells the cause of a problem, what to do, and whether a retry is safe",
+            &[Answer(200, PAGES)],
+        )
+    },
+    Operation {
+        problems: &[ProblemKind::StorageUnavailable],
+        ..plain("describeApi", "Returns this document", &[Answer(200, Content::Object)])
+    },
+    Operation {
+        body: Some("NewCampaign"),
+        ..plain("createCampaign", "Creates a campaign, as a draft", &[Answer(201, Content::Json("Campaign"))])
+    },
+    Operation {
+        query: &["state", "cursor", "limit"],
+        ..plain(
+            "listCampaigns",
+            "Lists campaigns, the newest first",
+            &[Answer(200, Content::Json("CampaignPage"))],
+        )
+    },
+    plain("showCampaign", "Shows a campaign and its counts", &[Answer(200, Content::Json("Campaign"))]),
+    Operation {
+        body: Some("Nothing"),
+        problems: &[ProblemKind::NotAllowedInState],
+        ..plain(
+            "openCampaign",
+            "Opens a campaign, at once or at its opens_at",
+            &[Answer(200, Content::Json("Campaign"))],
+        )
+    },
+    Operation {
+        body: Some("Nothing"),
+        problems: &[ProblemKind::NotAllowedInState],
+        ..plain("closeCampaign", "Closes a campaign for ever", &[Answer(200, Content::Json("Campaign"))])
+    },
+    Operation {
+        body: Some("Claim"),
+        problems: &[
+            ProblemKind::AlreadyIssued,
+            ProblemKind::UserLimitReached,
+            ProblemKind::SoldOut,
+            ProblemKind::NotOpen,
+            ProblemKind::Closed,
+            ProblemKind::IdempotencyKeyRequired,
+            ProblemKind::GateUnavailable,
+            ProblemKind::Overloaded,
+        ],
+        ..plain("claimCoupon", "Claims a coupon for a user", &[Answer(201, Content::Json("Coupon"))])
+    },
+    plain("showCoupon", "Shows a coupon", &[Answer(200, Content::Json("Coupon"))]),
+    Operation {
+        query: &["status", "cursor", "limit"],
+        ..plain(
+            "listCouponsOfUser",
+            "Lists a user's coupons from the wallet, the newest first",
+            &[Answer(200, Content::Json("WalletPage"))],
+        )
+    },
+];

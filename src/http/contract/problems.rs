@@ -1,0 +1,115 @@
+//! Problems: their schemas and examples, and which an operation may answer.
+
+use axum::http::Method;
+use serde_json::{Map, Value, json};
+
+use super::super::problem_kind::{About, ProblemKind};
+use super::super::route::{Access, Load, Route};
+use super::operations::Operation;
+use super::{examples, reference};
+
+/// A member of a problem beyond those that every problem has.
+enum Member {
+    Always(&'static str),
+    Sometimes(&'static str),
+}
+use Member::{Always, Sometimes};
+
+/// The name of the schema of a kind.
+pub(super) fn name(kind: ProblemKind) -> String {
+    format!("Problem.{}", kind.about().slug)
+}
+
+/// The schemas of all kinds.
+pub(super) fn schemas() -> Map<String, Value> {
+    ProblemKind::ALL.iter().map(|kind| (name(*kind), schema(*kind))).collect()
+}
+
+/// A problem of a kind, with all the members that it may have.
+pub(super) fn example(kind: ProblemKind) -> Value {
+    let About { status, path, title, .. } = kind.about();
+    let mut example = json!({
+        "type": path, "title": title, "status": status.as_u16(), "request_id": examples::REQUEST_ID,
+    });
+    for Always(name) | Sometimes(name) in members(kind) {
+        example[*name] = match *name {
+            "errors" => json!([examples::of("FieldProblem")]),
+            "coupon" => examples::of("Coupon"),
+            "opens_at" => json!("2026-11-27T18:00:00Z"),
+            _ => json!("What is wrong, in words."),
+        };
+    }
+    example
+}
+
+/// The problems that an operation may answer.
+pub(super) fn of(route: &Route, operation: &Operation) -> Vec<ProblemKind> {
+    use ProblemKind as Kind;
+    let mut kinds = vec![Kind::MalformedRequest, Kind::HeaderTooLarge, Kind::Invalid];
+    if route.access != Access::Public {
+        kinds.extend([Kind::Unauthorized, Kind::CredentialsUnavailable, Kind::Forbidden, Kind::NotFound]);
+        kinds.extend([Kind::StorageUnavailable, Kind::Internal]);
+    }
+    if matches!(route.load, Load::Admin | Load::Reads) {
+        kinds.push(Kind::Overloaded);
+    }
+    if route.method == Method::POST {
+        kinds.extend([Kind::IdempotencyKeyReused, Kind::IdempotencyKeyInUse, Kind::TooLarge, Kind::TooSlow]);
+        kinds.extend([Kind::UnsupportedMediaType, Kind::MalformedBody]);
+    }
+    kinds.extend(operation.problems);
+    kinds
+}
+
+fn schema(kind: ProblemKind) -> Value {
+    let About { status, path, title, cause, advice, .. } = kind.about();
+    let mut properties = json!({
+        "type": { "const": path },
+        "title": { "const": title },
+        "status": { "const": status.as_u16() },
+        "request_id": { "type": "string", "description": "The header Request-Id of this answer." },
+    });
+    let mut required = vec!["type", "title", "status", "request_id"];
+    for member in members(kind) {
+        let (Always(name) | Sometimes(name)) = *member;
+        properties[name] = match name {
+            "errors" => json!({ "type": "array", "items": reference("schemas", "FieldProblem") }),
+            "coupon" => reference("schemas", "Coupon"),
+            "opens_at" => json!({ "type": "string", "format": "date-time" }),
+            _ => json!({ "type": "string" }),
+        };
+        if let Always(name) = member {
+            required.push(name);
+        }
+    }
+    let description = format!("{cause} {advice}");
+    json!({ "type": "object", "description": description, "properties": properties, "required": required })
+}
+
+fn members(kind: ProblemKind) -> &'static [Member] {
+    match kind {
+        ProblemKind::NotFound | ProblemKind::NotAllowedInState | ProblemKind::StorageUnavailable => {
+            &[Always("detail")]
+        }
+        ProblemKind::TooLarge => &[Always("detail"), Always("errors")],
+        ProblemKind::UnsupportedMediaType | ProblemKind::MalformedBody | ProblemKind::Invalid => {
+            &[Always("errors")]
+        }
+        ProblemKind::AlreadyIssued | ProblemKind::UserLimitReached => &[Always("coupon")],
+        ProblemKind::SoldOut | ProblemKind::Closed => &[Sometimes("coupon")],
+        ProblemKind::NotOpen => &[Sometimes("opens_at"), Sometimes("coupon")],
+        ProblemKind::MalformedRequest
+        | ProblemKind::HeaderTooLarge
+        | ProblemKind::MethodNotAllowed
+        | ProblemKind::Unauthorized
+        | ProblemKind::CredentialsUnavailable
+        | ProblemKind::Forbidden
+        | ProblemKind::TooSlow
+        | ProblemKind::IdempotencyKeyRequired
+        | ProblemKind::IdempotencyKeyReused
+        | ProblemKind::IdempotencyKeyInUse
+        | ProblemKind::GateUnavailable
+        | ProblemKind::Overloaded
+        | ProblemKind::Internal => &[],
+    }
+}

@@ -1,0 +1,99 @@
+//! Answers against the `OpenAPI` document.
+
+use coupon_dispatcher::http::openapi;
+use serde_json::Value;
+
+use super::Answer;
+
+/// The document.
+pub(crate) fn document() -> Value {
+    serde_json::from_str(openapi()).unwrap()
+}
+
+/// The answer of an operation is one that the document describes: status, headers, body.
+pub(crate) fn assert_described(method: &str, path: &str, answer: &Answer) {
+    let document = document();
+    let operation = &document["paths"][path][method.to_ascii_lowercase()];
+    let described = &operation["responses"][answer.status.to_string()];
+    let what = format!("{method} {path}: {answer:?}");
+    assert!(described.is_object(), "no such status in the document: {what}");
+    for (name, header) in described["headers"].as_object().unwrap() {
+        let header = resolve(&document, header);
+        assert!(header["required"] != true || answer.header(name).is_some(), "no header {name}: {what}");
+    }
+    for name in ["retry-after", "www-authenticate", "location", "idempotency-replayed"] {
+        let names = described["headers"].as_object().unwrap().keys();
+        let is_told = names.map(|name| name.to_ascii_lowercase()).any(|told| told == name);
+        assert!(is_told || answer.header(name).is_none(), "the document tells no header {name}: {what}");
+    }
+    let media_type = answer.header("content-type").unwrap();
+    let media = &described["content"][media_type];
+    assert!(media.is_object(), "the document has no such type: {what}");
+    if media_type.contains("json") {
+        let problems = problems(&document, &media["schema"], &answer.body);
+        assert!(problems.is_empty(), "{problems:?}: {what}");
+    }
+}
+
+/// A problem is as the document describes its kind.
+pub(crate) fn assert_described_problem(answer: &Answer) {
+    let document = document();
+    let schema = &document["components"]["schemas"][format!("Problem.{}", answer.problem())];
+    assert!(schema.is_object(), "the document has no such problem: {answer:?}");
+    let problems = problems(&document, schema, &answer.body);
+    assert!(problems.is_empty(), "{problems:?}: {answer:?}");
+}
+
+/// What is wrong with a value by a schema. A member that the schema does not name is wrong too, unless it names none.
+pub(crate) fn problems(document: &Value, schema: &Value, value: &Value) -> Vec<String> {
+    let schema = resolve(document, schema);
+    let mut found = Vec::new();
+    if let Some(choices) = schema["oneOf"].as_array() {
+        let fitting = choices.iter().filter(|choice| problems(document, choice, value).is_empty()).count();
+        if fitting != 1 {
+            found.push(format!("{fitting} of the alternatives fit {value}"));
+        }
+    }
+    let is_allowed = match &schema["type"] {
+        Value::Null => true,
+        Value::String(name) => is_of(name, value),
+        names => names.as_array().unwrap().iter().any(|name| is_of(name.as_str().unwrap(), value)),
+    };
+    let is_one = schema.get("const").is_none_or(|one| one == value)
+        && schema["enum"].as_array().is_none_or(|words| words.contains(value));
+    if !is_allowed || !is_one {
+        found.push(format!("{value} is not {schema}"));
+    }
+    if let (Some(members), Some(properties)) = (value.as_object(), schema["properties"].as_object()) {
+        let required = schema["required"].as_array().into_iter().flatten();
+        let missing = required.filter(|name| !members.contains_key(name.as_str().unwrap()));
+        found.extend(missing.map(|name| format!("{name} is missing")));
+        for (name, member) in members {
+            match properties.get(name) {
+                Some(schema) => found.extend(problems(document, schema, member)),
+                None => found.push(format!("the document does not tell of {name}")),
+            }
+        }
+    }
+    for item in value.as_array().into_iter().flatten() {
+        found.extend(problems(document, &schema["items"], item));
+    }
+    found
+}
+
+pub(crate) fn resolve<'a>(document: &'a Value, schema: &'a Value) -> &'a Value {
+    let Some(reference) = schema["$ref"].as_str() else { return schema };
+    document.pointer(reference.trim_start_matches('#')).unwrap_or_else(|| panic!("{reference} leads nowhere"))
+}
+
+fn is_of(name: &str, value: &Value) -> bool {
+    match name {
+        "null" => value.is_null(),
+        "string" => value.is_string(),
+        "integer" => value.is_i64() || value.is_u64(),
+        "boolean" => value.is_boolean(),
+        "array" => value.is_array(),
+        "object" => value.is_object(),
+        name => panic!("say here what {name} is"),
+    }
+}
