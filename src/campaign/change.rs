@@ -133,6 +133,12 @@ impl<L: Listener> Campaigns<L> {
         Ok(store::now(&self.pool).await?)
     }
 
+    /// The answer that an earlier request with the same key had: also to one that would be refused now, because time has
+    /// passed.
+    pub async fn earlier(&self, request: &Request) -> Result<Option<Recorded>, ChangeError> {
+        prepared!(self.pool, |connection| earlier_on(connection, request))
+    }
+
     /// Opens a campaign, at once or when its time comes. Opening an open one changes nothing.
     pub async fn open(&self, id: CampaignId, request: &Request) -> Result<Once<Standing>, ChangeError> {
         self.change(id, request, |campaign, now| {
@@ -210,6 +216,16 @@ async fn change_on(
     }
     let standing = store::standing(&mut transaction, id).await?;
     finish(transaction, request, standing).await
+}
+
+async fn earlier_on(
+    connection: &mut PgConnection,
+    request: &Request,
+) -> Result<Option<Recorded>, ChangeError> {
+    let mut transaction = connection.begin().in_time().await?;
+    let earlier = earlier(&mut transaction, request).await?;
+    transaction.commit().in_time().await?;
+    Ok(earlier)
 }
 
 async fn earlier(transaction: &mut PgConnection, request: &Request) -> Result<Option<Recorded>, ChangeError> {

@@ -39,10 +39,16 @@ pub(super) async fn create(
 ) -> OneCampaign {
     let body = DraftBody::read(&bytes)?;
     let now = api.campaigns.now().await.map_err(|error| Problem::storage(error, CREATE_UNKNOWN))?;
-    let draft = body.parse(now)?;
     let request = Request {
         keyed: Keyed::of(&cause, "createCampaign", "", &canonical(&bytes)),
         answer: |created| recorded_created(location(created), created),
+    };
+    let draft = match body.parse(now) {
+        Ok(draft) => draft,
+        Err(rejected) => match api.campaigns.earlier(&request).await? {
+            Some(recorded) => return Ok(Answer::Replayed(recorded)), // its times have passed since
+            None => return Err(rejected.into()),
+        },
     };
     match api.campaigns.create(&draft, &request).await {
         Ok(Once::First(body)) => Ok(Answer::Created { location: location(&body), body }),

@@ -16,8 +16,8 @@ use crate::issue::{ClaimError, IssueError, Outcome};
 use crate::json::{Object, Rejected};
 
 /// What a retry does when the outcome of a claim is unknown.
-const CLAIM_UNKNOWN: &str =
-    "Retry: the outcome is unknown; a retry returns the coupon or the reason there is none.";
+const CLAIM_UNKNOWN: &str = "The outcome is unknown: a retry with the same Idempotency-Key returns the coupon, or the reason there is none. Without \
+     a key it may get the user another coupon, if the campaign gives each user several.";
 
 /// The user whom the body of a claim names.
 ///

@@ -11,7 +11,7 @@ use coupon_dispatcher::ids::CampaignId;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 
-use crate::support::{Answer, Http, SOON, World, draft, wait_until};
+use crate::support::{Answer, Http, SOON, World, draft, in_seconds, wait_until};
 
 const KEY: &str = "idempotency-key";
 
@@ -140,6 +140,22 @@ async fn a_change_of_a_campaign_that_is_repeated_gets_the_answer_of_the_first() 
     assert_eq!((late.status, late.problem()), (409, "not-allowed-in-state"), "{late:?}");
     let shown = world.api().get(path).await;
     assert_eq!(shown.body, closed.body);
+    world.close().await;
+}
+
+#[tokio::test]
+async fn a_campaign_whose_time_has_passed_is_shown_to_the_retry() {
+    let world = World::start().await;
+    let body = draft(json!({ "closes_at": in_seconds(2) }));
+    let created = keyed(&world, "one").post("/v1/campaigns", &body).await;
+    assert_eq!(created.status, 201, "{created:?}");
+    let is_over = async || {
+        let over = "SELECT every(closes_at < now()) FROM campaigns";
+        sqlx::query_scalar::<_, bool>(over).fetch_one(&world.pool).await.unwrap()
+    };
+    wait_until("its time has passed", SOON, is_over).await;
+    assert_replayed(&keyed(&world, "one").post("/v1/campaigns", &body).await, &created);
+    assert_eq!(keyed(&world, "two").post("/v1/campaigns", &body).await.problem(), "invalid");
     world.close().await;
 }
 

@@ -50,7 +50,7 @@ pub(super) fn member(id: &HeaderValue) -> Vec<u8> {
     member
 }
 
-/// A body in JSON with a member more. What is no object stays as it is.
+/// The body of a problem with one more member at its end. A body that is not a JSON object is returned unchanged.
 pub(super) fn with_member(body: Bytes, member: &[u8]) -> Bytes {
     match body.strip_suffix(b"}") {
         Some(open) => [open, member, b"}"].concat().into(),
