@@ -44,16 +44,22 @@ const STALE: [&str; 2] = ["0A000", "26000"];
 /// Whether a statement has failed because it was prepared before the schema changed. Nothing is written then.
 #[must_use]
 pub fn is_stale(error: &(dyn Error + 'static)) -> bool {
+    let error = of_postgres(error).and_then(sqlx::Error::as_database_error);
+    error.and_then(sqlx::error::DatabaseError::code).is_some_and(|code| STALE.contains(&&*code))
+}
+
+/// The failure of Postgres behind an error; nothing if Postgres has failed nothing.
+#[must_use]
+pub fn of_postgres<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a sqlx::Error> {
     let mut cause = Some(error);
     while let Some(error) = cause {
         let shared = || error.downcast_ref::<Arc<sqlx::Error>>().map(|error| &**error);
         if let Some(error) = error.downcast_ref::<sqlx::Error>().or_else(shared) {
-            let Some(error) = error.as_database_error() else { return false };
-            return error.code().is_some_and(|code| STALE.contains(&&*code));
+            return Some(error);
         }
         cause = error.source();
     }
-    false
+    None
 }
 
 /// Whether Postgres was away: the connection broke, none could be made, or Postgres was starting or ending (57P01 to
@@ -75,7 +81,8 @@ pub fn is_unreadable(error: &sqlx::Error) -> bool {
 
 /// Runs a statement on a connection of a pool, as in `prepared!(pool, |connection| query.fetch_one(connection))`. If
 /// it is stale, the connection forgets all that it has prepared, and runs it once more: a migration under a running
-/// process fails no request. A macro, because futures of a closure that borrows a connection cannot be sent.
+/// process fails no request. The statement may refuse its work by an error of its own, if it leaves no transaction open. A
+/// macro, because futures of a closure that borrows a connection cannot be sent.
 macro_rules! prepared {
     ($pool:expr, |$connection:ident| $statement:expr) => {{
         use outbox_relay::in_time::InTime as _;
@@ -92,7 +99,8 @@ macro_rules! prepared {
             }
             result => result,
         };
-        if last.is_ok() {
+        let failed = last.as_ref().is_err_and(|error| $crate::storage::of_postgres(error).is_some());
+        if !failed {
             taken.rest();
         }
         last

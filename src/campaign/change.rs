@@ -1,24 +1,18 @@
-//! To change a campaign: its row and the event about it in one transaction, then a notice to the gate. The one
-//! place that does it, for operators and for the clock.
+//! To change a campaign: a transaction, then a notice to the gate.
 
 use std::fmt::Debug;
 
 use futures_util::future::BoxFuture;
-use outbox_relay::in_time::InTime as _;
-use outbox_relay::{AppendError, NewEvent};
-use sqlx::{Connection as _, PgConnection, Postgres, Transaction};
 use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 use ulid::Ulid;
 
 use super::draft::Draft;
-use super::store::{self, Snapshot, Standing, Standings};
+use super::store::{self, Standing, Standings};
+pub use super::transaction::{ChangeError, Request};
+use super::transaction::{change_on, earlier_on, insert_on};
 use super::{Campaign, State};
-use crate::event::{self, CampaignChanged};
-use crate::failpoint;
-use crate::idempotency::store as keys;
 use crate::idempotency::turns::Turns;
-use crate::idempotency::{KeyError, Keyed, Once, Recorded};
+use crate::idempotency::{KeyError, Once, Recorded};
 use crate::ids::CampaignId;
 use crate::lookup::Lookups;
 use crate::pool::Pool;
@@ -31,48 +25,6 @@ pub trait Listener: Debug + Send + Sync {
     fn changed<'a>(&'a self, campaign: &'a Campaign) -> BoxFuture<'a, ()>;
 }
 
-/// Why a campaign was not changed.
-#[derive(Debug, thiserror::Error)]
-pub enum ChangeError {
-    #[error("no campaign has this id")]
-    Unknown,
-    #[error("a campaign that is {} cannot be {asked}", state.as_str())]
-    NotAllowed { state: State, asked: &'static str },
-    #[error("the campaign cannot be opened: its closes_at, {}, has passed", written(*closes_at))]
-    Over { closes_at: OffsetDateTime },
-    #[error("change a campaign")]
-    Storage(#[from] StorageError),
-    #[error(transparent)]
-    Key(KeyError),
-    /// The outbox refused the event: a fault of this program.
-    #[error("append the event of a change: {0}")]
-    Refused(String),
-}
-
-impl From<sqlx::Error> for ChangeError {
-    fn from(error: sqlx::Error) -> Self {
-        Self::Storage(error.into())
-    }
-}
-
-impl From<KeyError> for ChangeError {
-    fn from(error: KeyError) -> Self {
-        match error {
-            KeyError::Storage(error) => Self::Storage(error),
-            error @ (KeyError::InUse | KeyError::Reused) => Self::Key(error),
-        }
-    }
-}
-
-impl From<AppendError> for ChangeError {
-    fn from(error: AppendError) -> Self {
-        match error {
-            AppendError::Database(error) => error.into(),
-            AppendError::Refused(constraint) => Self::Refused(constraint),
-        }
-    }
-}
-
 /// Campaigns, to be created, changed and shown. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Campaigns<L> {
@@ -81,15 +33,6 @@ pub struct Campaigns<L> {
     shards: i16,
     turns: Turns,
     listener: L,
-}
-
-/// A request to create or change a campaign.
-#[derive(Clone, Debug)]
-pub struct Request {
-    /// With its idempotency key, if it has one.
-    pub keyed: Option<Keyed>,
-    /// The answer that is kept with the key.
-    pub answer: fn(&Standing) -> Result<Recorded, serde_json::Error>,
 }
 
 impl<L: Listener> Campaigns<L> {
@@ -177,114 +120,4 @@ impl<L: Listener> Campaigns<L> {
         }
         Ok(changed)
     }
-}
-
-async fn insert_on(
-    connection: &mut PgConnection,
-    id: CampaignId,
-    draft: &Draft,
-    shards: i16,
-    request: &Request,
-) -> Result<Once<Standing>, ChangeError> {
-    let mut transaction = connection.begin().in_time().await?;
-    if let Some(answer) = earlier(&mut transaction, request).await? {
-        transaction.commit().in_time().await?;
-        return Ok(Once::Replayed(answer));
-    }
-    let campaign = store::insert(&mut transaction, id, draft, shards).await?;
-    let standing = Standing { left: campaign.quantity, issued: 0, campaign };
-    finish(transaction, request, standing).await
-}
-
-/// Brings a campaign into the state that `rule` returns, and appends the event in the same transaction.
-async fn change_on(
-    connection: &mut PgConnection,
-    id: CampaignId,
-    request: &Request,
-    rule: impl Fn(&Campaign, OffsetDateTime) -> Result<State, ChangeError>,
-) -> Result<Once<Standing>, ChangeError> {
-    let mut transaction = connection.begin().in_time().await?;
-    if let Some(answer) = earlier(&mut transaction, request).await? {
-        transaction.commit().in_time().await?;
-        return Ok(Once::Replayed(answer));
-    }
-    let locked = store::lock(&mut transaction, id).await?;
-    let Snapshot { campaign, taken_at } = locked.ok_or(ChangeError::Unknown)?;
-    let state = rule(&campaign, taken_at)?;
-    if state != campaign.state {
-        save(&mut transaction, id, state).await?;
-    }
-    let standing = store::standing(&mut transaction, id).await?;
-    finish(transaction, request, standing).await
-}
-
-async fn earlier_on(
-    connection: &mut PgConnection,
-    request: &Request,
-) -> Result<Option<Recorded>, ChangeError> {
-    let mut transaction = connection.begin().in_time().await?;
-    let earlier = earlier(&mut transaction, request).await?;
-    transaction.commit().in_time().await?;
-    Ok(earlier)
-}
-
-async fn earlier(transaction: &mut PgConnection, request: &Request) -> Result<Option<Recorded>, ChangeError> {
-    match &request.keyed {
-        Some(keyed) => Ok(keys::begin(transaction, keyed).await?),
-        None => Ok(None),
-    }
-}
-
-/// Keeps the answer with the key, and commits.
-async fn finish(
-    mut transaction: Transaction<'_, Postgres>,
-    request: &Request,
-    standing: Standing,
-) -> Result<Once<Standing>, ChangeError> {
-    if let Some(keyed) = &request.keyed {
-        let answer = (request.answer)(&standing).map_err(|error| ChangeError::Refused(error.to_string()))?;
-        keys::record(&mut transaction, keyed, &answer).await?;
-        failpoint::reached("campaign.recorded").await;
-    }
-    transaction.commit().in_time().await?;
-    Ok(Once::First(standing))
-}
-
-/// Saves the state of a campaign, whose row the transaction has locked, and appends the event about it.
-pub(super) async fn save(
-    transaction: &mut PgConnection,
-    id: CampaignId,
-    state: State,
-) -> Result<Campaign, ChangeError> {
-    let changed = store::save_state(transaction, id, state).await?;
-    // The last change, because the shard stays locked from here to the commit: every coupon that was issued before
-    // comes before this event, and every batch after it sees the new state.
-    if let Some(event) = event_of(&changed) {
-        outbox_relay::append(transaction, changed.shard, &[event]).await?;
-    }
-    Ok(changed)
-}
-
-/// A time as JSON has it.
-fn written(time: OffsetDateTime) -> String {
-    time.format(&Rfc3339).unwrap_or_default()
-}
-
-/// The event about the state that a campaign is in now; nothing for states that are not published.
-fn event_of(campaign: &Campaign) -> Option<NewEvent> {
-    let kind = match campaign.state {
-        State::Open => event::CAMPAIGN_OPENED,
-        State::Closed => event::CAMPAIGN_CLOSED,
-        State::Draft | State::Scheduled | State::Paused => return None,
-    };
-    let id = campaign.id.to_string();
-    let data = CampaignChanged {
-        campaign_id: &id,
-        merchant_id: campaign.merchant_id.as_str(),
-        name: &campaign.name,
-        quantity: campaign.quantity,
-        version: campaign.version,
-    };
-    let data = serde_json::json!(data).to_string();
-    Some(NewEvent { id: Ulid::generate(), kind, key: id.clone(), subject: id, data, traceparent: None })
 }

@@ -12,9 +12,9 @@ use outbox_relay::zoo;
 use sqlx::Connection as _;
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::change::{self, ChangeError};
 use super::store::{self, Snapshot};
 use super::sweep;
+use super::transaction::{self, ChangeError};
 use crate::ids::CampaignId;
 use crate::pool::Pool;
 use crate::storage::{StorageError, is_away};
@@ -123,12 +123,13 @@ async fn bring_up_to_date(pool: &Pool, id: CampaignId) -> Result<(), ClockError>
         .in_time()
         .await?;
     let locked = store::lock_if_free(&mut transaction, id).await?;
-    let Snapshot { campaign, taken_at } = locked.ok_or(ClockError::RowLocked)?;
-    let due = campaign.state.due(campaign.opens_at, campaign.closes_at, taken_at);
-    if due != campaign.state {
-        change::save(&mut transaction, id, due).await?;
+    if let Some(Snapshot { campaign, taken_at }) = &locked {
+        let due = campaign.state.due(campaign.opens_at, campaign.closes_at, *taken_at);
+        if due != campaign.state {
+            transaction::save(&mut transaction, id, due).await?;
+        }
     }
     transaction.commit().in_time().await?;
     lease.rest();
-    Ok(())
+    locked.map(drop).ok_or(ClockError::RowLocked)
 }

@@ -7,6 +7,7 @@ pub mod draft;
 pub mod duration;
 pub mod store;
 pub mod sweep;
+mod transaction;
 
 use std::str::FromStr;
 use std::time::Duration;

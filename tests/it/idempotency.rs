@@ -290,6 +290,35 @@ async fn a_key_that_cannot_be_one_is_refused() {
     world.close().await;
 }
 
+/// Connections are expensive: a request that is refused costs none.
+#[tokio::test]
+async fn a_refused_change_closes_no_connection() {
+    let world = World::start().await;
+    let campaign = world.open_campaign(json!({})).await;
+    let path = format!("/v1/campaigns/{campaign}");
+    let closed = world.api().post(&format!("{path}/close"), &Value::Null).await;
+    assert_eq!(closed.status, 200, "{closed:?}");
+    let body = draft(json!({}));
+    assert_eq!(keyed(&world, "one").post("/v1/campaigns", &body).await.status, 201);
+    let sessions = async || -> BTreeSet<i32> {
+        let sessions = "SELECT pid FROM pg_stat_activity WHERE application_name = 'coupon'";
+        sqlx::query_scalar(sessions).fetch_all(&world.pool).await.unwrap().into_iter().collect()
+    };
+    let before = sessions().await;
+    let unknown = CampaignId(ulid::Ulid::generate());
+    for _ in 0..10 {
+        let refused = world.api().post(&format!("{path}/open"), &Value::Null).await;
+        assert_eq!(refused.problem(), "not-allowed-in-state", "{refused:?}");
+        let other = keyed(&world, "one").post("/v1/campaigns", &draft(json!({ "name": "Monday" }))).await;
+        assert_eq!(other.problem(), "idempotency-key-other", "{other:?}");
+        let absent = world.api().post(&format!("/v1/campaigns/{unknown}/open"), &Value::Null).await;
+        assert_eq!(absent.status, 404, "{absent:?}");
+    }
+    let after = sessions().await;
+    assert!(!before.is_empty() && before.is_subset(&after), "{before:?} {after:?}");
+    world.close().await;
+}
+
 /// Kept for a day and no longer than two.
 #[tokio::test]
 async fn old_keys_are_removed_as_a_whole() {

@@ -136,7 +136,7 @@ const ROOMS: [(&str, &str, &[&str]); 9] = [
     ("src", "axum", &["http", "app::doors"]),
     ("src", "hyper", &["http::server", "identity::jwt::fetch", "client", "rush"]),
     ("src", "StatusCode", &["http::answer", "http::problem_kind", "client", "rush"]),
-    ("src", "outbox_relay::append", &["campaign::change"]),
+    ("src", "outbox_relay::append", &["campaign::transaction"]),
     ("relay/src", "backoff", &["retry"]),
     ("relay/src", "axum", &[]),
 ];
