@@ -15,8 +15,9 @@ use crate::night::{self, Kind, Night};
 use crate::service::{Service, ready};
 use crate::support::{wait_for, wait_until};
 
-const CLAIMS_SECONDS: u64 = 3;
-const ANSWERS_SECONDS: u64 = 2;
+/// Of each segment. The machine changes its pace within seconds: many short turns find the same pace more often than a
+/// few long ones.
+const SECONDS: u64 = 1;
 const MANY_CAMPAIGNS: usize = 100;
 /// Drained in about a second, which is 200 times the interval at which the stream is asked.
 const BACKLOG_EVENTS: i64 = 60_000;
@@ -78,11 +79,11 @@ impl World {
             Segment::Claims => self.claims(turn).await,
             Segment::Livez => Ok(vec![self.service.livez().await?]),
             Segment::ManyCampaigns => {
-                let claims = self.service.claims_of(&self.campaigns, turn, ANSWERS_SECONDS).await?;
+                let claims = self.service.claims_of(&self.campaigns, turn, SECONDS).await?;
                 Ok(vec![claims.rate()])
             }
             Segment::Night(kind) => {
-                let answers = self.night.measure(&self.service, kind, turn, ANSWERS_SECONDS).await?;
+                let answers = self.night.measure(&self.service, kind, turn, SECONDS).await?;
                 Ok(vec![answers.rate()])
             }
             Segment::Drain => Ok(vec![self.drain().await?]),
@@ -104,7 +105,7 @@ impl World {
     async fn claims(&mut self, turn: usize) -> Result<Vec<f64>> {
         let times_us = |world: &Self| anyhow::Ok((world.cpu_us()?, cpu::ended_children_us()?));
         let (servers_before, wrk_before) = times_us(self)?;
-        let claims = self.service.claims(turn, CLAIMS_SECONDS).await?;
+        let claims = self.service.claims(turn, SECONDS).await?;
         let (servers, wrk) = times_us(self)?;
         let spent = servers.iter().zip(servers_before).map(|(after, before)| after - before);
         let spent = spent.chain([wrk - wrk_before]).map(|us| us / claims.issued as f64);
