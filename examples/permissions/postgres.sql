@@ -59,7 +59,8 @@ GRANT EXECUTE ON FUNCTION idempotency_remove_old, idempotency_slot TO coupon_api
 ALTER FUNCTION issue_batch SECURITY DEFINER SET search_path = :"schema", pg_temp; -- for the version before
 ALTER FUNCTION issue_batch_2 SECURITY DEFINER SET search_path = :"schema", pg_temp;
 ALTER FUNCTION outbox_append SECURITY DEFINER SET search_path = :"schema", pg_temp;
-GRANT EXECUTE ON FUNCTION issue_batch, issue_batch_2, outbox_append TO coupon_api;
+ALTER FUNCTION outbox_append_2 SECURITY DEFINER SET search_path = :"schema", pg_temp;
+GRANT EXECUTE ON FUNCTION issue_batch, issue_batch_2, outbox_append, outbox_append_2 TO coupon_api;
 
 -- Reads one partition by its name; no role has a right on partitions.
 ALTER FUNCTION outbox_head SECURITY DEFINER SET search_path = :"schema", pg_temp;
@@ -77,7 +78,7 @@ GRANT EXECUTE ON FUNCTION outbox_head, projection_position, outbox_drop_partitio
 GRANT SELECT ON ALL TABLES IN SCHEMA :"schema" TO coupon_projector;
 GRANT INSERT ON wallet, settlement_entries, parked_events, projection_positions TO coupon_projector;
 GRANT DELETE ON projection_positions TO coupon_projector;
--- A projection that appends events of its own would need EXECUTE on outbox_append as well; none does.
+-- A projection that appends events of its own would need EXECUTE on outbox_append_2 as well; none does.
 GRANT EXECUTE ON FUNCTION outbox_head, projection_position TO coupon_projector;
 
 -- Replays: read the outbox and its epochs, and store the state of a run.

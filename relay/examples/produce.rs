@@ -66,6 +66,7 @@ async fn place(connection: &mut PgConnection, number: i64) -> Result<(), Box<dyn
             key: customer,
             subject: number.to_string(),
             traceparent: None,
+            request_id: None,
         };
         append(&mut transaction, SHARD, &[event]).await?; // last, because it locks the shard
     }

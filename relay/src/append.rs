@@ -25,14 +25,14 @@ pub enum AppendError {
 /// # Errors
 /// [`AppendError::Refused`] names the constraint when an event cannot be published: its type or key is not one
 /// token of a subject, its data is not JSON or is over 64 KiB, its subject is over 1,024 characters, or its
-/// trace context is not a valid header value.
+/// trace context or request id is not a valid header value of at most 255 characters.
 pub async fn append(
     transaction: &mut PgConnection,
     shard: Shard,
     events: &[NewEvent],
 ) -> Result<i64, AppendError> {
     let column = |part: fn(&NewEvent) -> &str| events.iter().map(part).collect::<Vec<_>>();
-    sqlx::query_scalar("SELECT outbox_append($1, $2, $3, $4, $5, $6, $7)")
+    sqlx::query_scalar("SELECT outbox_append_2($1, $2, $3, $4, $5, $6, $7, $8)")
         .bind(shard)
         .bind(events.iter().map(|event| Uuid::from(event.id)).collect::<Vec<_>>())
         .bind(column(|event| event.kind))
@@ -40,6 +40,7 @@ pub async fn append(
         .bind(column(|event| &event.subject))
         .bind(column(|event| &event.data))
         .bind(events.iter().map(|event| event.traceparent.as_deref()).collect::<Vec<_>>())
+        .bind(events.iter().map(|event| event.request_id.as_deref()).collect::<Vec<_>>())
         .fetch_one(transaction)
         .in_time()
         .await

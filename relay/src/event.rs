@@ -28,6 +28,8 @@ pub const POSITION_HEADER: &str = "Outbox-Position";
 pub const EPOCH_HEADER: &str = "Outbox-Epoch";
 /// Header with the event's id, in replays and dead letters, where `Nats-Msg-Id` is another.
 pub const EVENT_ID_HEADER: &str = "Outbox-Event-Id";
+/// Header with the id of the request that caused the event, if there was one.
+pub const REQUEST_ID_HEADER: &str = "Request-Id";
 
 /// An event to append.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,6 +46,8 @@ pub struct NewEvent {
     pub data: String,
     /// W3C trace context of the request that caused the event.
     pub traceparent: Option<String>,
+    /// The id of that request.
+    pub request_id: Option<String>,
 }
 
 /// An event as a row of the outbox.
@@ -57,11 +61,12 @@ pub struct StoredEvent {
     pub subject: String,
     pub data: String,
     pub traceparent: Option<String>,
+    pub request_id: Option<String>,
     pub time: OffsetDateTime,
 }
 
 /// Reads columns by index, which saves a look-up of names for each row: shard, position, id, type, key,
-/// subject, data, traceparent, time.
+/// subject, data, traceparent, request id, time.
 impl FromRow<'_, PgRow> for StoredEvent {
     fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
         Ok(Self {
@@ -73,7 +78,8 @@ impl FromRow<'_, PgRow> for StoredEvent {
             subject: row.try_get(5)?,
             data: row.try_get(6)?,
             traceparent: row.try_get(7)?,
-            time: row.try_get(8)?,
+            request_id: row.try_get(8)?,
+            time: row.try_get(9)?,
         })
     }
 }
@@ -91,7 +97,8 @@ impl StoredEvent {
         until: i64,
     ) -> Result<Vec<Self>, sqlx::Error> {
         sqlx::query_as(
-            "SELECT shard, position, event_id, type, key, subject, data::text AS data, traceparent, time \
+            "SELECT shard, position, event_id, type, key, subject, data::text AS data, traceparent, request_id, \
+                    time \
              FROM outbox WHERE shard = $1 AND position > $2 AND position <= $3 ORDER BY position",
         )
         .bind(shard)
@@ -144,6 +151,9 @@ impl StoredEvent {
         headers.insert(HeaderName::from_static("content-type"), "application/cloudevents+json");
         if let Some(traceparent) = &self.traceparent {
             headers.insert(HeaderName::from_static("traceparent"), traceparent.as_str());
+        }
+        if let Some(request_id) = &self.request_id {
+            headers.insert(HeaderName::from_static(REQUEST_ID_HEADER), request_id.as_str());
         }
         headers
     }
@@ -215,6 +225,7 @@ mod tests {
             subject: "a \"quoted\" one".to_owned(),
             data: r#"{"number":1, "user_id":"\\\""}"#.to_owned(),
             traceparent: None,
+            request_id: None,
             time: OffsetDateTime::UNIX_EPOCH,
         };
         let outlet = Outlet { stream: "S", subjects: "s", types: "thing", source: "/here", deployment: None };

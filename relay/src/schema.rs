@@ -28,7 +28,8 @@ pub struct Function {
 /// The functions of the outbox.
 pub const FUNCTIONS: &[Function] = &[
     Function { name: "outbox_add_partitions", revision: 1, text: include_str!("outbox_add_partitions.sql") },
-    Function { name: "outbox_append", revision: 1, text: include_str!("outbox_append.sql") },
+    Function { name: "outbox_append", revision: 2, text: include_str!("outbox_append.sql") },
+    Function { name: "outbox_append_2", revision: 1, text: include_str!("outbox_append_2.sql") },
     Function { name: "outbox_check", revision: 1, text: include_str!("outbox_check.sql") },
     Function { name: "outbox_drop_partition", revision: 1, text: include_str!("outbox_drop_partition.sql") },
     Function { name: "outbox_head", revision: 1, text: include_str!("outbox_head.sql") },

@@ -11,6 +11,7 @@ use ulid::Ulid;
 use super::draft::Draft;
 use super::store::{self, Snapshot, Standing};
 use super::{Campaign, State};
+use crate::cause::{Cause, RequestId, Traceparent};
 use crate::event::{self, CampaignChanged};
 use crate::failpoint;
 use crate::idempotency::store as keys;
@@ -21,6 +22,8 @@ use crate::storage::{StorageError, of_postgres};
 /// A request to create or change a campaign.
 #[derive(Clone, Debug)]
 pub struct Request {
+    /// The event about the change names it.
+    pub cause: Cause,
     /// With its idempotency key, if it has one.
     pub keyed: Option<Keyed>,
     /// The answer that is kept with the key.
@@ -122,7 +125,7 @@ async fn change_in(
     let Snapshot { campaign, taken_at } = locked.ok_or(ChangeError::Unknown)?;
     let state = rule(&campaign, taken_at)?;
     if state != campaign.state {
-        save(transaction, id, state).await?;
+        save(transaction, id, state, Some(&request.cause)).await?;
     }
     let standing = store::standing(transaction, id).await?;
     recorded(transaction, request, standing).await
@@ -172,23 +175,25 @@ async fn recorded(
     Ok(Once::First(standing))
 }
 
-/// Saves the state of a campaign, whose row the transaction has locked, and appends the event about it.
+/// Saves the state of a campaign, whose row the transaction has locked, and appends the event about it. The clock is no
+/// cause.
 pub(super) async fn save(
     transaction: &mut PgConnection,
     id: CampaignId,
     state: State,
+    cause: Option<&Cause>,
 ) -> Result<Campaign, ChangeError> {
     let changed = store::save_state(transaction, id, state).await?;
     // The last change, because the shard stays locked from here to the commit: every coupon that was issued before
     // comes before this event, and every batch after it sees the new state.
-    if let Some(event) = event_of(&changed) {
+    if let Some(event) = event_of(&changed, cause) {
         outbox_relay::append(transaction, changed.shard, &[event]).await?;
     }
     Ok(changed)
 }
 
 /// The event about the state that a campaign is in now; nothing for states that are not published.
-fn event_of(campaign: &Campaign) -> Option<NewEvent> {
+fn event_of(campaign: &Campaign, cause: Option<&Cause>) -> Option<NewEvent> {
     let kind = match campaign.state {
         State::Open => event::CAMPAIGN_OPENED,
         State::Closed => event::CAMPAIGN_CLOSED,
@@ -203,7 +208,17 @@ fn event_of(campaign: &Campaign) -> Option<NewEvent> {
         version: campaign.version,
     };
     let data = serde_json::json!(data).to_string();
-    Some(NewEvent { id: Ulid::generate(), kind, key: id.clone(), subject: id, data, traceparent: None })
+    let traceparent = cause.and_then(|cause| cause.traceparent.as_ref()).map(Traceparent::as_str);
+    let request_id = cause.and_then(|cause| cause.request_id.as_ref()).map(RequestId::as_str);
+    Some(NewEvent {
+        id: Ulid::generate(),
+        kind,
+        key: id.clone(),
+        subject: id,
+        data,
+        traceparent: traceparent.map(str::to_owned),
+        request_id: request_id.map(str::to_owned),
+    })
 }
 
 /// A time as JSON has it.

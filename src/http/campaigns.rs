@@ -42,6 +42,7 @@ pub(super) async fn create(
     let request = Request {
         keyed: Keyed::of(&cause, "createCampaign", "", &canonical(&bytes)),
         answer: |created| recorded_created(location(created), created),
+        cause,
     };
     let draft = match body.parse(now) {
         Ok(draft) => draft,
@@ -105,7 +106,7 @@ pub(super) async fn open(
     _: NoQuery,
     _: NoBody,
 ) -> OneCampaign {
-    Ok(api.campaigns.open(id, &change(&cause, "openCampaign", id)).await?.into())
+    Ok(api.campaigns.open(id, &change(cause, "openCampaign", id)).await?.into())
 }
 
 /// `POST /v1/campaigns/{id}/close`
@@ -116,12 +117,12 @@ pub(super) async fn close(
     _: NoQuery,
     _: NoBody,
 ) -> OneCampaign {
-    Ok(api.campaigns.close(id, &change(&cause, "closeCampaign", id)).await?.into())
+    Ok(api.campaigns.close(id, &change(cause, "closeCampaign", id)).await?.into())
 }
 
 /// A request without a body to change a campaign.
-fn change(cause: &Cause, operation: &str, id: CampaignId) -> Request {
-    Request { keyed: Keyed::of(cause, operation, &id.to_string(), &[]), answer: recorded_ok }
+fn change(cause: Cause, operation: &str, id: CampaignId) -> Request {
+    Request { keyed: Keyed::of(&cause, operation, &id.to_string(), &[]), answer: recorded_ok, cause }
 }
 
 fn location(created: &Standing) -> String {

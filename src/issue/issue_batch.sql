@@ -1,4 +1,4 @@
--- issue_batch: issue_batch_2() for claims without idempotency keys. The version before calls it, and it goes with the next.
+-- issue_batch: issue_batch_2() for claims without idempotency keys and ids of requests. The version before calls it, and it goes with the next.
 --
 -- Arguments, returns, locks, raises: see issue_batch_2(). No claim is `replayed` or `key_reused`.
 CREATE OR REPLACE FUNCTION issue_batch(
@@ -17,6 +17,6 @@ BEGIN
     RETURN QUERY
     SELECT * FROM issue_batch_2(
         a_shard, campaigns_in, campaign_keys, sold_out_event_ids, last_claims, user_ids, coupon_ids, coupon_keys, codes,
-        event_ids, traceparents, NULL);
+        event_ids, traceparents, NULL, NULL);
 END
 $$;

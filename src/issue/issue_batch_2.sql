@@ -4,9 +4,10 @@
 --            of each campaign of the batch: its id, the id as text, an id for its campaign-sold-out event, and the
 --            index of its last claim, from 1
 --            of each claim, those of a campaign together and in the order of the campaigns: the user, a new coupon
---            id, the id as text, a new code, an id for the issued event, and the trace context
+--            id, the id as text, a new code, an id for the issued event, the trace context, and
+--            the id of the request
 --            of each claim its idempotency key with its scope, as a hash; the array is NULL if no claim has a key
---            Only trace contexts and keys may be NULL. A user occurs once in a campaign, a key once.
+--            Only trace contexts, ids of requests and keys may be NULL. A user occurs once in a campaign, a key once.
 -- Returns    rows that together have each claim once. `claims` holds indexes of claims from 1, `nths` and `numbers`
 --            an element for each of them. Verdicts:
 --   issued     all winners of a campaign in one row, with issued_at and expires_at. What the caller has sent for
@@ -19,7 +20,7 @@
 --   key_reused another user has
 -- Locks      the rows of scheduled campaigns, in the order of their ids, then the shard (outbox_lock), until the
 --            transaction ends: nobody else issues or appends there. A change of a campaign locks in this order too
--- Raises     what outbox_append() raises, and violations of the constraints of `coupons`: a coupon id used before
+-- Raises     what outbox_append_2() raises, and violations of the constraints of `coupons`: a coupon id used before
 --
 -- Coupons, their events and campaign-sold-out are written in the caller's transaction. Behind the lock each claim is
 -- judged by committed rows: the campaign's state, the user's coupons, the numbers that are left. A claim that gets no
@@ -38,7 +39,7 @@ CREATE OR REPLACE FUNCTION issue_batch_2(
     a_shard smallint,
     campaigns_in uuid[], campaign_keys text[], sold_out_event_ids uuid[], last_claims integer[],
     user_ids text[], coupon_ids uuid[], coupon_keys text[], codes text[], event_ids uuid[],
-    traceparents text[], keys_in uuid[]
+    traceparents text[], request_ids text[], keys_in uuid[]
 ) RETURNS TABLE (
     claims integer[], verdict text, nths integer[], numbers integer[], issued_at timestamptz,
     expires_at timestamptz, coupon_id uuid, code text, state text
@@ -74,6 +75,7 @@ DECLARE
     won_subjects  text[];
     won_datas     text[];
     won_traces    text[];
+    won_requests  text[];
     -- Of each event of a campaign that opens, or is sold out.
     ids           uuid[];
     keys          text[];
@@ -149,10 +151,11 @@ BEGIN
             )
             SELECT coalesce(array_agg(i), '{}'), array_agg(c), array_agg(number), array_agg(nth),
                    array_agg(c) FILTER (WHERE number = quantities[c]), array_agg(event_ids[i]), array_agg(campaign_keys[c]),
-                   array_agg(coupon_keys[i]), array_agg(traceparents[i]),
+                   array_agg(coupon_keys[i]), array_agg(traceparents[i]), array_agg(request_ids[i]),
                    array_agg(concat('{"coupon_id":"', coupon_keys[i], '","campaign_id":"', campaign_keys[c], '","user_id":',
                                     to_json(user_ids[i]), ',"number":', number, shared_datas[c]))
-            INTO won, won_campaigns, won_numbers, won_nths, sold_out, won_ids, won_keys, won_subjects, won_traces, won_datas
+            INTO won, won_campaigns, won_numbers, won_nths, sold_out, won_ids, won_keys, won_subjects, won_traces,
+                 won_requests, won_datas
             FROM winners;
             EXIT;
         EXCEPTION WHEN unique_violation THEN
@@ -183,14 +186,14 @@ BEGIN
             INTO ids, keys, datas
             FROM opened JOIN generate_series(1, cardinality(campaigns_in)) AS c ON campaigns_in[c] = id;
             IF ids IS NOT NULL THEN
-                PERFORM outbox_append(
+                PERFORM outbox_append_2(
                     a_shard, ids, array_fill('campaign-opened'::text, ARRAY [cardinality(ids)]), keys,
-                    keys, datas, array_fill(NULL::text, ARRAY [cardinality(ids)]));
+                    keys, datas, NULL, NULL);
             END IF;
         END IF;
-        PERFORM outbox_append(
+        PERFORM outbox_append_2(
             a_shard, won_ids, array_fill('issued'::text, ARRAY [won_count]), won_keys, won_subjects,
-            won_datas, won_traces);
+            won_datas, won_traces, won_requests);
         IF cardinality(campaigns_in) = 1 THEN
             RETURN QUERY
             SELECT won, 'issued', won_nths, won_numbers, the_time, expiries[1], NULL::uuid, NULL::text, NULL::text;
@@ -208,9 +211,9 @@ BEGIN
                                                'quantity', quantities[c])::text)
             INTO ids, keys, datas
             FROM unnest(sold_out) AS c;
-            PERFORM outbox_append(
+            PERFORM outbox_append_2(
                 a_shard, ids, array_fill('campaign-sold-out'::text, ARRAY [cardinality(ids)]), keys,
-                keys, datas, array_fill(NULL::text, ARRAY [cardinality(ids)]));
+                keys, datas, NULL, NULL);
         END IF;
     END IF;
 

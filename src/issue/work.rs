@@ -11,7 +11,7 @@ use ulid::{Generator, Ulid};
 use uuid::Uuid;
 
 use super::claim::{Asking, Claim, ClaimError, Fate, Verdict};
-use crate::cause::Traceparent;
+use crate::cause::{RequestId, Traceparent};
 use crate::coupon::{self, Coupon, CouponState, Refusal};
 use crate::gate::loader::Loader;
 use crate::gate::seat::Seat;
@@ -88,7 +88,7 @@ impl Work for Claims {
         // All rows are read, up to ReadyForQuery: the rows come before the commit, that comes after.
         let rows = sqlx::query(
             "SELECT claims, verdict, nths, numbers, issued_at, expires_at, coupon_id, code, state \
-             FROM issue_batch_2($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
+             FROM issue_batch_2($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
         )
         .bind(shard)
         .bind(campaigns.iter().map(|claims| claims[0].campaign).collect::<Vec<_>>())
@@ -101,6 +101,7 @@ impl Work for Claims {
         .bind(&codes)
         .bind(claims.iter().map(|_| new_id().into()).collect::<Vec<Uuid>>())
         .bind(claims.iter().map(traceparent).collect::<Vec<_>>())
+        .bind(claims.iter().map(request_id).collect::<Vec<_>>())
         .bind(keys(claims))
         .fetch_all(connection)
         .await?;
@@ -184,6 +185,10 @@ impl Claims {
 
 fn traceparent(claim: &Claim) -> Option<&str> {
     claim.cause.traceparent.as_ref().map(Traceparent::as_str)
+}
+
+fn request_id(claim: &Claim) -> Option<&str> {
+    claim.cause.request_id.as_ref().map(RequestId::as_str)
 }
 
 /// The idempotency key of each claim; nothing if none has one.

@@ -73,6 +73,7 @@ impl Appender {
             subject: coupon,
             data: data.to_string(),
             traceparent: None,
+            request_id: None,
         }
     }
 }

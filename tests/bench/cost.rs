@@ -26,7 +26,7 @@ const ISSUE: &str = "SELECT claims, verdict, nths, numbers, issued_at, expires_a
 /// Milliseconds that `$2` calls of a function took, including the functions that they called.
 const SPENT: &str = "SELECT total_time FROM pg_stat_user_functions WHERE funcname = $1 AND calls = $2";
 
-/// The time of `outbox_append()` as a share of other times.
+/// The time of `outbox_append_2()` as a share of other times.
 #[derive(Debug)]
 pub(crate) struct Cost {
     /// Of the time of a separate `append`.
@@ -73,11 +73,11 @@ async fn issue(site: &Site, alone_us: f64) -> Result<Cost> {
 
     let mut connection = site.database.connect().await?;
     let issued_ms = spent_ms(&mut connection, "issue_batch_2").await?;
-    let appended_ms = spent_ms(&mut connection, "outbox_append").await?;
+    let appended_ms = spent_ms(&mut connection, "outbox_append_2").await?;
     let called_ms = called.as_secs_f64() * 1_000.0;
     let per_event = |ms: f64| ms * 1_000.0 / (BATCHES * ISSUED_TOGETHER) as f64;
     println!(
-        "issue_batch_2() of {ISSUED_TOGETHER}: {:.1}, of which outbox_append() {:.1}; with round trip and commit {:.1}",
+        "issue_batch_2() of {ISSUED_TOGETHER}: {:.1}, of which outbox_append_2() {:.1}; with round trip and commit {:.1}",
         per_event(issued_ms),
         per_event(appended_ms),
         per_event(called_ms),

@@ -56,9 +56,9 @@ async fn main() -> Result<()> {
     line("commit to the report of the relay, p50, ms", quantile(&mut pace.told_ms, 500), "");
     line("commit to the report of the relay, p99, ms", quantile(&mut pace.told_ms, 990), "");
     line("achieved rate ÷ requested rate", pace.kept, "~ 1");
-    line("outbox_append() within issue_batch_2() ÷ append alone", cost.to_alone, "< 1");
-    line("outbox_append() ÷ issue_batch_2(), time", cost.within, "");
-    line("outbox_append() ÷ whole call with its commit, time", cost.of_the_call, "");
+    line("outbox_append_2() within issue_batch_2() ÷ append alone", cost.to_alone, "< 1");
+    line("outbox_append_2() ÷ issue_batch_2(), time", cost.within, "");
+    line("outbox_append_2() ÷ whole call with its commit, time", cost.of_the_call, "");
     line("rows of the outbox updated, deleted or dead", bloat.changed, "= 0");
     line("size of the outbox after retention ÷ before", bloat.left, "~ 0");
     for state in &partitions[1..] {

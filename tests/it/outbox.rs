@@ -23,6 +23,7 @@ pub(crate) fn event(kind: &'static str) -> NewEvent {
         subject: "what it is about".to_owned(),
         data: r#"{"some": "data"}"#.to_owned(),
         traceparent: None,
+        request_id: None,
     }
 }
 

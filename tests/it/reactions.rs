@@ -48,6 +48,7 @@ impl Projection for Echo {
                     subject: position.to_string(),
                     data: json!("x".repeat(letters)).to_string(),
                     traceparent: None,
+                    request_id: None,
                 }));
             }
             Ok(follow_ups)

@@ -8,7 +8,7 @@ use async_nats::jetstream;
 use coupon_dispatcher::event::OUTLET;
 use coupon_dispatcher::ids::CampaignId;
 use outbox_relay::{NewEvent, Shard, append};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
@@ -26,9 +26,12 @@ async fn split_world() -> World {
 }
 
 #[tokio::test]
-async fn a_message_carries_its_event_and_the_trace_of_its_request() {
+async fn a_message_carries_its_event_and_the_trace_and_id_of_its_request() {
     let world = World::start().await;
-    let campaign = world.open_campaign(json!({ "quantity": 100 })).await;
+    let campaign = world.create_campaign(json!({ "quantity": 100 })).await;
+    let open = format!("/v1/campaigns/{campaign}/open");
+    let opened = world.api().with("Request-Id", "opening").post(&open, &Value::Null).await;
+    assert_eq!(opened.status, 200, "{opened:?}");
     let traceparent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
     claim_traced(&world, campaign, traceparent).await;
     world.answered(&world.rush(campaign, 150).run().await).await;
@@ -38,7 +41,11 @@ async fn a_message_carries_its_event_and_the_trace_of_its_request() {
     let kinds: Vec<&str> = events.iter().map(|event| event.kind.as_str()).collect();
     assert_eq!((kinds[0], kinds[1], kinds[101]), ("campaign-opened", "issued", "campaign-sold-out"));
     assert_eq!(kinds.len(), 102);
+    assert_eq!(events[0].request_id.as_deref(), Some("opening"));
     assert_eq!(events[1].traceparent.as_deref(), Some(traceparent));
+    assert_eq!(events[1].request_id.as_deref(), Some("claim-1"));
+    assert!(events[2..101].iter().all(|event| event.request_id.as_ref().is_some_and(|id| id.len() == 26)));
+    assert_eq!(events[101].request_id, None);
     world.close().await;
 }
 
@@ -46,7 +53,7 @@ async fn claim_traced(world: &World, campaign: CampaignId, traceparent: &str) {
     let body = r#"{"user_id":"traced"}"#;
     let request = format!(
         "POST /v1/campaigns/{campaign}/coupons HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {TOKEN}\r\n\
-         traceparent: {traceparent}\r\nconnection: close\r\ncontent-type: application/json\r\n\
+         traceparent: {traceparent}\r\nrequest-id: claim-1\r\nconnection: close\r\ncontent-type: application/json\r\n\
          content-length: {}\r\n\r\n{body}",
         body.len()
     );

@@ -134,7 +134,7 @@ impl Selection {
         last: i64,
     ) -> Result<Vec<StoredEvent>, sqlx::Error> {
         const NEXT: &str = selected!(
-            "shard, position, event_id, type, key, subject, data::text AS data, traceparent, time",
+            "shard, position, event_id, type, key, subject, data::text AS data, traceparent, request_id, time",
             "ORDER BY position"
         );
         let rows = self.rows(connection, NEXT, shard, (after, last)).in_time().await?;

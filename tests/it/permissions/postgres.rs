@@ -49,8 +49,8 @@ const INTO_COUPONS: &str = "INSERT INTO coupons SELECT gen_random_uuid(), campai
                             issued_at, expires_at FROM coupons";
 const INTO_TOKENS: &str =
     "INSERT INTO api_tokens (id, name, scopes) VALUES (gen_random_uuid(), 'mallory', '{admin}')";
-const APPEND: &str = "SELECT outbox_append(0::smallint, ARRAY [gen_random_uuid()], '{issued}', '{x}', '{x}', \
-                      '{\"{}\"}', '{NULL}')";
+const APPEND: &str = "SELECT outbox_append_2(0::smallint, ARRAY [gen_random_uuid()], '{issued}', '{x}', '{x}', \
+                      '{\"{}\"}', '{NULL}', NULL)";
 
 #[tokio::test]
 async fn nobody_but_the_owner_changes_the_outbox() {
@@ -72,10 +72,10 @@ async fn nobody_but_the_owner_changes_the_outbox() {
 
 /// Tables and functions that no role but the owner has a right to by name, and why.
 const OF_THE_OWNER: [(&str, &str); 6] = [
-    ("outbox_add_partitions", "creates tables: outbox_append() calls it as the owner"),
-    ("outbox_check", "outbox_append() calls it as the owner"),
-    ("outbox_heads", "outbox_append() writes it as the owner, and outbox_head() reads it so"),
-    ("outbox_lock", "would hold up claims: issue_batch_2() and outbox_append() call it as the owner"),
+    ("outbox_add_partitions", "creates tables: outbox_append_2() calls it as the owner"),
+    ("outbox_check", "outbox_append_2() calls it as the owner"),
+    ("outbox_heads", "outbox_append_2() writes it as the owner, and outbox_head() reads it so"),
+    ("outbox_lock", "would hold up claims: issue_batch_2() and outbox_append_2() call it as the owner"),
     ("outbox_lock_class", "outbox_lock() calls it as the owner"),
     ("outbox_swap_table", "replaces tables: rebuilds run as the owner"),
 ];

@@ -44,6 +44,7 @@ pub(super) async fn what_is_stored_already_is_recognized(nats: Nats) {
             subject: events[0].subject.clone(),
             data: events[0].data.clone(),
             traceparent: None,
+            request_id: None,
             time,
         };
         let body = String::from_utf8(stored.body(&OUTLET).to_vec()).unwrap();

@@ -123,6 +123,7 @@ fn assert_carries(message: &Message, event: &StoredEvent) {
         (SHARD_HEADER, Some(event.shard.to_string())),
         ("content-type", Some("application/cloudevents+json".to_owned())),
         ("traceparent", event.traceparent.clone()),
+        ("Request-Id", event.request_id.clone()),
     ] {
         assert_eq!(header(name), value, "{name} at {}", event.position);
     }
