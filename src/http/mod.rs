@@ -19,6 +19,7 @@ mod contract;
 mod extract;
 mod guard;
 
+mod address;
 mod caller;
 mod problem;
 mod problem_kind;
