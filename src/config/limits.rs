@@ -138,15 +138,15 @@ mod tests {
         Config::read(find).map(|config| config.limits).map_err(|error: ConfigError| error.to_string())
     }
 
-    fn rate(per_second: u32, burst: u32) -> Option<Rate> {
-        Some(Rate { per_second: per_second.try_into().unwrap(), burst: burst.try_into().unwrap() })
+    fn rate(per_second: u32, burst: u32) -> Rate {
+        Rate { per_second: per_second.try_into().unwrap(), burst: burst.try_into().unwrap() }
     }
 
     #[test]
     fn by_default_failed_logins_alone_are_limited() {
         let limits = read(&[]).unwrap();
         assert_eq!((limits.per_principal, limits.per_address), (None, None));
-        assert_eq!(limits.failed_logins, rate(10, 60));
+        assert_eq!(limits.failed_logins, Some(rate(10, 60)));
         assert!(limits.trusted_proxies.is_empty());
         for off in ["", "off"] {
             assert_eq!(read(&[("FAILED_LOGIN_LIMIT", off)]).unwrap().failed_logins, None);
@@ -157,7 +157,7 @@ mod tests {
     fn limits_are_read() {
         let limits = [("RATE_LIMIT_PER_PRINCIPAL", "1000/2000"), ("RATE_LIMIT_PER_ADDRESS", "5/5")];
         let limits = read(&limits).unwrap();
-        assert_eq!((limits.per_principal, limits.per_address), (rate(1_000, 2_000), rate(5, 5)));
+        assert_eq!((limits.per_principal, limits.per_address), (Some(rate(1_000, 2_000)), Some(rate(5, 5))));
         for wrong in ["1000", "0/5", "5/4", "1/1000001", "-1/5", "1/2/3", "on", " 1/2"] {
             let told = read(&[("RATE_LIMIT_PER_ADDRESS", wrong)]).expect_err(wrong);
             assert!(told.contains("RATE_LIMIT_PER_ADDRESS must be off, or requests a second"), "{told}");
