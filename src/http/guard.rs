@@ -80,7 +80,7 @@ impl Guard {
         let caller = caller::check(route, request.headers(), guards.authenticator.as_ref())?;
         if let Some((limits, caller)) = guards.limits.as_ref().zip(caller.as_ref()) {
             let counted = limits.of_principal(&caller.cause.principal);
-            counted.map_err(|exceeded| Stopped::Refused(Problem::too_many_requests(exceeded)))?;
+            counted.map_err(|exceeded| Stopped::Refused(exceeded.into()))?;
         }
         let permits = match route.load {
             Load::Probe | Load::Light | Load::Claims => None,
@@ -117,7 +117,7 @@ impl Guard {
         match self.limits_of(request) {
             Some((limits, peer)) if self.route.load != Load::Probe => limits
                 .of_address(|trusted| address::client(peer, request.headers(), trusted))
-                .map_err(Problem::too_many_requests),
+                .map_err(Problem::from),
             _ => Ok(()),
         }
     }
@@ -128,7 +128,7 @@ impl Guard {
         let counted = self.limits_of(request).map_or(Ok(()), |(limits, peer)| {
             limits.of_failed_login(|trusted| address::client(peer, request.headers(), trusted))
         });
-        counted.map_or_else(Problem::too_many_requests, |()| Problem::unauthorized())
+        counted.map_or_else(Problem::from, |()| Problem::unauthorized())
     }
 }
 

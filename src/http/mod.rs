@@ -21,6 +21,7 @@ mod guard;
 
 mod address;
 mod caller;
+mod exceeded;
 mod problem;
 mod problem_kind;
 mod request_id;

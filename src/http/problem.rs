@@ -17,7 +17,6 @@ use crate::cause::Traceparent;
 use crate::coupon::Coupon;
 use crate::ids::FieldProblem;
 use crate::json::Rejected;
-use crate::limits::{Counted, Exceeded};
 use crate::storage::StorageError;
 
 /// The bodies without members of their own, which most users get who lose, by the place of the kind.
@@ -26,9 +25,6 @@ static PLAIN: LazyLock<Vec<Bytes>> =
 
 /// The media type of problems.
 pub(super) const PROBLEM_TYPE: &str = "application/problem+json";
-
-const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
-const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 
 /// What a retry does when Postgres failed a request that only reads.
 pub(super) const NOTHING_CHANGED: &str = "Retry: the request only reads.";
@@ -69,24 +65,8 @@ impl Problem {
         Self::new(ProblemKind::Forbidden)
     }
 
-    /// The fields `RateLimit` and `RateLimit-Policy` are those of draft-ietf-httpapi-ratelimit-headers-11: nothing is left
-    /// (`r`) for `t` seconds, and the quota `q` is the burst, which the bucket regains in `w` seconds.
-    pub(super) fn too_many_requests(Exceeded { counted, rate, wait }: Exceeded) -> Self {
-        let whose = match counted {
-            Counted::Principal => "requests with this token or of this end user",
-            Counted::Address => "requests from this address",
-            Counted::FailedLogin => "invalid tokens from this address",
-        };
-        let (per_second, burst) = (rate.per_second, rate.burst);
-        let (name, window) = (counted.as_str(), burst.get().div_ceil(per_second.get()));
-        let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0); // an empty bucket waits for more than none
-        let headers = [
-            (header::RETRY_AFTER, Ok(seconds.into())),
-            (RATE_LIMIT, HeaderValue::try_from(format!("\"{name}\";r=0;t={seconds}"))),
-            (RATE_LIMIT_POLICY, HeaderValue::try_from(format!("\"{name}\";q={burst};w={window}"))),
-        ];
-        let headers = headers.into_iter().filter_map(|(name, value)| Some((name, value.ok()?))).collect();
-        let detail = format!("at most {per_second} {whose} a second, and {burst} at once");
+    /// `detail` has the limit that the request is beyond.
+    pub(super) fn too_many_requests(detail: &str, headers: Vec<(HeaderName, HeaderValue)>) -> Self {
         Self { headers, ..Self::new(ProblemKind::TooManyRequests) }.with("detail", &detail)
     }
 
