@@ -8,6 +8,7 @@
 //! * [`issue`]: the use case: the gate admits, the writer writes, the sweeper tidies up.
 //! * [`campaign`], [`coupon`]: what it is about: rules, and rows.
 //! * [`cause`], [`identity`]: the request behind what happens, and its principal.
+//! * [`limits`]: how many requests a caller may send.
 //! * [`page`], [`json`], [`ids`]: what requests are made of: pages of lists, bodies, identities.
 //! * [`health`]: whether a process can do its work, and what it measures.
 //! * [`event`]: what is published.
@@ -41,6 +42,7 @@ pub mod ids;
 pub mod issue;
 pub mod json;
 pub mod jwk;
+pub mod limits;
 mod lookup;
 pub mod money;
 pub mod page;

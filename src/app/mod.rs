@@ -31,6 +31,7 @@ use crate::identity::authenticator::Authenticator;
 use crate::identity::jwt::UserTokens;
 use crate::identity::reader;
 use crate::identity::tokens::Tokens;
+use crate::limits::Limits;
 use crate::pool::Pool;
 use crate::projections;
 use crate::wallet::Wallets;
@@ -116,7 +117,7 @@ fn start_roles(
         verdict
     });
     let watch = Watch::new(monitor, (nats, outlet), config.shards, relays, metrics);
-    (background, Health { watch, issuer: None, tokens: None, users: None, verdict })
+    (background, Health { watch, issuer: None, tokens: None, users: None, limits: None, verdict })
 }
 
 /// Serves the API until it is to stop; then lets requests, writers and the gate finish, in this order.
@@ -142,15 +143,21 @@ async fn serve_api(
         never = &mut fetching => match never {},
         (read, ()) = known => drop(read),
     }
-    let (seen_tokens, seen_users) = (Some(tokens.clone()), users.clone());
-    let health =
-        Arc::new(Health { issuer: Some(issuer.clone()), tokens: seen_tokens, users: seen_users, ..health });
+    let limits = Arc::new(Limits::new(&config.limits));
+    let health = Arc::new(Health {
+        issuer: Some(issuer.clone()),
+        tokens: Some(tokens.clone()),
+        users: users.clone(),
+        limits: Some(limits.clone()),
+        ..health
+    });
     let api = Api {
         campaigns: Campaigns::new(pool.clone(), config.shards, issuer.clone()),
         coupons: Coupons::new(pool.clone()),
         wallets: Wallets::new(pool.clone()),
         issuer,
         authenticator: Authenticator::new(admin_token, tokens.clone(), users.clone()),
+        limits,
     };
     tokio::select! {
         () = doors.serve(Some(api), &health, stop) => {}

@@ -2,6 +2,7 @@
 
 mod access;
 mod files;
+mod limits;
 mod reader;
 mod url;
 mod users;
@@ -19,13 +20,15 @@ use sqlx::postgres::PgConnectOptions;
 pub use self::access::Access;
 pub use self::files::Authorities;
 use self::files::credentials;
+pub use self::limits::{Network, Rate, RateLimits};
 use self::reader::Reader;
 pub use self::url::{Secret, ServerUrl, ServerUrls, login};
 pub use self::users::{EndUsers, KeySource};
 pub use self::variable::{
-    ADMIN_TOKEN, BATCH_ROWS, COUPON_CA, COUPON_TOKEN, COUPON_URL, DATABASE_URL, DEPLOYMENT, FIRST_DEPLOYMENT,
-    HTTP_ADDR, JWT_AUDIENCE, JWT_CA, JWT_ISSUER, JWT_KEYS, JWT_SECRET, LOG_FORMAT, MONITOR_ADDR, NATS_CA,
-    NATS_CREDENTIALS, NATS_REPLICAS, NATS_URL, OUTBOX_RETENTION_DAYS, REDIS_CA, REDIS_URL, RUST_LOG, SHARDS,
+    ADMIN_TOKEN, BATCH_ROWS, COUPON_CA, COUPON_TOKEN, COUPON_URL, DATABASE_URL, DEPLOYMENT,
+    FAILED_LOGIN_LIMIT, FIRST_DEPLOYMENT, HTTP_ADDR, JWT_AUDIENCE, JWT_CA, JWT_ISSUER, JWT_KEYS, JWT_SECRET,
+    LOG_FORMAT, MONITOR_ADDR, NATS_CA, NATS_CREDENTIALS, NATS_REPLICAS, NATS_URL, OUTBOX_RETENTION_DAYS,
+    RATE_LIMIT_PER_ADDRESS, RATE_LIMIT_PER_PRINCIPAL, REDIS_CA, REDIS_URL, RUST_LOG, SHARDS, TRUSTED_PROXIES,
     VARIABLES, Variable,
 };
 
@@ -92,6 +95,7 @@ pub struct Config {
     pub admin_token: Option<Secret>,
     /// Without it no token of an end user is accepted.
     pub users: Option<EndUsers>,
+    pub limits: RateLimits,
     /// Fixed by the first migration.
     pub shards: i16,
     /// The deployment that the database must belong to; fixed by the first migration.
@@ -173,6 +177,7 @@ impl Config {
         };
         let admin_token = reader.token(ADMIN_TOKEN);
         let users = reader.end_users();
+        let limits = reader.limits();
         let retention_days = retention_days?;
         Some(Self {
             database: database?,
@@ -186,6 +191,7 @@ impl Config {
             listens_without_api: (reader.lookup)(HTTP_ADDR.name).is_some(),
             admin_token: admin_token?,
             users: users?,
+            limits: limits?,
             shards: shards?,
             deployment: deployment?,
             replicas: replicas?,

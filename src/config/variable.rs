@@ -92,6 +92,26 @@ pub const JWT_CA: Variable = Variable {
     default: None,
     about: "PEM file of the certificate authorities to trust for the URL in JWT_KEYS in place of the system's",
 };
+pub const RATE_LIMIT_PER_PRINCIPAL: Variable = Variable {
+    name: "RATE_LIMIT_PER_PRINCIPAL",
+    default: Some("off"),
+    about: "requests of a token or end user a second, and at once, such as 1000/2000, in each process; or off",
+};
+pub const RATE_LIMIT_PER_ADDRESS: Variable = Variable {
+    name: "RATE_LIMIT_PER_ADDRESS",
+    default: Some("off"),
+    about: "requests from an address a second, and at once, such as 100/200, in each process; or off",
+};
+pub const FAILED_LOGIN_LIMIT: Variable = Variable {
+    name: "FAILED_LOGIN_LIMIT",
+    default: Some("10/60"),
+    about: "invalid tokens from an address a second, and at once, in each process, before 429 takes the place of 401; or off",
+};
+pub const TRUSTED_PROXIES: Variable = Variable {
+    name: "TRUSTED_PROXIES",
+    default: None,
+    about: "addresses or networks (10.0.0.0/8) of proxies whose X-Forwarded-For is read, separated by commas",
+};
 pub const COUPON_URL: Variable = Variable {
     name: "COUPON_URL",
     default: None,
@@ -149,7 +169,7 @@ const SSL_CERT_FILE: Variable = Variable {
 };
 
 /// Every variable that a command reads, in the order of `coupon --help`.
-pub const VARIABLES: [Variable; 25] = [
+pub const VARIABLES: [Variable; 29] = [
     DATABASE_URL,
     REDIS_URL,
     REDIS_CA,
@@ -164,6 +184,10 @@ pub const VARIABLES: [Variable; 25] = [
     JWT_ISSUER,
     JWT_AUDIENCE,
     JWT_CA,
+    RATE_LIMIT_PER_PRINCIPAL,
+    RATE_LIMIT_PER_ADDRESS,
+    FAILED_LOGIN_LIMIT,
+    TRUSTED_PROXIES,
     COUPON_URL,
     COUPON_TOKEN,
     COUPON_CA,

@@ -18,6 +18,7 @@ use crate::audit::AuditRound;
 use crate::identity::jwt::UserTokens;
 use crate::identity::tokens::Tokens;
 use crate::issue::Issuer;
+use crate::limits::Limits;
 
 /// API tokens are read every 2 s. After this time without a read a process tells it.
 const TOKENS_PATIENCE: Duration = Duration::from_secs(10);
@@ -34,6 +35,8 @@ pub struct Health {
     pub tokens: Option<Arc<Tokens>>,
     /// Nothing in a process without the API, and where end users have no access.
     pub users: Option<Arc<UserTokens>>,
+    /// Nothing in a process without the API.
+    pub limits: Option<Arc<Limits>>,
     /// The verdicts of the auditor; nothing in a process without the projections.
     pub verdict: Option<watch::Receiver<Option<AuditRound>>>,
 }
@@ -127,6 +130,9 @@ impl Health {
         self.watch.metrics.register(&mut registry);
         if let Some(issuer) = &self.issuer {
             issuer.metrics().register(&mut registry);
+        }
+        if let Some(limits) = &self.limits {
+            limits.register(&mut registry);
         }
         if let Some(age) = self.tokens.as_deref().and_then(Tokens::age) {
             registry.register_with_unit(

@@ -6,6 +6,7 @@ use crate::campaign::change::Campaigns;
 use crate::coupon::store::Coupons;
 use crate::identity::authenticator::Authenticator;
 use crate::issue::Issuer;
+use crate::limits::Limits;
 use crate::wallet::Wallets;
 
 /// The state of the API in a process.
@@ -17,4 +18,5 @@ pub struct Api {
     pub issuer: Arc<Issuer>,
     /// Judges the callers of every route under `/v1`.
     pub authenticator: Authenticator,
+    pub limits: Arc<Limits>,
 }

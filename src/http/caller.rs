@@ -35,6 +35,8 @@ impl<S: Send + Sync> FromRequestParts<S> for Caller {
 #[derive(Debug)]
 pub(super) enum Stopped {
     Refused(Problem),
+    /// Its token is not valid, and will not be.
+    Failed,
     /// Its token is not known yet: [`Authenticator::news`] waits until it could be.
     Unknown(News),
 }
@@ -42,7 +44,7 @@ pub(super) enum Stopped {
 /// The caller of a request, if the route needs one. Without an authenticator nobody has a right.
 ///
 /// # Errors
-/// `unauthorized` without a valid token, `forbidden` without the right, `credentials-unavailable` if the token cannot be
+/// `unauthorized` without a token, [`Stopped::Failed`] with one that is not valid, `forbidden` without the right, `credentials-unavailable` if the token cannot be
 /// judged; [`Stopped::Unknown`] if it may be valid in a moment.
 pub(super) fn check(
     route: &Route,
@@ -84,7 +86,8 @@ impl Caller {
             Some(Judgement::Valid(principal, scopes)) => (principal, scopes),
             Some(Judgement::Unknown(news)) => return Err(Stopped::Unknown(news)),
             Some(Judgement::Unavailable) => return Err(Stopped::Refused(Problem::credentials_unavailable())),
-            Some(Judgement::Invalid) | None => return Err(Stopped::Refused(Problem::unauthorized())),
+            Some(Judgement::Invalid) => return Err(Stopped::Failed),
+            None => return Err(Stopped::Refused(Problem::unauthorized())),
         };
         let key = key(headers).map_err(|problem| Stopped::Refused(Problem::invalid(&[problem])))?;
         let request_id = request_id::of(headers).and_then(|id| id.to_str().ok()).and_then(RequestId::parse);

@@ -14,12 +14,15 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::instrument::{Instrument as _, Instrumented};
 use tracing::{Level, Span};
 
+use super::address::{self, Peer};
+use super::api::Api;
 use super::caller::{self, Stopped};
 use super::problem::{Failure, Problem};
 use super::request_id;
 use super::route::{Load, Route};
 use crate::cause::Traceparent;
 use crate::identity::authenticator::{Authenticator, News};
+use crate::limits::Limits;
 
 /// Requests in progress of one [`Load`] that ask Postgres through the pool, at most; more are refused at once. They share
 /// the few connections of the pool, and a request behind this many still waits far less than the pool's
@@ -31,6 +34,8 @@ pub const POOL_REQUESTS_MAX: usize = 512;
 pub(super) struct Guards {
     /// Nothing in a process without the API.
     authenticator: Option<Authenticator>,
+    /// Nothing in a process without the API.
+    limits: Option<Arc<Limits>>,
     /// A permit for each request in progress of the routes with [`Load::Admin`].
     admin_requests: Arc<Semaphore>,
     /// The same for [`Load::Reads`].
@@ -38,9 +43,11 @@ pub(super) struct Guards {
 }
 
 impl Guards {
-    pub(super) fn new(authenticator: Option<Authenticator>) -> Self {
+    pub(super) fn new(api: Option<&Api>) -> Self {
+        let authenticator = api.map(|api| api.authenticator.clone());
+        let limits = api.map(|api| api.limits.clone());
         let [admin_requests, reads] = [(); 2].map(|()| Arc::new(Semaphore::new(POOL_REQUESTS_MAX)));
-        Self { authenticator, admin_requests, reads }
+        Self { authenticator, limits, admin_requests, reads }
     }
 }
 
@@ -63,10 +70,20 @@ impl Guard {
 
     /// Lets a request through, which then holds a permit until it is answered.
     fn admit(&self, request: &mut Request) -> Result<Passage, Stopped> {
+        self.limit_address(request).map_err(Stopped::Refused)?;
+        self.pass(request)
+    }
+
+    /// The same for a request that counts already as one from its address.
+    fn pass(&self, request: &mut Request) -> Result<Passage, Stopped> {
         let Self { route, guards } = self;
         let caller = caller::check(route, request.headers(), guards.authenticator.as_ref())?;
+        if let Some((limits, caller)) = guards.limits.as_ref().zip(caller.as_ref()) {
+            let counted = limits.of_principal(&caller.cause.principal);
+            counted.map_err(|exceeded| Stopped::Refused(exceeded.into()))?;
+        }
         let permits = match route.load {
-            Load::Light | Load::Claims => None,
+            Load::Probe | Load::Light | Load::Claims => None,
             Load::Admin => Some(&guards.admin_requests),
             Load::Reads => Some(&guards.reads),
         };
@@ -81,14 +98,37 @@ impl Guard {
     }
 
     /// The same, once the news is known. Only a request whose token is unknown comes here.
-    async fn admit_later(&self, request: &mut Request, news: News) -> Result<Passage, Problem> {
+    async fn pass_later(&self, request: &mut Request, news: News) -> Result<Passage, Problem> {
         if let Some(authenticator) = &self.guards.authenticator {
             authenticator.news(news).await;
         }
-        self.admit(request).map_err(|stopped| match stopped {
+        self.pass(request).map_err(|stopped| match stopped {
             Stopped::Refused(problem) => problem,
-            Stopped::Unknown(_) => Problem::unauthorized(),
+            Stopped::Failed | Stopped::Unknown(_) => self.failed(request),
         })
+    }
+
+    /// The limits of this process, and the peer that has sent the request.
+    fn limits_of(&self, request: &Request) -> Option<(&Limits, Peer)> {
+        self.guards.limits.as_deref().zip(request.extensions().get().copied())
+    }
+
+    fn limit_address(&self, request: &Request) -> Result<(), Problem> {
+        match self.limits_of(request) {
+            Some((limits, peer)) if self.route.load != Load::Probe => limits
+                .of_address(|trusted| address::client(peer, request.headers(), trusted))
+                .map_err(Problem::from),
+            _ => Ok(()),
+        }
+    }
+
+    /// What a request is answered whose token is not valid. One with a valid token is never refused because of others
+    /// from its address: many clients may share an address behind a proxy.
+    fn failed(&self, request: &Request) -> Problem {
+        let counted = self.limits_of(request).map_or(Ok(()), |(limits, peer)| {
+            limits.of_failed_login(|trusted| address::client(peer, request.headers(), trusted))
+        });
+        counted.map_or_else(Problem::from, |()| Problem::unauthorized())
     }
 }
 
@@ -113,8 +153,9 @@ where
         match guard.admit(&mut request) {
             Ok(passage) => Either::Right(Either::Left(passage.answer(handler, request, state))),
             Err(Stopped::Refused(problem)) => Either::Left(ready(problem.into_response())),
+            Err(Stopped::Failed) => Either::Left(ready(guard.failed(&request).into_response())),
             Err(Stopped::Unknown(news)) => Either::Right(Either::Right(Box::pin(async move {
-                match guard.admit_later(&mut request, news).await {
+                match guard.pass_later(&mut request, news).await {
                     Ok(passage) => passage.answer(handler, request, state).await,
                     Err(problem) => problem.into_response(),
                 }

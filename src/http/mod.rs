@@ -19,7 +19,9 @@ mod contract;
 mod extract;
 mod guard;
 
+mod address;
 mod caller;
+mod exceeded;
 mod problem;
 mod problem_kind;
 mod request_id;

@@ -4,7 +4,7 @@ use std::error::Error;
 use std::sync::{Arc, LazyLock};
 
 use axum::body::Body;
-use axum::http::{HeaderValue, Response, header};
+use axum::http::{HeaderName, HeaderValue, Response, header};
 use axum::response::IntoResponse;
 use bytes::Bytes;
 use serde::Serialize;
@@ -34,6 +34,8 @@ pub(super) const NOTHING_CHANGED: &str = "Retry: the request only reads.";
 pub(super) struct Problem {
     kind: ProblemKind,
     members: Vec<(&'static str, Box<RawValue>)>,
+    /// Headers of this one alone.
+    headers: Vec<(HeaderName, HeaderValue)>,
     failure: Option<Failure>,
 }
 
@@ -61,6 +63,11 @@ impl Problem {
 
     pub(super) fn forbidden() -> Self {
         Self::new(ProblemKind::Forbidden)
+    }
+
+    /// `detail` has the limit that the request is beyond.
+    pub(super) fn too_many_requests(detail: &str, headers: Vec<(HeaderName, HeaderValue)>) -> Self {
+        Self { headers, ..Self::new(ProblemKind::TooManyRequests) }.with("detail", &detail)
     }
 
     /// The body has more than `limit` bytes.
@@ -187,7 +194,7 @@ impl Problem {
     }
 
     fn new(kind: ProblemKind) -> Self {
-        Self { kind, members: Vec::new(), failure: None }
+        Self { kind, members: Vec::new(), headers: Vec::new(), failure: None }
     }
 
     fn with(mut self, name: &'static str, value: &impl Serialize) -> Self {
@@ -215,6 +222,7 @@ impl IntoResponse for Problem {
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_TYPE));
         headers.extend(about.header());
+        headers.extend(self.headers);
         if let Some(failure) = self.failure {
             response.extensions_mut().insert(failure);
         }

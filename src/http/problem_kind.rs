@@ -129,6 +129,13 @@ kinds! {
         advice: "Retry after the time in Retry-After.",
         retry: Useful,
     }
+    TooManyRequests: TOO_MANY_REQUESTS "too-many-requests" "Too many requests" {
+        cause: "The caller, or the address that the request comes from, has sent more requests than its limit allows, or the \
+                address has sent too many invalid tokens. The member detail has the limit. Each process of the service counts \
+                the requests that reach it.",
+        advice: "Retry after the seconds that the header Retry-After says, and send requests evenly.",
+        retry: Useful,
+    }
     Forbidden: FORBIDDEN "forbidden" "The token does not give this right" {
         cause: "The token is valid, but does not give the right that this route requires, or it is that of an end user who \
                 claims for somebody else.",

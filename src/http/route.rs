@@ -37,6 +37,8 @@ pub enum ForUsers {
 /// What bounds how many requests of a route are in progress in a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Load {
+    /// Nothing, nor is it limited by address: what watches over a process asks.
+    Probe,
     /// Nothing: it takes no connection of the pool.
     Light,
     /// [`POOL_REQUESTS_MAX`](super::POOL_REQUESTS_MAX), together with all other routes of this kind: each request takes

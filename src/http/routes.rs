@@ -51,9 +51,9 @@ macro_rules! table {
 // Method, path, rights and what it is to end users, load, id of the operation, handler.
 table! {
     Everywhere {
-        GET  "/livez"                       Public                                 Light  live              probes::live;
-        GET  "/readyz"                      Public                                 Light  ready             probes::ready;
-        GET  "/metrics"                     Public                                 Light  metrics           probes::metrics;
+        GET  "/livez"                       Public                                 Probe  live              probes::live;
+        GET  "/readyz"                      Public                                 Probe  ready             probes::ready;
+        GET  "/metrics"                     Public                                 Probe  metrics           probes::metrics;
         GET  "/problems"                    Public                                 Light  listProblems      problem_pages::list;
         GET  "/problems/{slug}"             Public                                 Light  showProblem       problem_pages::show;
         GET  "/openapi.json"                Public                                 Light  describeApi       describe;
@@ -91,7 +91,7 @@ async fn describe(_: NoQuery) -> ([(HeaderName, &'static str); 1], &'static str)
 
 /// The routes of a process: all of them where it has the API, else those that every process has.
 pub fn router(api: Option<Api>, health: &Arc<Health>) -> Router {
-    let guards = Arc::new(Guards::new(api.as_ref().map(|api| api.authenticator.clone())));
+    let guards = Arc::new(Guards::new(api.as_ref()));
     let api = api.map(Arc::new);
     let mut router = Router::new();
     for Row { route, handler } in TABLE {

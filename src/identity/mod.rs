@@ -18,7 +18,7 @@ pub use self::scope::{Scope, ScopeError, Scopes};
 use crate::ids::{TokenId, UserId};
 
 /// The party that a request speaks for, once its credentials are checked.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Principal {
     /// The holder of `ADMIN_TOKEN`.
     Administrator,

@@ -12,7 +12,7 @@ use axum::body::Body;
 use axum::http::response::Parts;
 use axum::http::{HeaderValue, Request};
 use coupon_dispatcher::campaign::change::Campaigns;
-use coupon_dispatcher::config::Secret;
+use coupon_dispatcher::config::{RateLimits, Secret};
 use coupon_dispatcher::connections::Connections;
 use coupon_dispatcher::coupon::store::Coupons;
 use coupon_dispatcher::event::OUTLET;
@@ -24,6 +24,7 @@ use coupon_dispatcher::identity::authenticator::Authenticator;
 use coupon_dispatcher::ids::CampaignId;
 use coupon_dispatcher::issue::work::Claims;
 use coupon_dispatcher::issue::{self, Issuer};
+use coupon_dispatcher::limits::Limits;
 use coupon_dispatcher::wallet::Wallets;
 use coupon_dispatcher::writer::WriterWorker;
 use futures_util::future::join_all;
@@ -252,12 +253,20 @@ fn routes(connections: Connections, issuer: Arc<Issuer>) -> Router {
         wallets: Wallets::new(pool.clone()),
         issuer: issuer.clone(),
         authenticator,
+        limits: Arc::new(Limits::new(&RateLimits::default())),
     };
     let (relays, metrics) = (Vec::new(), Metrics::default());
     let watch = Watch::new(pool, (nats, OUTLET), 1, relays, metrics);
     router(
         Some(api),
-        &Arc::new(Health { watch, issuer: Some(issuer), tokens: None, users: None, verdict: None }),
+        &Arc::new(Health {
+            watch,
+            issuer: Some(issuer),
+            tokens: None,
+            users: None,
+            limits: None,
+            verdict: None,
+        }),
     )
 }
 

@@ -28,6 +28,7 @@ mod halts;
 mod hostile;
 mod idempotency;
 mod issuing;
+mod limits;
 mod logs;
 mod lookups;
 mod matrix;

@@ -1,6 +1,7 @@
 //! Whatever comes from outside: never a panic, never a fault of the service, and what is taken is taken
 //! as it was meant. `SEED=<number> cargo test parsing` has the same again.
 
+mod forwarded;
 pub(crate) mod paths;
 mod targets;
 

@@ -143,6 +143,9 @@ fn refusal(kinds: &[ProblemKind]) -> Value {
             names.push(word);
         }
     }
+    if kinds.contains(&ProblemKind::TooManyRequests) {
+        names.extend(["Retry-After", "RateLimit", "RateLimit-Policy"]);
+    }
     json!({
         "description": titles.join("; or: "),
         "headers": headed(&names),
@@ -166,6 +169,10 @@ fn headers() -> Value {
             "schema": { "type": "string" }, "example": "/v1/coupons/01M7WFKGE14NWN561KVXBYTJTY" },
         "Retry-After": { "description": "Seconds to wait before a retry, where one is of use.",
             "schema": { "type": "integer" }, "example": 1 },
+        "RateLimit": { "description": "The limit that the request is beyond, what is left of it, and for how many seconds (draft-ietf-httpapi-ratelimit-headers-11).",
+            "required": true, "schema": { "type": "string" }, "example": "\"principal\";r=0;t=1" },
+        "RateLimit-Policy": { "description": "The limit: requests at once, and the seconds in which as many more are admitted.",
+            "required": true, "schema": { "type": "string" }, "example": "\"principal\";q=2000;w=2" },
         "WWW-Authenticate": { "description": "The scheme of the token.", "required": true,
             "schema": { "type": "string" }, "example": "Bearer" },
         "Idempotency-Replayed": { "description": "This is the answer to an earlier request with the same key.",

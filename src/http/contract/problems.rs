@@ -50,6 +50,9 @@ pub(super) fn of(route: &Route, operation: &Operation) -> Vec<ProblemKind> {
         kinds.extend([Kind::Unauthorized, Kind::CredentialsUnavailable, Kind::Forbidden, Kind::NotFound]);
         kinds.extend([Kind::StorageUnavailable, Kind::Internal]);
     }
+    if route.load != Load::Probe {
+        kinds.push(Kind::TooManyRequests);
+    }
     if matches!(route.load, Load::Admin | Load::Reads) {
         kinds.push(Kind::Overloaded);
     }
@@ -88,9 +91,10 @@ fn schema(kind: ProblemKind) -> Value {
 
 fn members(kind: ProblemKind) -> &'static [Member] {
     match kind {
-        ProblemKind::NotFound | ProblemKind::NotAllowedInState | ProblemKind::StorageUnavailable => {
-            &[Always("detail")]
-        }
+        ProblemKind::NotFound
+        | ProblemKind::NotAllowedInState
+        | ProblemKind::StorageUnavailable
+        | ProblemKind::TooManyRequests => &[Always("detail")],
         ProblemKind::TooLarge => &[Always("detail"), Always("errors")],
         ProblemKind::UnsupportedMediaType | ProblemKind::MalformedBody | ProblemKind::Invalid => {
             &[Always("errors")]

@@ -1,6 +1,7 @@
 //! One connection, from its first byte to its last.
 
 use std::io;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -17,6 +18,7 @@ use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
+use super::super::address::Peer;
 use super::super::request_id;
 use super::reply;
 use super::slots::{Phase, Slot};
@@ -27,12 +29,18 @@ const HEADER_BYTES_MAX: usize = 16 * 1024;
 
 /// Serves a connection until the client closes it, its slot is evicted, or, after `stop`, the request in progress is
 /// answered.
-pub(super) async fn serve(stream: TcpStream, slot: Arc<Slot>, router: Router, stop: CancellationToken) {
+pub(super) async fn serve(
+    (stream, peer): (TcpStream, IpAddr),
+    slot: Arc<Slot>,
+    router: Router,
+    stop: CancellationToken,
+) {
     let _ = stream.set_nodelay(true);
     let io = TokioIo::new(Watched { answers: Answers::new(stream), slot: slot.clone() });
     let service = service_fn(|mut request: Request<Incoming>| {
         slot.begin(Phase::Work);
         let id = request_id::identify(request.headers_mut());
+        request.extensions_mut().insert(Peer(peer));
         let request = request.map(|body| WatchedBody { body, slot: slot.clone() });
         let answer = router.clone().oneshot(request);
         let slot = slot.clone();

@@ -58,10 +58,10 @@ async fn accept(
 ) -> Infallible {
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => {
+            Ok((stream, peer)) => {
                 let slot = slots.take().await;
                 let router = routers.borrow().clone();
-                connections.spawn(connection::serve(stream, slot, router, stop.clone()));
+                connections.spawn(connection::serve((stream, peer.ip()), slot, router, stop.clone()));
             }
             Err(error) => {
                 // Out of file descriptors, for example, which other parts of this process use.

@@ -1,5 +1,7 @@
 //! The fuzz targets are functions that the tests use too; `targets/` has a program for each.
 
+#[path = "../../it/parsing/forwarded.rs"]
+mod forwarded;
 #[path = "../../it/parsing/paths.rs"]
 mod paths;
 #[path = "../../it/parsing/targets.rs"]

@@ -216,7 +216,7 @@ fn files_exist() {
     for (path, text) in documents() {
         for span in spans(&text) {
             let is_path = !span.contains([' ', '<', '{', '*', '$', ':', '…'])
-                && !span.starts_with('/')
+                && !span.starts_with(|first: char| first == '/' || first.is_ascii_digit())
                 && (endings.iter().any(|ending| span.ends_with(ending)) || span.contains('/'))
                 && !of_readers.contains(&span.as_str());
             if !is_path || span.starts_with("application/") || span.starts_with("target/") {

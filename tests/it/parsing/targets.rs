@@ -33,7 +33,7 @@ use super::paths::{encoded, is_dots, leads_to};
 type Target = fn(&[u8]) -> bool;
 
 /// All of them: `tests/fuzz/seeds/<name>` has seeds of each, one a line, and `make fuzz` attacks one after the other.
-pub(crate) const TARGETS: [(&str, Target); 18] = [
+pub(crate) const TARGETS: [(&str, Target); 19] = [
     ("acknowledgement", acknowledgement),
     ("admission", admission),
     ("bearer", bearer),
@@ -43,6 +43,7 @@ pub(crate) const TARGETS: [(&str, Target); 18] = [
     ("draft", draft),
     ("duration", duration),
     ("event", event),
+    ("forwarded", super::forwarded::forwarded),
     ("headers", headers),
     ("idempotency_key", idempotency_key),
     ("outside_id", outside_id),

@@ -21,7 +21,14 @@ pub(crate) fn assert_described(method: &str, path: &str, answer: &Answer) {
         let header = resolve(&document, header);
         assert!(header["required"] != true || answer.header(name).is_some(), "no header {name}: {what}");
     }
-    for name in ["retry-after", "www-authenticate", "location", "idempotency-replayed"] {
+    for name in [
+        "retry-after",
+        "ratelimit",
+        "ratelimit-policy",
+        "www-authenticate",
+        "location",
+        "idempotency-replayed",
+    ] {
         let names = described["headers"].as_object().unwrap().keys();
         let is_told = names.map(|name| name.to_ascii_lowercase()).any(|told| told == name);
         assert!(is_told || answer.header(name).is_none(), "the document tells no header {name}: {what}");

@@ -35,6 +35,7 @@ const LAYERS: [(&str, &[&str]); 2] = [
             "coupon",
             "event",
             "cause",
+            "limits",
             "identity",
             "money",
             "json",
@@ -100,7 +101,7 @@ const LAYERS: [(&str, &[&str]); 2] = [
 ];
 
 /// What only these modules name: drivers, the HTTP library, status codes.
-const ROOMS: [(&str, &str, &[&str]); 9] = [
+const ROOMS: [(&str, &str, &[&str]); 10] = [
     (
         "src",
         "sqlx",
@@ -135,6 +136,7 @@ const ROOMS: [(&str, &str, &[&str]); 9] = [
     ("src", "async_nats", &["cli::logs", "cli::status::look", "connections", "config", "health", "doctor"]),
     ("src", "axum", &["http", "app::doors"]),
     ("src", "hyper", &["http::server", "identity::jwt::fetch", "client", "rush"]),
+    ("src", "governor", &["limits::buckets"]),
     ("src", "StatusCode", &["http::answer", "http::problem_kind", "client", "rush"]),
     ("src", "outbox_relay::append", &["campaign::transaction"]),
     ("relay/src", "backoff", &["retry"]),
