@@ -20,8 +20,9 @@ async fn survives_silence(hop: Hop, row: &str) {
         world.add_process_through("", &[&proxy]).await;
     }
     let campaign = world.open_campaign(json!({ "quantity": QUANTITY })).await;
-    let rush = tokio::spawn(world.rush(campaign, USERS).run());
+    let first = tokio::spawn(world.rush(campaign, USERS * 2 / 5).run());
     world.issued(campaign, QUANTITY / 4).await;
+    let all = tokio::spawn(world.rush(campaign, USERS).run());
     let before = proxy.fired();
     let path = format!("/v1/campaigns/{campaign}");
     let reads = (0..READS).map(|number| {
@@ -35,7 +36,9 @@ async fn survives_silence(hop: Hop, row: &str) {
     for status in join_all(reads).await {
         assert!([200, 503].contains(&status.unwrap()));
     }
-    world.answered(&rush.await.unwrap()).await;
+    for rush in [first, all] {
+        world.answered(&rush.await.unwrap()).await;
+    }
     world.balanced_within(SOON).await;
     fault.healed();
 

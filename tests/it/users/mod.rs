@@ -209,3 +209,25 @@ async fn an_admin_token_may_have_dots() {
         world.close().await;
     }
 }
+
+/// An idempotency key belongs to the user, whatever token says who that is.
+#[tokio::test]
+async fn the_key_of_a_user_is_not_that_of_another() {
+    let (world, key) = with_key().await;
+    let campaign = world.open_campaign(json!({ "per_user_limit": 2 })).await;
+    let path = format!("/v1/campaigns/{campaign}/coupons");
+    let tokens = [key.token("alice"), key.token("alice"), by_secret("alice", HOUR), key.token("bob")];
+    let mut answers = Vec::new();
+    for token in tokens {
+        let answer = user(&world, &token).with("Idempotency-Key", "one").post(&path, &json!({})).await;
+        let is_replayed = answer.header("idempotency-replayed").is_some();
+        answers.push((answer.status, answer.body["id"].clone(), answer.body["user_id"].clone(), is_replayed));
+    }
+    let [first, again, renewed, other] = &answers[..] else { unreachable!("four tokens") };
+    assert_eq!((first.0, &first.2, first.3), (201, &json!("alice"), false), "{answers:?}");
+    for replayed in [again, renewed] {
+        assert_eq!(replayed, &(201, first.1.clone(), json!("alice"), true), "{answers:?}");
+    }
+    assert_eq!((other.0, &other.2, other.3), (201, &json!("bob"), false), "{answers:?}");
+    world.close().await;
+}
