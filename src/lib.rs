@@ -10,7 +10,7 @@
 //! * [`cause`], [`identity`]: the request behind what happens, and its principal.
 //! * [`page`], [`json`], [`ids`]: what requests are made of: pages of lists, bodies, identities.
 //! * [`health`]: whether a process can do its work, and what it measures.
-//! * [`event`]: what is published.
+//! * [`event`], [`asyncapi`]: what is published, and its description for programs.
 //! * [`wallet`], [`settlement`]: projections of the events.
 //! * [`audit`]: the balance sheet over all of them, at once, in full, or continuously.
 //! * [`doctor`]: whether the servers are as all of this needs them.
@@ -20,6 +20,7 @@
 //! [`servers`] (private Postgres, Redis and NATS), [`rush`] (many users at once) and [`failpoint`].
 
 pub mod app;
+pub mod asyncapi;
 pub mod audit;
 pub mod campaign;
 pub mod cause;

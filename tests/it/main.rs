@@ -6,6 +6,7 @@ mod support;
 
 mod answers;
 mod api;
+mod asyncapi;
 mod audit;
 mod auditor;
 mod campaigns;
@@ -24,6 +25,7 @@ mod drills;
 mod examples;
 mod faults;
 mod gate;
+mod golden;
 mod halts;
 mod hostile;
 mod idempotency;

@@ -3,8 +3,16 @@
 
 #![expect(dead_code, reason = "only their schemas are used")]
 
-use serde_json::{Map, Value, to_value};
+use serde_json::{Map, Value, json, to_value};
 use utoipa::{PartialSchema, ToSchema};
+
+use super::visible;
+use crate::campaign::draft::{
+    FACE_VALUE_MAX, NAME_LENGTH_MAX, PER_USER_LIMIT_MAX, QUANTITY_MAX, TOTAL_VALUE_MAX,
+};
+use crate::campaign::duration::DURATION_DAYS_MAX;
+use crate::ids::EXTERNAL_ID_BYTES_MAX;
+use crate::money::CURRENCY_PATTERN;
 
 /// Every schema, by its name.
 pub(super) fn all() -> Map<String, Value> {
@@ -29,7 +37,34 @@ pub(super) fn all() -> Map<String, Value> {
             schema["additionalProperties"] = false.into(); // a derive cannot say so
         }
     }
+    for (schema, field, limits) in limits() {
+        let field = schemas.get_mut(schema).and_then(|schema| schema["properties"].get_mut(field));
+        if let (Some(Value::Object(field)), Value::Object(limits)) = (field, limits) {
+            field.extend(limits);
+        }
+    }
     schemas
+}
+
+/// What the fields of requests may be. A derive takes literals alone, and these are the limits of the domain.
+fn limits() -> [(&'static str, &'static str, Value); 8] {
+    let up_to = |max| json!({ "minimum": 1, "maximum": max });
+    let mut face_value = up_to(FACE_VALUE_MAX);
+    face_value["description"] =
+        format!("In minor units of the currency. Times `quantity` it is at most {TOTAL_VALUE_MAX}.").into();
+    let duration = format!(
+        "An ISO 8601 duration of weeks, days, hours, minutes and seconds, from 1 s to P{DURATION_DAYS_MAX}D."
+    );
+    [
+        ("NewCampaign", "name", json!({ "minLength": 1, "maxLength": NAME_LENGTH_MAX })),
+        ("NewCampaign", "merchant_id", visible(EXTERNAL_ID_BYTES_MAX)),
+        ("NewCampaign", "face_value", face_value),
+        ("NewCampaign", "currency", json!({ "pattern": CURRENCY_PATTERN })),
+        ("NewCampaign", "quantity", up_to(QUANTITY_MAX)),
+        ("NewCampaign", "per_user_limit", up_to(PER_USER_LIMIT_MAX)),
+        ("NewCampaign", "coupon_valid_for", json!({ "description": duration })),
+        ("Claim", "user_id", visible(EXTERNAL_ID_BYTES_MAX)),
+    ]
 }
 
 fn add<T: ToSchema + PartialSchema>(schemas: &mut Map<String, Value>) {
@@ -40,21 +75,15 @@ fn add<T: ToSchema + PartialSchema>(schemas: &mut Map<String, Value>) {
 /// A campaign to create. Exactly one of `coupon_expires_at` and `coupon_valid_for` is given.
 #[derive(ToSchema)]
 struct NewCampaign {
-    /// 1 to 200 bytes, without control characters.
-    #[schema(min_length = 1, max_length = 200)]
+    /// Without control characters. Its limits are in bytes.
     name: String,
-    #[schema(pattern = "^[!-~]{1,64}$")]
     merchant_id: String,
-    /// In minor units of the currency. Times `quantity` it is at most 10^18.
-    #[schema(minimum = 1, maximum = 1_000_000_000_000_i64)]
     face_value: i64,
     /// A code of ISO 4217.
-    #[schema(pattern = "^[A-Z]{3}$")]
     currency: String,
-    #[schema(minimum = 1, maximum = 10_000_000)]
     quantity: i64,
     /// Coupons of a user, at most; 1 if it is missing.
-    #[schema(minimum = 1, maximum = 10, required = false)]
+    #[schema(required = false)]
     per_user_limit: i64,
     #[schema(format = DateTime)]
     opens_at: String,
@@ -64,7 +93,6 @@ struct NewCampaign {
     /// Not before `closes_at`.
     #[schema(format = DateTime)]
     coupon_expires_at: Option<String>,
-    /// An ISO 8601 duration of weeks, days, hours, minutes and seconds, up to P3650D.
     coupon_valid_for: Option<String>,
     /// `redeem` if it is missing.
     #[schema(required = false)]
@@ -78,7 +106,7 @@ struct NewCampaign {
 #[derive(ToSchema)]
 struct Claim {
     /// An end user may leave it out, or names themselves. All other callers give it.
-    #[schema(pattern = "^[!-~]{1,64}$", required = false)]
+    #[schema(required = false)]
     user_id: String,
 }
 
