@@ -38,6 +38,7 @@ mod model;
 mod nemesis;
 mod openings;
 mod outbox;
+mod pages;
 mod parsing;
 mod permissions;
 mod plans;
