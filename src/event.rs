@@ -13,6 +13,7 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 use time::OffsetDateTime;
 use ulid::Ulid;
+use utoipa::ToSchema;
 
 use crate::ids::{CampaignId, CouponId};
 use crate::money::Currency;
@@ -43,7 +44,7 @@ pub const KINDS: [&str; 4] = [ISSUED, CAMPAIGN_OPENED, CAMPAIGN_SOLD_OUT, CAMPAI
 pub const ISSUED_V1: &str = "coupon.issued.v1";
 
 /// Which event makes a coupon count for the merchant in the settlement.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema, sqlx::Type)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema, sqlx::Type)]
 #[serde(rename_all = "lowercase")]
 #[sqlx(type_name = "text", rename_all = "lowercase")]
 pub enum SettleOn {

@@ -15,6 +15,7 @@ use sqlx::error::BoxDynError;
 use sqlx::postgres::{PgArgumentBuffer, PgHasArrayType, PgTypeInfo, PgValueRef};
 use sqlx::{Decode, Encode, Postgres, Type};
 use ulid::Ulid;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 /// Characters of the name of a field in a [`FieldProblem`], at most: the caller may have made it up.
@@ -227,7 +228,7 @@ fn is_visible(text: &str) -> bool {
 }
 
 /// A field of a request, and what is wrong with it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct FieldProblem {
     pub field: String,
     pub reason: String,

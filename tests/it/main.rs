@@ -9,6 +9,7 @@ mod api;
 mod asyncapi;
 mod audit;
 mod auditor;
+mod bodies;
 mod campaigns;
 mod claims;
 mod cli;

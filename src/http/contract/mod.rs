@@ -177,3 +177,16 @@ fn headers() -> Value {
 fn visible(max: usize) -> Value {
     json!({ "type": "string", "pattern": format!("^[!-~]{{1,{max}}}$") })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::routes::routes;
+    use super::*;
+
+    #[test]
+    fn every_operation_has_a_route() {
+        for Operation { id, .. } in &OPERATIONS {
+            assert!(routes().any(|route| route.operation == *id), "{id}");
+        }
+    }
+}

@@ -1,5 +1,5 @@
-//! The bodies of requests and answers, as the document describes them. Nothing is made of these types: the tests compare
-//! the answers of the service with them.
+//! The bodies of requests and answers, as the document describes them. Nothing is made of the types in this file: the
+//! tests compare the answers of the service with them. The types from elsewhere describe themselves.
 
 #![expect(dead_code, reason = "only their schemas are used")]
 
@@ -11,7 +11,10 @@ use crate::campaign::draft::{
     FACE_VALUE_MAX, NAME_LENGTH_MAX, PER_USER_LIMIT_MAX, QUANTITY_MAX, TOTAL_VALUE_MAX,
 };
 use crate::campaign::duration::DURATION_DAYS_MAX;
-use crate::ids::EXTERNAL_ID_BYTES_MAX;
+use crate::campaign::{SettleOn, State};
+use crate::coupon::CouponState;
+use crate::health::{Link, Readiness, Status};
+use crate::ids::{EXTERNAL_ID_BYTES_MAX, FieldProblem};
 use crate::money::CURRENCY_PATTERN;
 
 /// Every schema, by its name.
@@ -21,7 +24,7 @@ pub(super) fn all() -> Map<String, Value> {
     add::<Claim>(&mut schemas);
     add::<Nothing>(&mut schemas);
     add::<Campaign>(&mut schemas);
-    add::<CampaignState>(&mut schemas);
+    add::<State>(&mut schemas);
     add::<SettleOn>(&mut schemas);
     add::<CampaignPage>(&mut schemas);
     add::<Coupon>(&mut schemas);
@@ -29,7 +32,7 @@ pub(super) fn all() -> Map<String, Value> {
     add::<WalletCoupon>(&mut schemas);
     add::<WalletPage>(&mut schemas);
     add::<Readiness>(&mut schemas);
-    add::<ReadinessStatus>(&mut schemas);
+    add::<Status>(&mut schemas);
     add::<Link>(&mut schemas);
     add::<FieldProblem>(&mut schemas);
     for body in [NewCampaign::name(), Claim::name(), Nothing::name()] {
@@ -136,7 +139,7 @@ struct Campaign {
     coupon_valid_for: Option<String>,
     settle_on: SettleOn,
     require_idempotency_key: bool,
-    state: CampaignState,
+    state: State,
     /// Grows by one with each change.
     version: i32,
     #[schema(format = DateTime)]
@@ -145,25 +148,6 @@ struct Campaign {
     issued: i32,
     /// The quantity less the coupons issued.
     left: i32,
-}
-
-/// The state of a campaign. `paused` is reserved: no route sets it yet.
-#[derive(ToSchema)]
-#[schema(rename_all = "lowercase")]
-enum CampaignState {
-    Draft,
-    Scheduled,
-    Open,
-    Paused,
-    Closed,
-}
-
-/// Which event makes a coupon count for the merchant.
-#[derive(ToSchema)]
-#[schema(rename_all = "lowercase")]
-enum SettleOn {
-    Redeem,
-    Issue,
 }
 
 /// A page of campaigns, the newest first.
@@ -194,16 +178,6 @@ struct Coupon {
     expires_at: String,
 }
 
-/// The state of a coupon. `redeemed` and `cancelled` are reserved.
-#[derive(ToSchema)]
-#[schema(rename_all = "lowercase")]
-enum CouponState {
-    Issued,
-    Redeemed,
-    Cancelled,
-    Expired,
-}
-
 /// A coupon in a wallet.
 #[derive(ToSchema)]
 struct WalletCoupon {
@@ -231,47 +205,4 @@ struct WalletPage {
     /// The cursor of the next page; null at the end.
     #[schema(required = true)]
     next: Option<String>,
-}
-
-/// Whether a process can do its work, and what is missing.
-#[derive(ToSchema)]
-struct Readiness {
-    status: ReadinessStatus,
-    postgres: Link,
-    redis: Link,
-    nats: Link,
-    /// Why relays have halted, one sentence each.
-    halted: Vec<String>,
-    /// What makes no progress, one sentence each.
-    #[schema(nullable = false)]
-    stalled: Option<Vec<String>>,
-}
-
-/// What a process can do.
-#[derive(ToSchema)]
-#[schema(rename_all = "lowercase")]
-enum ReadinessStatus {
-    Ready,
-    Degraded,
-    Unready,
-}
-
-/// The link to a server.
-#[derive(ToSchema)]
-enum Link {
-    #[schema(rename = "up")]
-    Up,
-    #[schema(rename = "down")]
-    Down,
-    #[schema(rename = "not needed")]
-    NotNeeded,
-    #[schema(rename = "unknown")]
-    Unknown,
-}
-
-/// A field, and what is wrong with it.
-#[derive(ToSchema)]
-struct FieldProblem {
-    field: String,
-    reason: String,
 }
