@@ -57,7 +57,7 @@ async fn bodies_have_the_fields_that_the_service_reads() {
 #[test]
 fn limits_are_those_of_the_service() {
     let document = document();
-    let refuses = |result: Result<(), Rejected>, field: &str| {
+    let is_at_fault = |result: Result<(), Rejected>, field: &str| {
         result.is_err_and(|rejected| rejected.problems.iter().any(|problem| problem.field == field))
     };
     let mut seen = 0;
@@ -65,13 +65,13 @@ fn limits_are_those_of_the_service() {
         let told = judge(&document["components"]["schemas"][schema]["properties"][field]).is_valid(&value);
         let refused = if schema == "Claim" {
             let body = json!({ field: value }).to_string();
-            refuses(claimant(body.as_bytes()).map(drop), field)
+            is_at_fault(claimant(body.as_bytes()).map(drop), field)
         } else {
             let quantity = if field == "face_value" { 1 } else { 10 };
             let mut body = draft(json!({ "quantity": quantity }));
             body[field] = value.clone();
             let body = DraftBody::read(body.to_string().as_bytes());
-            refuses(body.and_then(|body| body.parse(OffsetDateTime::now_utc())).map(drop), field)
+            is_at_fault(body.and_then(|body| body.parse(OffsetDateTime::now_utc())).map(drop), field)
         };
         assert_eq!(told, !refused, "{schema} {field}: {value}");
         seen += 1;
@@ -102,7 +102,7 @@ fn limits_are_those_of_the_service() {
             body[field] = json!(value);
             let read = DraftBody::read(body.to_string().as_bytes());
             let read = read.and_then(|body| body.parse(OffsetDateTime::now_utc())).map(drop);
-            assert_eq!(told, !refuses(read, field), "{field}: {value}");
+            assert_eq!(told, !is_at_fault(read, field), "{field}: {value}");
         }
     }
     assert!(seen > 900, "{seen}");
