@@ -191,7 +191,7 @@ fn value(schema: &Value) -> String {
         ("format", ""),
         ("minimum", "from "),
         ("maximum", "up to "),
-        ("minLength", "from "),
+        ("minLength", "characters: from "),
         ("maxLength", "up to "),
         ("pattern", ""),
         ("default", "default "),
