@@ -5,9 +5,9 @@ use std::sync::Arc;
 use crate::identity::Principal;
 
 /// Characters of a [`RequestId`], at most.
-const REQUEST_ID_LENGTH_MAX: usize = 128;
+pub const REQUEST_ID_LENGTH_MAX: usize = 128;
 /// Characters of an [`IdempotencyKey`], at most.
-const KEY_LENGTH_MAX: usize = 255;
+pub const KEY_LENGTH_MAX: usize = 255;
 
 /// The request that causes something. Cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq)]

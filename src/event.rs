@@ -8,10 +8,12 @@ use std::str::FromStr;
 use outbox_relay::projection::ApplyError;
 use outbox_relay::strict::from_object;
 use outbox_relay::{Event, Outlet};
+use schemars::JsonSchema;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 use time::OffsetDateTime;
 use ulid::Ulid;
+use utoipa::ToSchema;
 
 use crate::ids::{CampaignId, CouponId};
 use crate::money::Currency;
@@ -42,7 +44,7 @@ pub const KINDS: [&str; 4] = [ISSUED, CAMPAIGN_OPENED, CAMPAIGN_SOLD_OUT, CAMPAI
 pub const ISSUED_V1: &str = "coupon.issued.v1";
 
 /// Which event makes a coupon count for the merchant in the settlement.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, sqlx::Type)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema, sqlx::Type)]
 #[serde(rename_all = "lowercase")]
 #[sqlx(type_name = "text", rename_all = "lowercase")]
 pub enum SettleOn {
@@ -51,7 +53,7 @@ pub enum SettleOn {
 }
 
 /// Data of `coupon.issued.v1`. The code is a secret of the holder and is not published.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 pub struct Issued<'a> {
     #[serde(deserialize_with = "parsed")]
     pub coupon_id: CouponId,
@@ -59,19 +61,56 @@ pub struct Issued<'a> {
     pub campaign_id: CampaignId,
     #[serde(borrow)]
     pub user_id: Cow<'a, str>,
+    /// Serial within the campaign, from 1, without gaps.
+    #[schemars(range(min = 1))]
     pub number: i32,
     #[serde(with = "time::serde::rfc3339")]
+    #[schemars(with = "Time")]
     pub issued_at: OffsetDateTime,
     #[serde(with = "time::serde::rfc3339")]
+    #[schemars(with = "Time")]
     pub expires_at: OffsetDateTime,
     #[serde(borrow)]
     pub merchant_id: Cow<'a, str>,
     /// In minor units of the currency.
     pub face_value: i64,
+    /// A code of ISO 4217.
     #[serde(deserialize_with = "parsed")]
     pub currency: Currency,
     pub settle_on: SettleOn,
 }
+
+/// Data of `coupon.campaign-opened.v1` and `coupon.campaign-closed.v1`.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+pub struct CampaignChanged<'a> {
+    #[serde(deserialize_with = "parsed")]
+    pub campaign_id: CampaignId,
+    #[serde(borrow)]
+    pub merchant_id: Cow<'a, str>,
+    #[serde(borrow)]
+    pub name: Cow<'a, str>,
+    #[schemars(range(min = 1))]
+    pub quantity: i32,
+    /// Of the campaign, after the change.
+    #[schemars(range(min = 1))]
+    pub version: i32,
+}
+
+/// Data of `coupon.campaign-sold-out.v1`.
+#[derive(Debug, Deserialize, JsonSchema)]
+pub struct CampaignSoldOut<'a> {
+    #[serde(deserialize_with = "parsed")]
+    pub campaign_id: CampaignId,
+    #[serde(borrow)]
+    pub merchant_id: Cow<'a, str>,
+    #[schemars(range(min = 1))]
+    pub quantity: i32,
+}
+
+/// A time of RFC 3339.
+#[derive(JsonSchema)]
+#[schemars(extend("format" = "date-time"))]
+struct Time(#[expect(dead_code, reason = "only its schema is used")] String);
 
 /// Parses a string without a copy of it.
 fn parsed<'de, D: Deserializer<'de>, T: FromStr<Err: Display>>(deserializer: D) -> Result<T, D::Error> {
@@ -87,14 +126,4 @@ pub(crate) fn issues(events: &[Event]) -> Result<Vec<(Ulid, Issued<'_>)>, ApplyE
         all.push((event.id, issued));
     }
     Ok(all)
-}
-
-/// Data of `coupon.campaign-opened.v1` and `coupon.campaign-closed.v1`.
-#[derive(Debug, Serialize)]
-pub struct CampaignChanged<'a> {
-    pub campaign_id: &'a str,
-    pub merchant_id: &'a str,
-    pub name: &'a str,
-    pub quantity: i32,
-    pub version: i32,
 }

@@ -1,24 +1,29 @@
 //! Identities, each a type of its own: ULIDs that this service gives ([`CampaignId`], [`CouponId`], [`TokenId`]) and
 //! names that callers bring along ([`UserId`], [`MerchantId`]); and what is wrong with a field.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
 use outbox_relay::Shard;
 use outbox_relay::strict::id_of;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize, Serializer};
 use sqlx::encode::IsNull;
 use sqlx::error::BoxDynError;
 use sqlx::postgres::{PgArgumentBuffer, PgHasArrayType, PgTypeInfo, PgValueRef};
 use sqlx::{Decode, Encode, Postgres, Type};
 use ulid::Ulid;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 /// Characters of the name of a field in a [`FieldProblem`], at most: the caller may have made it up.
 const FIELD_CHARACTERS_MAX: usize = 64;
 /// Bytes of an [external id](ExternalIdError), at most: it becomes a part of keys in Redis and of rows.
-const EXTERNAL_ID_BYTES_MAX: usize = 64;
+pub const EXTERNAL_ID_BYTES_MAX: usize = 64;
+/// A ULID as this service writes it, as a pattern of JSON Schema.
+pub const ULID_PATTERN: &str = "^[0-7][0-9A-HJKMNP-TV-Z]{25}$";
 
 /// The text is not a ULID.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -57,6 +62,16 @@ macro_rules! ulid_id {
 
             fn from_str(text: &str) -> Result<Self, UlidError> {
                 ulid(text).map(Self)
+            }
+        }
+
+        impl JsonSchema for $name {
+            fn schema_name() -> Cow<'static, str> {
+                stringify!($name).into()
+            }
+
+            fn json_schema(_: &mut SchemaGenerator) -> Schema {
+                json_schema!({ "type": "string", "pattern": ULID_PATTERN })
             }
         }
 
@@ -213,7 +228,7 @@ fn is_visible(text: &str) -> bool {
 }
 
 /// A field of a request, and what is wrong with it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct FieldProblem {
     pub field: String,
     pub reason: String,

@@ -11,7 +11,7 @@
 //! * [`limits`]: how many requests a caller may send.
 //! * [`page`], [`json`], [`ids`]: what requests are made of: pages of lists, bodies, identities.
 //! * [`health`]: whether a process can do its work, and what it measures.
-//! * [`event`]: what is published.
+//! * [`event`], [`asyncapi`]: what is published, and its description for programs.
 //! * [`wallet`], [`settlement`]: projections of the events.
 //! * [`audit`]: the balance sheet over all of them, at once, in full, or continuously.
 //! * [`doctor`]: whether the servers are as all of this needs them.
@@ -21,6 +21,7 @@
 //! [`servers`] (private Postgres, Redis and NATS), [`rush`] (many users at once) and [`failpoint`].
 
 pub mod app;
+pub mod asyncapi;
 pub mod audit;
 pub mod campaign;
 pub mod cause;

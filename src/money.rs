@@ -1,8 +1,10 @@
 //! Money: an amount in the minor units of its currency.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Serialize, Serializer};
 use sqlx::encode::IsNull;
 use sqlx::error::BoxDynError;
@@ -12,6 +14,9 @@ use sqlx::{Decode, Encode, FromRow, Postgres, Row as _, Type};
 /// A currency of ISO 4217 that is money: no fund, metal or test code. `text` in Postgres.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Currency(iso_currency::Currency);
+
+/// The code of a [`Currency`], as a pattern of JSON Schema.
+pub const CURRENCY_PATTERN: &str = "^[A-Z]{3}$";
 
 /// The text is not the code of a currency.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -58,6 +63,16 @@ impl fmt::Debug for Currency {
 impl Serialize for Currency {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(self.code())
+    }
+}
+
+impl JsonSchema for Currency {
+    fn schema_name() -> Cow<'static, str> {
+        "Currency".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string", "pattern": CURRENCY_PATTERN })
     }
 }
 

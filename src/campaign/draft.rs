@@ -4,7 +4,7 @@ use std::fmt;
 
 use time::OffsetDateTime;
 
-use super::duration::parse_duration;
+use super::duration::{DURATION_DAYS_MAX, parse_duration};
 use super::{Expiry, SettleOn};
 use crate::ids::{FieldProblem, MerchantId};
 use crate::json::{Object, Rejected, Value};
@@ -26,15 +26,15 @@ const FIELDS: [&str; 12] = [
     "require_idempotency_key",
 ];
 /// Coupons of one campaign, at most: a gate holds its seats in the memory of Redis.
-const QUANTITY_MAX: i64 = 10_000_000;
+pub const QUANTITY_MAX: i64 = 10_000_000;
 /// Coupons of one user in one campaign, at most: the gate looks at every seat that a user may have.
-const PER_USER_LIMIT_MAX: i64 = 10;
+pub const PER_USER_LIMIT_MAX: i64 = 10;
 /// Minor units of the currency, at most.
-const FACE_VALUE_MAX: i64 = 1_000_000_000_000;
+pub const FACE_VALUE_MAX: i64 = 1_000_000_000_000;
 /// Minor units that all coupons of a campaign are worth together, at most: a tenth of what fits into 64 bits.
-const TOTAL_VALUE_MAX: i64 = 1_000_000_000_000_000_000;
+pub const TOTAL_VALUE_MAX: i64 = 1_000_000_000_000_000_000;
 /// Bytes of a name, at most.
-const NAME_LENGTH_MAX: usize = 200;
+pub const NAME_LENGTH_MAX: usize = 200;
 /// Seconds since 1970, up to the year 9000: no sum with a time of a campaign overflows.
 const TIMES: std::ops::Range<i64> = 0..221_845_392_000;
 
@@ -230,7 +230,8 @@ fn expiry_of(
         }
         (Some(time), None) => Ok(Expiry::At(time)),
         (None, Some(text)) => {
-            let reason = "must be an ISO 8601 duration such as P30D or PT12H, up to P3650D";
+            let reason =
+                format!("must be an ISO 8601 duration such as P30D or PT12H, up to P{DURATION_DAYS_MAX}D");
             parse_duration(text)
                 .map(Expiry::After)
                 .ok_or_else(|| FieldProblem::new("coupon_valid_for", reason))

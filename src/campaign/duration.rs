@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+/// Days of a duration, at most: ten years.
+pub const DURATION_DAYS_MAX: u64 = 3_650;
+
 /// Durations of ISO 8601 that are the same length everywhere: weeks, days, hours, minutes and
 /// seconds, no years or months; at least a second, at most ten years.
 #[must_use]
@@ -13,7 +16,7 @@ pub fn parse_duration(text: &str) -> Option<Duration> {
     };
     let seconds = parse_units(date, &[('W', 604_800), ('D', 86_400)])?
         .checked_add(parse_units(time, &[('H', 3_600), ('M', 60), ('S', 1)])?)?;
-    (1..=3_650 * 86_400).contains(&seconds).then_some(Duration::from_secs(seconds))
+    (1..=DURATION_DAYS_MAX * 86_400).contains(&seconds).then_some(Duration::from_secs(seconds))
 }
 
 /// `<number><unit>…`, each unit at most once and in the order given.

@@ -17,14 +17,16 @@ use serde::{Deserialize, Serialize, Serializer};
 use sqlx::postgres::PgRow;
 use sqlx::{FromRow, Row as _};
 use time::OffsetDateTime;
+use utoipa::ToSchema;
 
 pub use crate::event::SettleOn;
 use crate::ids::{CampaignId, MerchantId};
 use crate::money::Money;
 
-/// The state of a campaign.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, sqlx::Type)]
+/// The state of a campaign. `paused` is reserved: no route sets it yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema, sqlx::Type)]
 #[serde(rename_all = "lowercase")]
+#[schema(as = CampaignState)]
 #[sqlx(type_name = "text", rename_all = "lowercase")]
 pub enum State {
     Draft,

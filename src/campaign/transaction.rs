@@ -201,9 +201,9 @@ fn event_of(campaign: &Campaign, cause: Option<&Cause>) -> Option<NewEvent> {
     };
     let id = campaign.id.to_string();
     let data = CampaignChanged {
-        campaign_id: &id,
-        merchant_id: campaign.merchant_id.as_str(),
-        name: &campaign.name,
+        campaign_id: campaign.id,
+        merchant_id: campaign.merchant_id.as_str().into(),
+        name: campaign.name.as_str().into(),
         quantity: campaign.quantity,
         version: campaign.version,
     };

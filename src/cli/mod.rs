@@ -20,6 +20,7 @@
 
 mod api;
 mod assets;
+mod asyncapi;
 mod audit;
 mod campaign;
 mod confirm;
@@ -114,6 +115,8 @@ enum Command {
     Doctor(doctor::Arguments),
     /// Describe the API for programs, as a document in JSON. Example: coupon openapi > openapi.json
     Openapi,
+    /// Describe the events for programs, as a document in JSON. Example: coupon asyncapi > asyncapi.json
+    Asyncapi,
     /// Write completions for bash, fish and zsh, and man pages. Example: coupon assets /usr/local/share/coupon
     Assets(assets::Arguments),
 }
@@ -143,7 +146,7 @@ impl Command {
     /// What is wrong with the variables that it reads, apart from `RUST_LOG`.
     fn other_problems(&self) -> Option<ConfigError> {
         match self {
-            Self::Demo(_) | Self::Assets(_) | Self::Openapi => None, // they need none
+            Self::Demo(_) | Self::Assets(_) | Self::Openapi | Self::Asyncapi => None, // they need none
             Self::Campaign(campaign::Arguments { api, .. })
             | Self::Show(coupon::ShowArguments { api, .. })
             | Self::Find(coupon::FindArguments { api, .. })
@@ -184,6 +187,7 @@ impl Command {
             }
             Self::Status(arguments) => configured(async |config| status::run(arguments, &config).await).await,
             Self::Openapi => openapi::run(),
+            Self::Asyncapi => asyncapi::run(),
             Self::Assets(arguments) => assets::run(&arguments, Cli::command().disable_help_subcommand(true)),
             Self::Doctor(arguments) => {
                 configured(async |config| Ok(doctor::run(&arguments, &config).await)).await

@@ -10,7 +10,7 @@ use sqlx::PgConnection;
 use super::confirm::Confirmation;
 use super::ended::Ended;
 use super::print::{self, Output};
-use crate::campaign::duration::parse_duration;
+use crate::campaign::duration::{DURATION_DAYS_MAX, parse_duration};
 use crate::config::{Config, Secret};
 use crate::connections::connect_database;
 use crate::identity::Scope;
@@ -151,8 +151,10 @@ async fn connect(config: &Config) -> anyhow::Result<PgConnection> {
     Ok(connection)
 }
 
-fn parse_period(text: &str) -> Result<Duration, &'static str> {
-    parse_duration(text).ok_or("must be an ISO 8601 duration such as P30D or PT12H, from 1 s to P3650D")
+fn parse_period(text: &str) -> Result<Duration, String> {
+    parse_duration(text).ok_or_else(|| {
+        format!("must be an ISO 8601 duration such as P30D or PT12H, from 1 s to P{DURATION_DAYS_MAX}D")
+    })
 }
 
 fn parse_name(text: &str) -> Result<String, String> {

@@ -12,6 +12,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 use serde::Serialize;
 use tokio::sync::watch;
+use utoipa::ToSchema;
 
 pub use self::sample::Watch;
 use crate::audit::AuditRound;
@@ -42,7 +43,7 @@ pub struct Health {
 }
 
 /// Whether a process can do its work, and what is missing.
-#[derive(Debug, PartialEq, Eq, Serialize)]
+#[derive(Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Readiness {
     /// Why relays have stopped, one sentence each, whichever process they are in.
     pub halted: Vec<String>,
@@ -56,7 +57,7 @@ pub struct Readiness {
 }
 
 /// The link to a server.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub enum Link {
     #[serde(rename = "up")]
     Up,
@@ -69,8 +70,9 @@ pub enum Link {
 }
 
 /// What a process can do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
+#[schema(as = ReadinessStatus)]
 pub enum Status {
     /// All of its work.
     Ready,

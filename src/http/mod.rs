@@ -8,8 +8,8 @@ mod routes;
 mod campaigns;
 mod claim;
 mod coupons;
+mod pages;
 mod probes;
-mod problem_pages;
 mod starting;
 mod users;
 

@@ -6,13 +6,17 @@ use axum::Router;
 use axum::http::{HeaderName, Method, header};
 use axum::routing::{MethodFilter, MethodRouter, on};
 
+use serde_json::Value;
+
 use super::api::Api;
 use super::contract;
 use super::extract::NoQuery;
 use super::guard::{Guard, Guards};
+use super::pages::{self, Document};
 use super::problem::Problem;
 use super::route::{Access, ForUsers, Load, Route};
-use super::{campaigns, claim, coupons, probes, problem_pages, users};
+use super::{campaigns, claim, coupons, probes, users};
+use crate::asyncapi::asyncapi;
 use crate::health::Health;
 use crate::identity::{Scope, Scopes};
 
@@ -24,6 +28,8 @@ struct Row {
 
 /// Puts a handler behind its guard. Its state tells which processes have the route.
 enum Mount {
+    /// All of them, also while they start.
+    Always(fn(Guard) -> MethodRouter),
     /// All of them.
     Everywhere(fn(Guard) -> MethodRouter<Arc<Health>>),
     /// Those with the API.
@@ -50,13 +56,17 @@ macro_rules! table {
 
 // Method, path, rights and what it is to end users, load, id of the operation, handler.
 table! {
-    Everywhere {
+    Always {
         GET  "/livez"                       Public                                 Probe  live              probes::live;
+        GET  "/docs"                        Public                                 Light  showDocs          docs;
+        GET  "/problems"                    Public                                 Light  listProblems      pages::problems::list;
+        GET  "/problems/{slug}"             Public                                 Light  showProblem       pages::problems::show;
+        GET  "/openapi.json"                Public                                 Light  describeApi       describe_api;
+        GET  "/asyncapi.json"               Public                                 Light  describeEvents    describe_events;
+    }
+    Everywhere {
         GET  "/readyz"                      Public                                 Probe  ready             probes::ready;
         GET  "/metrics"                     Public                                 Probe  metrics           probes::metrics;
-        GET  "/problems"                    Public                                 Light  listProblems      problem_pages::list;
-        GET  "/problems/{slug}"             Public                                 Light  showProblem       problem_pages::show;
-        GET  "/openapi.json"                Public                                 Light  describeApi       describe;
     }
     Api {
         POST "/v1/campaigns"                Needs(Campaign; Nothing)               Admin  createCampaign    campaigns::create;
@@ -75,35 +85,68 @@ pub fn routes() -> impl Iterator<Item = &'static Route> {
     TABLE.iter().map(|row| &row.route)
 }
 
-/// The `OpenAPI` document, as JSON.
-static DOCUMENT: LazyLock<String> = LazyLock::new(|| format!("{:#}\n", contract::document(routes())));
+/// The `OpenAPI` document.
+static DOCUMENT: LazyLock<Value> = LazyLock::new(|| contract::document(routes()));
+/// The same as JSON.
+static DOCUMENT_TEXT: LazyLock<String> = LazyLock::new(|| format!("{:#}\n", *DOCUMENT));
+/// The page about it.
+static DOCS: LazyLock<Document> = LazyLock::new(|| pages::docs::page(&DOCUMENT, routes()));
 
 /// The `OpenAPI` document of all routes, as JSON in several lines.
 #[must_use]
 pub fn openapi() -> &'static str {
-    &DOCUMENT
+    &DOCUMENT_TEXT
+}
+
+/// A document of JSON.
+type Json = ([(HeaderName, &'static str); 1], &'static str);
+
+fn json(text: &'static str) -> Json {
+    ([(header::CONTENT_TYPE, "application/json")], text)
 }
 
 /// `GET /openapi.json`
-async fn describe(_: NoQuery) -> ([(HeaderName, &'static str); 1], &'static str) {
-    ([(header::CONTENT_TYPE, "application/json")], openapi())
+async fn describe_api(_: NoQuery) -> Json {
+    json(openapi())
+}
+
+/// `GET /asyncapi.json`
+async fn describe_events(_: NoQuery) -> Json {
+    json(asyncapi())
+}
+
+/// `GET /docs`
+async fn docs(_: NoQuery) -> Document {
+    DOCS.clone()
 }
 
 /// The routes of a process: all of them where it has the API, else those that every process has.
 pub fn router(api: Option<Api>, health: &Arc<Health>) -> Router {
     let guards = Arc::new(Guards::new(api.as_ref()));
     let api = api.map(Arc::new);
-    let mut router = Router::new();
-    for Row { route, handler } in TABLE {
-        let guard = Guard::new(route, guards.clone());
-        let methods = match (handler, &api) {
-            (Mount::Everywhere(mount), _) => mount(guard).with_state(health.clone()),
-            (Mount::Api(mount), Some(api)) => mount(guard).with_state(api.clone()),
-            (Mount::Api(_), None) => continue,
-        };
-        router = router.route(route.path, methods);
-    }
-    router
-        .fallback(async || Problem::not_found("No route has this path."))
+    routed(&guards, |handler, guard| match (handler, &api) {
+        (Mount::Always(mount), _) => Some(mount(guard)),
+        (Mount::Everywhere(mount), _) => Some(mount(guard).with_state(health.clone())),
+        (Mount::Api(mount), Some(api)) => Some(mount(guard).with_state(api.clone())),
+        (Mount::Api(_), None) => None,
+    })
+    .fallback(async || Problem::not_found("No route has this path."))
+}
+
+/// The routes of a process that waits for Postgres and has not begun to serve: those that need no server.
+pub(super) fn always() -> Router {
+    let guards = Arc::new(Guards::new(None));
+    routed(&guards, |handler, guard| match handler {
+        Mount::Always(mount) => Some(mount(guard)),
+        Mount::Everywhere(_) | Mount::Api(_) => None,
+    })
+}
+
+/// The routes that `mounted` gives a handler.
+fn routed(guards: &Arc<Guards>, mounted: impl Fn(&Mount, Guard) -> Option<MethodRouter>) -> Router {
+    let rows = TABLE.iter().filter_map(|Row { route, handler }| {
+        Some((route.path, mounted(handler, Guard::new(route, guards.clone()))?))
+    });
+    rows.fold(Router::new(), |router, (path, methods)| router.route(path, methods))
         .method_not_allowed_fallback(async || Problem::method_not_allowed())
 }

@@ -7,17 +7,16 @@ use axum::response::Response;
 use axum::routing::get;
 
 use super::answer::Answer;
-use super::probes;
 use super::problem::Problem;
+use super::routes;
 use crate::health::Readiness;
 
 /// What a retry does: nothing has happened.
 const STARTING: &str = "Retry: the service is starting, and waits for Postgres.";
 
-/// `/livez` is answered, `/readyz` says what is missing, and everything else is refused with 503.
+/// What needs no server is answered, `/readyz` says what is missing, and everything else is refused with 503.
 pub fn starting() -> Router {
-    Router::new()
-        .route("/livez", get(probes::live))
+    routes::always()
         .route("/readyz", get(async || Answer::Unready(Readiness::starting())))
         .fallback(async || Problem::storage_unavailable(STARTING))
         .layer(map_response(async |mut answer: Response| {

@@ -154,9 +154,7 @@ async fn the_document_is_served_and_printed() {
     assert_eq!((printed.code, &*printed.err), (Some(0), ""), "{printed:?}");
     for process in &world.processes {
         let api = process.http().with_token(None);
-        let served = wait_for("the process has started", SOON, async || {
-            api.try_get("/openapi.json").await.filter(|answer| answer.status != 503)
-        });
+        let served = wait_for("the process listens", SOON, async || api.try_get("/openapi.json").await);
         let answer = served.await;
         assert_eq!((answer.status, answer.header("content-type")), (200, Some("application/json")));
         assert_eq!(answer.text, printed.out);

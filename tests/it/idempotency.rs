@@ -310,7 +310,7 @@ async fn a_refused_change_closes_no_connection() {
         let refused = world.api().post(&format!("{path}/open"), &Value::Null).await;
         assert_eq!(refused.problem(), "not-allowed-in-state", "{refused:?}");
         let other = keyed(&world, "one").post("/v1/campaigns", &draft(json!({ "name": "Monday" }))).await;
-        assert_eq!(other.problem(), "idempotency-key-other", "{other:?}");
+        assert_eq!(other.problem(), "idempotency-key-reused", "{other:?}");
         let absent = world.api().post(&format!("/v1/campaigns/{unknown}/open"), &Value::Null).await;
         assert_eq!(absent.status, 404, "{absent:?}");
     }

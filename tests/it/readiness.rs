@@ -229,8 +229,13 @@ async fn a_process_that_starts_without_postgres_says_so() {
     assert_eq!(api.get("/livez").await.status, 200);
     let ready = api.get("/readyz").await;
     assert_eq!((ready.status, &ready.body["postgres"]), (503, &json!("down")), "{ready:?}");
-    let refused = api.get("/v1/campaigns").await;
-    assert_eq!((refused.status, refused.problem()), (503, "storage-unavailable"));
+    for path in ["/openapi.json", "/asyncapi.json", "/docs", "/problems", "/problems/not-found"] {
+        assert_eq!(api.get(path).await.status, 200, "{path}");
+    }
+    for path in ["/v1/campaigns", "/metrics", "/"] {
+        let refused = api.get(path).await;
+        assert_eq!((refused.status, refused.problem()), (503, "storage-unavailable"), "{path}");
+    }
     world.servers.postgres.start().await.unwrap();
     world.is_ready(0).await;
     fault.healed();

@@ -14,13 +14,15 @@ use crate::users::signing::by_secret;
 /// answers to an end user about what is theirs and what is another's, if it is for end users.
 type Row = (&'static str, &'static [&'static str], Option<(u16, u16)>);
 
-const RIGHTS: [Row; 14] = [
+const RIGHTS: [Row; 16] = [
     ("live", &[], None),
-    ("ready", &[], None),
-    ("metrics", &[], None),
+    ("showDocs", &[], None),
     ("listProblems", &[], None),
     ("showProblem", &[], None),
     ("describeApi", &[], None),
+    ("describeEvents", &[], None),
+    ("ready", &[], None),
+    ("metrics", &[], None),
     ("createCampaign", &["admin", "campaign"], None),
     ("listCampaigns", &["admin", "campaign", "issue", "read"], None),
     ("showCampaign", &["admin", "campaign", "issue", "read"], Some((200, 200))),

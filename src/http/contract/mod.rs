@@ -3,6 +3,7 @@
 
 mod examples;
 mod operations;
+mod parameters;
 mod problems;
 mod schemas;
 
@@ -16,7 +17,6 @@ use super::problem::PROBLEM_TYPE;
 use super::problem_kind::ProblemKind;
 use super::route::{Access, ForUsers, Route};
 use crate::identity::{Scope, Scopes};
-use crate::page::PAGE_MAX;
 
 /// The document of these routes. A route without an entry in [`OPERATIONS`] is missing in it, which a test finds.
 pub(super) fn document<'r>(routes: impl Iterator<Item = &'r Route>) -> Value {
@@ -42,7 +42,7 @@ pub(super) fn document<'r>(routes: impl Iterator<Item = &'r Route>) -> Value {
         "paths": paths,
         "components": {
             "schemas": schemas,
-            "parameters": parameters(),
+            "parameters": parameters::all(),
             "headers": headers(),
             "securitySchemes": { "bearer": { "type": "http", "scheme": "bearer",
                 "description": "The admin token, an API token with one of the scopes of the operation, or the token of an end user." } },
@@ -180,62 +180,20 @@ fn headers() -> Value {
     })
 }
 
-fn parameters() -> Value {
-    let ulid = json!({ "type": "string", "pattern": "^[0-7][0-9A-HJKMNP-TV-Za-hjkmnp-tv-z]{25}$" });
-    let visible = |max| json!({ "type": "string", "pattern": format!("^[!-~]{{1,{max}}}$") });
-    let parameter = |place: &str, name: &str, about: &str, schema: Value, example: Value| {
-        json!({ "in": place, "name": name, "required": place == "path", "description": about, "schema": schema,
-            "example": example })
-    };
-    let trace = json!({ "type": "string" });
-    let limit = json!({ "type": "integer", "minimum": 1, "maximum": PAGE_MAX, "default": 50 });
-    let statuses =
-        json!({ "type": "string", "enum": ["usable", "issued", "redeemed", "cancelled", "expired"] });
-    let states = json!({ "type": "string" });
-    let slug = json!({ "type": "string", "enum": ProblemKind::ALL.iter().map(|kind| kind.about().slug).collect::<Vec<_>>() });
-    let id = "01M7WFKGE14NWN561KVXBYTJTX";
-    let all = [
-        parameter("path", "id", "A ULID.", ulid.clone(), json!(id)),
-        parameter("path", "user_id", "A user; neither . nor ..", visible(64), json!("alice")),
-        parameter("path", "slug", "The slug of a problem.", slug, json!("not-found")),
-        parameter(
-            "query",
-            "state",
-            "One or several states, separated by commas.",
-            states,
-            json!("open,closed"),
-        ),
-        parameter(
-            "query",
-            "status",
-            "Which coupons to list; all if it is missing.",
-            statuses,
-            json!("usable"),
-        ),
-        parameter("query", "cursor", "The next of the page before.", ulid, json!(id)),
-        parameter("query", "limit", "Items of a page.", limit, json!(50)),
-        parameter(
-            "header",
-            "Request-Id",
-            "Names the request; an answer repeats it.",
-            visible(128),
-            json!("night-1"),
-        ),
-        parameter(
-            "header",
-            "Idempotency-Key",
-            "The same in every retry of a request.",
-            visible(255),
-            json!("order-7"),
-        ),
-        parameter(
-            "header",
-            "traceparent",
-            "A trace context of W3C. One that cannot be read is ignored.",
-            trace,
-            json!("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"),
-        ),
-    ];
-    let named = all.into_iter().filter_map(|one| Some((one["name"].as_str()?.to_owned(), one)));
-    named.collect::<Map<String, Value>>().into()
+/// The schema of a text of 1 to `max` visible ASCII characters.
+fn visible(max: usize) -> Value {
+    json!({ "type": "string", "pattern": format!("^[!-~]{{1,{max}}}$") })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::routes::routes;
+    use super::*;
+
+    #[test]
+    fn every_operation_has_a_route() {
+        for Operation { id, .. } in &OPERATIONS {
+            assert!(routes().any(|route| route.operation == *id), "{id}");
+        }
+    }
 }

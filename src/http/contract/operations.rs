@@ -36,11 +36,31 @@ const fn plain(id: &'static str, summary: &'static str, answers: &'static [Answe
 }
 
 /// Every operation, in the order of the table of routes.
-pub(super) static OPERATIONS: [Operation; 14] = [
+pub(super) static OPERATIONS: [Operation; 16] = [
     plain(
         "live",
         "Says that the process runs",
         &[Answer(200, Content::Text(&["text/plain; charset=utf-8"]))],
+    ),
+    plain(
+        "showDocs",
+        "Describes the API for people",
+        &[Answer(200, Content::Text(&["text/html; charset=utf-8"]))],
+    ),
+    plain("listProblems", "Lists all types of problems", &[Answer(200, PAGES)]),
+    Operation {
+        problems: &[ProblemKind::NotFound],
+        ..plain(
+            "showProblem",
+            "Tells the cause of a problem, what to do, and whether a retry is safe",
+            &[Answer(200, PAGES)],
+        )
+    },
+    plain("describeApi", "Returns this document", &[Answer(200, Content::Object)]),
+    plain(
+        "describeEvents",
+        "Returns the AsyncAPI document of the events that the service publishes",
+        &[Answer(200, Content::Object)],
     ),
     plain(
         "ready",
@@ -54,22 +74,6 @@ pub(super) static OPERATIONS: [Operation; 14] = [
             "Returns what the process measures, as OpenMetrics text",
             &[Answer(200, Content::Text(&["application/openmetrics-text; version=1.0.0; charset=utf-8"]))],
         )
-    },
-    Operation {
-        problems: &[ProblemKind::StorageUnavailable],
-        ..plain("listProblems", "Lists all types of problems", &[Answer(200, PAGES)])
-    },
-    Operation {
-        problems: &[ProblemKind::NotFound, ProblemKind::StorageUnavailable],
-        ..plain(
-            "showProblem",
-            "Tells the cause of a problem, what to do, and whether a retry is safe",
-            &[Answer(200, PAGES)],
-        )
-    },
-    Operation {
-        problems: &[ProblemKind::StorageUnavailable],
-        ..plain("describeApi", "Returns this document", &[Answer(200, Content::Object)])
     },
     Operation {
         body: Some("NewCampaign"),

@@ -1,10 +1,21 @@
-//! The bodies of requests and answers, as the document describes them. Nothing is made of these types: the tests compare
-//! the answers of the service with them.
+//! The bodies of requests and answers, as the document describes them. Nothing is made of the types in this file: the
+//! tests compare the answers of the service with them. The types from elsewhere describe themselves.
 
 #![expect(dead_code, reason = "only their schemas are used")]
 
-use serde_json::{Map, Value, to_value};
+use serde_json::{Map, Value, json, to_value};
 use utoipa::{PartialSchema, ToSchema};
+
+use super::visible;
+use crate::campaign::draft::{
+    FACE_VALUE_MAX, NAME_LENGTH_MAX, PER_USER_LIMIT_MAX, QUANTITY_MAX, TOTAL_VALUE_MAX,
+};
+use crate::campaign::duration::DURATION_DAYS_MAX;
+use crate::campaign::{SettleOn, State};
+use crate::coupon::CouponState;
+use crate::health::{Link, Readiness, Status};
+use crate::ids::{EXTERNAL_ID_BYTES_MAX, FieldProblem};
+use crate::money::CURRENCY_PATTERN;
 
 /// Every schema, by its name.
 pub(super) fn all() -> Map<String, Value> {
@@ -13,7 +24,7 @@ pub(super) fn all() -> Map<String, Value> {
     add::<Claim>(&mut schemas);
     add::<Nothing>(&mut schemas);
     add::<Campaign>(&mut schemas);
-    add::<CampaignState>(&mut schemas);
+    add::<State>(&mut schemas);
     add::<SettleOn>(&mut schemas);
     add::<CampaignPage>(&mut schemas);
     add::<Coupon>(&mut schemas);
@@ -21,7 +32,7 @@ pub(super) fn all() -> Map<String, Value> {
     add::<WalletCoupon>(&mut schemas);
     add::<WalletPage>(&mut schemas);
     add::<Readiness>(&mut schemas);
-    add::<ReadinessStatus>(&mut schemas);
+    add::<Status>(&mut schemas);
     add::<Link>(&mut schemas);
     add::<FieldProblem>(&mut schemas);
     for body in [NewCampaign::name(), Claim::name(), Nothing::name()] {
@@ -29,7 +40,34 @@ pub(super) fn all() -> Map<String, Value> {
             schema["additionalProperties"] = false.into(); // a derive cannot say so
         }
     }
+    for (schema, field, limits) in limits() {
+        let field = schemas.get_mut(schema).and_then(|schema| schema["properties"].get_mut(field));
+        if let (Some(Value::Object(field)), Value::Object(limits)) = (field, limits) {
+            field.extend(limits);
+        }
+    }
     schemas
+}
+
+/// What the fields of requests may be. A derive takes literals alone, and these are the limits of the domain.
+fn limits() -> [(&'static str, &'static str, Value); 8] {
+    let up_to = |max| json!({ "minimum": 1, "maximum": max });
+    let mut face_value = up_to(FACE_VALUE_MAX);
+    face_value["description"] =
+        format!("In minor units of the currency. Times `quantity` it is at most {TOTAL_VALUE_MAX}.").into();
+    let duration = format!(
+        "An ISO 8601 duration of weeks, days, hours, minutes and seconds, from 1 s to P{DURATION_DAYS_MAX}D."
+    );
+    [
+        ("NewCampaign", "name", json!({ "minLength": 1, "maxLength": NAME_LENGTH_MAX })),
+        ("NewCampaign", "merchant_id", visible(EXTERNAL_ID_BYTES_MAX)),
+        ("NewCampaign", "face_value", face_value),
+        ("NewCampaign", "currency", json!({ "pattern": CURRENCY_PATTERN })),
+        ("NewCampaign", "quantity", up_to(QUANTITY_MAX)),
+        ("NewCampaign", "per_user_limit", up_to(PER_USER_LIMIT_MAX)),
+        ("NewCampaign", "coupon_valid_for", json!({ "description": duration })),
+        ("Claim", "user_id", visible(EXTERNAL_ID_BYTES_MAX)),
+    ]
 }
 
 fn add<T: ToSchema + PartialSchema>(schemas: &mut Map<String, Value>) {
@@ -40,21 +78,15 @@ fn add<T: ToSchema + PartialSchema>(schemas: &mut Map<String, Value>) {
 /// A campaign to create. Exactly one of `coupon_expires_at` and `coupon_valid_for` is given.
 #[derive(ToSchema)]
 struct NewCampaign {
-    /// 1 to 200 bytes, without control characters.
-    #[schema(min_length = 1, max_length = 200)]
+    /// Without control characters. Its limits are in bytes.
     name: String,
-    #[schema(pattern = "^[!-~]{1,64}$")]
     merchant_id: String,
-    /// In minor units of the currency. Times `quantity` it is at most 10^18.
-    #[schema(minimum = 1, maximum = 1_000_000_000_000_i64)]
     face_value: i64,
     /// A code of ISO 4217.
-    #[schema(pattern = "^[A-Z]{3}$")]
     currency: String,
-    #[schema(minimum = 1, maximum = 10_000_000)]
     quantity: i64,
     /// Coupons of a user, at most; 1 if it is missing.
-    #[schema(minimum = 1, maximum = 10, required = false)]
+    #[schema(required = false)]
     per_user_limit: i64,
     #[schema(format = DateTime)]
     opens_at: String,
@@ -64,7 +96,6 @@ struct NewCampaign {
     /// Not before `closes_at`.
     #[schema(format = DateTime)]
     coupon_expires_at: Option<String>,
-    /// An ISO 8601 duration of weeks, days, hours, minutes and seconds, up to P3650D.
     coupon_valid_for: Option<String>,
     /// `redeem` if it is missing.
     #[schema(required = false)]
@@ -78,7 +109,7 @@ struct NewCampaign {
 #[derive(ToSchema)]
 struct Claim {
     /// An end user may leave it out, or names themselves. All other callers give it.
-    #[schema(pattern = "^[!-~]{1,64}$", required = false)]
+    #[schema(required = false)]
     user_id: String,
 }
 
@@ -108,7 +139,7 @@ struct Campaign {
     coupon_valid_for: Option<String>,
     settle_on: SettleOn,
     require_idempotency_key: bool,
-    state: CampaignState,
+    state: State,
     /// Grows by one with each change.
     version: i32,
     #[schema(format = DateTime)]
@@ -117,25 +148,6 @@ struct Campaign {
     issued: i32,
     /// The quantity less the coupons issued.
     left: i32,
-}
-
-/// The state of a campaign. `paused` is reserved: no route sets it yet.
-#[derive(ToSchema)]
-#[schema(rename_all = "lowercase")]
-enum CampaignState {
-    Draft,
-    Scheduled,
-    Open,
-    Paused,
-    Closed,
-}
-
-/// Which event makes a coupon count for the merchant.
-#[derive(ToSchema)]
-#[schema(rename_all = "lowercase")]
-enum SettleOn {
-    Redeem,
-    Issue,
 }
 
 /// A page of campaigns, the newest first.
@@ -166,16 +178,6 @@ struct Coupon {
     expires_at: String,
 }
 
-/// The state of a coupon. `redeemed` and `cancelled` are reserved.
-#[derive(ToSchema)]
-#[schema(rename_all = "lowercase")]
-enum CouponState {
-    Issued,
-    Redeemed,
-    Cancelled,
-    Expired,
-}
-
 /// A coupon in a wallet.
 #[derive(ToSchema)]
 struct WalletCoupon {
@@ -203,47 +205,4 @@ struct WalletPage {
     /// The cursor of the next page; null at the end.
     #[schema(required = true)]
     next: Option<String>,
-}
-
-/// Whether a process can do its work, and what is missing.
-#[derive(ToSchema)]
-struct Readiness {
-    status: ReadinessStatus,
-    postgres: Link,
-    redis: Link,
-    nats: Link,
-    /// Why relays have halted, one sentence each.
-    halted: Vec<String>,
-    /// What makes no progress, one sentence each.
-    #[schema(nullable = false)]
-    stalled: Option<Vec<String>>,
-}
-
-/// What a process can do.
-#[derive(ToSchema)]
-#[schema(rename_all = "lowercase")]
-enum ReadinessStatus {
-    Ready,
-    Degraded,
-    Unready,
-}
-
-/// The link to a server.
-#[derive(ToSchema)]
-enum Link {
-    #[schema(rename = "up")]
-    Up,
-    #[schema(rename = "down")]
-    Down,
-    #[schema(rename = "not needed")]
-    NotNeeded,
-    #[schema(rename = "unknown")]
-    Unknown,
-}
-
-/// A field, and what is wrong with it.
-#[derive(ToSchema)]
-struct FieldProblem {
-    field: String,
-    reason: String,
 }

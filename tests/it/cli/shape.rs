@@ -18,13 +18,14 @@ enum Shape {
 use Shape::{List, Object};
 
 /// Commands that print no data, and what they do instead.
-const SILENT: [(&str, &str); 6] = [
+const SILENT: [(&str, &str); 7] = [
     ("serve", "logs"),
     ("migrate", "logs"),
     ("demo", "tells what its users experience, for people"),
     ("dead redrive", "prints nothing"),
     ("assets", "writes files"),
     ("openapi", "prints a document of JSON in lines"),
+    ("asyncapi", "prints a document of JSON in lines"),
 ];
 
 /// Calls of every other command, in this order. Words in capital letters stand for ids.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use async_nats::jetstream::consumer::pull;
 use async_nats::jetstream::{self, Message};
-use coupon_dispatcher::event::OUTLET;
+use coupon_dispatcher::event::{KINDS, OUTLET};
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use outbox_relay::event::{POSITION_HEADER, SHARD_HEADER, StoredEvent};
 use outbox_relay::{Event, Shard};
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use sqlx::{Connection as _, PgConnection};
 use tokio::time::timeout;
 
-use super::{DRAIN_LIMIT, SOON, World, wait_for, wait_until};
+use super::{DRAIN_LIMIT, SOON, World, asyncapi, wait_for, wait_until};
 
 impl World {
     /// All events of a shard, in order of position.
@@ -140,5 +140,8 @@ fn assert_carries(message: &Message, event: &StoredEvent) {
         ("data", serde_json::from_str(&event.data).unwrap()),
     ] {
         assert_eq!(body[field], value, "{field} at {}", event.position);
+    }
+    if KINDS.contains(&&*event.kind) {
+        asyncapi::assert_described(&event.kind, &event.kind, message);
     }
 }

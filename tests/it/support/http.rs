@@ -13,7 +13,7 @@ use serde_json::Value;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::TOKEN;
+use super::{TOKEN, contract};
 
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -86,7 +86,8 @@ impl Http {
 
     /// On a connection of its own, so that no test depends on the fate of another's.
     async fn try_send(&self, method: Method, path: &str, body: impl Into<Bytes>) -> Option<Answer> {
-        let mut request = Request::builder().method(method).uri(path).header(HOST, self.address.to_string());
+        let mut request =
+            Request::builder().method(method.clone()).uri(path).header(HOST, self.address.to_string());
         if let Some(token) = &self.token {
             request = request.header(AUTHORIZATION, format!("Bearer {token}"));
         }
@@ -94,7 +95,9 @@ impl Http {
             request = request.header(*name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
         }
         let request = request.body(Full::new(body.into())).unwrap();
-        timeout(LIMIT, self.exchange(request)).await.ok()?.ok()
+        let answer = timeout(LIMIT, self.exchange(request)).await.ok()?.ok()?;
+        contract::assert_described_if_known(&method, path, &answer);
+        Some(answer)
     }
 
     async fn exchange(&self, request: Request<Full<Bytes>>) -> anyhow::Result<Answer> {

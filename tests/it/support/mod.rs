@@ -1,5 +1,6 @@
 //! A world for each test: private servers, a migrated schema, processes of the real binary.
 
+pub(crate) mod asyncapi;
 mod campaigns;
 mod clock;
 mod cluster;

@@ -33,6 +33,7 @@ const LAYERS: [(&str, &[&str]); 2] = [
             "campaign",
             "idempotency",
             "coupon",
+            "asyncapi",
             "event",
             "cause",
             "limits",
@@ -101,7 +102,7 @@ const LAYERS: [(&str, &[&str]); 2] = [
 ];
 
 /// What only these modules name: drivers, the HTTP library, status codes.
-const ROOMS: [(&str, &str, &[&str]); 10] = [
+const ROOMS: [(&str, &str, &[&str]); 12] = [
     (
         "src",
         "sqlx",
@@ -138,6 +139,8 @@ const ROOMS: [(&str, &str, &[&str]); 10] = [
     ("src", "hyper", &["http::server", "identity::jwt::fetch", "client", "rush"]),
     ("src", "governor", &["limits::buckets"]),
     ("src", "StatusCode", &["http::answer", "http::problem_kind", "client", "rush"]),
+    ("src", "schemars", &["asyncapi", "event", "ids", "money"]),
+    ("src", "askama", &["http::pages"]),
     ("src", "outbox_relay::append", &["campaign::transaction"]),
     ("relay/src", "backoff", &["retry"]),
     ("relay/src", "axum", &[]),

@@ -2,52 +2,67 @@
 
 use std::fmt::Write as _;
 
+use askama::Template;
 use axum::extract::Path;
 use axum::extract::rejection::PathRejection;
-use axum::http::{HeaderMap, HeaderName, header};
+use axum::http::{HeaderMap, HeaderValue, header};
 
-use super::extract::NoQuery;
-use super::problem::Problem;
-use super::problem_kind::{About, ProblemKind};
+use super::super::extract::NoQuery;
+use super::super::problem::Problem;
+use super::super::problem_kind::{About, ProblemKind};
+use super::{Document, html, text};
 
-/// A page, and the headers that say what it is.
-type Document = ([(HeaderName, &'static str); 2], String);
+#[derive(Template)]
+#[template(path = "problems.html", config = "src/http/pages/askama.toml")]
+struct Problems {
+    title: &'static str,
+    kinds: Vec<About>,
+}
+
+#[derive(Template)]
+#[template(path = "problem.html", config = "src/http/pages/askama.toml")]
+struct OneProblem {
+    title: &'static str,
+    about: About,
+    sections: [(&'static str, &'static str); 3],
+}
 
 /// `GET /problems`: all kinds.
-pub(super) async fn list(headers: HeaderMap, _: NoQuery) -> Document {
+pub(in crate::http) async fn list(headers: HeaderMap, _: NoQuery) -> Document {
     let kinds = ProblemKind::ALL.iter().map(|kind| kind.about());
-    if !prefers_html(&headers) {
-        return text(kinds.fold(String::new(), |mut page, About { status, slug, title, .. }| {
+    by_accept(if prefers_html(&headers) {
+        html(&Problems { title: "Problems", kinds: kinds.collect() })
+    } else {
+        text(kinds.fold(String::new(), |mut page, About { status, slug, title, .. }| {
             let _ = writeln!(page, "{} {slug}: {title}", status.as_u16());
             page
-        }));
-    }
-    let rows = kinds.fold(String::new(), |mut rows, About { status, path, title, .. }| {
-        let _ = writeln!(rows, "<li><a href=\"{path}\">{}</a> ({})</li>", escaped(title), status.as_u16());
-        rows
-    });
-    html("Problems", &format!("<ul>\n{rows}</ul>"))
+        }))
+    })
 }
 
 /// `GET /problems/{slug}`: one kind, with its cause, what to do about it, and whether a retry is safe.
-pub(super) async fn show(
+pub(in crate::http) async fn show(
     headers: HeaderMap,
     slug: Result<Path<String>, PathRejection>,
     _: NoQuery,
 ) -> Result<Document, Problem> {
     let slug = slug.map(|Path(slug)| slug).unwrap_or_default();
     let kind = ProblemKind::ALL.iter().map(|kind| kind.about()).find(|about| about.slug == slug);
-    let About { status, title, cause, advice, retry, .. } =
-        kind.ok_or_else(|| Problem::not_found("No problem has this slug."))?;
+    let about = kind.ok_or_else(|| Problem::not_found("No problem has this slug."))?;
+    let About { status, title, cause, advice, retry, .. } = about;
     let sections = [("Cause", cause), ("What to do", advice), ("Is a retry safe?", retry.sentence())];
-    if !prefers_html(&headers) {
+    Ok(by_accept(if prefers_html(&headers) {
+        html(&OneProblem { title, about, sections })
+    } else {
         let sections = sections.map(|(name, words)| format!("\n{name}\n{words}\n")).concat();
-        return Ok(text(format!("{title}\nStatus {}, slug {slug}\n{sections}", status.as_u16())));
-    }
-    let sections =
-        sections.map(|(name, words)| format!("<h2>{name}</h2>\n<p>{}</p>\n", escaped(words))).concat();
-    let body = format!("<p>Status {}, slug {}</p>\n{sections}", status.as_u16(), escaped(&slug));
-    Ok(html(title, &format!("{body}<p><a href=\"/problems\">All problems</a></p>")))
+        text(format!("{title}\nStatus {}, slug {slug}\n{sections}", status.as_u16()))
+    }))
+}
+
+/// The page, whose type the header `Accept` has chosen.
+fn by_accept((mut headers, page): Document) -> Document {
+    headers.insert(header::VARY, HeaderValue::from_static("Accept"));
+    (headers, page)
 }
 
 /// Whether HTML is more welcome than plain text, or as welcome and named: a client that accepts anything gets text.
@@ -79,36 +94,6 @@ fn quality(headers: &HeaderMap, wanted: &str) -> (f32, bool) {
     };
     let named = best(wanted);
     (named.or_else(|| best("text/*")).or_else(|| best("*/*")).unwrap_or(0.0), named.is_some())
-}
-
-fn text(page: String) -> Document {
-    document("text/plain; charset=utf-8", page)
-}
-
-fn html(title: &str, body: &str) -> Document {
-    let title = escaped(title);
-    let page = format!(
-        "<!doctype html>\n<html lang=\"en\">\n<head><meta charset=\"utf-8\"><title>{title}</title></head>\n\
-         <body>\n<h1>{title}</h1>\n{body}\n</body>\n</html>\n"
-    );
-    document("text/html; charset=utf-8", page)
-}
-
-fn document(content_type: &'static str, page: String) -> Document {
-    ([(header::CONTENT_TYPE, content_type), (header::VARY, "Accept")], page)
-}
-
-fn escaped(text: &str) -> String {
-    text.chars().fold(String::with_capacity(text.len()), |mut escaped, letter| {
-        match letter {
-            '&' => escaped.push_str("&amp;"),
-            '<' => escaped.push_str("&lt;"),
-            '>' => escaped.push_str("&gt;"),
-            '"' => escaped.push_str("&quot;"),
-            letter => escaped.push(letter),
-        }
-        escaped
-    })
 }
 
 #[cfg(test)]
@@ -152,10 +137,5 @@ mod tests {
             assert!(!prefers(Some(accept)), "{accept}");
         }
         assert!(!prefers(None));
-    }
-
-    #[test]
-    fn what_html_reads_as_a_mark_is_escaped() {
-        assert_eq!(escaped("a < b & \"c\" > d"), "a &lt; b &amp; &quot;c&quot; &gt; d");
     }
 }
