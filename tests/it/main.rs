@@ -52,6 +52,7 @@ mod requests;
 mod retention;
 mod rights;
 mod schema;
+mod schemathesis;
 mod several;
 mod situations;
 mod startup;

@@ -175,28 +175,29 @@ fn headers() -> Value {
 
 fn parameters() -> Value {
     let ulid = json!({ "type": "string", "pattern": "^[0-7][0-9A-HJKMNP-TV-Za-hjkmnp-tv-z]{25}$" });
-    let visible = |max| json!({ "type": "string", "pattern": format!("^[!-~]{{1,{max}}}$") });
+    let key = json!({ "type": "string", "pattern": "^[!-~]{1,255}$" });
+    // `explode`: the items of an array share one parameter, with commas between them.
     let parameter = |place: &str, name: &str, about: &str, schema: Value, example: Value| {
         json!({ "in": place, "name": name, "required": place == "path", "description": about, "schema": schema,
-            "example": example })
+            "explode": false, "example": example })
     };
-    let trace = json!({ "type": "string" });
+    let text = json!({ "type": "string" });
     let limit = json!({ "type": "integer", "minimum": 1, "maximum": PAGE_MAX, "default": 50 });
     let statuses =
         json!({ "type": "string", "enum": ["usable", "issued", "redeemed", "cancelled", "expired"] });
-    let states = json!({ "type": "string" });
+    let states = json!({ "type": "array", "minItems": 1, "items": reference("schemas", "CampaignState") });
     let slug = json!({ "type": "string", "enum": ProblemKind::ALL.iter().map(|kind| kind.about().slug).collect::<Vec<_>>() });
     let id = "01M7WFKGE14NWN561KVXBYTJTX";
     let all = [
         parameter("path", "id", "A ULID.", ulid.clone(), json!(id)),
-        parameter("path", "user_id", "A user; neither . nor ..", visible(64), json!("alice")),
+        parameter("path", "user_id", "A user.", reference("schemas", "ExternalId"), json!("alice")),
         parameter("path", "slug", "The slug of a problem.", slug, json!("not-found")),
         parameter(
             "query",
             "state",
             "One or several states, separated by commas.",
             states,
-            json!("open,closed"),
+            json!(["open", "closed"]),
         ),
         parameter(
             "query",
@@ -210,22 +211,22 @@ fn parameters() -> Value {
         parameter(
             "header",
             "Request-Id",
-            "Names the request; an answer repeats it.",
-            visible(128),
+            "Names the request, in 1 to 128 visible ASCII characters: the answer repeats it. Any other is ignored.",
+            text.clone(),
             json!("night-1"),
         ),
         parameter(
             "header",
             "Idempotency-Key",
             "The same in every retry of a request.",
-            visible(255),
+            key,
             json!("order-7"),
         ),
         parameter(
             "header",
             "traceparent",
             "A trace context of W3C. One that cannot be read is ignored.",
-            trace,
+            text,
             json!("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"),
         ),
     ];

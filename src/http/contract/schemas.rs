@@ -3,7 +3,7 @@
 
 #![expect(dead_code, reason = "only their schemas are used")]
 
-use serde_json::{Map, Value, to_value};
+use serde_json::{Map, Value, json, to_value};
 use utoipa::{PartialSchema, ToSchema};
 
 /// Every schema, by its name.
@@ -12,6 +12,7 @@ pub(super) fn all() -> Map<String, Value> {
     add::<NewCampaign>(&mut schemas);
     add::<Claim>(&mut schemas);
     add::<Nothing>(&mut schemas);
+    add::<ExternalId>(&mut schemas);
     add::<Campaign>(&mut schemas);
     add::<CampaignState>(&mut schemas);
     add::<SettleOn>(&mut schemas);
@@ -24,11 +25,29 @@ pub(super) fn all() -> Map<String, Value> {
     add::<ReadinessStatus>(&mut schemas);
     add::<Link>(&mut schemas);
     add::<FieldProblem>(&mut schemas);
-    for body in [NewCampaign::name(), Claim::name(), Nothing::name()] {
-        if let Some(schema) = schemas.get_mut(&*body) {
-            schema["additionalProperties"] = false.into(); // a derive cannot say so
+    // What a derive cannot say.
+    let mut say = |schema: &str, member: &str, value: Value| {
+        if let Some(schema) = schemas.get_mut(schema) {
+            schema[member] = value;
         }
+    };
+    for body in [NewCampaign::name(), Claim::name(), Nothing::name()] {
+        say(&body, "additionalProperties", false.into());
     }
+    say(&Nothing::name(), "type", json!(["object", "null"]));
+    let [given, missing] = [json!({ "type": "string" }), json!({ "type": "null" })];
+    let either = [
+        json!({ "coupon_expires_at": given, "coupon_valid_for": missing }),
+        json!({ "coupon_expires_at": missing, "coupon_valid_for": given }),
+    ];
+    say(
+        &NewCampaign::name(),
+        "oneOf",
+        json!([
+            { "required": ["coupon_expires_at"], "properties": either[0] },
+            { "required": ["coupon_valid_for"], "properties": either[1] },
+        ]),
+    );
     schemas
 }
 
@@ -40,11 +59,10 @@ fn add<T: ToSchema + PartialSchema>(schemas: &mut Map<String, Value>) {
 /// A campaign to create. Exactly one of `coupon_expires_at` and `coupon_valid_for` is given.
 #[derive(ToSchema)]
 struct NewCampaign {
-    /// 1 to 200 bytes, without control characters.
-    #[schema(min_length = 1, max_length = 200)]
+    /// 1 to 200 bytes, not all of them white space.
+    #[schema(min_length = 1, max_length = 200, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$")]
     name: String,
-    #[schema(pattern = "^[!-~]{1,64}$")]
-    merchant_id: String,
+    merchant_id: ExternalId,
     /// In minor units of the currency. Times `quantity` it is at most 10^18.
     #[schema(minimum = 1, maximum = 1_000_000_000_000_i64)]
     face_value: i64,
@@ -53,9 +71,10 @@ struct NewCampaign {
     currency: String,
     #[schema(minimum = 1, maximum = 10_000_000)]
     quantity: i64,
-    /// Coupons of a user, at most; 1 if it is missing.
+    /// Coupons of a user, at most; at most `quantity`; 1 if it is missing.
     #[schema(minimum = 1, maximum = 10, required = false)]
     per_user_limit: i64,
+    /// In the years 1970 to 8999, as all times of a campaign.
     #[schema(format = DateTime)]
     opens_at: String,
     /// After `opens_at`, and in the future.
@@ -64,7 +83,8 @@ struct NewCampaign {
     /// Not before `closes_at`.
     #[schema(format = DateTime)]
     coupon_expires_at: Option<String>,
-    /// An ISO 8601 duration of weeks, days, hours, minutes and seconds, up to P3650D.
+    /// An ISO 8601 duration of weeks, days, hours, minutes and seconds, PT1S to P3650D.
+    #[schema(pattern = "^P([0-9]+W)?([0-9]+D)?(T([0-9]+H)?([0-9]+M)?([0-9]+S)?)?$")]
     coupon_valid_for: Option<String>,
     /// `redeem` if it is missing.
     #[schema(required = false)]
@@ -74,12 +94,17 @@ struct NewCampaign {
     require_idempotency_key: bool,
 }
 
+/// A name that the caller gives: 1 to 64 visible ASCII characters, and neither `.` nor `..`.
+#[derive(ToSchema)]
+#[schema(pattern = r"^([!-\-/-~][!-~]?|\.[!-\-/-~]|[!-~]{3,64})$")]
+struct ExternalId(String);
+
 /// A claim of a coupon for a user.
 #[derive(ToSchema)]
 struct Claim {
     /// An end user may leave it out, or names themselves. All other callers give it.
-    #[schema(pattern = "^[!-~]{1,64}$", required = false)]
-    user_id: String,
+    #[schema(required = false)]
+    user_id: ExternalId,
 }
 
 /// An object without fields. The body may also be missing or `null`.
