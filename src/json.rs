@@ -167,10 +167,12 @@ impl Value for i64 {
         if digits.bytes().all(|byte| byte.is_ascii_digit()) {
             return Some(json.parse().unwrap_or(last));
         }
-        let number: f64 = json.parse().ok()?;
-        let is_exact = number.abs() < EXACT_BELOW;
-        #[expect(clippy::cast_possible_truncation, reason = "it has no fraction and few enough digits")]
-        (number.fract() == 0.0 || !is_exact).then(|| if is_exact { number as Self } else { last })
+        match json.parse::<f64>().ok()? {
+            number if number.abs() >= EXACT_BELOW => Some(last),
+            #[expect(clippy::cast_possible_truncation, reason = "it has no fraction and few enough digits")]
+            number if number.fract() == 0.0 => Some(number as Self),
+            _ => None,
+        }
     }
 }
 
