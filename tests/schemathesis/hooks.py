@@ -1,8 +1,10 @@
 """What the OpenAPI document cannot say, for schemathesis."""
 
 import os
+import time
 import zlib
 
+import requests
 import schemathesis
 
 # A campaign that stays open.
@@ -42,7 +44,12 @@ def map_case(context, case):
 
 @schemathesis.hook
 def filter_failure(context, failure, case, response):
-    """Whether a failure counts: data that fit the document may be refused for a rule that it tells in words alone."""
+    """Whether a failure counts. Data that fit the document may be refused for a rule that it tells in words alone; and a
+    service that is busy may refuse once, with the seconds after which a retry succeeds."""
+    if failure.code == "ST101" and response.status_code == 503 and "retry-after" in response.headers:
+        time.sleep(int(response.headers["retry-after"][0]))
+        with requests.Session() as session:
+            return session.send(response.request).status_code >= 500
     if failure.code != "ST202" or response.status_code != 422:
         return True
     problem = response.json()
