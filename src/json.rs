@@ -156,7 +156,7 @@ impl Value for String {
 }
 
 /// As JSON Schema has it, `5.0` and `5e2` are integers too. One that is too large, beyond 64 bits or in such a form beyond
-/// [`EXACT_BELOW`], is read as the largest there is: no field has one, and its limits are said.
+/// 2^53, is read as the largest there is: no field has one, and its limits are said.
 impl Value for i64 {
     const KIND: &'static str = "a number";
     const TYPE: &'static str = "must be an integer";
