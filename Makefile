@@ -1,14 +1,17 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench check drill fuzz nemesis zoo
+.PHONY: help demo test api-check bench check drill fuzz nemesis zoo
 
 help: ## Lists the targets
-	@sed -n 's/^\([a-z]*\):.*## /  \1\t/p' $(MAKEFILE_LIST)
+	@sed -n 's/^\([a-z-]*\):.*## /  \1\t/p' $(MAKEFILE_LIST)
 
 demo: ## Runs the demo on private servers; ARGS="..." are its options
 	@.ci/servers demo && NATS_SERVER=$$(.ci/nats) && export NATS_SERVER && cargo run --release --quiet --bin coupon -- demo $(ARGS)
 
 test: ## Runs all tests on real servers
 	@.ci/servers test && NATS_SERVER=$$(.ci/nats) && export NATS_SERVER && RUST_TEST_THREADS=4 cargo test --workspace --locked --features failpoints
+
+api-check: ## Sends EXAMPLES (200) requests to each route, chosen by SEED (1), and compares the answers with the OpenAPI document
+	@.ci/servers test && SEED=$(or $(SEED),1) EXAMPLES=$(or $(EXAMPLES),200) cargo test --locked --features failpoints --test it -- --exact schemathesis::the_service_is_as_its_document_says --nocapture
 
 zoo: ## Plants known bugs, one at a time; a named test must find each
 	@.ci/servers test && cargo test --locked --features failpoints,zoo --test it -- --exact zoo::each_bug_is_found --nocapture

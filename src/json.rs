@@ -16,6 +16,8 @@ use crate::ids::FieldProblem;
 /// Unknown fields of a body, or parameters of a query, that a refusal names, at most: a request of 16 KiB may have
 /// thousands.
 pub const UNKNOWN_NAMED_MAX: usize = 16;
+/// 2^53: below it no integer is rounded when it is read as a number with a point.
+const EXACT_BELOW: f64 = 9_007_199_254_740_992.0;
 
 /// Why a body is refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -153,16 +155,24 @@ impl Value for String {
     }
 }
 
-/// An integer beyond 64 bits is read as the nearest within: no field has one, and its limits are said.
+/// As JSON Schema has it, `5.0` and `5e2` are integers too. One that is too large, beyond 64 bits or in such a form beyond
+/// 2^53, is read as the largest there is: no field has one, and its limits are said.
 impl Value for i64 {
     const KIND: &'static str = "a number";
     const TYPE: &'static str = "must be an integer";
 
     fn read(json: &str) -> Option<Self> {
         let digits = json.strip_prefix('-').unwrap_or(json);
-        let is_integer = digits.bytes().all(|byte| byte.is_ascii_digit());
-        let nearest = if json.starts_with('-') { Self::MIN } else { Self::MAX };
-        is_integer.then(|| json.parse().unwrap_or(nearest))
+        let last = if json.starts_with('-') { Self::MIN } else { Self::MAX };
+        if digits.bytes().all(|byte| byte.is_ascii_digit()) {
+            return Some(json.parse().unwrap_or(last));
+        }
+        match json.parse::<f64>().ok()? {
+            number if number.abs() >= EXACT_BELOW => Some(last),
+            #[expect(clippy::cast_possible_truncation, reason = "it has no fraction and few enough digits")]
+            number if number.fract() == 0.0 => Some(number as Self),
+            _ => None,
+        }
     }
 }
 

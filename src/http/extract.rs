@@ -83,7 +83,10 @@ impl<F: FromStr<Err: Display>> ListQuery<F> {
     /// Names every parameter that is wrong.
     pub fn parse(uri: &Uri, filter: &str) -> Result<Self, Vec<FieldProblem>> {
         let ([cursor, limit, own], mut problems) = parameters(uri, ["cursor", "limit", filter]);
-        let limit = limit.map(|limit| limit.parse().ok().and_then(PageLimit::new));
+        let limit = limit.map(|limit| {
+            let digits = limit.bytes().all(|byte| byte.is_ascii_digit()); // `parse` also takes a plus sign
+            digits.then(|| limit.parse().ok()).flatten().and_then(PageLimit::new)
+        });
         if limit == Some(None) {
             problems.push(FieldProblem::new("limit", format!("must be 1 to {PAGE_MAX}")));
         }

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use coupon_dispatcher::ids::CampaignId;
+use hyper::Method;
 use serde_json::{Value, json};
 
 use crate::support::{SOON, World, draft, in_seconds, wait_until};
@@ -34,6 +35,39 @@ async fn a_campaign_is_created_opened_and_closed() {
     assert_eq!(told("close").await, (200, json!("closed"), json!(3)));
     assert_eq!(told("close").await, (200, json!("closed"), json!(3)));
     assert_eq!(told("open").await, (409, json!("closed"), json!(3)));
+    world.close().await;
+}
+
+/// As JSON Schema has it, and as some programs write all their numbers.
+#[tokio::test]
+async fn an_integer_may_have_a_point_or_an_exponent() {
+    let world = World::start().await;
+    let create = async |quantity: &str| {
+        let body = draft(json!({ "quantity": 7 }))
+            .to_string()
+            .replace("\"quantity\":7", &format!("\"quantity\":{quantity}"));
+        let answer = world.api().send(Method::POST, "/v1/campaigns", body).await;
+        (answer.status, answer.body)
+    };
+    for (quantity, read) in [("7.0", 7), ("7e2", 700), ("70E-1", 7), ("0.07e+2", 7), ("7000", 7_000)] {
+        let (status, body) = create(quantity).await;
+        assert_eq!((status, &body["quantity"]), (201, &json!(read)), "{quantity}: {body}");
+    }
+    let [integer, limits] = ["must be an integer", "must be 1 to 10000000"];
+    for (quantity, reason) in [
+        ("7.5", integer),
+        ("7e-1", integer),
+        ("-7.0", limits),
+        ("0.0", limits),
+        ("1e7000", limits),
+        ("-1e7000", limits),
+        ("9007199254740993.5", limits),
+        ("99999999999999999999", limits),
+    ] {
+        let (status, body) = create(quantity).await;
+        assert_eq!(status, 422, "{quantity}: {body}");
+        assert_eq!(body["errors"], json!([{ "field": "quantity", "reason": reason }]), "{quantity}");
+    }
     world.close().await;
 }
 

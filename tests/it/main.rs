@@ -57,6 +57,7 @@ mod requests;
 mod retention;
 mod rights;
 mod schema;
+mod schemathesis;
 mod several;
 mod situations;
 mod startup;

@@ -1,44 +1,44 @@
 //! The parameters of operations: those in the path, in the query, and headers.
 
 use serde_json::{Map, Value, json};
+use utoipa::ToSchema as _;
 
 use super::super::problem_kind::ProblemKind;
-use super::visible;
+use super::{reference, visible};
+use crate::campaign::State;
 use crate::cause::{KEY_LENGTH_MAX, REQUEST_ID_LENGTH_MAX};
 use crate::coupon::CouponState;
-use crate::ids::EXTERNAL_ID_BYTES_MAX;
 use crate::page::{PAGE_MAX, PageLimit};
 
 /// Every parameter, by its name.
 pub(super) fn all() -> Value {
     let ulid = json!({ "type": "string", "pattern": "^[0-7][0-9A-HJKMNP-TV-Za-hjkmnp-tv-z]{25}$" });
+    // `explode`: the items of an array share one parameter, with commas between them.
     let parameter = |place: &str, name: &str, about: &str, schema: Value, example: Value| {
         json!({ "in": place, "name": name, "required": place == "path", "description": about, "schema": schema,
-            "example": example })
+            "explode": false, "example": example })
     };
-    let trace = json!({ "type": "string" });
+    let text = json!({ "type": "string" });
     let limit = json!({ "type": "integer", "minimum": 1, "maximum": PAGE_MAX, "default": PageLimit::default().get() });
     let statuses = [&["usable"][..], &CouponState::ALL.map(CouponState::as_str)].concat();
     let statuses = json!({ "type": "string", "enum": statuses });
-    let states = json!({ "type": "string" });
+    let states = json!({ "type": "array", "minItems": 1, "items": reference("schemas", &State::name()) });
     let slug = json!({ "type": "string", "enum": ProblemKind::ALL.iter().map(|kind| kind.about().slug).collect::<Vec<_>>() });
+    let request_id = format!(
+        "Names the request, in 1 to {REQUEST_ID_LENGTH_MAX} visible ASCII characters: the answer repeats it. Any other is \
+         ignored."
+    );
     let id = "01M7WFKGE14NWN561KVXBYTJTX";
     let all = [
         parameter("path", "id", "A ULID.", ulid.clone(), json!(id)),
-        parameter(
-            "path",
-            "user_id",
-            "A user; neither . nor ..",
-            visible(EXTERNAL_ID_BYTES_MAX),
-            json!("alice"),
-        ),
+        parameter("path", "user_id", "A user.", reference("schemas", "ExternalId"), json!("alice")),
         parameter("path", "slug", "The slug of a problem.", slug, json!("not-found")),
         parameter(
             "query",
             "state",
             "One or several states, separated by commas.",
             states,
-            json!("open,closed"),
+            json!(["open", "closed"]),
         ),
         parameter(
             "query",
@@ -49,13 +49,7 @@ pub(super) fn all() -> Value {
         ),
         parameter("query", "cursor", "The next of the page before.", ulid, json!(id)),
         parameter("query", "limit", "Items of a page.", limit, json!(50)),
-        parameter(
-            "header",
-            "Request-Id",
-            "Names the request; an answer repeats it.",
-            visible(REQUEST_ID_LENGTH_MAX),
-            json!("night-1"),
-        ),
+        parameter("header", "Request-Id", &request_id, text.clone(), json!("night-1")),
         parameter(
             "header",
             "Idempotency-Key",
@@ -67,7 +61,7 @@ pub(super) fn all() -> Value {
             "header",
             "traceparent",
             "A trace context of W3C. One that cannot be read is ignored.",
-            trace,
+            text,
             json!("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"),
         ),
     ];

@@ -6,7 +6,6 @@
 use serde_json::{Map, Value, json, to_value};
 use utoipa::{PartialSchema, ToSchema};
 
-use super::visible;
 use crate::campaign::draft::{
     FACE_VALUE_MAX, NAME_LENGTH_MAX, PER_USER_LIMIT_MAX, QUANTITY_MAX, TOTAL_VALUE_MAX,
 };
@@ -23,6 +22,7 @@ pub(super) fn all() -> Map<String, Value> {
     add::<NewCampaign>(&mut schemas);
     add::<Claim>(&mut schemas);
     add::<Nothing>(&mut schemas);
+    add::<ExternalId>(&mut schemas);
     add::<Campaign>(&mut schemas);
     add::<State>(&mut schemas);
     add::<SettleOn>(&mut schemas);
@@ -35,11 +35,31 @@ pub(super) fn all() -> Map<String, Value> {
     add::<Status>(&mut schemas);
     add::<Link>(&mut schemas);
     add::<FieldProblem>(&mut schemas);
-    for body in [NewCampaign::name(), Claim::name(), Nothing::name()] {
-        if let Some(schema) = schemas.get_mut(&*body) {
-            schema["additionalProperties"] = false.into(); // a derive cannot say so
+    // What a derive cannot say.
+    let mut say = |schema: &str, member: &str, value: Value| {
+        if let Some(schema) = schemas.get_mut(schema) {
+            schema[member] = value;
         }
+    };
+    for body in [NewCampaign::name(), Claim::name(), Nothing::name()] {
+        say(&body, "additionalProperties", false.into());
     }
+    let external_id = format!(r"^([!-\-/-~][!-~]?|\.[!-\-/-~]|[!-~]{{3,{EXTERNAL_ID_BYTES_MAX}}})$");
+    say(&ExternalId::name(), "pattern", external_id.into());
+    say(&Nothing::name(), "type", json!(["object", "null"]));
+    let [given, missing] = [json!({ "type": "string" }), json!({ "type": "null" })];
+    let either = [
+        json!({ "coupon_expires_at": given, "coupon_valid_for": missing }),
+        json!({ "coupon_expires_at": missing, "coupon_valid_for": given }),
+    ];
+    say(
+        &NewCampaign::name(),
+        "oneOf",
+        json!([
+            { "required": ["coupon_expires_at"], "properties": either[0] },
+            { "required": ["coupon_valid_for"], "properties": either[1] },
+        ]),
+    );
     for (schema, field, limits) in limits() {
         let field = schemas.get_mut(schema).and_then(|schema| schema["properties"].get_mut(field));
         if let (Some(Value::Object(field)), Value::Object(limits)) = (field, limits) {
@@ -50,7 +70,7 @@ pub(super) fn all() -> Map<String, Value> {
 }
 
 /// What the fields of requests may be. A derive takes literals alone, and these are the limits of the domain.
-fn limits() -> [(&'static str, &'static str, Value); 8] {
+fn limits() -> [(&'static str, &'static str, Value); 6] {
     let up_to = |max| json!({ "minimum": 1, "maximum": max });
     let mut face_value = up_to(FACE_VALUE_MAX);
     face_value["description"] =
@@ -60,13 +80,11 @@ fn limits() -> [(&'static str, &'static str, Value); 8] {
     );
     [
         ("NewCampaign", "name", json!({ "minLength": 1, "maxLength": NAME_LENGTH_MAX })),
-        ("NewCampaign", "merchant_id", visible(EXTERNAL_ID_BYTES_MAX)),
         ("NewCampaign", "face_value", face_value),
         ("NewCampaign", "currency", json!({ "pattern": CURRENCY_PATTERN })),
         ("NewCampaign", "quantity", up_to(QUANTITY_MAX)),
         ("NewCampaign", "per_user_limit", up_to(PER_USER_LIMIT_MAX)),
         ("NewCampaign", "coupon_valid_for", json!({ "description": duration })),
-        ("Claim", "user_id", visible(EXTERNAL_ID_BYTES_MAX)),
     ]
 }
 
@@ -78,16 +96,18 @@ fn add<T: ToSchema + PartialSchema>(schemas: &mut Map<String, Value>) {
 /// A campaign to create. Exactly one of `coupon_expires_at` and `coupon_valid_for` is given.
 #[derive(ToSchema)]
 struct NewCampaign {
-    /// Without control characters. Its limits are in bytes.
+    /// In bytes, not all of them white space.
+    #[schema(pattern = r"^[^\x00-\x1f\x7f-\x9f]*$")]
     name: String,
-    merchant_id: String,
+    merchant_id: ExternalId,
     face_value: i64,
     /// A code of ISO 4217.
     currency: String,
     quantity: i64,
-    /// Coupons of a user, at most; 1 if it is missing.
+    /// Coupons of a user, at most; at most `quantity`; 1 if it is missing.
     #[schema(required = false)]
     per_user_limit: i64,
+    /// In the years 1970 to 8999, as all times of a campaign.
     #[schema(format = DateTime)]
     opens_at: String,
     /// After `opens_at`, and in the future.
@@ -96,6 +116,7 @@ struct NewCampaign {
     /// Not before `closes_at`.
     #[schema(format = DateTime)]
     coupon_expires_at: Option<String>,
+    #[schema(pattern = "^P([0-9]+W)?([0-9]+D)?(T([0-9]+H)?([0-9]+M)?([0-9]+S)?)?$")]
     coupon_valid_for: Option<String>,
     /// `redeem` if it is missing.
     #[schema(required = false)]
@@ -105,12 +126,16 @@ struct NewCampaign {
     require_idempotency_key: bool,
 }
 
+/// A name that the caller gives: 1 to 64 visible ASCII characters, and neither `.` nor `..`.
+#[derive(ToSchema)]
+struct ExternalId(String);
+
 /// A claim of a coupon for a user.
 #[derive(ToSchema)]
 struct Claim {
     /// An end user may leave it out, or names themselves. All other callers give it.
     #[schema(required = false)]
-    user_id: String,
+    user_id: ExternalId,
 }
 
 /// An object without fields. The body may also be missing or `null`.

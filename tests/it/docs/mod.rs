@@ -141,6 +141,39 @@ fn every_document_with_commands_is_followed() {
     }
 }
 
+/// The first hour, as README and the tutorial have it: what each command begins with or has, in order, and a word of what
+/// is shown of its output. That the output is so is checked where the document is followed.
+const FIRST_HOUR: [(&str, &str); 7] = [
+    ("coupon demo --coupons", "serving until Ctrl-C"),
+    ("coupon token create", "token above is not shown again"),
+    ("coupon campaign create", ""),
+    ("coupon campaign open", "state open"),
+    ("/coupons --json '{\"user_id\":\"alice\"}'", "\"user_id\":\"alice\""),
+    ("until ", "issued"),
+    ("python examples/subscriber.py", "coupon.issued.v1"),
+];
+
+#[test]
+fn a_newcomer_comes_from_the_readme_to_a_coupon_and_its_event() {
+    for path in ["README.md", TUTORIAL] {
+        assert!(FOLLOWED.contains(&path), "{path} is not followed");
+        let all = commands(path, &read(path));
+        let mut commands = all.iter();
+        for (line, shown) in FIRST_HOUR {
+            let is_step = |command: &&Command| {
+                command.line.contains(line)
+                    && (shown.is_empty() || command.shown.iter().any(|text| text.contains(shown)))
+            };
+            assert!(
+                commands.any(|command| is_step(&command)),
+                "{path} has no {line}, with {shown:?} shown, where it is due"
+            );
+        }
+    }
+    let links = spans::links(&read("README.md"));
+    assert!(links.iter().any(|link| link == TUTORIAL), "README.md does not lead to {TUTORIAL}");
+}
+
 #[test]
 fn what_is_not_run_exists() {
     let lines: Vec<_> = documents()

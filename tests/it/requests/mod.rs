@@ -3,6 +3,7 @@
 mod ids;
 mod traces;
 mod unreadable;
+mod values;
 
 use coupon_dispatcher::http::{Access, Route, routes};
 use hyper::Method;
