@@ -5,7 +5,9 @@ CREATE OR REPLACE FUNCTION outbox_append(
     a_shard smallint, event_ids uuid[], types text[], keys text[], subjects text[], datas text[],
     traceparents text[]
 ) RETURNS bigint
-    LANGUAGE sql AS
+    LANGUAGE plpgsql AS
 $$
-    SELECT outbox_append_2(a_shard, event_ids, types, keys, subjects, datas, traceparents, NULL)
+BEGIN
+    RETURN outbox_append_2(a_shard, event_ids, types, keys, subjects, datas, traceparents, NULL);
+END
 $$;

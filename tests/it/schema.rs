@@ -59,7 +59,7 @@ const HISTORY: [(&str, &[&str]); 13] = [
         "outbox_append",
         &[
             "87b88a90f99ae4a3c9e920ff8e9b960027570e9d7075d57811bfa9192cb18db2",
-            "2934489226cbfd9513006d691e860353ec7c5292733413300df8aa04014607b3",
+            "7e5f7cd88ba102da191c9fa968fc86837952c271fb0272a3fe67903de00a13c1",
         ],
     ),
     ("outbox_append_2", &["8bc78a81cdcc619ac3c1d4f5f891b6693763d0abf1f79e5cd04344f17fd77d79"]),
