@@ -129,8 +129,8 @@ async fn queries_have_the_parameters_that_the_service_takes() {
             let name = parameter["name"].as_str().unwrap();
             let example = &parameter["example"];
             let words = example.as_array().map_or_else(|| vec![example], |words| words.iter().collect());
-            let word = |one: &Value| one.as_str().map_or_else(|| one.to_string(), str::to_owned);
-            let example = words.into_iter().map(word).collect::<Vec<_>>().join(",");
+            let text = |one: &Value| one.as_str().map_or_else(|| one.to_string(), str::to_owned);
+            let example = words.into_iter().map(text).collect::<Vec<_>>().join(",");
             let answer = world.api().get(&format!("{path}?{name}={example}")).await;
             if told.contains(name) {
                 assert_eq!(answer.status, 200, "{path}: {answer:?}");
