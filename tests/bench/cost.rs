@@ -22,7 +22,7 @@ const CAMPAIGN: &str = "INSERT INTO campaigns (id, shard, name, merchant_id, fac
     VALUES ($1, $2, 'Bench', 'bench', 100, 'EUR', 10000000, \
     1, now(), now() + interval '1 day', 86400, 'issue', 'open')";
 const ISSUE: &str = "SELECT claims, verdict, nths, numbers, issued_at, expires_at, coupon_id, code, state \
-    FROM issue_batch_2($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, NULL)";
+    FROM issue_batch_2($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, NULL, NULL)";
 /// Milliseconds that `$2` calls of a function took, including the functions that they called.
 const SPENT: &str = "SELECT total_time FROM pg_stat_user_functions WHERE funcname = $1 AND calls = $2";
 

@@ -19,7 +19,7 @@ async fn judge(world: &World, claims: &[(CampaignId, &[&str])]) -> Vec<String> {
     let uuids = |ids: &[Ulid]| ids.iter().map(|id| Uuid::from(*id)).collect::<Vec<_>>();
     let coupons = ids(users.len());
     let rows = sqlx::query(
-        "SELECT claims, verdict FROM issue_batch_2(0::smallint, $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, NULL)",
+        "SELECT claims, verdict FROM issue_batch_2(0::smallint, $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, NULL, NULL)",
     )
     .bind(claims.iter().map(|(campaign, _)| Uuid::from(campaign.0)).collect::<Vec<_>>())
     .bind(claims.iter().map(|(campaign, _)| campaign.to_string()).collect::<Vec<_>>())
