@@ -43,6 +43,7 @@ GRANT SELECT ON _sqlx_migrations, schema_functions, deployment
 -- Every process of the service reports how far relays and projections are. Nothing of an event can be read so.
 GRANT SELECT (shard, position, time) ON outbox TO coupon_api;
 GRANT SELECT ON outbox_epochs, outbox_halts TO coupon_api, coupon_relay;
+GRANT SELECT ON projection_positions TO coupon_api; -- projection_position() reads it with the rights of its caller
 GRANT SELECT (projection, shard) ON parked_events TO coupon_api, coupon_relay;
 GRANT EXECUTE ON FUNCTION outbox_head, projection_position TO coupon_api;
 

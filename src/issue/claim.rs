@@ -203,3 +203,21 @@ impl Candidate for Asking {
         None
     }
 }
+
+/// The verdict of Postgres on a claim that has no seat.
+pub(super) async fn without_gate(
+    writer: &Writer<Claim>,
+    campaign: CampaignId,
+    user: UserId,
+    cause: Cause,
+    keyed: Option<Keyed>,
+) -> Result<Verdict, ClaimError> {
+    let (claim, fate) = Claim::new(campaign, user, cause, keyed);
+    if writer.write(claim).is_err() {
+        return Err(ClaimError::Overloaded);
+    }
+    match fate.await.unwrap_or(Err(ClaimError::Unknown))? {
+        Fate::Judged(verdict) => Ok(verdict),
+        Fate::Denied(_) => Err(ClaimError::Unknown), // the gate was not asked
+    }
+}

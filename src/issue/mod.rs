@@ -15,8 +15,8 @@ use futures_util::future::BoxFuture;
 use tokio::time::timeout;
 
 use self::cache::Campaigns;
-use self::claim::Fate;
 pub use self::claim::{Asking, Claim, ClaimError, IssueError, Outcome, Verdict};
+use self::claim::{Fate, without_gate};
 use self::metrics::Metrics;
 use self::refusals::Refusals;
 use crate::campaign::change::Listener;
@@ -211,6 +211,15 @@ impl Issuer {
                 Ok(Verdict::Refused(refusal, None))
             }
             Ok(Fate::Denied(Denial::RefusedMore(refusal))) => self.refused(campaign, user, refusal).await,
+            // A seat that is pending may be that of an earlier request with the key, which another process serves. Where
+            // the limit is one coupon, the gate knows it by the user.
+            Ok(Fate::Denied(Denial::Full)) if keyed.is_some() && campaign.per_user_limit > 1 => {
+                match self.or_replayed(Outcome::SoldOut(None), keyed, &user).await? {
+                    Outcome::Replayed(coupon) => Ok(Verdict::Replayed(coupon)),
+                    Outcome::KeyReused => Ok(Verdict::KeyReused),
+                    _ => Err(IssueError::KeyInUse),
+                }
+            }
             Ok(Fate::Denied(Denial::Full)) => self.refused(campaign, user, Refusal::SoldOut).await,
             Ok(Fate::Denied(Denial::Already)) => match self.held(campaign, user.clone()).await? {
                 Some(held) => Ok(held),
@@ -255,24 +264,6 @@ impl Issuer {
             Some(Newest { nth, coupon, .. }) if nth >= campaign.per_user_limit => Verdict::Held(coupon),
             fewer => Verdict::Refused(refusal, fewer.map(|newest| newest.coupon)),
         })
-    }
-}
-
-/// The verdict of Postgres on a claim that has no seat.
-async fn without_gate(
-    writer: &Writer<Claim>,
-    campaign: CampaignId,
-    user: UserId,
-    cause: Cause,
-    keyed: Option<Keyed>,
-) -> Result<Verdict, ClaimError> {
-    let (claim, fate) = Claim::new(campaign, user, cause, keyed);
-    if writer.write(claim).is_err() {
-        return Err(ClaimError::Overloaded);
-    }
-    match fate.await.unwrap_or(Err(ClaimError::Unknown))? {
-        Fate::Judged(verdict) => Ok(verdict),
-        Fate::Denied(_) => Err(ClaimError::Unknown), // the gate was not asked
     }
 }
 

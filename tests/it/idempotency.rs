@@ -290,6 +290,28 @@ async fn a_key_that_cannot_be_one_is_refused() {
     world.close().await;
 }
 
+/// Whether the first request gets the last coupon is not known yet: no other process says that there is none.
+#[tokio::test]
+async fn a_retry_elsewhere_is_not_told_that_all_is_sold_out_while_the_first_is_served() {
+    let world = World::with_processes(&["", "api"]).await;
+    let campaign = world.open_campaign(json!({ "per_user_limit": 2, "quantity": 2 })).await;
+    assert_eq!(claim(&world.api(), campaign, "bob").await.status, 201);
+    let here = keyed(&world, "one");
+    let elsewhere = world.processes[1].http().with(KEY, "one");
+    let mut lock = world.pool.begin().await.unwrap();
+    sqlx::query("LOCK TABLE coupons IN SHARE ROW EXCLUSIVE MODE").execute(&mut *lock).await.unwrap();
+    let first = tokio::spawn(async move { claim(&here, campaign, "alice").await });
+    world.pending(campaign, 1).await;
+    let early = claim(&elsewhere, campaign, "alice").await;
+    assert_eq!((early.status, early.problem()), (409, "idempotency-key-in-use"), "{early:?}");
+    assert!(early.header("retry-after").is_some(), "{early:?}");
+    lock.commit().await.unwrap();
+    let first = first.await.unwrap();
+    assert_eq!(first.status, 201, "{first:?}");
+    assert_replayed(&claim(&elsewhere, campaign, "alice").await, &first);
+    world.close().await;
+}
+
 /// Connections are expensive: a request that is refused costs none.
 #[tokio::test]
 async fn a_refused_change_closes_no_connection() {
