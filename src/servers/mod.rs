@@ -25,7 +25,7 @@ pub use error::ServersError;
 use error::cannot_prepare;
 use guard::Guard;
 use kind::{Kind, find_programs};
-pub use server::{Server, Setup};
+pub use server::{Server, Setup, free_port};
 
 /// Creates a Postgres data folder for [`Servers::start_from`] at `template`, which must not exist. It appears whole or
 /// not at all. The caller removes it.

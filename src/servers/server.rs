@@ -6,6 +6,8 @@ use std::io::{self, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::{iter, net::TcpListener, time::Duration};
 
 use rustix::process::{Pid, Signal};
@@ -24,7 +26,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(5);
 /// Starts on new ports: another process can take a free port before the server has bound it.
 const PORT_TRIES_MAX: usize = 5;
 /// Random ports that are tried for a free one.
-const PORTS_TRIED_MAX: usize = 100;
+const PORTS_TRIED_MAX: usize = 1_000;
 /// Waits for a line of input, then becomes the program `$0`.
 const HELD: &str = r#"read -r _ && exec "$0" "$@" </dev/null"#;
 
@@ -274,11 +276,17 @@ impl Drop for Server {
     }
 }
 
-/// A port that is free now. It is below the usual range of clients' ports: while the server is down, no connection takes
-/// its port, and no client connects to itself there.
-fn free_port() -> io::Result<u16> {
-    let random = || u16::try_from(RandomState::new().hash_one(()) % 22_000).unwrap_or_default();
-    let ports = iter::repeat_with(|| 10_000 + random());
+/// Returns a port of 127.0.0.1 that is free now. A process gets each port once until it has asked 22,000 times: while a
+/// server is down, its port stays its own. Ports are below the usual range of clients' ports, so that no connection
+/// takes one meanwhile, and no client connects to itself there.
+///
+/// # Errors
+/// When none of 1,000 ports is free.
+pub fn free_port() -> io::Result<u16> {
+    static FIRST: LazyLock<u64> = LazyLock::new(|| RandomState::new().hash_one(()));
+    static TRIED: AtomicU64 = AtomicU64::new(0);
+    let next = || u16::try_from(FIRST.wrapping_add(TRIED.fetch_add(1, Ordering::Relaxed)) % 22_000);
+    let ports = iter::repeat_with(|| 10_000 + next().unwrap_or_default());
     let free = ports.take(PORTS_TRIED_MAX).find(|&port| TcpListener::bind(("127.0.0.1", port)).is_ok());
     free.ok_or(io::ErrorKind::AddrInUse.into())
 }

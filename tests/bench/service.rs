@@ -1,13 +1,13 @@
 //! Private servers, and one process of the service with one open campaign.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use coupon_dispatcher::client::Client;
 use coupon_dispatcher::config::Secret;
-use coupon_dispatcher::servers::Servers;
+use coupon_dispatcher::servers::{Servers, free_port};
 use serde_json::json;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -34,7 +34,7 @@ impl Service {
     /// variables.
     pub(crate) async fn start(program: &Path, more: &[(&str, String)]) -> Result<Self> {
         let servers = Servers::start().await?;
-        let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+        let address = SocketAddr::from(([127, 0, 0, 1], free_port()?));
         let command = |name| {
             let mut command = Command::new(program);
             command

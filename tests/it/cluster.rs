@@ -80,12 +80,6 @@ impl Scene {
         wait_until("claims are served", BACK_WITHIN, served).await;
     }
 
-    /// The process says so in its log.
-    async fn told(&self, words: &str) {
-        let log = async || self.world.processes[0].log().contains(words);
-        wait_until("it is in the log", SOON, log).await;
-    }
-
     /// Other nodes serve the slots of this one.
     async fn taken_over(&self, node: usize) {
         for (campaign, _) in self.campaigns.iter().filter(|(_, owner)| *owner == node) {
@@ -169,13 +163,13 @@ async fn a_primary_that_is_killed_concerns_its_campaigns_alone() {
             async || {
                 victim.kill();
                 fault.fired(1);
-                scene.told(&format!("Redis node {lost} gives no seats")).await;
+                scene.world.processes[0].told(&format!("Redis node {lost} gives no seats")).await;
                 scene.taken_over(1).await;
             },
         )
         .await;
     fault.healed();
-    scene.told(&format!("Redis node {lost} gives seats again")).await;
+    scene.world.processes[0].told(&format!("Redis node {lost} gives seats again")).await;
     scene.close(0).await;
 }
 
@@ -238,7 +232,7 @@ async fn a_slot_that_is_half_moved_or_nowhere_is_reported() {
         !metrics.contains("campaign_failures_total{step=\"gate\"} 0\n")
     };
     wait_until("its failures are counted", SOON, counted).await;
-    assert!(world.processes[0].log().contains("the gate of a campaign fails"));
+    world.processes[0].told("the gate of a campaign fails").await;
     let doctor = world.coupon(&["doctor"]).await.out;
     for node in [0, 1] {
         let moving = format!("{} slots being moved: {slot}", cluster.address(node));

@@ -14,7 +14,7 @@ use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::Command;
 use tokio::time::timeout;
 
-use crate::support::{Http, SOON, Socket, World, coupon, wait_until};
+use crate::support::{Http, SOON, Socket, World, coupon, free_port, wait_until};
 use crate::users::signing::{SECRET, by_secret};
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
@@ -279,6 +279,13 @@ fn count(world: &World, process: usize, parts: &[&str]) -> usize {
     world.processes[process].log().lines().filter(|line| parts.iter().all(|part| line.contains(part))).count()
 }
 
+/// So many lines of the log have all of these parts, and no more.
+async fn are_logged(world: &World, process: usize, parts: &[&str], lines: usize) {
+    let logged = async || count(world, process, parts) >= lines;
+    wait_until(&format!("{parts:?} are logged {lines} times"), SOON, logged).await;
+    assert_eq!(count(world, process, parts), lines, "{parts:?}: {}", world.processes[process].log());
+}
+
 #[tokio::test]
 async fn an_outage_is_one_warning_of_each_part_and_a_line_when_it_is_over() {
     let mut world = World::with_processes(&["api", "relay,project"]).await;
@@ -288,7 +295,7 @@ async fn an_outage_is_one_warning_of_each_part_and_a_line_when_it_is_over() {
         assert_eq!(count(&world, process, &["starts over"]), 0, "{}", world.processes[process].log());
     }
     for part in ["the relay leads", "the projector leads"] {
-        assert_eq!(count(&world, 1, &["INFO", part]), 1, "{part}");
+        are_logged(&world, 1, &["INFO", part], 1).await;
     }
     world.servers.nats.kill().await;
     world.claim(campaign, "alice").await;
@@ -306,12 +313,7 @@ async fn an_outage_is_one_warning_of_each_part_and_a_line_when_it_is_over() {
         [(0, &["NATS at"][..]), (1, &["NATS at", "relay starts over", "projector starts over"])]
     {
         for part in parts {
-            assert_eq!(
-                count(&world, process, &["WARN", part]),
-                1,
-                "{part}: {}",
-                world.processes[process].log()
-            );
+            are_logged(&world, process, &["WARN", part], 1).await;
         }
     }
     for (process, part) in [
@@ -320,7 +322,7 @@ async fn an_outage_is_one_warning_of_each_part_and_a_line_when_it_is_over() {
         (1, "the relay goes on"),
         (1, "the projector goes on"),
     ] {
-        assert_eq!(count(&world, process, &["INFO", part]), 1, "{part}: {}", world.processes[process].log());
+        are_logged(&world, process, &["INFO", part], 1).await;
     }
 
     world.servers.postgres.kill().await;
@@ -331,15 +333,14 @@ async fn an_outage_is_one_warning_of_each_part_and_a_line_when_it_is_over() {
     world.servers.postgres.start().await.unwrap();
     wait_until("claims are taken", SOON, async || world.claim(campaign, "carol").await.status == 201).await;
     world.balanced().await;
-    assert_eq!(count(&world, 0, &["INFO", "the writer is connected to Postgres again"]), 1);
+    are_logged(&world, 0, &["INFO", "the writer is connected to Postgres again"], 1).await;
     for part in ["the relay goes on", "the projector goes on"] {
-        assert_eq!(count(&world, 1, &["INFO", part]), 2, "{part}: {}", world.processes[1].log());
+        are_logged(&world, 1, &["INFO", part], 2).await;
     }
     for (process, part, warnings) in
         [(0, "writer::worker", 1), (1, "relay starts over", 2), (1, "projector starts over", 2)]
     {
-        let lines = count(&world, process, &["WARN", part]);
-        assert_eq!(lines, warnings, "{part}: {}", world.processes[process].log());
+        are_logged(&world, process, &["WARN", part], warnings).await;
     }
 
     // A process that stands by takes over, and says so.
@@ -356,7 +357,7 @@ async fn an_outage_is_one_warning_of_each_part_and_a_line_when_it_is_over() {
 async fn a_log_that_nobody_reads_holds_up_nothing() {
     let mut world = World::bare(1).await;
     world.migrate().await;
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = free_port();
     let address: SocketAddr = ([127, 0, 0, 1], port).into();
     let mut serve = Command::new(env!("CARGO_BIN_EXE_coupon"));
     serve.arg("serve").envs(world.environment()).env("HTTP_ADDR", address.to_string());

@@ -8,7 +8,7 @@ use outbox_relay::standing::Standing;
 use serde_json::json;
 use tokio::net::TcpStream;
 
-use crate::support::{SOON, World, owns, wait_for, wait_until};
+use crate::support::{SOON, World, free_port, owns, wait_for, wait_until};
 
 const SHARD: Shard = Shard(0);
 const BACKLOG: &str = "outbox_backlog_events{shard=\"0\"}";
@@ -250,7 +250,7 @@ async fn a_process_that_starts_without_postgres_says_so() {
 async fn strangers_who_read_metrics_do_not_matter() {
     let mut world = World::bare(1).await;
     world.migrate().await;
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = free_port();
     let mut process = world.process("");
     process.set("MONITOR_ADDR", &format!("127.0.0.1:{port}"));
     world.processes.push(process);

@@ -1,22 +1,15 @@
 //! Several servers of NATS in one variable: one that is away is passed over.
 
-use std::net::TcpListener;
-
 use outbox_relay::Shard;
 use serde_json::json;
 
 use crate::support::subscriber::{coupons, issued, subscriber, until};
-use crate::support::{Nats, Process, SOON, World, newest_nats_server, wait_until};
-
-/// A port where nobody listens.
-fn deserted() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
+use crate::support::{Nats, Process, SOON, World, free_port, newest_nats_server, wait_until};
 
 #[tokio::test]
 async fn a_first_server_of_nats_that_is_away_is_passed_over() {
     let mut world = World::bare(1).await;
-    let away = format!("nats://127.0.0.1:{}", deserted());
+    let away = format!("nats://127.0.0.1:{}", free_port());
     world.set("NATS_URL", format!("{away},{}", world.servers.nats_url()));
     world.migrate().await;
     world.add_process("").await;
@@ -75,7 +68,7 @@ async fn the_doctor_tells_a_cluster_without_a_majority_from_a_server_without_jet
     .await;
     world.processes.iter_mut().for_each(Process::launch);
 
-    let (port, program) = (deserted().to_string(), newest_nats_server());
+    let (port, program) = (free_port().to_string(), newest_nats_server());
     let command = [program.to_str().unwrap(), "-a", "127.0.0.1", "-p", &port];
     let mut without = world.program("nats-without-jetstream", &command);
     without.launch();
@@ -95,7 +88,7 @@ async fn the_example_of_a_subscriber_takes_several_servers() {
     let head = world.outbox(Shard(0)).await.len() as i64;
     let database = world.folder().join("loyalty.db");
     let mut reader = subscriber(&world, &["COUPONS-0", "loyalty", database.to_str().unwrap()]);
-    let servers = format!("nats://us%2Cer:p,w@127.0.0.1:{}, {}", deserted(), world.servers.nats_url());
+    let servers = format!("nats://us%2Cer:p,w@127.0.0.1:{}, {}", free_port(), world.servers.nats_url());
     reader.set("NATS_URL", &servers);
     until(&mut reader, head).await;
     assert_eq!(coupons(&database).await, issued(&world).await);

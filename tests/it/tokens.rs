@@ -155,7 +155,7 @@ async fn a_process_tells_that_it_cannot_read_the_tokens() {
     let metrics = world.api().get("/metrics").await.text;
     let age = metrics.lines().find_map(|line| line.strip_prefix("api_tokens_read_age_seconds ")).unwrap();
     assert!(age.parse::<u32>().unwrap() >= 10, "{age}");
-    assert!(world.processes[0].log().contains("API tokens cannot be read"), "{}", world.processes[0].log());
+    world.processes[0].told("API tokens cannot be read").await;
     world.execute("ALTER TABLE away RENAME TO api_tokens").await;
     wait_until("all is well", SOON, async || !stalled().await.contains("API tokens")).await;
     world.close().await;

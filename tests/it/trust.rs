@@ -1,7 +1,6 @@
 //! TLS to the three servers with a private certificate authority, and credentials of NATS.
 
 use std::fs;
-use std::net::TcpListener;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
 use std::path::Path;
 
@@ -14,12 +13,8 @@ use rcgen::{CertificateParams, CertifiedIssuer, KeyPair};
 use serde_json::{Value, json};
 
 use crate::support::subscriber::{coupons, issued, subscriber, until};
-use crate::support::{SOON, World, newest_nats_server, wait_until};
+use crate::support::{SOON, World, free_port, newest_nats_server, wait_until};
 use crate::tls::authority;
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
 
 fn written(path: &Path, text: &str) -> String {
     fs::write(path, text).unwrap();

@@ -1,14 +1,14 @@
 //! In one database, with a schema each; and a database that is a copy of another one.
 
-use std::net::TcpListener;
-
 use coupon_dispatcher::connections::nats_options;
 use outbox_relay::stream;
 use serde_json::{Value, json};
 use sqlx::{Connection as _, PgConnection};
 
 use super::{BLUE, SHARD, STREAM, everything, said};
-use crate::support::{Http, Process, SOON, World, coupon, draft, newest_nats_server, owns, wait_until};
+use crate::support::{
+    Http, Process, SOON, World, coupon, draft, free_port, newest_nats_server, owns, wait_until,
+};
 
 impl World {
     /// What processes are told to work in another schema of this database.
@@ -21,7 +21,7 @@ impl World {
 
     /// Another server of NATS, and its URL.
     async fn second_nats(&self) -> (Process, String) {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
+        let port = free_port().to_string();
         let (program, dir) = (newest_nats_server(), self.folder().join("nats-blue"));
         let [program, dir] = [&program, &dir].map(|path| path.to_str().unwrap());
         let mut nats =

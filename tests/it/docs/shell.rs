@@ -1,7 +1,6 @@
 //! A terminal: one bash, in a folder of its own, with the program of the tests where a document builds it.
 
 use std::fs;
-use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -15,7 +14,7 @@ use tokio::time::timeout;
 use super::ROOT;
 use super::console::Command;
 use super::output::{begins_as_shown, shown_differs};
-use crate::support::wait_until;
+use crate::support::{free_port, wait_until};
 
 /// For one command, with three servers, a debug build and other tests beside it.
 const LIMIT: Duration = Duration::from_secs(120);
@@ -58,7 +57,7 @@ impl Shell {
         bash.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut bash = bash.spawn().unwrap();
         let (commands, output) = (bash.stdin.take().unwrap(), bash.stdout.take().unwrap());
-        let (output, ports) = (BufReader::new(output), PORTS.map(|_| free_address()));
+        let (output, ports) = (BufReader::new(output), PORTS.map(|_| format!("127.0.0.1:{}", free_port())));
         let mut shell = Self { bash, commands, output, folder, running: Vec::new(), ports };
         // Every command is a process group; what is left running ends with the shell, however that ends.
         shell.run("set -m; trap 'for job in $(jobs -p); do kill -KILL -- -$job; done' EXIT").await;
@@ -158,11 +157,4 @@ fn furnish(folder: &Path) {
     let script = format!("#!/bin/sh\nexec {} \"$@\"\n", python.display());
     fs::write(folder.join("bin/python"), script).unwrap();
     fs::set_permissions(folder.join("bin/python"), fs::Permissions::from_mode(0o755)).unwrap();
-}
-
-/// Below the range from which clients' ports are taken.
-fn free_address() -> String {
-    let ports = std::iter::repeat_with(|| rand::random_range(10_000..32_000));
-    let addresses = ports.map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
-    addresses.take(100).find(|address| TcpListener::bind(address).is_ok()).expect("a free port").to_string()
 }

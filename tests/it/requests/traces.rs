@@ -6,7 +6,7 @@ use hyper::Method;
 use serde_json::{Value, json};
 
 use super::{all, body_of};
-use crate::support::{Socket, TOKEN, World};
+use crate::support::{SOON, Socket, TOKEN, World, wait_for};
 
 /// Looks for itself in texts: a line of its own, colours of a terminal, and what ends strings.
 const EVIL: &str = "mallory\n2026-11-20T18:00:00.000000Z ERROR forged: \"mallory\" \u{1b}[31mred\u{7}\r\\";
@@ -81,15 +81,19 @@ async fn what_a_caller_sends_reaches_no_line_of_the_log_unescaped_no_metric_and_
         world.execute("ALTER TABLE wallet RENAME TO purse").await;
         assert!(sends_it_everywhere(&world).await > 100);
         world.execute("ALTER TABLE purse RENAME TO wallet").await;
-        let log = world.processes[0].log();
-        let named = match format {
-            "text" => log.contains(EVIL_ID[1]),
-            _ => log.lines().any(|line| {
-                serde_json::from_str::<Value>(line).is_ok_and(|line| line["request_id"] == EVIL_ID[0])
-            }),
+        let named = async || {
+            let log = world.processes[0].log();
+            let is_named = match format {
+                "text" => log.contains(EVIL_ID[1]),
+                _ => log.lines().any(|line| {
+                    serde_json::from_str::<Value>(line).is_ok_and(|line| line["request_id"] == EVIL_ID[0])
+                }),
+            };
+            is_named.then_some(log)
         };
-        assert!(named, "the log in {format} names the id");
-        for line in log.lines() {
+        let log = wait_for(&format!("the log in {format} names the id"), SOON, named).await;
+        let (written, _) = log.rsplit_once('\n').unwrap(); // the last line may not be whole yet
+        for line in written.lines() {
             assert!(!line.contains(|letter: char| letter.is_control()), "{line:?}");
             let begins = if format == "json" { line.starts_with('{') } else { line.starts_with("20") };
             assert!(begins && !line.contains("ERROR forged"), "{line:?}");

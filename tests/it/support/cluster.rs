@@ -1,12 +1,12 @@
 //! A Redis Cluster of three primaries, each with a replica.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use coupon_dispatcher::ids::CampaignId;
 use redis::{FromRedisValue, RedisResult, Value};
 
-use super::{Process, SOON, World, wait_until};
+use super::{Process, SOON, World, free_port, wait_until};
 
 const PRIMARIES: usize = 3;
 const NODES: usize = 2 * PRIMARIES;
@@ -33,10 +33,7 @@ impl World {
 
 impl RedisCluster {
     async fn start(world: &World) -> Self {
-        let listeners: Vec<_> = (0..2 * NODES).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-        let ports: Vec<u16> =
-            listeners.iter().map(|listener| listener.local_addr().unwrap().port()).collect();
-        drop(listeners);
+        let ports: Vec<u16> = (0..2 * NODES).map(|_| free_port()).collect();
         let (ports, buses) = ports.split_at(NODES);
         let mut nodes: Vec<_> = ports.iter().zip(buses).map(|(port, bus)| node(world, *port, *bus)).collect();
         nodes.iter_mut().for_each(Process::launch);

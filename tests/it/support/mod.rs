@@ -31,7 +31,7 @@ use coupon_dispatcher::audit::{Scope, Sheet, audit};
 use coupon_dispatcher::config::{Config, FIRST_DEPLOYMENT};
 use coupon_dispatcher::connections::{Connections, Patience, nats_options};
 use coupon_dispatcher::schema;
-use coupon_dispatcher::servers::Servers;
+use coupon_dispatcher::servers::{self, Servers};
 use redis::AsyncConnectionConfig;
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{Connection as _, PgConnection, PgPool};
@@ -54,6 +54,11 @@ pub(crate) use seed::seeded;
 pub(crate) use socket::Socket;
 pub(crate) use terminal::Terminal;
 pub(crate) use wait::{wait_for, wait_until};
+
+/// A port that nobody else of the tests gets, also while nobody listens there.
+pub(crate) fn free_port() -> u16 {
+    servers::free_port().unwrap()
+}
 
 pub(crate) const TOKEN: &str = "a-token-for-tests-only";
 /// For anything that is to happen by itself.

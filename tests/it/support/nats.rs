@@ -1,13 +1,12 @@
 //! Worlds on a certain server of NATS, whichever one `NATS_SERVER` names, and stores that go back in time.
 
 use std::fs;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use coupon_dispatcher::servers::{Server, Setup};
 
-use super::{Process, SOON, World, newest_nats_server, packaged_nats_server, wait_until};
+use super::{Process, SOON, World, free_port, newest_nats_server, packaged_nats_server, wait_until};
 
 /// Which server of NATS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,9 +51,7 @@ impl World {
     async fn cluster(&mut self, nats: Nats) {
         self.replicas = 3;
         self.servers.nats.kill().await;
-        let listeners: Vec<_> = (0..7).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-        let ports: Vec<_> = listeners.iter().map(|listener| listener.local_addr().unwrap().port()).collect();
-        drop(listeners);
+        let ports: Vec<_> = (0..7).map(|_| free_port()).collect();
         let routes: Vec<_> = ports[..3].iter().map(|port| format!("nats://127.0.0.1:{port}")).collect();
         let clustered = |node: usize| {
             let arguments =

@@ -3,14 +3,14 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::{Http, SOON, wait_for, wait_until};
+use super::{Http, SOON, free_port, wait_for, wait_until};
 
 /// Becomes the program `$0` when it is told to: when its number is noted.
 const HELD: &str = r#"read -r _ && exec "$0" "$@" </dev/null"#;
@@ -33,7 +33,7 @@ impl Process {
         roles: &str,
         mut environment: Vec<(&'static str, String)>,
     ) -> Self {
-        let address = free_address();
+        let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
         environment.push(("HTTP_ADDR", address.to_string()));
         let mut command = vec![env!("CARGO_BIN_EXE_coupon").to_owned(), "serve".to_owned()];
         if !roles.is_empty() {
@@ -137,6 +137,11 @@ impl Process {
         fs::read_to_string(self.files.with_extension("log")).unwrap_or_default()
     }
 
+    /// Waits until its log has these words: a thread of its own writes the log, later than what the log tells of.
+    pub(crate) async fn told(&self, words: &str) {
+        wait_until(&format!("{words:?} is in the log"), SOON, async || self.log().contains(words)).await;
+    }
+
     /// Ends it at once (SIGKILL).
     pub(crate) fn kill(&mut self) {
         self.signal(Signal::KILL);
@@ -203,12 +208,4 @@ impl Drop for Process {
             self.forget();
         }
     }
-}
-
-/// Below the range from which clients' ports are taken, so that nobody takes it while the process
-/// is down.
-fn free_address() -> SocketAddr {
-    let ports = std::iter::repeat_with(|| rand::random_range(10_000..32_000));
-    let addresses = ports.map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
-    addresses.take(100).find(|address| TcpListener::bind(address).is_ok()).expect("a free port")
 }
