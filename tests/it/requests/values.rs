@@ -100,9 +100,33 @@ async fn every_wrong_idempotency_key_is_refused_by_every_route_that_takes_one() 
         }
         let twice = world.api().with("idempotency-key", "one").with("idempotency-key", "one");
         let answer = twice.send(route.method.clone(), &path, body.clone()).await;
-        is_problem(&answer, 422, "invalid", &["Idempotency-Key"], &path);
+        is_problem(&answer, 400, "malformed-request", &["Idempotency-Key"], &path);
     }
     assert!(seen >= 20, "{seen}");
+    world.close().await;
+}
+
+/// Whatever stands before the service may read the other one.
+#[tokio::test]
+async fn a_header_of_one_value_is_not_given_twice() {
+    let world = World::start().await;
+    for (route, path) in all() {
+        let body = body_of(route).unwrap_or_default().to_string();
+        for (header, name, value) in [
+            ("authorization", "Authorization", "Bearer a-token-for-tests-only"),
+            ("authorization", "Authorization", "Basic eA=="),
+            ("host", "Host", "example.org"),
+            ("content-type", "Content-Type", "application/json"),
+            ("content-type", "Content-Type", "text/plain"),
+        ] {
+            let api = world.api().with(header, value);
+            let answer = api.send(route.method.clone(), &path, body.clone()).await;
+            is_problem(&answer, 400, "malformed-request", &[name], &format!("{path} {header}: {value}"));
+            assert_eq!(answer.header("connection"), Some("close"), "{answer:?}");
+        }
+    }
+    let lists = world.api().with("accept", "text/html").with("accept", "text/plain").with("x-mine", "1");
+    assert_eq!(lists.with("x-mine", "2").get("/v1/campaigns").await.status, 200);
     world.close().await;
 }
 
