@@ -20,7 +20,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
 
 use crate::pool::Pool;
-use crate::storage::{StorageError, is_unreadable};
+use crate::storage::{self, StorageError, is_unreadable};
 
 /// Questions that wait, at most; more are refused. Above the requests that a shard has in progress.
 const QUEUE: usize = 8_192;
@@ -90,14 +90,16 @@ impl<L: Lookup> Lookups<L> {
     /// What there is for a key.
     ///
     /// # Errors
-    /// When Postgres does not answer in time, or too many questions wait.
+    /// When Postgres does not answer in time, or too many questions wait; [`StorageError::Refused`] when the statement has
+    /// panicked.
     pub(crate) async fn get(&self, key: L::Key) -> Result<Option<L::Found>, StorageError> {
         let (answer, answered) = oneshot::channel();
         self.queue.try_send(Question { key, answer }).map_err(|_| StorageError::Overloaded)?;
         self.flight.has_waiting(QUEUE - self.queue.capacity());
         match timeout(ANSWER_TIMEOUT, answered).await {
             Ok(Ok(answer)) => answer,
-            Ok(Err(_)) | Err(_) => Err(sqlx::Error::PoolTimedOut.into()),
+            Ok(Err(_)) => Err(StorageError::Refused(Arc::new(sqlx::Error::WorkerCrashed))), // it has panicked
+            Err(_) => Err(sqlx::Error::PoolTimedOut.into()),
         }
     }
 }
@@ -182,7 +184,7 @@ async fn read<L: Lookup>(
 ) -> (HashMap<L::Key, L::Found>, HashMap<L::Key, StorageError>) {
     let (mut found, mut failed, mut parts) = (HashMap::new(), HashMap::new(), vec![keys]);
     while let Some(part) = parts.pop() {
-        let there = timeout(ANSWER_TIMEOUT, L::read(pool, part)).await;
+        let there = timeout(ANSWER_TIMEOUT, storage::read(pool, || L::read(pool, part))).await;
         match there.unwrap_or(Err(sqlx::Error::PoolTimedOut)) {
             Ok(there) => found.extend(there),
             Err(error) if part.len() > 1 && is_unreadable(&error) => {
@@ -256,7 +258,7 @@ mod tests {
     async fn a_statement_that_panics_holds_up_no_other() {
         let lookups = start();
         for key in 3..6 {
-            assert!(lookups.get(BROKEN).await.is_err());
+            assert!(matches!(lookups.get(BROKEN).await, Err(StorageError::Refused(_))));
             assert_eq!(lookups.get(key).await.unwrap(), Some(key));
         }
         assert_eq!(lookups.flight.questions.load(SeqCst), 0, "questions in flight");
