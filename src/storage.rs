@@ -15,8 +15,8 @@ pub enum StorageError {
     /// Too many requests wait for Postgres. Nothing was asked.
     #[error("too many lookups wait")]
     Overloaded,
-    /// Postgres refused the statement, and would refuse it again, or what asks it has panicked: a fault of this program or of
-    /// the schema.
+    /// Postgres refused the statement, and would refuse it again, or a row cannot be read: a fault of this program or of the
+    /// schema.
     #[error("a statement failed")]
     Refused(#[source] Arc<sqlx::Error>),
 }
