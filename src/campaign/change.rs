@@ -128,9 +128,10 @@ impl<L: Listener> Campaigns<L> {
         rule: impl Fn(&Campaign, OffsetDateTime) -> Result<State, ChangeError>,
     ) -> Result<Once<Standing>, ChangeError> {
         let turn = self.turns.take_for(request.keyed.as_ref()).await?;
-        let _place = self.queues.enter(id).await.ok_or(StorageError::Overloaded)?;
         let changed = loop {
+            let place = self.queues.enter(id).await.ok_or(StorageError::Overloaded)?;
             let changed = prepared!(self.pool, |connection| change_on(connection, id, request, &rule));
+            drop(place);
             match changed {
                 Err(ChangeError::Key(KeyError::InUse)) if turn.may_go_on().await => {}
                 done => break done?,

@@ -5,7 +5,7 @@ use futures_util::future::join_all;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::support::{Http, SOON, Socket, TOKEN, World, draft, wait_until};
+use crate::support::{Http, SOON, Socket, TOKEN, World, draft, owns, wait_until};
 
 /// Sessions of the service in some state, at this moment.
 async fn sessions(world: &World, condition: &str) -> i64 {
@@ -25,6 +25,7 @@ async fn waiting(world: &World, at_least: i64) {
 /// While somebody else has locked rows of campaigns, their changes wait for that; nothing else does.
 #[tokio::test]
 async fn changes_of_a_locked_campaign_hold_up_nothing_else() {
+    let fault = owns("campaigns-locked-under-changes");
     let world = World::start().await;
     let locked = [world.create_campaign(json!({})).await, world.create_campaign(json!({})).await];
     let free = world.create_campaign(json!({})).await;
@@ -50,6 +51,7 @@ async fn changes_of_a_locked_campaign_hold_up_nothing_else() {
     }
     assert!(sessions(&world, WAITS).await <= 2, "of each campaign one change waits in Postgres");
     lock.commit().await.unwrap();
+    fault.fired(1);
     let mut opened = 0;
     for answer in join_all(crowd).await {
         let answer = answer.unwrap();
@@ -58,6 +60,7 @@ async fn changes_of_a_locked_campaign_hold_up_nothing_else() {
         assert!(answer.status == 200 || refused, "{answer:?}");
     }
     assert!(opened >= 2, "{opened}");
+    fault.healed();
     world.close().await;
 }
 
@@ -74,6 +77,7 @@ fn request(path: &str, key: &str, body: &Value) -> String {
 /// A change ends without its client: nothing stays open or locked, and the retry with the key gets its answer.
 #[tokio::test]
 async fn a_client_that_hangs_up_in_the_midst_of_a_change_leaves_nothing_behind() {
+    let fault = owns("client-hangs-up-in-a-change");
     let world = World::start().await;
     let address = world.processes[0].address;
     for breaks in [false, true] {
@@ -99,6 +103,7 @@ async fn a_client_that_hangs_up_in_the_midst_of_a_change_leaves_nothing_behind()
         waiting(&world, 7).await; // all but the second of two changes of campaigns, which waits for the shard
         for client in clients {
             client.hang_up(breaks);
+            fault.fired(1);
         }
         lock.commit().await.unwrap();
         for (path, key, body) in &requests {
@@ -123,5 +128,6 @@ async fn a_client_that_hangs_up_in_the_midst_of_a_change_leaves_nothing_behind()
     let open = "state LIKE 'idle in transaction%'";
     let ended = async || sessions(&world, open).await + sessions(&world, WAITS).await == 0;
     wait_until("nothing is open or waits", SOON, ended).await;
+    fault.healed();
     world.close().await;
 }

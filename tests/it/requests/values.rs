@@ -6,8 +6,8 @@ use hyper::Method;
 use serde_json::{Value, json};
 
 use super::{all, body_of, is_problem};
-use crate::support::World;
 use crate::support::contract::{document, resolve};
+use crate::support::{Socket, TOKEN, World};
 
 /// The parameters of an operation in a place, by their names.
 fn parameters(document: &Value, route: &Route, place: &str) -> Vec<String> {
@@ -125,6 +125,13 @@ async fn a_header_of_one_value_is_not_given_twice() {
             assert_eq!(answer.header("connection"), Some("close"), "{answer:?}");
         }
     }
+    // Two lengths that are the same are one, as RFC 9110, section 8.6, has it; two that differ are in `unreadable`.
+    let lengths = format!(
+        "POST /v1/campaigns HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\nConnection: close\r\n\
+         Content-Length: 2\r\nContent-Length: 2\r\n\r\n{{}}"
+    );
+    let answered = Socket::connect(world.processes[0].address).await.say_all(lengths).await;
+    assert!(answered.starts_with("HTTP/1.1 422 "), "{answered}");
     let lists = world.api().with("accept", "text/html").with("accept", "text/plain").with("x-mine", "1");
     assert_eq!(lists.with("x-mine", "2").get("/v1/campaigns").await.status, 200);
     world.close().await;
