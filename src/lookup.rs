@@ -22,7 +22,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
 
 use crate::pool::Pool;
-use crate::storage::{self, StorageError, is_unreadable};
+use crate::storage::{self, StorageError, is_unreadable, panicked};
 
 /// Questions that wait, at most; more are refused. Above the requests that a shard has in progress.
 const QUEUE: usize = 8_192;
@@ -202,11 +202,6 @@ async fn read<L: Lookup>(
         }
     }
     (found, failed)
-}
-
-/// The driver has panicked over a row, as over a time that `OffsetDateTime` does not hold.
-fn panicked() -> sqlx::Error {
-    sqlx::Error::Decode("a row has made the driver panic".into())
 }
 
 #[cfg(test)]

@@ -2,7 +2,11 @@
 
 use std::error::Error;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+
+use sqlx::FromRow;
+use sqlx::postgres::PgRow;
 
 use crate::pool::Pool;
 
@@ -96,6 +100,17 @@ where
         }
         answer => answer,
     }
+}
+
+/// What a row holds. A row over which the driver panics, as over a time that `OffsetDateTime` does not hold, cannot be read
+/// either.
+pub(crate) fn read_row<'r, T: FromRow<'r, PgRow>>(row: &'r PgRow) -> Result<T, sqlx::Error> {
+    catch_unwind(AssertUnwindSafe(|| T::from_row(row))).unwrap_or_else(|_| Err(panicked()))
+}
+
+/// The driver has panicked over a row.
+pub(crate) fn panicked() -> sqlx::Error {
+    sqlx::Error::Decode("a row has made the driver panic".into())
 }
 
 /// Whether a row has a value that this program never writes.

@@ -12,6 +12,7 @@ use super::value::Value;
 use crate::campaign::{SettleOn, State};
 use crate::coupon::store::issued_of;
 use crate::ids::CampaignId;
+use crate::storage::read_row;
 
 /// Campaigns that are read, and asked for at each server, at a time: some milliseconds each.
 pub(super) const CHUNK_CAMPAIGNS: usize = 1_000;
@@ -147,7 +148,7 @@ type Unread = (CampaignId, sqlx::Error);
 fn read(rows: &[PgRow]) -> Result<(Vec<Campaign>, Vec<Unread>), sqlx::Error> {
     let (mut list, mut failed) = (Vec::with_capacity(rows.len()), Vec::new());
     for row in rows {
-        match Campaign::from_row(row) {
+        match read_row(row) {
             Ok(campaign) => list.push(campaign),
             Err(error) => failed.push((row.try_get("id")?, error)),
         }

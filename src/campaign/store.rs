@@ -17,7 +17,7 @@ use crate::ids::CampaignId;
 use crate::lookup::Lookup;
 use crate::page::{Page, PageLimit};
 use crate::pool::Pool;
-use crate::storage::{is_unreadable, prepared, read};
+use crate::storage::{is_unreadable, prepared, read, read_row};
 
 /// The columns of a [`Campaign`], before the literal that follows. Named, because a plan that is kept for `*`
 /// fails as soon as a migration has added a column.
@@ -216,7 +216,7 @@ pub async fn page(
     let Page { items: _, next, .. } = Page::new(ids, limit, |id| *id);
     let (mut items, mut unreadable) = (Vec::with_capacity(rows.len()), Vec::new());
     for row in &rows {
-        match Standing::from_row(row) {
+        match read_row::<Standing>(row) {
             Ok(standing) => items.push(standing),
             Err(error) if is_unreadable(&error) => {
                 let campaign = id(row)?;

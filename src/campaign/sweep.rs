@@ -13,7 +13,7 @@ use super::store::{Snapshot, columns};
 use crate::coupon::store::issued_of;
 use crate::ids::CampaignId;
 use crate::pool::Pool;
-use crate::storage::{is_unreadable, prepared};
+use crate::storage::{is_unreadable, prepared, read_row};
 
 /// Before the first campaign.
 const NONE: CampaignId = CampaignId(Ulid(0));
@@ -46,7 +46,7 @@ impl Chunk {
     fn of(rows: Vec<PgRow>) -> Result<Self, sqlx::Error> {
         let mut chunk = Self::default();
         for row in rows {
-            match Seen::from_row(&row) {
+            match read_row(&row) {
                 Ok(seen) => chunk.seen.push(seen),
                 Err(error) if is_unreadable(&error) => chunk.unreadable.push((row.try_get("id")?, error)),
                 Err(error) => return Err(error),

@@ -196,34 +196,42 @@ async fn a_campaign_that_cannot_be_read_holds_up_no_other() {
     world.close().await;
 }
 
-/// What is stored of two campaigns cannot be read: the list and the audit name them, and tell of all others.
+/// What is stored of three campaigns cannot be read: the list and the audit name them, and tell of all others.
 #[tokio::test]
 async fn a_campaign_that_cannot_be_read_is_named_and_all_others_are_told() {
     let world = World::start().await;
-    let [other, merchant, state] = [(); 3].map(|()| world.open_campaign(json!({})));
-    let (other, merchant, state) = (other.await, merchant.await, state.await);
-    for campaign in [other, merchant, state] {
+    let mut ids = Vec::new();
+    for _ in 0..4 {
+        ids.push(world.open_campaign(json!({})).await);
+    }
+    let [other, merchant, state, time]: [CampaignId; 4] = ids.try_into().unwrap();
+    for campaign in [other, merchant, state, time] {
         assert_eq!(world.claim(campaign, "alice").await.status, 201);
     }
-    let spoil = "ALTER TABLE campaigns DROP CONSTRAINT campaigns_state_is_known; \
+    let spoil = "ALTER TABLE campaigns DROP CONSTRAINT campaigns_state_is_known, \
+                DROP CONSTRAINT campaigns_times_can_be_read; \
+                UPDATE campaigns SET created_at = created_at + interval '9000 years' WHERE id = '{t}'; \
                 UPDATE campaigns SET merchant_id = 'two words' WHERE id = '{m}'; \
                 UPDATE campaigns SET state = 'lost' WHERE id = '{s}'";
-    let mend = "UPDATE campaigns SET merchant_id = 'merchant-1', state = 'open'; \
+    let mend = "UPDATE campaigns SET merchant_id = 'merchant-1', state = 'open', \
+                created_at = least(created_at, now()); \
                 ALTER TABLE campaigns ADD CONSTRAINT campaigns_state_is_known \
                 CHECK (state IN ('draft', 'scheduled', 'open', 'paused', 'closed'))";
-    let [m, s] = [merchant, state].map(|id| Uuid::from(id.0).to_string());
-    world.execute(&spoil.replace("{m}", &m).replace("{s}", &s)).await;
-    let list = world.api().get("/v1/campaigns?limit=3").await;
+    let [m, s, t] = [merchant, state, time].map(|id| Uuid::from(id.0).to_string());
+    world.execute(&spoil.replace("{m}", &m).replace("{s}", &s).replace("{t}", &t)).await;
+    let list = world.api().get("/v1/campaigns?limit=4").await;
     assert_eq!(list.status, 200, "{list:?}");
     let listed: Vec<&str> =
         list.body["campaigns"].as_array().unwrap().iter().map(|one| one["id"].as_str().unwrap()).collect();
     assert_eq!(listed, [other.to_string()]);
-    assert_eq!(list.body["unreadable"], json!([state.to_string(), merchant.to_string()]));
+    assert_eq!(list.body["unreadable"], json!([time, state, merchant]));
     assert_eq!(list.body["next"], other.to_string(), "a page is full, whatever can be read of it");
     world.processes[0].told("a campaign cannot be read, and is left out of a list").await;
     let shown = world.coupon(&["campaign", "list"]).await;
     assert_eq!(shown.code, Some(0), "{shown:?}");
     assert!(shown.err.contains(&format!("Campaign {merchant} is left out")), "{shown:?}");
+    let no_time = world.coupon(&["audit", "--campaign", &time.to_string()]).await;
+    assert!(no_time.code == Some(1) && no_time.out.contains("has made the driver panic"), "{no_time:?}");
     for arguments in [&["audit"][..], &["audit", "--full"], &["audit", "--campaign", &merchant.to_string()]] {
         let sheet = world.coupon(arguments).await;
         let first = format!("not balanced: campaign {merchant}: its row in `campaigns` cannot be read: ");
