@@ -55,7 +55,7 @@ pub struct Loader {
 }
 
 impl Loader {
-    /// A loader, and the worker that has to run for it.
+    /// A loader, and the worker that must run for it.
     #[must_use]
     pub fn new(client: Client, pool: Pool) -> (Self, LoaderWorker) {
         let (queue, wanted) = mpsc::channel(QUEUE);

@@ -91,7 +91,7 @@ struct Sweeper {
     seats: Option<Seats>,
     rounds: usize,
     walks: [Walk; 3],
-    /// Of the live ones.
+    /// The live campaigns that wait for their turn.
     waiting: Waiting,
     members: Members,
     /// When gates that contradicted Postgres were last loaded.

@@ -126,7 +126,7 @@ pub async fn create(connection: &mut PgConnection, new: &NewToken) -> Result<(To
 /// The tokens: the live ones first, then the newest; at most 11,000.
 ///
 /// # Errors
-/// Those of the database.
+/// When the tokens cannot be read.
 pub async fn list(connection: &mut PgConnection) -> Result<Vec<Token>, sqlx::Error> {
     let list = select!(
         "ORDER BY revoked_at IS NULL AND coalesce(expires_at, 'infinity'::timestamptz) > now() DESC, id DESC LIMIT $1"

@@ -24,7 +24,7 @@ const STATEMENT_TIMEOUT: &str = "3s";
 const FIRST: Shard = Shard(0);
 /// How often a connection without work is tested.
 const PING_INTERVAL: Duration = Duration::from_secs(1);
-/// One plan serves every batch: planning anew costs more than a plan for one batch could save. Set for the session,
+/// One plan serves every batch: planning each batch costs more than its own plan could save. Set for the session,
 /// because `SET` at the function costs at every call.
 pub const ONE_PLAN: (&str, &str) = ("plan_cache_mode", "force_generic_plan");
 
