@@ -30,7 +30,7 @@ use tokio::time::timeout;
 use crate::config::{Access, Authorities, Secret};
 
 /// For one request, from the connection to the last byte of the answer: longer than the API takes for any.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
+const API_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Bytes of an answer, at most: a page of 200 campaigns has about 100 KB.
 const ANSWER_BYTES_MAX: usize = 4 << 20;
@@ -128,9 +128,9 @@ impl Client {
             .header(CONTENT_TYPE, "application/json")
             .body(Full::from(body.map(Value::to_string).unwrap_or_default()))
             .with_context(|| format!("{} is not a URL of the API", self.url))?;
-        let exchange = timeout(REQUEST_TIMEOUT, self.exchange(request)).await;
+        let exchange = timeout(API_TIMEOUT, self.exchange(request)).await;
         let (status, body) = exchange
-            .unwrap_or_else(|_| Err(silent(format_args!("no answer within {} s", REQUEST_TIMEOUT.as_secs()))))
+            .unwrap_or_else(|_| Err(silent(format_args!("no answer within {} s", API_TIMEOUT.as_secs()))))
             .with_context(|| format!("ask the API at {}", self.url))?;
         let answer: Value =
             serde_json::from_slice(&body).unwrap_or_else(|_| String::from_utf8_lossy(&body).into());

@@ -1,5 +1,6 @@
 //! Words and turns that made sentences hard to read: what a reader sees has none of them.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 
@@ -63,4 +64,27 @@ fn documentation_begins_with_its_noun() {
             }
         }
     }
+}
+
+/// A search for a limit finds the one that is meant.
+#[test]
+fn the_name_of_a_timeout_has_one_value() {
+    let mut values: BTreeMap<String, String> = BTreeMap::new();
+    for (path, text) in ["src", "relay/src"].into_iter().flat_map(sources) {
+        for line in text.lines().map(str::trim) {
+            let Some((_, definition)) = line.split_once("const ") else { continue };
+            let Some((name, value)) =
+                definition.split_once(": ").filter(|(name, _)| name.ends_with("_TIMEOUT"))
+            else {
+                continue;
+            };
+            let before = values.insert(name.to_owned(), value.to_owned());
+            assert!(
+                before.is_none_or(|before| before == value),
+                "{}: {name} has another value",
+                path.display()
+            );
+        }
+    }
+    assert!(values.len() > 20, "{values:?}");
 }
