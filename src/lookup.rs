@@ -27,7 +27,7 @@ const QUEUE: usize = 8_192;
 /// Statements in flight at the same time, of the few connections of the pool.
 const STATEMENTS_AT_ONCE: usize = 2;
 /// For one answer, with the statement before it. A claim must be answered within 8 s while Postgres hangs.
-const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// From then on a statement is slow, and no longer holds up the questions behind it. One takes a few milliseconds.
 const SLOW_AFTER: Duration = Duration::from_millis(50);
@@ -95,7 +95,7 @@ impl<L: Lookup> Lookups<L> {
         let (answer, answered) = oneshot::channel();
         self.queue.try_send(Question { key, answer }).map_err(|_| StorageError::Overloaded)?;
         self.flight.has_waiting(QUEUE - self.queue.capacity());
-        match timeout(LOOKUP_TIMEOUT, answered).await {
+        match timeout(ANSWER_TIMEOUT, answered).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(_)) | Err(_) => Err(sqlx::Error::PoolTimedOut.into()),
         }
@@ -182,7 +182,7 @@ async fn read<L: Lookup>(
 ) -> (HashMap<L::Key, L::Found>, HashMap<L::Key, StorageError>) {
     let (mut found, mut failed, mut parts) = (HashMap::new(), HashMap::new(), vec![keys]);
     while let Some(part) = parts.pop() {
-        let there = timeout(LOOKUP_TIMEOUT, L::read(pool, part)).await;
+        let there = timeout(ANSWER_TIMEOUT, L::read(pool, part)).await;
         match there.unwrap_or(Err(sqlx::Error::PoolTimedOut)) {
             Ok(there) => found.extend(there),
             Err(error) if part.len() > 1 && is_unreadable(&error) => {
