@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use crate::problems::is_as_ever;
 use crate::support::{Answer, Http, SOON, World, draft, in_seconds, wait_until};
 
 const KEY: &str = "idempotency-key";
@@ -53,6 +54,7 @@ async fn a_claim_that_is_repeated_gets_the_answer_of_the_first() {
     // The key belongs to this body, this campaign and this caller.
     let reused = claim(&one, campaign, "bob").await;
     assert_eq!((reused.status, reused.problem()), (422, "idempotency-key-reused"), "{reused:?}");
+    is_as_ever("idempotency-key-reused", &reused);
     assert!(!reused.text.contains("alice"), "{reused:?}");
     let other = world.open_campaign(json!({})).await;
     let issued = claim(&one, other, "bob").await;
@@ -176,6 +178,7 @@ async fn a_request_waits_for_its_twin_and_then_says_that_the_key_is_in_use() {
     let asked = Instant::now();
     let busy = keyed(&world, "held").post(&path, &Value::Null).await;
     assert_eq!((busy.status, busy.problem()), (409, "idempotency-key-in-use"), "{busy:?}");
+    is_as_ever("idempotency-key-in-use", &busy);
     assert_eq!(busy.header("retry-after"), Some("1"));
     assert!(asked.elapsed() >= Duration::from_secs(5), "{:?}", asked.elapsed());
     let (waits, ()) = tokio::join!(async { keyed(&world, "held").post(&path, &Value::Null).await }, async {
@@ -270,6 +273,7 @@ async fn a_campaign_can_demand_a_key() {
     let campaign = world.open_campaign(json!({ "per_user_limit": 3, "require_idempotency_key": true })).await;
     let refused = claim(&world.api(), campaign, "alice").await;
     assert_eq!((refused.status, refused.problem()), (400, "idempotency-key-required"), "{refused:?}");
+    is_as_ever("idempotency-key-required", &refused);
     assert_eq!(claim(&keyed(&world, "one"), campaign, "alice").await.status, 201);
     assert_eq!(world.coupons(campaign).await, 1);
     let shown = world.api().get(&format!("/v1/campaigns/{campaign}")).await;

@@ -9,7 +9,7 @@ use coupon_dispatcher::config::{VARIABLES, Variable};
 
 use super::console::commands;
 use super::spans::{anchors, first_column, has_word, links, section, spans};
-use super::{ROOT, documents, read};
+use super::{ROOT, documents, read, with_readmes};
 use crate::tidy::assert_tests_exist;
 
 /// Where files lie that a document names without their folder.
@@ -49,7 +49,7 @@ fn tests_exist() {
 #[test]
 fn variables_constants_and_functions_exist() {
     let (source, mut problems) = (source(), Vec::new());
-    for (path, text) in documents() {
+    for (path, text) in with_readmes() {
         for span in spans(&text) {
             let name = span.trim_end_matches("()");
             let is_name = name.contains('_')
@@ -189,7 +189,7 @@ fn targets_and_benches_exist() {
 #[test]
 fn links_lead_somewhere() {
     let mut problems = Vec::new();
-    for (path, text) in documents() {
+    for (path, text) in with_readmes() {
         let folder = Path::new(ROOT).join(&path).parent().unwrap().to_owned();
         for link in links(&text).into_iter().filter(|link| !link.contains("://")) {
             let (file, anchor) = link.split_once('#').unwrap_or((&link, ""));
