@@ -64,7 +64,7 @@ pub enum Denial {
     Full,
     /// The user has no seat.
     Refused(Refusal),
-    /// The user has so many seats, fewer than the limit, and gets no other. Postgres knows which have coupons.
+    /// The user has this number of seats, which is below the limit, and gets no other. Postgres knows which have coupons.
     RefusedMore(Refusal, i32),
     /// The gate does not know the campaign: it must be loaded.
     Unloaded,

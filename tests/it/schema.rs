@@ -262,6 +262,27 @@ async fn two_migrations_at_once_do_no_harm() {
     world.close().await;
 }
 
+/// Claims would wait behind a migration that waits for a lock. So it waits for a moment only, and is attempted again.
+#[tokio::test]
+async fn a_migration_of_a_busy_table_is_attempted_until_it_succeeds() {
+    let world = World::bare(1).await;
+    world.migrate().await;
+    world.execute("DELETE FROM _sqlx_migrations WHERE description = 'request ids'").await;
+    world.execute("ALTER TABLE outbox DROP COLUMN request_id").await;
+    let mut reader = world.pool.begin().await.unwrap();
+    sqlx::query("SELECT FROM outbox").execute(&mut *reader).await.unwrap();
+    let mut migrate = world.program("migrate", &[env!("CARGO_BIN_EXE_coupon"), "migrate"]);
+    for (name, value) in world.environment() {
+        migrate.set(name, &value);
+    }
+    migrate.launch();
+    migrate.told("attempt 2 of 60 follows").await;
+    reader.commit().await.unwrap();
+    assert_eq!(migrate.ended().await.code(), Some(0), "{}", migrate.log());
+    world.execute("SELECT request_id FROM outbox").await;
+    world.close().await;
+}
+
 /// `coupon migrate` alone applies functions: what somebody else has made of one stays.
 #[tokio::test]
 async fn a_process_that_starts_changes_no_function() {
