@@ -71,6 +71,10 @@ async fn each_role_and_command_gets_by_with_the_logins_of_the_table() {
         assert_eq!((command.as_str(), logins.each_ref().map(String::as_str)), (known, of_process));
     }
     world.execute("GRANT pg_read_all_stats TO coupon_reader").await;
+    let logins = &commands.iter().find(|(command, _)| command == "coupon replay").unwrap().1;
+    let refused = run(&world, "coupon replay", &["--all"], logins).await;
+    let why = "stream COUPONS-REPLAY: it does not exist and was not created";
+    assert!(refused.code == Some(1) && refused.err.contains(why), "{refused:?}");
     stream::of_replays(&world.nats().await, &OUTLET).await.unwrap();
     world.execute("ALTER TABLE wallet ADD CONSTRAINT poison CHECK (user_id <> 'mallory')").await;
     assert_eq!(world.claim(campaign, "mallory").await.status, 201);
