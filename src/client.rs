@@ -82,6 +82,8 @@ pub struct Client {
     http: OnceCell<Http>,
     url: String,
     token: Secret,
+    /// For messages; may be empty.
+    token_from: String,
     authorities: Option<Authorities>,
 }
 
@@ -90,13 +92,14 @@ impl Client {
     /// come from a certificate authority of the system or, if it is set, of `SSL_CERT_FILE`.
     #[must_use]
     pub fn new(url: &str, token: Secret) -> Self {
-        Self::of(Access { url: url.to_owned(), token, authorities: None })
+        Self::of(Access { url: url.to_owned(), token, token_from: String::new(), authorities: None })
     }
 
     /// The same with authorities of its own, if there are any.
     #[must_use]
-    pub fn of(Access { url, token, authorities }: Access) -> Self {
-        Self { http: OnceCell::new(), url: url.trim_end_matches('/').to_owned(), token, authorities }
+    pub fn of(Access { url, token, token_from, authorities }: Access) -> Self {
+        let url = url.trim_end_matches('/').to_owned();
+        Self { http: OnceCell::new(), url, token, token_from, authorities }
     }
 
     /// Returns the body of the answer: JSON, or a text if it is none.
@@ -137,7 +140,14 @@ impl Client {
         if status.is_success() {
             return Ok(answer);
         }
-        Err(ApiError::Refused { status: status.as_u16(), problem: refusal(&answer) }.into())
+        let (status, problem) = (status.as_u16(), refusal(&answer));
+        let problem = match status {
+            401 | 403 if !self.token_from.is_empty() => {
+                format!("{problem}; the token is that of {}", self.token_from)
+            }
+            _ => problem,
+        };
+        Err(ApiError::Refused { status, problem }.into())
     }
 
     async fn exchange(&self, request: Request<Full<Bytes>>) -> anyhow::Result<(StatusCode, Bytes)> {

@@ -185,8 +185,7 @@ async fn tokens_are_listed_with_their_end_and_their_last_use() {
     let world = World::start().await;
     let (used, unused) = (world.token(&["--scope", "read"]).await, world.token(&["--scope", "admin"]).await);
     let short = world.token(&["--scope", "read", "--expires-in", "PT1S"]).await;
-    let bound =
-        world.token(&["--scope", "settle", "--scope", "redeem", "--merchant", "shop-7", "--json"]).await;
+    let bound = world.token(&["--scope", "settle,redeem", "--merchant", "shop-7", "--json"]).await;
     let bound: Value = serde_json::from_str(&bound).unwrap();
     assert!(bound["token"].as_str().unwrap().starts_with(&format!("cd_{}_", bound["id"].as_str().unwrap())));
     assert_eq!((&bound["merchant_id"], &bound["scopes"]), (&json!("shop-7"), &json!(["redeem", "settle"])));
