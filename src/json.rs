@@ -16,8 +16,6 @@ use crate::ids::FieldProblem;
 /// Unknown fields of a body, or parameters of a query, that a refusal names, at most: a request of 16 KiB may have
 /// thousands.
 pub const UNKNOWN_NAMED_MAX: usize = 16;
-/// 2^53: below it no integer is rounded when it is read as a number with a point.
-const EXACT_BELOW: f64 = 9_007_199_254_740_992.0;
 
 /// Why a body is refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -155,24 +153,36 @@ impl Value for String {
     }
 }
 
-/// As JSON Schema has it, `5.0` and `5e2` are integers too. One that is too large, beyond 64 bits or in such a form beyond
-/// 2^53, is read as the largest there is: no field has one, and its limits are said.
+/// As JSON Schema has it, an integer is a number without a fraction, however it is written: `5.0` and `5e2` are integers
+/// too. One beyond 64 bits is read as the largest or the smallest there is: no field has one, and its limits are said.
 impl Value for i64 {
     const KIND: &'static str = "a number";
     const TYPE: &'static str = "must be an integer";
 
     fn read(json: &str) -> Option<Self> {
-        let digits = json.strip_prefix('-').unwrap_or(json);
-        let last = if json.starts_with('-') { Self::MIN } else { Self::MAX };
-        if digits.bytes().all(|byte| byte.is_ascii_digit()) {
-            return Some(json.parse().unwrap_or(last));
+        let (sign, number) = json.strip_prefix('-').map_or(("", json), |number| ("-", number));
+        let (mantissa, exponent) = number.split_once(['e', 'E']).unwrap_or((number, "0"));
+        let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+        let digits = [whole, fraction].concat();
+        if !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+            return None; // another kind of value
         }
-        match json.parse::<f64>().ok()? {
-            number if number.abs() >= EXACT_BELOW => Some(last),
-            #[expect(clippy::cast_possible_truncation, reason = "it has no fraction and few enough digits")]
-            number if number.fract() == 0.0 => Some(number as Self),
-            _ => None,
+        // The number is `digits` times a power of ten, exactly: nothing is rounded.
+        let digits = digits.trim_start_matches('0');
+        let significant = digits.trim_end_matches('0');
+        if significant.is_empty() {
+            return Some(0);
         }
+        let last = if sign.is_empty() { Self::MAX } else { Self::MIN };
+        let point = fraction.len().cast_signed() - (digits.len() - significant.len()).cast_signed();
+        let Ok(exponent) = exponent.parse::<i32>() else {
+            return (!exponent.starts_with('-')).then_some(last); // no body has as many digits
+        };
+        let zeros = usize::try_from(exponent as isize - point).ok()?;
+        if significant.len() + zeros > Self::MAX.ilog10() as usize + 1 {
+            return Some(last);
+        }
+        Some(format!("{sign}{significant}{}", "0".repeat(zeros)).parse().unwrap_or(last))
     }
 }
 

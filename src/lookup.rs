@@ -11,16 +11,18 @@ use std::collections::{HashMap, HashSet};
 use std::fmt::{self, Debug, Formatter};
 use std::hash::Hash;
 use std::mem;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use outbox_relay::zoo;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
 
 use crate::pool::Pool;
-use crate::storage::{StorageError, is_unreadable};
+use crate::storage::{self, StorageError, is_unreadable};
 
 /// Questions that wait, at most; more are refused. Above the requests that a shard has in progress.
 const QUEUE: usize = 8_192;
@@ -90,7 +92,7 @@ impl<L: Lookup> Lookups<L> {
     /// What there is for a key.
     ///
     /// # Errors
-    /// When Postgres does not answer in time, or too many questions wait.
+    /// When Postgres does not answer in time, too many questions wait, or what there is cannot be read.
     pub(crate) async fn get(&self, key: L::Key) -> Result<Option<L::Found>, StorageError> {
         let (answer, answered) = oneshot::channel();
         self.queue.try_send(Question { key, answer }).map_err(|_| StorageError::Overloaded)?;
@@ -174,15 +176,16 @@ async fn ask<L: Lookup>(pool: &Pool, mut asked: Vec<Question<L>>) {
     }
 }
 
-/// What there is for each of `keys`, and why some were not read. If a row cannot be read, each half of the keys is asked
-/// again by itself, so that it fails only those who ask for it.
+/// What there is for each of `keys`, and why some were not read. If a row cannot be read, or makes the driver panic, each
+/// half of the keys is asked again by itself, so that it fails only those who ask for it.
 async fn read<L: Lookup>(
     pool: &Pool,
     keys: &[L::Key],
 ) -> (HashMap<L::Key, L::Found>, HashMap<L::Key, StorageError>) {
     let (mut found, mut failed, mut parts) = (HashMap::new(), HashMap::new(), vec![keys]);
     while let Some(part) = parts.pop() {
-        let there = timeout(ANSWER_TIMEOUT, L::read(pool, part)).await;
+        let there = AssertUnwindSafe(timeout(ANSWER_TIMEOUT, storage::read(pool, || L::read(pool, part))));
+        let there = there.catch_unwind().await.unwrap_or_else(|_| Ok(Err(panicked())));
         match there.unwrap_or(Err(sqlx::Error::PoolTimedOut)) {
             Ok(there) => found.extend(there),
             Err(error) if part.len() > 1 && is_unreadable(&error) => {
@@ -199,6 +202,11 @@ async fn read<L: Lookup>(
         }
     }
     (found, failed)
+}
+
+/// The driver has panicked over a row, as over a time that `OffsetDateTime` does not hold.
+fn panicked() -> sqlx::Error {
+    sqlx::Error::Decode("a row has made the driver panic".into())
 }
 
 #[cfg(test)]
@@ -256,7 +264,10 @@ mod tests {
     async fn a_statement_that_panics_holds_up_no_other() {
         let lookups = start();
         for key in 3..6 {
-            assert!(lookups.get(BROKEN).await.is_err());
+            let together = join_all([key, BROKEN, key + 10].map(|key| lookups.get(key))).await;
+            let [before, broken, behind] = &together[..] else { panic!("three answers") };
+            assert!(matches!(broken, Err(StorageError::Refused(_))), "{broken:?}");
+            assert!(matches!((before, behind), (Ok(Some(_)), Ok(Some(_)))), "{together:?}");
             assert_eq!(lookups.get(key).await.unwrap(), Some(key));
         }
         assert_eq!(lookups.flight.questions.load(SeqCst), 0, "questions in flight");

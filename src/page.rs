@@ -43,6 +43,8 @@ pub struct Page<T, I> {
     pub items: Vec<T>,
     /// The cursor of the next page. A full page has one, even if no item follows.
     pub next: Option<I>,
+    /// Items that belong here and are left out, because what is stored of them cannot be read.
+    pub unreadable: Vec<I>,
 }
 
 impl<T, I> Page<T, I> {
@@ -51,6 +53,6 @@ impl<T, I> Page<T, I> {
     pub fn new(items: Vec<T>, limit: PageLimit, id: impl FnOnce(&T) -> I) -> Self {
         let is_full = items.len() as i64 == limit.get();
         let next = items.last().filter(|_| is_full).map(id);
-        Self { items, next }
+        Self { items, next, unreadable: Vec::new() }
     }
 }

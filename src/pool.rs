@@ -72,6 +72,11 @@ impl Pool {
         Ok(Lease { object: lease, closer: Closer { pool: self.0.clone(), is_at_rest: false } })
     }
 
+    /// Closes the connections that are idle: one was found to be dead, and the others may be. The next is a new one.
+    pub(crate) fn close_idle(&self) {
+        self.0.retain(|_, _| false);
+    }
+
     /// Closes the connections that are idle. No new one can be acquired.
     pub fn close(&self) {
         self.0.close();

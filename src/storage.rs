@@ -1,8 +1,10 @@
 //! What a failure of Postgres means to a caller, and the one that is mended on the spot: a stale statement.
 
 use std::error::Error;
-
+use std::io;
 use std::sync::Arc;
+
+use crate::pool::Pool;
 
 /// A request to Postgres failed. Clones share the cause: several callers may have waited for one answer.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -13,8 +15,9 @@ pub enum StorageError {
     /// Too many requests wait for Postgres. Nothing was asked.
     #[error("too many lookups wait")]
     Overloaded,
-    /// Postgres refused the statement, and would refuse it again: a fault of this program or of the schema.
-    #[error("Postgres refused a statement")]
+    /// Postgres refused the statement, and would refuse it again, or a row cannot be read: a fault of this program or of the
+    /// schema.
+    #[error("a statement failed")]
     Refused(#[source] Arc<sqlx::Error>),
 }
 
@@ -70,6 +73,28 @@ pub fn is_away(error: &sqlx::Error) -> bool {
         sqlx::Error::Io(_) => true,
         sqlx::Error::Database(error) => error.code().is_some_and(|code| code.starts_with("57P0")),
         _ => false,
+    }
+}
+
+/// Whether the connection has ended under a statement: it broke, or Postgres has ended or is starting. Not where Postgres
+/// was silent: another connection would be too.
+fn is_dead(error: &sqlx::Error) -> bool {
+    let is_silent = |error: &io::Error| error.kind() == io::ErrorKind::TimedOut;
+    is_away(error) && !matches!(error, sqlx::Error::Io(error) if is_silent(error))
+}
+
+/// Makes a request that only reads; once more on a new connection if that of the first turns out to be dead, as after a
+/// quick restart of Postgres, when no ping has told yet. At most twice as long as one request.
+pub(crate) async fn read<T, F>(pool: &Pool, request: impl Fn() -> F) -> Result<T, sqlx::Error>
+where
+    F: Future<Output = Result<T, sqlx::Error>>,
+{
+    match request().await {
+        Err(error) if is_dead(&error) => {
+            pool.close_idle();
+            request().await
+        }
+        answer => answer,
     }
 }
 

@@ -16,6 +16,9 @@ use crate::ids::CampaignId;
 /// Campaigns that are read, and asked for at each server, at a time: some milliseconds each.
 pub(super) const CHUNK_CAMPAIGNS: usize = 1_000;
 
+/// The side that all others are compared with.
+const CAMPAIGNS: LegName = LegName::new("campaigns");
+
 /// A campaign, and its coupons.
 #[derive(Clone, Debug, FromRow)]
 pub(super) struct Campaign {
@@ -131,12 +134,35 @@ impl Campaign {
     }
 }
 
+/// A campaign whose row cannot be read.
+pub(super) fn unreadable(leg: LegName, campaign: CampaignId, reason: &sqlx::Error) -> Difference {
+    let (campaign, found) = (Some(campaign), Some(Value::Text(reason.to_string())));
+    Difference { campaign, found, ..Difference::new(leg, Mismatch::CampaignUnreadable) }
+}
+
+/// A campaign whose row cannot be read, and the reason.
+type Unread = (CampaignId, sqlx::Error);
+
+/// What rows hold, and those that cannot be read.
+fn read(rows: &[PgRow]) -> Result<(Vec<Campaign>, Vec<Unread>), sqlx::Error> {
+    let (mut list, mut failed) = (Vec::with_capacity(rows.len()), Vec::new());
+    for row in rows {
+        match Campaign::from_row(row) {
+            Ok(campaign) => list.push(campaign),
+            Err(error) => failed.push((row.try_get("id")?, error)),
+        }
+    }
+    Ok((list, failed))
+}
+
 /// Campaigns that are audited, in the order of their ids.
 #[derive(Debug, Default)]
 pub(super) struct Campaigns {
     /// The only one that is audited; nothing for all.
     pub(super) only: Option<CampaignId>,
     pub(super) list: Vec<Campaign>,
+    /// Those whose rows cannot be read, of an audit that is made once.
+    pub(super) unreadable: Vec<Difference>,
     /// The cut: the head of each shard's outbox in the snapshot from which the campaigns were read.
     pub(super) heads: Vec<i64>,
 }
@@ -154,35 +180,30 @@ impl Campaigns {
             "SELECT outbox_head(shard::smallint) FROM generate_series(0, $1 - 1) AS shard ORDER BY shard",
         );
         let heads = heads.bind(i32::from(shards)).fetch_all(&mut *snapshot).within(SCAN_TIMEOUT).await?;
-        let list = sqlx::query_as(campaigns!("$1::uuid IS NULL OR id = $1"));
-        let list = list.bind(only).fetch_all(&mut *snapshot).within(SCAN_TIMEOUT).await?;
-        Ok(Self { only, list, heads })
+        let rows = sqlx::query(campaigns!("$1::uuid IS NULL OR id = $1"));
+        let rows = rows.bind(only).fetch_all(&mut *snapshot).within(SCAN_TIMEOUT).await?;
+        let (list, failed) = read(&rows)?;
+        let unreadable = failed.iter().map(|(id, reason)| unreadable(CAMPAIGNS, *id, reason)).collect();
+        Ok(Self { only, list, unreadable, heads })
     }
 
     /// The campaigns of these ids, as far as they exist. One that cannot be read is left out and noted in `sources`.
     pub(super) async fn of(sources: &mut Sources, ids: &[CampaignId]) -> Result<Self, sqlx::Error> {
         let rows = Self::rows(&mut sources.connection, ids).await?;
-        let mut list = Vec::with_capacity(rows.len());
-        for row in rows {
-            match Campaign::from_row(&row) {
-                Ok(campaign) => list.push(campaign),
-                Err(error) => {
-                    let id: CampaignId = row.try_get("id")?;
-                    sources.fail(format_args!("campaign {id}"), error);
-                }
-            }
+        let (list, failed) = read(&rows)?;
+        for (id, error) in failed {
+            sources.fail(format_args!("campaign {id}"), error);
         }
         Ok(Self { list, ..Self::default() })
     }
 
-    /// The same, where one that cannot be read is an error.
-    pub(super) async fn all_of(
+    /// The same of campaigns that are audited, which notes those that cannot be read.
+    pub(super) async fn readable(
         connection: &mut PgConnection,
         ids: &[CampaignId],
     ) -> Result<Self, sqlx::Error> {
         let rows = Self::rows(connection, ids).await?;
-        let list = rows.iter().map(Campaign::from_row).collect::<Result<_, _>>()?;
-        Ok(Self { list, ..Self::default() })
+        Ok(Self { list: read(&rows)?.0, ..Self::default() })
     }
 
     async fn rows(connection: &mut PgConnection, ids: &[CampaignId]) -> Result<Vec<PgRow>, sqlx::Error> {

@@ -44,7 +44,7 @@ pub(super) struct Chunk {
     pub(super) events: Vec<StoredEvent>,
     /// Each once.
     pub(super) coupons: Vec<CouponRow>,
-    /// The campaigns of these coupons.
+    /// The campaigns of these coupons, as far as they can be read.
     pub(super) campaigns: Campaigns,
 }
 
@@ -101,7 +101,7 @@ impl Chunk {
         let mut ids: Vec<CampaignId> = coupons.iter().map(|coupon| coupon.campaign_id).collect();
         ids.sort_unstable();
         ids.dedup();
-        let campaigns = Campaigns::all_of(connection, &ids).await?;
+        let campaigns = Campaigns::readable(connection, &ids).await?;
         Ok(Self { events, coupons, campaigns })
     }
 }

@@ -52,6 +52,8 @@ pub enum Mismatch {
     GateField { field: &'static str },
     /// There are rows of a campaign (`found`) that does not exist.
     NoSuchCampaign,
+    /// The row of a campaign holds what this program never writes (`found` is the reason), so that it is not compared.
+    CampaignUnreadable,
     /// An event announces a coupon that has no row in `coupons`.
     AnnouncedWithoutCoupon,
     /// An event announces a coupon with other data than its row in `coupons`.
@@ -191,6 +193,7 @@ impl Difference {
             Mismatch::NoSuchCampaign => {
                 write!(f, "{leg} has rows of campaign {found}, and no such campaign exists")
             }
+            Mismatch::CampaignUnreadable => write!(f, "its row in `campaigns` cannot be read: {found}"),
             Mismatch::AnnouncedWithoutCoupon => write!(f, "{announces}, which has no row in `coupons`"),
             Mismatch::AnnouncedWithOtherData => {
                 write!(f, "{announces}, whose row in `coupons` has other data")

@@ -41,7 +41,7 @@ impl Reading {
         let connection = connect(&connections.database).await?;
         let mut sources = Sources::new(connections, connection, shards, bar).await?;
         let mut campaigns = Campaigns::cut(&mut sources.connection, shards, only).await?;
-        if let Some(id) = only.filter(|_| campaigns.list.is_empty()) {
+        if let Some(id) = only.filter(|_| campaigns.list.is_empty() && campaigns.unreadable.is_empty()) {
             bail!("there is no campaign {id}: `coupon campaign list` shows those that exist");
         }
         let shards = ends::at_the_cut(&mut sources, &campaigns.heads).await?;
@@ -64,7 +64,9 @@ impl Reading {
                 break;
             }
         }
-        let difference = difference.or_else(|| ends::first(&self.shards, &self.campaigns.heads));
+        let difference = difference
+            .or_else(|| self.campaigns.unreadable.first().cloned())
+            .or_else(|| ends::first(&self.shards, &self.campaigns.heads));
         Ok(self.sheet(difference, Vec::new()))
     }
 
@@ -91,6 +93,7 @@ impl Reading {
         }
         sources.bar.finish_and_clear();
         let difference = difference
+            .or_else(|| campaigns.unreadable.first().cloned())
             .or_else(|| walk.differences.into_values().next())
             .or(unknown)
             .or_else(|| parts.iter().find_map(|(_, found)| found.clone()))

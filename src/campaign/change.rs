@@ -7,6 +7,8 @@ use time::OffsetDateTime;
 use ulid::Ulid;
 
 use super::draft::Draft;
+use super::published::Published;
+use super::queues::Queues;
 use super::store::{self, Standing, Standings};
 pub use super::transaction::{ChangeError, Request};
 use super::transaction::{change_on, earlier_on, insert_on};
@@ -15,6 +17,7 @@ use crate::idempotency::turns::Turns;
 use crate::idempotency::{KeyError, Once, Recorded};
 use crate::ids::CampaignId;
 use crate::lookup::Lookups;
+use crate::page::{Page, PageLimit};
 use crate::pool::Pool;
 use crate::storage::{StorageError, prepared};
 
@@ -32,6 +35,8 @@ pub struct Campaigns<L> {
     standings: Lookups<Standings>,
     shards: i16,
     turns: Turns,
+    queues: Queues,
+    published: Published,
     listener: L,
 }
 
@@ -39,7 +44,9 @@ impl<L: Listener> Campaigns<L> {
     /// `listener` receives every change. Starts a task, which ends when the last clone of this is dropped.
     #[must_use]
     pub fn new(pool: Pool, shards: i16, listener: L) -> Self {
-        Self { standings: Lookups::start(pool.clone()), pool, shards, turns: Turns::default(), listener }
+        let standings = Lookups::start(pool.clone());
+        let (turns, queues, published) = (Turns::default(), Queues::new(), Published::default());
+        Self { pool, standings, shards, turns, queues, published, listener }
     }
 
     /// Creates a draft.
@@ -61,13 +68,26 @@ impl<L: Listener> Campaigns<L> {
         self.standings.get(id).await
     }
 
+    /// Whether a campaign exists and is no draft. It is remembered: what was published never becomes a draft again.
+    pub async fn is_published(&self, id: CampaignId) -> Result<bool, StorageError> {
+        if self.published.has(id) {
+            return Ok(true);
+        }
+        let standing = self.show(id).await?;
+        let is_published = standing.is_some_and(|standing| standing.campaign.state != State::Draft);
+        if is_published {
+            self.published.insert(id);
+        }
+        Ok(is_published)
+    }
+
     /// Campaigns from the newest on, behind `before`, and only those in some states if any are given; at most `limit`.
     pub async fn page(
         &self,
         before: Option<CampaignId>,
         states: Option<&[State]>,
-        limit: i64,
-    ) -> Result<Vec<Standing>, StorageError> {
+        limit: PageLimit,
+    ) -> Result<Page<Standing, CampaignId>, StorageError> {
         Ok(store::page(&self.pool, before, states, limit).await?)
     }
 
@@ -109,7 +129,9 @@ impl<L: Listener> Campaigns<L> {
     ) -> Result<Once<Standing>, ChangeError> {
         let turn = self.turns.take_for(request.keyed.as_ref()).await?;
         let changed = loop {
+            let place = self.queues.enter(id).await.ok_or(StorageError::Overloaded)?;
             let changed = prepared!(self.pool, |connection| change_on(connection, id, request, &rule));
+            drop(place);
             match changed {
                 Err(ChangeError::Key(KeyError::InUse)) if turn.may_go_on().await => {}
                 done => break done?,

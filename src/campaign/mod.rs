@@ -5,6 +5,8 @@ pub mod change;
 pub mod clock;
 pub mod draft;
 pub mod duration;
+mod published;
+mod queues;
 pub mod store;
 pub mod sweep;
 mod transaction;

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use outbox_relay::in_time::InTime as _;
 use serde::Serialize;
-use sqlx::{FromRow, PgConnection};
+use sqlx::postgres::PgRow;
+use sqlx::{FromRow, PgConnection, Row as _};
 use time::OffsetDateTime;
 
 use super::draft::Draft;
@@ -14,8 +15,9 @@ use crate::coupon::Refusal;
 use crate::coupon::store::issued_of;
 use crate::ids::CampaignId;
 use crate::lookup::Lookup;
+use crate::page::{Page, PageLimit};
 use crate::pool::Pool;
-use crate::storage::prepared;
+use crate::storage::{is_unreadable, prepared, read};
 
 /// The columns of a [`Campaign`], before the literal that follows. Named, because a plan that is kept for `*`
 /// fails as soon as a migration has added a column.
@@ -153,13 +155,15 @@ pub async fn insert(
 
 /// What time it is: by the clock of the database, as no other counts.
 pub async fn now(pool: &Pool) -> Result<OffsetDateTime, sqlx::Error> {
-    prepared!(pool, |connection| sqlx::query_scalar("SELECT now()").fetch_one(connection))
+    let now = async || prepared!(pool, |connection| sqlx::query_scalar("SELECT now()").fetch_one(connection));
+    read(pool, now).await
 }
 
 /// One campaign.
 pub async fn get(pool: &Pool, id: CampaignId) -> Result<Option<Snapshot>, sqlx::Error> {
     let get = columns!("SELECT ", ", now() AS now FROM campaigns WHERE id = $1");
-    prepared!(pool, |connection| sqlx::query_as(get).bind(id).fetch_optional(connection))
+    let get = async || prepared!(pool, |connection| sqlx::query_as(get).bind(id).fetch_optional(connection));
+    read(pool, get).await
 }
 
 /// One campaign, and how many coupons it has.
@@ -169,7 +173,9 @@ pub async fn counted(pool: &Pool, id: CampaignId) -> Result<Option<Counted>, sql
         issued_of!("campaigns.id"),
         " AS issued FROM campaigns WHERE id = $1"
     );
-    prepared!(pool, |connection| sqlx::query_as(counted).bind(id).fetch_optional(connection))
+    let counted =
+        async || prepared!(pool, |connection| sqlx::query_as(counted).bind(id).fetch_optional(connection));
+    read(pool, counted).await
 }
 
 /// Campaigns with their counts, by id.
@@ -190,21 +196,38 @@ impl Lookup for Standings {
     }
 }
 
-/// Campaigns from the newest on, behind `before`, and only those in some states if any are given; at most `limit`.
+/// Campaigns from the newest on, behind `before`, and only those in some states if any are given; at most `limit`. One
+/// whose row holds what this program never writes is logged, and named in the page.
 pub async fn page(
     pool: &Pool,
     before: Option<CampaignId>,
     states: Option<&[State]>,
-    limit: i64,
-) -> Result<Vec<Standing>, sqlx::Error> {
+    limit: PageLimit,
+) -> Result<Page<Standing, CampaignId>, sqlx::Error> {
+    let states = states.map(|states| states.iter().map(|state| state.as_str()).collect::<Vec<_>>());
     let page = standings!(
         "($1::uuid IS NULL OR id < $1) AND ($2::text[] IS NULL OR state = ANY ($2)) ORDER BY id DESC LIMIT $3"
     );
-    prepared!(pool, |connection| sqlx::query_as(page)
-        .bind(before)
-        .bind(states.map(|states| states.iter().map(|state| state.as_str()).collect::<Vec<_>>()))
-        .bind(limit)
-        .fetch_all(connection))
+    let query = || sqlx::query(page).bind(before).bind(&states).bind(limit.get());
+    let page = async || prepared!(pool, |connection| query().fetch_all(connection));
+    let rows = read(pool, page).await?;
+    let id = |row: &PgRow| row.try_get::<CampaignId, _>("id");
+    let ids: Vec<CampaignId> = rows.iter().map(id).collect::<Result<_, _>>()?;
+    let Page { items: _, next, .. } = Page::new(ids, limit, |id| *id);
+    let (mut items, mut unreadable) = (Vec::with_capacity(rows.len()), Vec::new());
+    for row in &rows {
+        match Standing::from_row(row) {
+            Ok(standing) => items.push(standing),
+            Err(error) if is_unreadable(&error) => {
+                let campaign = id(row)?;
+                let error = &error as &dyn std::error::Error;
+                tracing::error!(%campaign, error, "a campaign cannot be read, and is left out of a list");
+                unreadable.push(campaign);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(Page { items, next, unreadable })
 }
 
 /// One campaign, whose row stays locked until the transaction ends.

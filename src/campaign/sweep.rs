@@ -111,8 +111,14 @@ pub async fn closed(
 }
 
 /// The campaigns of these ids that exist.
+pub async fn chunk_of_ids(executor: impl PgExecutor<'_>, ids: &[CampaignId]) -> Result<Chunk, sqlx::Error> {
+    let rows = sqlx::query(seen!("id = ANY ($1)")).bind(ids).fetch_all(executor).within(SCAN_TIMEOUT).await;
+    rows.and_then(Chunk::of)
+}
+
+/// The campaigns of these ids that exist and can be read.
 pub async fn of_ids(executor: impl PgExecutor<'_>, ids: &[CampaignId]) -> Result<Vec<Seen>, sqlx::Error> {
-    sqlx::query_as(seen!("id = ANY ($1)")).bind(ids).fetch_all(executor).within(SCAN_TIMEOUT).await
+    Ok(chunk_of_ids(executor, ids).await?.seen)
 }
 
 /// Campaigns that time has opened or closed, by the clock of the database: behind `after`, in the order of ids; at

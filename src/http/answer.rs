@@ -79,7 +79,8 @@ fn replayed(Recorded { status, location, body }: Recorded) -> Response {
     (status, headers, location, body).into_response()
 }
 
-/// A page of a list: its items under a name of their own, and `next`, the cursor of the next page or null.
+/// A page of a list: its items under a name of their own, `next`, the cursor of the next page or null, and `unreadable`, the
+/// ids of items that are left out, if there are any.
 #[derive(Debug)]
 pub(super) struct Listed<T, I> {
     pub(super) name: &'static str,
@@ -88,9 +89,12 @@ pub(super) struct Listed<T, I> {
 
 impl<T: Serialize, I: Serialize> Serialize for Listed<T, I> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(Some(2))?;
+        let mut map = serializer.serialize_map(None)?;
         map.serialize_entry(self.name, &self.page.items)?;
         map.serialize_entry("next", &self.page.next)?;
+        if !self.page.unreadable.is_empty() {
+            map.serialize_entry("unreadable", &self.page.unreadable)?;
+        }
         map.end()
     }
 }

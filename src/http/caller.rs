@@ -7,6 +7,7 @@ use axum::http::{Extensions, HeaderMap};
 use outbox_relay::zoo;
 
 use super::problem::Problem;
+use super::repeated::IDEMPOTENCY_KEY;
 use super::request_id;
 use super::route::{Access, ForUsers, Route};
 use crate::cause::{Cause, IdempotencyKey, RequestId, Traceparent};
@@ -105,14 +106,10 @@ impl Caller {
 
 /// The idempotency key of a request, if it has one.
 fn key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, FieldProblem> {
-    let mut values = headers.get_all("idempotency-key").iter();
-    let Some(value) = values.next() else { return Ok(None) };
-    let problem = |reason: &str| FieldProblem::new("Idempotency-Key", reason.to_owned());
-    if values.next().is_some() {
-        return Err(problem("must be given once"));
-    }
+    let Some(value) = headers.get(&IDEMPOTENCY_KEY) else { return Ok(None) };
     let key = value.to_str().ok().and_then(IdempotencyKey::parse);
-    key.map(Some).ok_or_else(|| problem("must be 1 to 255 visible ASCII characters, without spaces"))
+    let reason = "must be 1 to 255 visible ASCII characters, without spaces";
+    key.map(Some).ok_or_else(|| FieldProblem::new("Idempotency-Key", reason))
 }
 
 /// The token in a header `Authorization`. As in RFC 9110, 11.4, the scheme is read in small and in capital letters, and
@@ -129,9 +126,11 @@ pub fn is_authorized(header: Option<&[u8]>, token: Option<&Secret>) -> bool {
     header.and_then(bearer).is_some_and(|bearer| is_admin_token(bearer, token))
 }
 
-/// The trace that a request is part of. A header that cannot be read counts as absent.
+/// The trace that a request is part of. A header that cannot be read, or is given twice, counts as absent.
 pub(super) fn traceparent(headers: &HeaderMap) -> Option<Traceparent> {
-    headers.get("traceparent").and_then(|value| value.to_str().ok()).and_then(Traceparent::parse)
+    let mut given = headers.get_all("traceparent").iter();
+    let only = given.next().filter(|_| given.next().is_none());
+    only.and_then(|value| value.to_str().ok()).and_then(Traceparent::parse)
 }
 
 #[cfg(test)]
@@ -175,6 +174,12 @@ mod tests {
         let nothing = Cause { request_id, traceparent: None, principal, key };
         assert_eq!(cause("00-0-0-01", "order-7"), Some(nothing));
         assert_eq!(cause(trace, "two words"), None);
+        let mut headers = HeaderMap::new();
+        for _ in 0..2 {
+            assert_eq!(super::traceparent(&headers).is_some(), !headers.is_empty());
+            headers.append("traceparent", HeaderValue::from_static(trace));
+        }
+        assert_eq!(super::traceparent(&headers), None);
     }
 
     #[test]

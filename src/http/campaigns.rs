@@ -19,7 +19,6 @@ use crate::campaign::{self, StateError};
 use crate::cause::Cause;
 use crate::idempotency::{KeyError, Keyed, Once};
 use crate::ids::CampaignId;
-use crate::page::Page;
 
 /// What a retry does when Postgres failed a request to create a campaign.
 const CREATE_UNKNOWN: &str = "The outcome is unknown. A retry with the same Idempotency-Key is safe. Without one, look for the \
@@ -67,9 +66,8 @@ pub(super) async fn list(
     let query = ListQuery::<States>::parse(&uri, "state");
     let ListQuery { page, filter } = query.map_err(|errors| Problem::invalid(&errors))?;
     let states = filter.as_ref().map(|States(states)| &**states);
-    let items = api.campaigns.page(page.before.map(CampaignId), states, page.limit.get()).await;
-    let items = items.map_err(|error| Problem::storage(error, NOTHING_CHANGED))?;
-    let page = Page::new(items, page.limit, |standing| standing.campaign.id);
+    let page = api.campaigns.page(page.before.map(CampaignId), states, page.limit).await;
+    let page = page.map_err(|error| Problem::storage(error, NOTHING_CHANGED))?;
     Ok(Answer::Ok(Listed { name: "campaigns", page }))
 }
 

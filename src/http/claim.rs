@@ -55,6 +55,8 @@ fn is_own(body: &[u8], user: &UserId) -> Result<bool, Rejected> {
 pub(super) struct Claimant {
     user: UserId,
     cause: Cause,
+    /// To them a draft does not exist.
+    is_end_user: bool,
 }
 
 impl<S: Send + Sync> FromRequest<S> for Claimant {
@@ -65,12 +67,13 @@ impl<S: Send + Sync> FromRequest<S> for Claimant {
     async fn from_request(mut request: Request, state: &S) -> Result<Self, Problem> {
         let caller = Caller::take(request.extensions_mut())?;
         let JsonBody(body) = JsonBody::from_request(request, state).await?;
+        let is_end_user = caller.end_user().is_some();
         let user = match caller.end_user() {
             Some(user) if is_own(&body, user)? => user.clone(),
             Some(_) => return Err(Problem::forbidden()),
             None => claimant(&body)?,
         };
-        Ok(Self { user, cause: caller.cause })
+        Ok(Self { user, cause: caller.cause, is_end_user })
     }
 }
 
@@ -79,8 +82,12 @@ pub(super) async fn claim(
     State(api): State<Arc<Api>>,
     Id(campaign): Id<CampaignId>,
     _: NoQuery,
-    Claimant { user, cause }: Claimant,
+    Claimant { user, cause, is_end_user }: Claimant,
 ) -> Result<Answer<Coupon>, Problem> {
+    // Before anything else: every other answer would tell that there is a draft.
+    if is_end_user && !api.campaigns.is_published(campaign).await.map_err(IssueError::from)? {
+        return Err(Problem::no_campaign());
+    }
     match api.issuer.issue(campaign, user, cause).await? {
         Outcome::Issued(body) => Ok(Answer::Created { location: location(&body), body }),
         Outcome::AlreadyIssued(coupon) => Err(Problem::already_issued(&coupon)),

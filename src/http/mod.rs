@@ -24,6 +24,7 @@ mod caller;
 mod exceeded;
 mod problem;
 mod problem_kind;
+mod repeated;
 mod request_id;
 mod route;
 

@@ -49,6 +49,13 @@ impl Problem {
         Self::not_found("No campaign has this id.")
     }
 
+    /// Headers are given twice. The service closes the connection, as with all requests of this kind: it cannot be sure of
+    /// where the next one begins.
+    pub(super) fn malformed_request(errors: &[FieldProblem]) -> Self {
+        let close = (header::CONNECTION, HeaderValue::from_static("close"));
+        Self { headers: vec![close], ..Self::new(ProblemKind::MalformedRequest) }.with("errors", &errors)
+    }
+
     pub(super) fn method_not_allowed() -> Self {
         Self::new(ProblemKind::MethodNotAllowed)
     }

@@ -109,6 +109,61 @@ fn limits_are_those_of_the_service() {
     assert!(seen > 900, "{seen}");
 }
 
+/// Every integer, in the form in which it is written: a number without a fraction, exactly.
+#[test]
+fn an_integer_is_a_number_without_a_fraction() {
+    let document = document();
+    let fields = document["components"]["schemas"]["NewCampaign"]["properties"].as_object().unwrap();
+    let integers: Vec<&String> =
+        fields.iter().filter(|(_, about)| about["type"] == "integer").map(|(name, _)| name).collect();
+    assert_eq!(integers.len(), 3, "{integers:?}");
+    let [zeros, far] = ["0".repeat(100), "0".repeat(10_000)];
+    for field in integers {
+        let reason_of = |number: &str| {
+            let body = draft(json!({ "quantity": 10, field: "number" })).to_string();
+            let body = body.replace("\"number\"", number);
+            let read =
+                DraftBody::read(body.as_bytes()).and_then(|body| body.parse(OffsetDateTime::now_utc()));
+            read.err().map(|rejected| rejected.problems)
+        };
+        for five in ["5", "5.0", "5e0", "0.5e1", "0.05E+2", "50e-1", "5000e-3", &format!("5.{zeros}")] {
+            assert_eq!(reason_of(five), None, "{field}: {five}");
+        }
+        for fraction in [
+            "5.00000000000000000000000001".to_owned(),
+            "4.99999999999999999999999999".to_owned(),
+            "1.5".to_owned(),
+            "5e-1".to_owned(),
+            "15e-1".to_owned(),
+            "1e-400".to_owned(),
+            "1e-99999999999999999999".to_owned(),
+            format!("5.{far}1"),
+        ] {
+            let problems = reason_of(&fraction).unwrap_or_else(|| panic!("{field}: {fraction}"));
+            let problems: Vec<_> =
+                problems.iter().map(|problem| (&*problem.field, &*problem.reason)).collect();
+            assert_eq!(problems, [(&**field, "must be an integer")], "{fraction}");
+        }
+        for beyond in [
+            "0",
+            "-0",
+            "0e9",
+            "-5.0",
+            "1e30",
+            "-1e30",
+            "1e400",
+            "1e99999999999999999999",
+            "18446744073709551616",
+        ] {
+            let problems = reason_of(beyond).unwrap_or_else(|| panic!("{field}: {beyond}"));
+            assert!(
+                problems[0].field == *field && problems[0].reason.contains("1 to"),
+                "{beyond}: {problems:?}"
+            );
+        }
+    }
+}
+
 /// Each route takes the parameters of a query that the document gives it, and no other of the document's.
 #[tokio::test]
 async fn queries_have_the_parameters_that_the_service_takes() {

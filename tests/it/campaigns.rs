@@ -61,7 +61,7 @@ async fn an_integer_may_have_a_point_or_an_exponent() {
         ("0.0", limits),
         ("1e7000", limits),
         ("-1e7000", limits),
-        ("9007199254740993.5", limits),
+        ("9007199254740993.5", integer),
         ("99999999999999999999", limits),
     ] {
         let (status, body) = create(quantity).await;

@@ -286,8 +286,7 @@ async fn a_key_that_cannot_be_one_is_refused() {
     let world = World::start().await;
     let campaign = world.open_campaign(json!({})).await;
     let long: &'static str = String::leak("k".repeat(256));
-    let twice = keyed(&world, "one").with(KEY, "two");
-    for api in [keyed(&world, "two words"), keyed(&world, ""), keyed(&world, long), twice] {
+    for api in [keyed(&world, "two words"), keyed(&world, ""), keyed(&world, long)] {
         let refused = claim(&api, campaign, "alice").await;
         assert_eq!((refused.status, refused.problem()), (422, "invalid"), "{refused:?}");
         assert_eq!(refused.body["errors"][0]["field"], "Idempotency-Key", "{refused:?}");

@@ -16,6 +16,7 @@ mod cli;
 mod cluster;
 mod commands;
 mod contract;
+mod crowds;
 mod dead;
 mod demo;
 mod deployments;

@@ -50,9 +50,12 @@ def filter_failure(context, failure, case, response):
         time.sleep(int(response.headers["retry-after"][0]))
         with requests.Session() as session:
             return session.send(response.request).status_code >= 500
-    if failure.code != "ST202" or response.status_code != 422:
+    if failure.code != "ST202" or response.status_code not in (400, 422):
         return True
     problem = response.json()
+    if response.status_code == 400:
+        # Whether a claim needs a key is a matter of the campaign.
+        return case.operation.label != CLAIM or problem["type"] != "/problems/idempotency-key-required"
     fields = {error["field"] for error in problem.get("errors", [])}
     if case.operation.label == CREATE:
         return problem["type"] != "/problems/invalid" or not fields <= RULES

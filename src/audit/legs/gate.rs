@@ -8,13 +8,13 @@ use sqlx::FromRow;
 use tokio::time::{Instant, sleep};
 
 use super::seats::{self, LOOK_INTERVAL, NAME, STANDS_LOOKS};
-use crate::audit::campaigns::Campaign;
+use crate::audit::campaigns::{Campaign, unreadable};
 use crate::audit::difference::{Difference, LegName, Mismatch};
 use crate::audit::leg::{Asking, Field, Leg, Look};
 use crate::audit::sources::Sources;
 use crate::audit::value::Value;
 use crate::campaign::store::Snapshot;
-use crate::campaign::sweep;
+use crate::campaign::sweep::{self, Chunk};
 use crate::coupon::store::{self, issued_of};
 use crate::gate::record::{FieldDifference, LEASE};
 use crate::gate::seat::Seat;
@@ -68,9 +68,13 @@ impl Leg for Gate {
                 }
             }
             let loaded = ids.into_iter().filter(|id| self.0.contains_key(id)).collect();
-            for (id, field) in fields_that_differ(sources, loaded).await? {
+            let mut fields = fields_of(sources, loaded).await?;
+            for (id, seats) in &mut self.0 {
+                seats.field = fields.differ.remove(id);
+            }
+            for (id, reason) in fields.unreadable {
                 if let Some(seats) = self.0.get_mut(&id) {
-                    seats.field = Some(field);
+                    seats.difference = Some(unreadable(NAME, id, &reason));
                 }
             }
             Ok(())
@@ -87,7 +91,8 @@ impl Leg for Gate {
     ) -> Asking<'a, ()> {
         Box::pin(async move {
             for campaign in campaigns {
-                let Some(seats) = self.0.get_mut(&campaign.id) else { continue };
+                let seats = self.0.get_mut(&campaign.id).filter(|seats| seats.difference.is_none());
+                let Some(seats) = seats else { continue };
                 if let Some(field) = stands(sources, campaign, seats.field.take(), look).await? {
                     seats.difference = Some(wrong_field(campaign, field));
                     continue;
@@ -139,13 +144,18 @@ impl Leg for Gate {
     }
 }
 
-/// The first deciding field of each of these gates that differs from what Postgres says.
-async fn fields_that_differ(
-    sources: &mut Sources,
-    ids: Vec<CampaignId>,
-) -> anyhow::Result<HashMap<CampaignId, FieldDifference>> {
+/// What Postgres says about gates.
+struct Fields {
+    /// The first deciding field of a gate that differs from it.
+    differ: HashMap<CampaignId, FieldDifference>,
+    /// Campaigns of which it cannot be read.
+    unreadable: Vec<(CampaignId, sqlx::Error)>,
+}
+
+async fn fields_of(sources: &mut Sources, ids: Vec<CampaignId>) -> anyhow::Result<Fields> {
     let records = sources.gates.records(&ids).await;
-    let seen = sweep::of_ids(&mut sources.connection, &ids).within(SCAN_TIMEOUT).await?;
+    let chunk = sweep::chunk_of_ids(&mut sources.connection, &ids).within(SCAN_TIMEOUT).await?;
+    let Chunk { seen, unreadable } = chunk;
     let seen: HashMap<CampaignId, Snapshot> =
         seen.into_iter().map(|seen| (seen.snapshot.campaign.id, seen.snapshot)).collect();
     let mut differ = HashMap::new();
@@ -157,7 +167,7 @@ async fn fields_that_differ(
             differ.insert(id, field);
         }
     }
-    Ok(differ)
+    Ok(Fields { differ, unreadable })
 }
 
 /// The field that differs, if one still does after some looks: a campaign that was just changed may not have told its
@@ -173,7 +183,7 @@ async fn stands(
             break;
         }
         sleep(LOOK_INTERVAL).await;
-        field = fields_that_differ(sources, vec![campaign.id]).await?.remove(&campaign.id);
+        field = fields_of(sources, vec![campaign.id]).await?.differ.remove(&campaign.id);
     }
     Ok(field)
 }

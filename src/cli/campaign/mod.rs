@@ -2,6 +2,8 @@
 
 mod draft;
 
+use std::io::{self, Write as _};
+
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use serde_json::Value;
@@ -119,6 +121,13 @@ pub(super) async fn run(Arguments { action, .. }: Arguments, client: &Client) ->
             let query: Vec<String> = states.into_iter().chain(page.query()).collect();
             let answer = client.get(&format!("/v1/campaigns?{}", query.join("&"))).await?;
             output.list(items(&answer, "campaigns")?, &answer["next"], &COLUMNS)?;
+            for id in answer["unreadable"].as_array().into_iter().flatten() {
+                let id = print::text(id);
+                writeln!(
+                    io::stderr(),
+                    "Campaign {id} is left out: what the service has stored of it cannot be read"
+                )?;
+            }
         }
         CampaignAction::Show { id, output } => {
             output.object(&client.get(&format!("/v1/campaigns/{id}")).await?, &FIRST)?;

@@ -16,6 +16,7 @@ use crate::config::Config;
 use crate::connections::{Patience, connect_database, connect_nats, database};
 use crate::event::OUTLET;
 use crate::ids::CampaignId;
+use crate::page::PageLimit;
 use crate::pool::Pool;
 use crate::projections;
 use crate::schema;
@@ -107,9 +108,9 @@ impl Looker {
     /// # Errors
     /// When Postgres does not answer.
     pub(super) async fn look(&mut self) -> anyhow::Result<Status> {
-        let standings = store::page(&self.pool, None, Some(&STATES), CAMPAIGNS_MAX + 1);
-        let mut campaigns = standings.await.context("read the campaigns")?;
-        let more_campaigns = campaigns.len() as i64 > CAMPAIGNS_MAX;
+        let limit = PageLimit::new(CAMPAIGNS_MAX + 1).unwrap_or_default();
+        let page = store::page(&self.pool, None, Some(&STATES), limit).await.context("read the campaigns")?;
+        let (mut campaigns, more_campaigns) = (page.items, page.next.is_some());
         campaigns.truncate(usize::try_from(CAMPAIGNS_MAX)?);
         let now = Instant::now();
         let issued = campaigns.iter().map(|standing| (standing.campaign.id, standing.issued)).collect();

@@ -102,8 +102,8 @@ fn members(kind: ProblemKind) -> &'static [Member] {
         ProblemKind::AlreadyIssued | ProblemKind::UserLimitReached => &[Always("coupon")],
         ProblemKind::SoldOut | ProblemKind::Closed => &[Sometimes("coupon")],
         ProblemKind::NotOpen => &[Sometimes("opens_at"), Sometimes("coupon")],
-        ProblemKind::MalformedRequest
-        | ProblemKind::HeaderTooLarge
+        ProblemKind::MalformedRequest => &[Sometimes("errors")],
+        ProblemKind::HeaderTooLarge
         | ProblemKind::MethodNotAllowed
         | ProblemKind::Unauthorized
         | ProblemKind::CredentialsUnavailable

@@ -182,6 +182,10 @@ struct CampaignPage {
     /// The cursor of the next page; null at the end.
     #[schema(required = true)]
     next: Option<String>,
+    /// The ids of campaigns that are left out because what is stored of them cannot be read: a fault for the operator of the
+    /// service, whose log has the reason. Missing if there are none.
+    #[schema(nullable = false)]
+    unreadable: Option<Vec<String>>,
 }
 
 /// A coupon.

@@ -9,6 +9,8 @@ use std::task::{Context, Poll};
 use axum::Router;
 use axum::body::{Bytes, HttpBody};
 use axum::http::Request;
+use axum::response::IntoResponse as _;
+use futures_util::future::{Either, ready};
 use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -19,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
 use super::super::address::Peer;
-use super::super::request_id;
+use super::super::{repeated, request_id};
 use super::reply;
 use super::slots::{Phase, Slot};
 use super::unreadable::Answers;
@@ -41,8 +43,13 @@ pub(super) async fn serve(
         slot.begin(Phase::Work);
         let id = request_id::identify(request.headers_mut());
         request.extensions_mut().insert(Peer(peer));
-        let request = request.map(|body| WatchedBody { body, slot: slot.clone() });
-        let answer = router.clone().oneshot(request);
+        let answer = match repeated::refuse(request.headers()) {
+            Ok(()) => {
+                let request = request.map(|body| WatchedBody { body, slot: slot.clone() });
+                Either::Left(router.clone().oneshot(request))
+            }
+            Err(problem) => Either::Right(ready(Ok(problem.into_response()))),
+        };
         let slot = slot.clone();
         async move {
             let answer = answer.await;

@@ -1,5 +1,5 @@
-//! The members of a JSON object, each at most once. `serde_json` keeps the last of two members of one name, while
-//! other readers of the same token keep the first.
+//! The members of a JSON object, each at most once, at every depth. `serde_json` keeps the last of two members of one name,
+//! while other readers of the same token keep the first.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -20,6 +20,10 @@ pub(super) fn decoded(part: &str) -> Result<Vec<u8>, Refused> {
     URL_SAFE_NO_PAD.decode(part).map_err(|_| Refused::Malformed)
 }
 
+/// Objects and arrays within each other, at most: each is read once more for every one around it, before the signature is
+/// verified.
+const DEPTH_MAX: usize = 16;
+
 /// The members of a JSON object.
 pub(super) struct Members<'a> {
     values: HashMap<String, &'a RawValue>,
@@ -31,8 +35,16 @@ impl<'a> Members<'a> {
     /// # Errors
     /// [`Refused::Malformed`] or [`Refused::Duplicated`].
     pub(super) fn parse(json: &'a [u8]) -> Result<Self, Refused> {
+        Self::parse_within(json, DEPTH_MAX)
+    }
+
+    fn parse_within(json: &'a [u8], depth: usize) -> Result<Self, Refused> {
         let members: Self = serde_json::from_slice(json).map_err(|_| Refused::Malformed)?;
-        if members.is_duplicated { Err(Refused::Duplicated) } else { Ok(members) }
+        if members.is_duplicated {
+            return Err(Refused::Duplicated);
+        }
+        members.values.values().try_for_each(|value| check(value, depth))?;
+        Ok(members)
     }
 
     pub(super) fn has(&self, name: &str) -> bool {
@@ -57,6 +69,21 @@ impl<'a> Members<'a> {
 impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_map(Reader)
+    }
+}
+
+/// Checks the members of all objects within a value.
+fn check(value: &RawValue, depth: usize) -> Result<(), Refused> {
+    let json = value.get();
+    let inner = depth.checked_sub(1).ok_or(Refused::Malformed);
+    match json.as_bytes().first() {
+        Some(b'{') => Members::parse_within(json.as_bytes(), inner?).map(drop),
+        Some(b'[') => {
+            let values: Vec<&RawValue> = serde_json::from_str(json).map_err(|_| Refused::Malformed)?;
+            let inner = inner?;
+            values.into_iter().try_for_each(|value| check(value, inner))
+        }
+        _ => Ok(()),
     }
 }
 

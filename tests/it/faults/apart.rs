@@ -195,3 +195,43 @@ async fn a_campaign_that_cannot_be_read_holds_up_no_other() {
     set(&merchant).await;
     world.close().await;
 }
+
+/// What is stored of two campaigns cannot be read: the list and the audit name them, and tell of all others.
+#[tokio::test]
+async fn a_campaign_that_cannot_be_read_is_named_and_all_others_are_told() {
+    let world = World::start().await;
+    let [other, merchant, state] = [(); 3].map(|()| world.open_campaign(json!({})));
+    let (other, merchant, state) = (other.await, merchant.await, state.await);
+    for campaign in [other, merchant, state] {
+        assert_eq!(world.claim(campaign, "alice").await.status, 201);
+    }
+    let spoil = "ALTER TABLE campaigns DROP CONSTRAINT campaigns_state_is_known; \
+                UPDATE campaigns SET merchant_id = 'two words' WHERE id = '{m}'; \
+                UPDATE campaigns SET state = 'lost' WHERE id = '{s}'";
+    let mend = "UPDATE campaigns SET merchant_id = 'merchant-1', state = 'open'; \
+                ALTER TABLE campaigns ADD CONSTRAINT campaigns_state_is_known \
+                CHECK (state IN ('draft', 'scheduled', 'open', 'paused', 'closed'))";
+    let [m, s] = [merchant, state].map(|id| Uuid::from(id.0).to_string());
+    world.execute(&spoil.replace("{m}", &m).replace("{s}", &s)).await;
+    let list = world.api().get("/v1/campaigns?limit=3").await;
+    assert_eq!(list.status, 200, "{list:?}");
+    let listed: Vec<&str> =
+        list.body["campaigns"].as_array().unwrap().iter().map(|one| one["id"].as_str().unwrap()).collect();
+    assert_eq!(listed, [other.to_string()]);
+    assert_eq!(list.body["unreadable"], json!([state.to_string(), merchant.to_string()]));
+    assert_eq!(list.body["next"], other.to_string(), "a page is full, whatever can be read of it");
+    world.processes[0].told("a campaign cannot be read, and is left out of a list").await;
+    let shown = world.coupon(&["campaign", "list"]).await;
+    assert_eq!(shown.code, Some(0), "{shown:?}");
+    assert!(shown.err.contains(&format!("Campaign {merchant} is left out")), "{shown:?}");
+    for arguments in [&["audit"][..], &["audit", "--full"], &["audit", "--campaign", &merchant.to_string()]] {
+        let sheet = world.coupon(arguments).await;
+        let first = format!("not balanced: campaign {merchant}: its row in `campaigns` cannot be read: ");
+        assert!(sheet.code == Some(1) && sheet.out.contains(&first), "{arguments:?}: {sheet:?}");
+        assert_eq!(sheet.out.contains(&format!("\n{other} ")), arguments.len() < 3, "{sheet:?}");
+    }
+    let only = world.coupon(&["audit", "--campaign", &state.to_string(), "--json"]).await;
+    assert!(only.code == Some(1) && only.out.contains(r#""kind":"campaign_unreadable""#), "{only:?}");
+    world.execute(mend).await;
+    world.close().await;
+}

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::survives;
-use crate::support::{SOON, World, owns, wait_for, wait_until};
+use crate::support::{SOON, World, draft, owns, wait_for, wait_until};
 
 /// Also where the default is to promise what may be lost.
 #[tokio::test]
@@ -111,6 +111,36 @@ async fn a_claim_is_answered_while_postgres_hangs() {
         Some(world.claim(campaign, "bob").await).filter(|answer| answer.status != 503)
     });
     assert!([201, 409].contains(&answered.await.status));
+    fault.healed();
+    world.close().await;
+}
+
+/// Nor by one that was used a moment before, when nothing has told the process yet.
+#[tokio::test]
+async fn a_quick_restart_is_not_found_out_by_a_read() {
+    let fault = owns("postgres-restarted-unnoticed");
+    let world = World::start().await;
+    let campaign = world.open_campaign(json!({})).await;
+    let coupon = world.claim(campaign, "alice").await.body["id"].as_str().unwrap().to_owned();
+    let end =
+        "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE application_name = 'coupon'";
+    for path in [
+        "/v1/campaigns".to_owned(),
+        format!("/v1/campaigns/{campaign}"),
+        format!("/v1/coupons/{coupon}"),
+        "/v1/users/alice/coupons".to_owned(),
+    ] {
+        let before = world.api().get(&path).await;
+        assert_eq!(before.status, 200, "{before:?}");
+        world.execute(end).await;
+        fault.fired(1);
+        let after = world.api().get(&path).await;
+        assert_eq!((after.status, after.body), (200, before.body), "{path}");
+    }
+    // A change is made once: the question before it, what time it is, finds out.
+    world.execute(end).await;
+    let created = world.api().post("/v1/campaigns", &draft(json!({}))).await;
+    assert_eq!(created.status, 201, "{created:?}");
     fault.healed();
     world.close().await;
 }

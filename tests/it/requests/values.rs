@@ -6,8 +6,8 @@ use hyper::Method;
 use serde_json::{Value, json};
 
 use super::{all, body_of, is_problem};
-use crate::support::World;
 use crate::support::contract::{document, resolve};
+use crate::support::{Socket, TOKEN, World};
 
 /// The parameters of an operation in a place, by their names.
 fn parameters(document: &Value, route: &Route, place: &str) -> Vec<String> {
@@ -100,9 +100,40 @@ async fn every_wrong_idempotency_key_is_refused_by_every_route_that_takes_one() 
         }
         let twice = world.api().with("idempotency-key", "one").with("idempotency-key", "one");
         let answer = twice.send(route.method.clone(), &path, body.clone()).await;
-        is_problem(&answer, 422, "invalid", &["Idempotency-Key"], &path);
+        is_problem(&answer, 400, "malformed-request", &["Idempotency-Key"], &path);
     }
     assert!(seen >= 20, "{seen}");
+    world.close().await;
+}
+
+/// Whatever stands before the service may read the other one.
+#[tokio::test]
+async fn a_header_of_one_value_is_not_given_twice() {
+    let world = World::start().await;
+    for (route, path) in all() {
+        let body = body_of(route).unwrap_or_default().to_string();
+        for (header, name, value) in [
+            ("authorization", "Authorization", "Bearer a-token-for-tests-only"),
+            ("authorization", "Authorization", "Basic eA=="),
+            ("host", "Host", "example.org"),
+            ("content-type", "Content-Type", "application/json"),
+            ("content-type", "Content-Type", "text/plain"),
+        ] {
+            let api = world.api().with(header, value);
+            let answer = api.send(route.method.clone(), &path, body.clone()).await;
+            is_problem(&answer, 400, "malformed-request", &[name], &format!("{path} {header}: {value}"));
+            assert_eq!(answer.header("connection"), Some("close"), "{answer:?}");
+        }
+    }
+    // Two lengths that are the same are one, as RFC 9110, section 8.6, has it; two that differ are in `unreadable`.
+    let lengths = format!(
+        "POST /v1/campaigns HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\nConnection: close\r\n\
+         Content-Length: 2\r\nContent-Length: 2\r\n\r\n{{}}"
+    );
+    let answered = Socket::connect(world.processes[0].address).await.say_all(lengths).await;
+    assert!(answered.starts_with("HTTP/1.1 422 "), "{answered}");
+    let lists = world.api().with("accept", "text/html").with("accept", "text/plain").with("x-mine", "1");
+    assert_eq!(lists.with("x-mine", "2").get("/v1/campaigns").await.status, 200);
     world.close().await;
 }
 

@@ -111,6 +111,13 @@ impl Socket {
         self.whole_answer().await
     }
 
+    /// Hangs up: says that no more comes or, if it `breaks` the connection, that nothing is read any more either.
+    pub(crate) fn hang_up(self, breaks: bool) {
+        if breaks {
+            self.stream.set_zero_linger().unwrap();
+        }
+    }
+
     /// Whether the other side has hung up.
     pub(crate) fn hung_up(&self) -> bool {
         !matches!(self.stream.try_read(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock)

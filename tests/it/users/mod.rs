@@ -8,7 +8,7 @@ use hyper::Method;
 use serde_json::{Value, json};
 
 use self::signing::{Key, by_secret, claims};
-use crate::support::{Answer, Http, SOON, World, draft, wait_until};
+use crate::support::{Answer, Http, SOON, World, draft, in_seconds, wait_until};
 
 const HOUR: i64 = 3_600;
 
@@ -153,6 +153,43 @@ async fn a_user_sees_campaigns_that_are_no_drafts_and_changes_none() {
     let states = "SELECT state FROM campaigns ORDER BY state";
     let states: Vec<String> = sqlx::query_scalar(states).fetch_all(&world.pool).await.unwrap();
     assert_eq!(states, ["draft", "open"]);
+    world.close().await;
+}
+
+/// Neither by what a claim comes to, nor by what it lacks.
+#[tokio::test]
+async fn a_user_learns_of_no_draft_by_a_claim() {
+    let (world, key) = with_key().await;
+    let alice = user(&world, &key.token("alice"));
+    let path = |id: &str| format!("/v1/campaigns/{id}/coupons");
+    let unknown = alice.post(&path("01ARZ3NDEKTSV4RRFFQ69G5FAV"), &json!({})).await;
+    refused(&unknown, 404, "not-found");
+    let mut drafts = Vec::new();
+    for fields in
+        [json!({}), json!({ "require_idempotency_key": true }), json!({ "opens_at": in_seconds(60) })]
+    {
+        drafts.push(world.create_campaign(fields).await.to_string());
+    }
+    for draft in &drafts {
+        for api in [&alice, &alice.with("idempotency-key", "one")] {
+            assert_eq!(said(&api.post(&path(draft), &json!({})).await), said(&unknown));
+        }
+        // All others see drafts.
+        refused(
+            &world
+                .api()
+                .with("idempotency-key", "one")
+                .post(&path(draft), &json!({ "user_id": "alice" }))
+                .await,
+            403,
+            "not-open",
+        );
+    }
+    for (draft, status) in drafts.iter().zip([201, 400, 403]) {
+        let opened = world.api().post(&format!("/v1/campaigns/{draft}/open"), &json!(null)).await;
+        assert_eq!(opened.status, 200, "{opened:?}");
+        assert_eq!(alice.post(&path(draft), &json!({})).await.status, status, "at once");
+    }
     world.close().await;
 }
 

@@ -82,7 +82,7 @@ fn shapes() -> Vec<Bad> {
             },
             Signature,
         ),
-        ("claims in claims too deep", signed(&format!("{{\"sub\":{deep}}}")), Missing("exp")),
+        ("claims in claims too deep", signed(&format!("{{\"sub\":{deep}}}")), Malformed),
         ("one byte too many", "x".repeat(TOKEN_BYTES_MAX + 1), TooLong),
         ("huge", signed(&huge), TooLong),
     ]
@@ -104,6 +104,7 @@ fn headers() -> Vec<Bad> {
         ("an algorithm that is null", with(r#"{"alg":null,"kid":"e"}"#), WrongType("alg")),
         ("two algorithms", with(r#"{"alg":"none","alg":"ES256","kid":"e"}"#), Duplicated),
         ("two algorithms, one escaped", with(r#"{"\u0061lg":"none","alg":"ES256","kid":"e"}"#), Duplicated),
+        ("two members in a member", with(r#"{"alg":"ES256","kid":"e","x":{"y":1,"y":2}}"#), Duplicated),
         ("two key ids", with(r#"{"alg":"ES256","kid":"r","kid":"e"}"#), Duplicated),
         ("crit of something", with(r#"{"alg":"ES256","kid":"e","crit":["exp"]}"#), Extension),
         ("crit of nothing", with(r#"{"alg":"ES256","kid":"e","crit":[]}"#), Extension),
@@ -230,6 +231,13 @@ fn bad_claims() -> Vec<Bad> {
         ("two subs, one escaped", twice("\"s\\u0075b\":\"bob\""), Duplicated),
         ("two exps", twice("\"exp\":1"), Duplicated),
         ("two claims of another name", twice("\"x\":1,\"x\":1"), Duplicated),
+        ("two members in a claim", twice(r#""x":{"role":"user","role":"admin"}"#), Duplicated),
+        (
+            "two members in a claim, one escaped",
+            twice(r#""x":{"role":"user","\u0072ole":"admin"}"#),
+            Duplicated,
+        ),
+        ("two members in an object in a list", twice(r#""x":[1,[{"y":{"z":1,"z":1}}]]"#), Duplicated),
     ]
 }
 
