@@ -12,8 +12,8 @@
 --   full         all seats are taken, and some of them are pending. A user who holds a coupon may have lost
 --                the seat to one of those (commits come late, and Redis may be restored): Postgres knows
 --   sold_out     all seats are taken and confirmed, so that nobody else holds a coupon
---   closed held, not_open held, sold_out held
---                the same for a user who has seats, and fewer than the limit: Postgres knows their coupons
+--   closed held <n>, not_open held <n>, sold_out held <n>
+--                the same for a user who has n seats, and fewer than the limit: Postgres knows their coupons
 --   unloaded     the gate does not know the campaign: it must be loaded
 --   failed …     the error of Redis, e.g. a key of another type. Other campaigns are not concerned
 -- Atomic because duplicate, stock and seat are one decision; Redis' own clock judges the window.
@@ -62,10 +62,10 @@ local function admit(gate_key, holders_key, pending_key, first, last, skipped)
     if n > limit then
       answer = 'already'
     elseif refusal then
-      answer = n > 1 and refusal .. ' held' or refusal
+      answer = n > 1 and refusal .. ' held ' .. (n - 1) or refusal
     elseif left <= 0 then
       full = full or (#seats == 0 and redis.call('ZCARD', pending_key) == 0 and 'sold_out' or 'full')
-      answer = n > 1 and full == 'sold_out' and 'sold_out held' or full
+      answer = n > 1 and full == 'sold_out' and 'sold_out held ' .. (n - 1) or full
     else
       local seat = names[at + n]
       left = left - 1

@@ -122,7 +122,7 @@ fn channel(Message { kind, summary, .. }: &Message) -> Value {
     json!({
         "address": format!("{}.{kind}.{{campaign_id}}.{{shard}}", OUTLET.subjects),
         "summary": summary,
-        "description": format!("In the stream {}-<shard>. A filter has to lie within {}.*.*.<shard>.", OUTLET.stream, OUTLET.subjects),
+        "description": format!("In the stream {}-<shard>. A filter must lie within {}.*.*.<shard>.", OUTLET.stream, OUTLET.subjects),
         "messages": { kind.to_owned(): reference(&format!("components/messages/{kind}")) },
         "parameters": { "campaign_id": campaign_id(), "shard": shard() },
     })

@@ -1,7 +1,8 @@
 //! The admin API from a shell or a program, over HTTP or HTTPS.
 //!
-//! It is the program's one HTTP client. The load generators do without it on purpose: [`crate::rush`] and the benches
-//! decide themselves on which connection a request goes, and count what becomes of it.
+//! The one client of the API. `identity::jwt::fetch` fetches the keys of end users with the same TLS. The load generators
+//! do without it on purpose: [`crate::rush`] and the benches decide themselves on which connection a request goes, and
+//! count what becomes of it.
 
 use std::error::Error;
 use std::fmt::Display;
@@ -29,7 +30,7 @@ use tokio::time::timeout;
 use crate::config::{Access, Authorities, Secret};
 
 /// For one request, from the connection to the last byte of the answer: longer than the API takes for any.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
+const API_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Bytes of an answer, at most: a page of 200 campaigns has about 100 KB.
 const ANSWER_BYTES_MAX: usize = 4 << 20;
@@ -81,21 +82,24 @@ pub struct Client {
     http: OnceCell<Http>,
     url: String,
     token: Secret,
+    /// For messages; may be empty.
+    token_from: String,
     authorities: Option<Authorities>,
 }
 
 impl Client {
-    /// `url` is like `http://127.0.0.1:8080` or `https://coupons.example.com`. Over HTTPS the server's certificate has
-    /// to come from a certificate authority of the system or, if it is set, of `SSL_CERT_FILE`.
+    /// `url` is like `http://127.0.0.1:8080` or `https://coupons.example.com`. Over HTTPS the server's certificate must
+    /// come from a certificate authority of the system or, if it is set, of `SSL_CERT_FILE`.
     #[must_use]
     pub fn new(url: &str, token: Secret) -> Self {
-        Self::of(Access { url: url.to_owned(), token, authorities: None })
+        Self::of(Access { url: url.to_owned(), token, token_from: String::new(), authorities: None })
     }
 
     /// The same with authorities of its own, if there are any.
     #[must_use]
-    pub fn of(Access { url, token, authorities }: Access) -> Self {
-        Self { http: OnceCell::new(), url: url.trim_end_matches('/').to_owned(), token, authorities }
+    pub fn of(Access { url, token, token_from, authorities }: Access) -> Self {
+        let url = url.trim_end_matches('/').to_owned();
+        Self { http: OnceCell::new(), url, token, token_from, authorities }
     }
 
     /// Returns the body of the answer: JSON, or a text if it is none.
@@ -127,16 +131,23 @@ impl Client {
             .header(CONTENT_TYPE, "application/json")
             .body(Full::from(body.map(Value::to_string).unwrap_or_default()))
             .with_context(|| format!("{} is not a URL of the API", self.url))?;
-        let exchange = timeout(REQUEST_TIMEOUT, self.exchange(request)).await;
+        let exchange = timeout(API_TIMEOUT, self.exchange(request)).await;
         let (status, body) = exchange
-            .unwrap_or_else(|_| Err(silent(format_args!("no answer within {} s", REQUEST_TIMEOUT.as_secs()))))
+            .unwrap_or_else(|_| Err(silent(format_args!("no answer within {} s", API_TIMEOUT.as_secs()))))
             .with_context(|| format!("ask the API at {}", self.url))?;
         let answer: Value =
             serde_json::from_slice(&body).unwrap_or_else(|_| String::from_utf8_lossy(&body).into());
         if status.is_success() {
             return Ok(answer);
         }
-        Err(ApiError::Refused { status: status.as_u16(), problem: refusal(&answer) }.into())
+        let (status, problem) = (status.as_u16(), refusal(&answer));
+        let problem = match status {
+            401 | 403 if !self.token_from.is_empty() => {
+                format!("{problem}; the token is that of {}", self.token_from)
+            }
+            _ => problem,
+        };
+        Err(ApiError::Refused { status, problem }.into())
     }
 
     async fn exchange(&self, request: Request<Full<Bytes>>) -> anyhow::Result<(StatusCode, Bytes)> {
@@ -151,18 +162,25 @@ impl Client {
 
 /// An HTTP client for `url`. Certificate authorities are read only for HTTPS.
 fn http(url: &str, authorities: Option<&Authorities>) -> anyhow::Result<Http> {
-    let roots = match (url.split_once("://").map(|(scheme, _)| scheme), authorities) {
-        (Some("http"), _) => RootCertStore::empty(),
-        (Some("https"), Some(authorities)) => roots_of(authorities),
-        (Some("https"), None) => certificate_authorities()?,
+    let tls = match url.split_once("://").map(|(scheme, _)| scheme) {
+        Some("http") => trusting(RootCertStore::empty())?,
+        Some("https") => tls(authorities)?,
         _ => bail!("it is not a URL that starts with http:// or https://"),
     };
-    let tls = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
     let connector = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().build();
     Ok(HttpClient::builder(TokioExecutor::new()).build(connector))
+}
+
+/// TLS that trusts these authorities, or else those that the machine trusts.
+pub(crate) fn tls(authorities: Option<&Authorities>) -> anyhow::Result<ClientConfig> {
+    trusting(authorities.map_or_else(certificate_authorities, |authorities| Ok(roots_of(authorities)))?)
+}
+
+fn trusting(roots: RootCertStore) -> anyhow::Result<ClientConfig> {
+    Ok(ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots)
+        .with_no_client_auth())
 }
 
 /// The certificate authorities of a file, which was judged when it was read.
@@ -173,7 +191,7 @@ fn roots_of(authorities: &Authorities) -> RootCertStore {
 }
 
 /// The certificate authorities of `SSL_CERT_FILE` and `SSL_CERT_DIR` or, if neither is set, of the system.
-pub(crate) fn certificate_authorities() -> anyhow::Result<RootCertStore> {
+fn certificate_authorities() -> anyhow::Result<RootCertStore> {
     let read = rustls_native_certs::load_native_certs();
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(read.certs);

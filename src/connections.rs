@@ -31,7 +31,7 @@ pub(crate) const MONITOR_CONNECTIONS: u16 = 4;
 /// For one attempt to connect and to check the schema, and for the goodbye at the end.
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// For one request to NATS. A cluster that elects a leader does not answer; a retry soon reaches the new leader.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(4);
+const NATS_REQUEST_TIMEOUT: Duration = Duration::from_secs(4);
 /// The client closes a connection on which NATS leaves three pings in a row without an answer, and connects again: a
 /// silent NATS is left after 6 s. The client's default is 60 s.
 const NATS_PING_INTERVAL: Duration = Duration::from_secs(2);
@@ -229,7 +229,7 @@ pub(crate) async fn connect_nats(config: &Config, patience: Patience) -> anyhow:
     let mut options = nats_security(config)?
         .name("coupon")
         .connection_timeout(CONNECT_TIMEOUT)
-        .request_timeout(Some(REQUEST_TIMEOUT))
+        .request_timeout(Some(NATS_REQUEST_TIMEOUT))
         .ping_interval(NATS_PING_INTERVAL)
         .event_callback(nats_events(config.nats.clone()));
     if patience == Patience::Endless {

@@ -91,7 +91,7 @@ pub struct CampaignChanged<'a> {
     pub name: Cow<'a, str>,
     #[schemars(range(min = 1))]
     pub quantity: i32,
-    /// Of the campaign, after the change.
+    /// The version of the campaign after the change.
     #[schemars(range(min = 1))]
     pub version: i32,
 }

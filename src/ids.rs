@@ -217,7 +217,7 @@ impl CampaignId {
     }
 }
 
-/// Of a path, clients and proxies remove the segments `.` and `..`, also when they are percent-encoded: no URL leads to
+/// Clients and proxies remove the segments `.` and `..` from a path, also when they are percent-encoded: no URL leads to
 /// these two.
 fn is_external_id(text: &str) -> bool {
     is_visible(text) && text != "." && text != ".."

@@ -5,7 +5,7 @@
 //! first has been slow. So a crowd is not split into small batches (with two statements whenever there was a question, 256
 //! readers of one campaign got 0.7 to 0.95 of the answers), and a slow statement holds up others for [`SLOW_AFTER`] only.
 //!
-//! A question is asked by a statement that begins after it: who has just been told of a row finds it.
+//! A question is asked by a statement that begins after it: a caller that was just told of a row finds it.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt::{self, Debug, Formatter};
@@ -105,7 +105,7 @@ impl<L: Lookup> Lookups<L> {
 }
 
 impl Flight {
-    /// Wakes the task that asks if so many waiting questions are worth a statement beside that in flight.
+    /// Wakes the task that asks if this number of waiting questions is worth a statement beside that in flight.
     fn has_waiting(&self, questions: usize) {
         let in_flight = self.questions.load(SeqCst);
         if in_flight > 0 && questions >= in_flight {

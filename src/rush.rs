@@ -28,7 +28,7 @@ use crate::ids::CampaignId;
 /// test.
 const CONNECTIONS: usize = 256;
 /// Limit for an attempt; after it the user tries again on another connection.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+const RUSH_TIMEOUT: Duration = Duration::from_secs(10);
 /// Attempts of a request until it counts as an error: with their pauses, 90 s, longer than any outage of a test.
 const ATTEMPTS_MAX: u32 = 60;
 
@@ -196,8 +196,7 @@ async fn ask(
         };
         let answer = match connected {
             Some(mut connected) => {
-                let answer =
-                    timeout(REQUEST_TIMEOUT, exchange(&mut connected, rush, user)).await.ok().flatten();
+                let answer = timeout(RUSH_TIMEOUT, exchange(&mut connected, rush, user)).await.ok().flatten();
                 if answer.is_some() {
                     *sender = Some(connected);
                 }

@@ -1,9 +1,12 @@
 //! The schema: applied by `coupon migrate`, and checked by every other process at its start.
 
+use std::error::Error;
+
 use outbox_relay::deployment::{Deployment, DeploymentName};
 use outbox_relay::in_time::InTime as _;
 use outbox_relay::schema::{self, ApplyError, Function, Schema};
 use sqlx::PgConnection;
+use sqlx::error::DatabaseError;
 
 use crate::deployment::{self, DeploymentError};
 
@@ -44,6 +47,26 @@ pub enum SchemaError {
     #[error(transparent)]
     Deployment(#[from] DeploymentError),
 }
+
+impl SchemaError {
+    /// Whether a migration waited for a lock for longer than its `lock_timeout`: nothing of it was applied.
+    #[must_use]
+    pub fn is_lock_timeout(&self) -> bool {
+        let mut cause: Option<&(dyn Error + 'static)> = Some(self);
+        while let Some(error) = cause {
+            let error_of_database = error.downcast_ref().and_then(sqlx::Error::as_database_error);
+            if error_of_database.and_then(DatabaseError::code).is_some_and(|code| code == LOCK_NOT_AVAILABLE)
+            {
+                return true;
+            }
+            cause = error.source();
+        }
+        false
+    }
+}
+
+/// SQLSTATE `lock_not_available`.
+const LOCK_NOT_AVAILABLE: &str = "55P03";
 
 /// The search path and the login, if nothing on the path can be used.
 const NO_SCHEMA: &str =

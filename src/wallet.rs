@@ -153,7 +153,7 @@ impl Lookup for Pages {
     type Key = (UserId, Shown, PageRequest);
     type Found = Vec<WalletCoupon>;
 
-    /// Of pages with up to [`PAGE_MAX`](crate::page::PAGE_MAX) coupons each.
+    /// Pages in one statement, each with up to [`PAGE_MAX`](crate::page::PAGE_MAX) coupons.
     const BATCH: usize = 128;
 
     async fn read(

@@ -23,7 +23,7 @@ use crate::retry::Retry;
 use crate::site::Site;
 use crate::standing::{self, RELAY_LOCK};
 use crate::status::{RelayError, RelayStatus};
-use crate::stream::CONNECTION_CHECK_INTERVAL;
+use crate::stream::{self, CONNECTION_CHECK_INTERVAL};
 use crate::zoo;
 
 /// Copies one shard of an outbox into its stream.
@@ -172,16 +172,24 @@ impl Relay {
         let pipeline = Pipeline::new(&self.route, epochs.current(), published).await?;
         tokio::select! {
             ended = pipeline.run(connection) => ended,
-            never = self.adopt() => match never {},
+            never = self.tend() => match never {},
         }
     }
 
-    /// Makes the streams without an owner those of this deployment, beside the publishing: a login that may not does
-    /// not hold it up. Called when the stream of the shard was found to hold the events of the outbox.
-    async fn adopt(&self) -> Infallible {
+    /// Creates the stream of dead letters, for the relay of shard 0, and makes the streams without an owner those of
+    /// this deployment, beside the publishing: a login that may not does not hold it up. Called when the stream of the
+    /// shard was found to hold the events of the outbox.
+    async fn tend(&self) -> Infallible {
         let Site { outlet, shard, nats, .. } = &self.route.site;
         let mut streams = vec![outlet.stream_of(*shard)];
         if *shard == Shard(0) {
+            if let Err(error) = stream::of_dead(nats, outlet).await {
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(
+                    error,
+                    "without the stream of dead letters, an event that cannot be applied holds up the projections"
+                );
+            }
             streams.extend([outlet.dead_stream(), outlet.replay_stream()]);
         }
         ownership::adopt(nats, outlet, &streams).await;

@@ -132,7 +132,8 @@ pub(crate) async fn may_replay(nats: &Client, outlet: &Outlet) -> Result<(), Str
 }
 
 /// Returns the stream of dead letters, and creates it if there is none, with the number of replicas of the
-/// shards' streams. When it is full, the projections wait.
+/// shards' streams. The relay of shard 0 does so when it starts, so a projector needs no right to create a stream. When
+/// it is full, the projections wait.
 ///
 /// # Errors
 /// When there is no stream of shard 0 yet, the stream belongs to another deployment, or NATS refuses the request or
@@ -167,18 +168,20 @@ async fn get_or_create(
     config: stream::Config,
 ) -> Result<stream::Stream, StreamError> {
     let name = config.name.clone();
-    let stream = jetstream::new(nats.clone())
-        .get_or_create_stream(stream::Config {
-            retention: stream::RetentionPolicy::Limits,
-            storage: stream::StorageType::File,
-            allow_direct: true,
-            metadata: ownership::metadata(outlet),
-            ..config
-        })
-        .await
-        .map_err(|error| StreamError::new(&name, &error))?;
-    refuse_foreign(outlet, &stream)?;
-    Ok(stream)
+    if let Some(stream) = ours(nats, outlet, &name).await? {
+        return Ok(stream);
+    }
+    let config = stream::Config {
+        retention: stream::RetentionPolicy::Limits,
+        storage: stream::StorageType::File,
+        allow_direct: true,
+        metadata: ownership::metadata(outlet),
+        ..config
+    };
+    jetstream::new(nats.clone()).create_stream(config).await.map_err(|error| {
+        let advice = "use a login that may create it, or let an administrator create it";
+        StreamError::failed(&name, format!("it does not exist and was not created ({error}): {advice}"))
+    })
 }
 
 fn refuse_foreign(outlet: &Outlet, stream: &stream::Stream) -> Result<(), Foreign> {

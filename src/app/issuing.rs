@@ -23,7 +23,7 @@ use crate::issue::work::Claims;
 use crate::writer::{Outage, WriterWorker};
 
 /// For the workers to finish what they were given, when the last who could ask is gone.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+const ISSUING_DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The workers behind an [`Issuer`].
 #[derive(Debug)]
@@ -72,7 +72,7 @@ impl Issuing {
     pub(super) async fn drain(mut self) {
         self.upkeep.shutdown().await; // safe at any point
         let drained = async { while self.workers.join_next().await.is_some() {} };
-        if timeout(DRAIN_TIMEOUT, drained).await.is_err() {
+        if timeout(ISSUING_DRAIN_TIMEOUT, drained).await.is_err() {
             tracing::warn!(
                 "claims in progress are cut off: the sweeper settles their seats after their lease"
             );

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::difference::Difference;
-use super::round::{Findings, Tour};
+use super::round::{Findings, Rounds};
 use super::sources::{Sources, connect};
 use crate::connections::Connections;
 
@@ -52,7 +52,7 @@ pub struct Auditor {
     shards: i16,
     /// Holds the lock of the auditors.
     connection: Option<PgConnection>,
-    tour: Tour,
+    rounds: Rounds,
     /// The differences of the last round, each by [`Difference::at`].
     found_before: HashSet<Difference>,
     /// The difference that the last round reported, by [`Difference::at`].
@@ -68,7 +68,7 @@ impl Auditor {
             connections,
             shards,
             connection: None,
-            tour: Tour::new(shards),
+            rounds: Rounds::new(shards),
             found_before: HashSet::new(),
             reported: None,
             latest: watch::Sender::default(),
@@ -153,7 +153,7 @@ impl Auditor {
         };
         let bar = ProgressBar::hidden();
         let mut sources = Sources::new(&self.connections, connection, self.shards, bar).await?;
-        let findings = self.tour.round(&mut sources).await;
+        let findings = self.rounds.next(&mut sources).await;
         let Sources { mut connection, failures, .. } = sources;
         if failures.is_empty() || connection.ping().in_time().await.is_ok() {
             self.connection = Some(connection); // or else it is dropped, and the lock with it

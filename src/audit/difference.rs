@@ -108,7 +108,7 @@ pub struct Difference {
     pub campaign: Option<CampaignId>,
     #[serde(rename = "coupon_id")]
     pub coupon: Option<CouponId>,
-    /// Of an event, in the outbox.
+    /// The place of an event in the outbox, from 1.
     pub position: Option<i64>,
     pub expected: Option<Value>,
     pub found: Option<Value>,

@@ -19,9 +19,9 @@ pub(super) type Asking<'a, T> = BoxFuture<'a, anyhow::Result<T>>;
 /// How figures are judged that differ because claims are on their way, or because something is wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Look {
-    /// Of the auditor: without a wait. A figure differs only outside the bounds within which claims can move it.
+    /// The auditor looks without a wait. A figure differs only outside the bounds within which claims can move it.
     Brief,
-    /// Of an audit that is made once: looks again until the figures are of one moment, and waits for pending seats.
+    /// An audit that is made once looks again until the figures are of one moment, and waits for pending seats.
     Patient,
 }
 

@@ -40,28 +40,28 @@ pub(super) struct Findings {
 
 /// How far the rounds have come.
 #[derive(Debug)]
-pub(super) struct Tour {
-    rounds: usize,
+pub(super) struct Rounds {
+    begun: usize,
     /// How far the events of each shard are compared, once it has begun.
     scans: Vec<Option<Scan>>,
     /// The last campaign of the part that was looked at in the last round; nothing before the first part.
     campaign: Option<CampaignId>,
 }
 
-impl Tour {
+impl Rounds {
     pub(super) fn new(shards: i16) -> Self {
-        Self { rounds: 0, scans: (0..shards).map(|_| None).collect(), campaign: None }
+        Self { begun: 0, scans: (0..shards).map(|_| None).collect(), campaign: None }
     }
 
     /// One round. What fails is noted in `sources`, and everything else is looked at nevertheless.
-    pub(super) async fn round(&mut self, sources: &mut Sources) -> Findings {
+    pub(super) async fn next(&mut self, sources: &mut Sources) -> Findings {
         let began = Instant::now();
-        self.rounds = self.rounds.wrapping_add(1);
+        self.begun = self.begun.wrapping_add(1);
         let mut findings = Findings::default();
         let mut audited = Vec::new();
         let mut campaigns = BTreeSet::new();
         let mut shards: Vec<Shard> = (0..sources.shards).map(Shard).collect();
-        let first = self.rounds % shards.len().max(1);
+        let first = self.begun % shards.len().max(1);
         shards.rotate_left(first);
         for shard in shards {
             if began.elapsed() > ROUND_MAX {
@@ -76,7 +76,7 @@ impl Tour {
         match self.due(sources, campaigns).await {
             Ok(due) => {
                 let mut chunks: Vec<_> = due.chunks(CHUNK_CAMPAIGNS).collect();
-                let first = self.rounds % chunks.len().max(1);
+                let first = self.begun % chunks.len().max(1);
                 chunks.rotate_left(first);
                 for chunk in chunks {
                     if began.elapsed() > ROUND_MAX {

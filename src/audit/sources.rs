@@ -15,7 +15,7 @@ use crate::gate::redis::Seats;
 /// For one answer of Redis. The largest question is for a thousand seats and takes milliseconds.
 const GATE_TIMEOUT: Duration = Duration::from_secs(5);
 /// For one statement. Counting ten million rows takes minutes; everything else is read in batches.
-const STATEMENT_TIMEOUT: &str = "10min";
+const AUDIT_STATEMENT_TIMEOUT: &str = "10min";
 /// Begins a transaction whose statements see one snapshot.
 pub(super) const REPEATABLE_READ: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
 
@@ -59,7 +59,12 @@ impl Sources {
 
 /// A connection with the settings of an audit.
 pub(super) async fn connect(database: &PgConnectOptions) -> Result<PgConnection, sqlx::Error> {
-    database.clone().options([("statement_timeout", STATEMENT_TIMEOUT)]).connect().within(SCAN_TIMEOUT).await
+    database
+        .clone()
+        .options([("statement_timeout", AUDIT_STATEMENT_TIMEOUT)])
+        .connect()
+        .within(SCAN_TIMEOUT)
+        .await
 }
 
 /// One snapshot, for statements that read all rows of a table.

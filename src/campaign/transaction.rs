@@ -1,5 +1,6 @@
 //! The transaction of a change of a campaign: its row, the event about it, and the idempotency key of the request. The one
-//! place that writes them, for operators and for the clock.
+//! place that writes them, for operators and for the clock; `issue_batch_2()` alone also opens a scheduled campaign,
+//! together with its first coupon.
 
 use outbox_relay::in_time::InTime as _;
 use outbox_relay::{AppendError, NewEvent};

@@ -49,7 +49,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 use self::ended::CODES;
 pub use self::ended::Ended;
 use crate::client::Client;
-use crate::config::{Config, ConfigError, VARIABLES};
+use crate::config::{Config, ConfigError, Needs, VARIABLES};
 
 /// Limited coupons, first come, first served.
 #[derive(Debug, Parser)]
@@ -151,14 +151,27 @@ impl Command {
             | Self::Show(coupon::ShowArguments { api, .. })
             | Self::Find(coupon::FindArguments { api, .. })
             | Self::User(user::Arguments { api, .. }) => api.client(variable).err(),
-            _ => Config::read(variable).err(),
+            _ => Config::read_for(self.needs(), variable).err(),
+        }
+    }
+
+    /// The servers without whose variables it does not start.
+    fn needs(&self) -> Needs {
+        match self {
+            Self::Migrate | Self::Token(_) => Needs::Postgres,
+            Self::Relay(_) | Self::Dead(_) | Self::Replay(_) | Self::Status(_) => Needs::PostgresAndNats,
+            Self::Serve(arguments) => arguments.needs(),
+            _ => Needs::All,
         }
     }
 
     async fn run(self) -> anyhow::Result<Ended> {
+        let needs = self.needs();
         match self {
-            Self::Serve(arguments) => configured(async |config| serve::run(arguments, &config).await).await,
-            Self::Migrate => configured(async |config| migrate::run(&config).await).await,
+            Self::Serve(arguments) => {
+                configured(needs, async |config| serve::run(arguments, &config).await).await
+            }
+            Self::Migrate => configured(needs, async |config| migrate::run(&config).await).await,
             Self::Demo(arguments) => demo::run(arguments).await,
             Self::Campaign(arguments) => {
                 reaching(arguments.api.client(variable), async |api| campaign::run(arguments, &api).await)
@@ -175,30 +188,43 @@ impl Command {
             Self::User(arguments) => {
                 reaching(arguments.api.client(variable), async |api| user::run(arguments, &api).await).await
             }
-            Self::Replay(arguments) => configured(async |config| replay::run(arguments, &config).await).await,
+            Self::Replay(arguments) => {
+                configured(needs, async |config| replay::run(arguments, &config).await).await
+            }
             Self::Rebuild(arguments) => {
-                configured(async |config| rebuild::run(arguments, &config).await).await
+                configured(needs, async |config| rebuild::run(arguments, &config).await).await
             }
-            Self::Relay(arguments) => configured(async |config| relay::run(arguments, &config).await).await,
-            Self::Dead(arguments) => configured(async |config| dead::run(arguments, &config).await).await,
-            Self::Token(arguments) => configured(async |config| token::run(arguments, &config).await).await,
+            Self::Relay(arguments) => {
+                configured(needs, async |config| relay::run(arguments, &config).await).await
+            }
+            Self::Dead(arguments) => {
+                configured(needs, async |config| dead::run(arguments, &config).await).await
+            }
+            Self::Token(arguments) => {
+                configured(needs, async |config| token::run(arguments, &config).await).await
+            }
             Self::Audit(arguments) => {
-                configured(async |config| Ok(audit::run(&arguments, &config).await)).await
+                configured(needs, async |config| Ok(audit::run(&arguments, &config).await)).await
             }
-            Self::Status(arguments) => configured(async |config| status::run(arguments, &config).await).await,
+            Self::Status(arguments) => {
+                configured(needs, async |config| status::run(arguments, &config).await).await
+            }
             Self::Openapi => openapi::run(),
             Self::Asyncapi => asyncapi::run(),
             Self::Assets(arguments) => assets::run(&arguments, Cli::command().disable_help_subcommand(true)),
             Self::Doctor(arguments) => {
-                configured(async |config| Ok(doctor::run(&arguments, &config).await)).await
+                configured(needs, async |config| Ok(doctor::run(&arguments, &config).await)).await
             }
         }
     }
 }
 
-/// Runs a command that needs the whole configuration.
-async fn configured(command: impl AsyncFnOnce(Config) -> anyhow::Result<Ended>) -> anyhow::Result<Ended> {
-    match Config::read(variable) {
+/// Runs a command that needs the configuration of these servers.
+async fn configured(
+    needs: Needs,
+    command: impl AsyncFnOnce(Config) -> anyhow::Result<Ended>,
+) -> anyhow::Result<Ended> {
+    match Config::read_for(needs, variable) {
         Ok(config) => command(config).await,
         Err(error) => Ok(Ended::Misconfigured(error)),
     }

@@ -8,7 +8,7 @@ use clap::Args;
 use super::ended::Ended;
 use super::stop;
 use crate::app::{self, Listeners};
-use crate::config::{Config, Role};
+use crate::config::{Config, Needs, Role};
 use crate::http::server;
 
 #[derive(Debug, Args)]
@@ -18,8 +18,19 @@ pub(super) struct Arguments {
     roles: Vec<Role>,
 }
 
-pub(super) async fn run(Arguments { roles }: Arguments, config: &Config) -> anyhow::Result<Ended> {
-    let roles: BTreeSet<Role> = if roles.is_empty() { Role::ALL.into() } else { roles.into_iter().collect() };
+impl Arguments {
+    fn roles(&self) -> BTreeSet<Role> {
+        if self.roles.is_empty() { Role::ALL.into() } else { self.roles.iter().copied().collect() }
+    }
+
+    /// A relay has nothing to do with the gate. The API issues there, and projectors audit it.
+    pub(super) fn needs(&self) -> Needs {
+        if self.roles() == [Role::Relay].into() { Needs::PostgresAndNats } else { Needs::All }
+    }
+}
+
+pub(super) async fn run(arguments: Arguments, config: &Config) -> anyhow::Result<Ended> {
+    let roles = arguments.roles();
     let listener = if roles.contains(&Role::Api) || config.listens_without_api {
         let listener = server::listen(config.http);
         Some(listener.with_context(|| format!("listen on HTTP_ADDR {}", config.http))?)
@@ -32,6 +43,7 @@ pub(super) async fn run(Arguments { roles }: Arguments, config: &Config) -> anyh
     log_start(&roles, config);
     let listeners = Listeners { http: listener, monitor: monitor.transpose()? };
     app::serve(config, &roles, listeners, stop::on_signal()?).await?;
+    tracing::info!("coupon stopped");
     Ok(Ended::Done)
 }
 

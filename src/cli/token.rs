@@ -63,8 +63,8 @@ struct Create {
     /// What the token is for, such as the name of its holder: 1 to 200 bytes.
     #[arg(long, value_parser = parse_name)]
     name: String,
-    /// What it may do: admin (everything), campaign, issue, redeem, read or settle. May be repeated.
-    #[arg(long = "scope", required = true)]
+    /// What it may do: some of admin (everything), campaign, issue, redeem, read, settle, separated by commas or repeated.
+    #[arg(long = "scope", required = true, value_delimiter = ',')]
     scopes: Vec<Scope>,
     /// The merchant to which the scopes redeem and settle are bound.
     #[arg(long, value_parser = |id: &str| MerchantId::parse(id))]

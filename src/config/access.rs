@@ -14,6 +14,8 @@ pub struct Access {
     /// With its scheme. The client judges it.
     pub url: String,
     pub token: Secret,
+    /// Where the token comes from, for messages; nothing if a program gave it.
+    pub token_from: String,
     /// In place of the system's.
     pub authorities: Option<Authorities>,
 }
@@ -33,7 +35,7 @@ pub(super) fn read(
         reader.problems.push("COUPON_CA needs a URL of the API that starts with https://".to_owned());
     }
     let token = match token_file.map(from_file) {
-        Some(Ok(token)) => Some(token),
+        Some(Ok(token)) => Some((token, format!("--token-file {}", token_file.unwrap_or_default()))),
         Some(Err(problem)) => {
             reader.problems.push(format!("--token-file {problem}"));
             None
@@ -41,8 +43,8 @@ pub(super) fn read(
         None => from_variable(&mut reader),
     };
     match (token, authorities) {
-        (Some(token), Some(authorities)) if reader.problems.is_empty() => {
-            Ok(Access { url, token, authorities })
+        (Some((token, token_from)), Some(authorities)) if reader.problems.is_empty() => {
+            Ok(Access { url, token, token_from, authorities })
         }
         _ => Err(reader.problems),
     }
@@ -53,12 +55,15 @@ fn from_file(path: &str) -> Result<Secret, String> {
     token_of(text.trim().to_owned()).map_err(|problem| format!("names {path}, whose text {problem}"))
 }
 
-/// `COUPON_TOKEN` or, if that is not set, `ADMIN_TOKEN`.
-fn from_variable(reader: &mut Reader<impl Fn(&str) -> Option<String>>) -> Option<Secret> {
-    for variable in [COUPON_TOKEN, ADMIN_TOKEN] {
-        if let Some(token) = reader.token(variable)? {
-            return Some(token);
-        }
+/// `COUPON_TOKEN` or, if that is not set, `ADMIN_TOKEN`; with the name of the variable.
+fn from_variable(reader: &mut Reader<impl Fn(&str) -> Option<String>>) -> Option<(Secret, String)> {
+    if let Some(token) = reader.token(COUPON_TOKEN)? {
+        let hidden =
+            if reader.is_set(ADMIN_TOKEN) { ", which takes precedence over ADMIN_TOKEN" } else { "" };
+        return Some((token, format!("{}{hidden}", COUPON_TOKEN.name)));
+    }
+    if let Some(token) = reader.token(ADMIN_TOKEN)? {
+        return Some((token, ADMIN_TOKEN.name.to_owned()));
     }
     reader.problems.push("COUPON_TOKEN, --token-file or ADMIN_TOKEN is needed".to_owned());
     None

@@ -4,6 +4,8 @@ mod access;
 mod files;
 mod limits;
 mod reader;
+#[cfg(test)]
+mod tests;
 mod url;
 mod users;
 mod variable;
@@ -75,13 +77,22 @@ impl FromStr for Role {
     }
 }
 
+/// The servers that a process or command uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Needs {
+    Postgres,
+    PostgresAndNats,
+    All,
+}
+
 /// The configuration of a process.
 #[derive(Clone, Debug)]
 pub struct Config {
     pub database: ServerUrl,
-    /// One server, or some nodes of a Redis Cluster.
+    /// One server, or some nodes of a Redis Cluster; none if Redis is not needed and no variable names it.
     pub redis: ServerUrls,
     pub redis_ca: Option<Authorities>,
+    /// None if NATS is not needed and no variable names it.
     pub nats: ServerUrls,
     pub nats_ca: Option<Authorities>,
     /// The contents of the file, in place of a login in the URLs.
@@ -141,26 +152,42 @@ impl Access {
 }
 
 impl Config {
-    /// Reads the variables that `lookup` knows.
+    /// Reads the variables that `lookup` knows, for a process that uses all three servers.
     ///
     /// # Errors
     /// Names every variable that is missing or wrong.
     pub fn read(lookup: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
+        Self::read_for(Needs::All, lookup)
+    }
+
+    /// The same, where the URL of a server that is not needed may be missing.
+    ///
+    /// # Errors
+    /// As [`Config::read`].
+    pub fn read_for(needs: Needs, lookup: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
         let mut reader = Reader { lookup, problems: Vec::new() };
-        let parsed = Self::parsed(&mut reader).filter(|_| reader.problems.is_empty());
+        let parsed = Self::parsed(needs, &mut reader).filter(|_| reader.problems.is_empty());
         parsed.ok_or(ConfigError(reader.problems))
     }
 
     /// `None` if there is a problem. Every variable is read before the first `?`, so that all problems are noted.
-    fn parsed(reader: &mut Reader<impl Fn(&str) -> Option<String>>) -> Option<Self> {
+    fn parsed(needs: Needs, reader: &mut Reader<impl Fn(&str) -> Option<String>>) -> Option<Self> {
         // A driver's own parser has the last word on its URL.
         let database = reader.url(DATABASE_URL, &["postgres", "postgresql"], "Postgres", |url| {
             url.parse::<PgConnectOptions>().is_ok()
         });
-        let redis = reader.urls(REDIS_URL, &["redis", "rediss", "redis+unix", "unix"], "Redis", |url| {
-            url.into_connection_info().is_ok()
-        });
-        let nats = reader.urls(NATS_URL, &["nats", "tls"], "NATS", |url| url.parse::<ServerAddr>().is_ok());
+        let redis = if needs == Needs::All || reader.is_set(REDIS_URL) {
+            reader.urls(REDIS_URL, &["redis", "rediss", "redis+unix", "unix"], "Redis", |url| {
+                url.into_connection_info().is_ok()
+            })
+        } else {
+            Some(ServerUrls::default())
+        };
+        let nats = if needs != Needs::Postgres || reader.is_set(NATS_URL) {
+            reader.urls(NATS_URL, &["nats", "tls"], "NATS", |url| url.parse::<ServerAddr>().is_ok())
+        } else {
+            Some(ServerUrls::default())
+        };
         let (redis_ca, nats_ca) =
             (reader.file(REDIS_CA, Authorities::read), reader.file(NATS_CA, Authorities::read));
         let nats_credentials = reader.file(NATS_CREDENTIALS, credentials);
@@ -199,85 +226,5 @@ impl Config {
             outbox_retention: (retention_days > 0)
                 .then(|| Duration::from_secs(retention_days * SECONDS_PER_DAY)),
         })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const SERVERS: [(&str, &str); 3] = [
-        ("DATABASE_URL", "postgres://user:hunter2@db:5432/coupon?password=hunter2"),
-        ("REDIS_URL", "redis://:hunter2@cache/0"),
-        ("NATS_URL", "nats://user:hunter2@bus:4222"),
-    ];
-
-    fn read(variables: &[(&str, &str)]) -> Result<Config, ConfigError> {
-        Config::read(|name| {
-            variables.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned())
-        })
-    }
-
-    #[test]
-    fn all_problems_are_told_at_once() {
-        let Err(ConfigError(problems)) = read(&[
-            ("DATABASE_URL", "mysql://x"),
-            ("NATS_URL", ""),
-            ("HTTP_ADDR", "8080"),
-            ("SHARDS", "0"),
-            ("NATS_REPLICAS", "2"),
-            ("ADMIN_TOKEN", "short"),
-        ]) else {
-            panic!("accepted")
-        };
-        let variables: Vec<_> =
-            problems.iter().map(|line| line.split(' ').next().unwrap_or_default()).collect();
-        assert_eq!(
-            variables,
-            ["DATABASE_URL", "REDIS_URL", "NATS_URL", "SHARDS", "NATS_REPLICAS", "HTTP_ADDR", "ADMIN_TOKEN"]
-        );
-    }
-
-    #[test]
-    fn a_number_says_what_it_may_be() {
-        let wrong = read(&[&SERVERS[..], &[("SHARDS", "65"), ("NATS_REPLICAS", "2")]].concat());
-        let Err(ConfigError(problems)) = wrong else { panic!("accepted") };
-        assert_eq!(problems, ["SHARDS must be a number, 1 to 64", "NATS_REPLICAS must be 1, 3 or 5"]);
-    }
-
-    #[test]
-    fn a_url_that_its_driver_cannot_read_is_a_problem() {
-        let Err(ConfigError(problems)) =
-            read(&[("DATABASE_URL", "postgres://db:port"), ("REDIS_URL", "redis://cache:port"), SERVERS[2]])
-        else {
-            panic!("accepted")
-        };
-        assert_eq!(
-            problems,
-            [
-                "DATABASE_URL cannot be read as a URL of Postgres",
-                "REDIS_URL cannot be read as a URL of Redis"
-            ]
-        );
-    }
-
-    #[test]
-    fn what_is_not_set_has_the_default_of_the_table() -> Result<(), ConfigError> {
-        let config = read(&SERVERS)?;
-        let Config { http, shards, replicas, batch_rows, outbox_retention, .. } = config;
-        assert_eq!((http, shards, replicas), (SocketAddr::from(([127, 0, 0, 1], 8080)), 1, 1));
-        assert_eq!(batch_rows, 500);
-        assert_eq!(outbox_retention, Some(Duration::from_secs(30 * 24 * 3_600)));
-        assert!(!config.listens_without_api && config.admin_token.is_none());
-        Ok(())
-    }
-
-    #[test]
-    fn secrets_are_not_shown() -> Result<(), ConfigError> {
-        let config = read(&[&SERVERS[..], &[("ADMIN_TOKEN", "hunter2-hunter2-hunter2")]].concat())?;
-        let shown = format!("{config:?} {} {} {}", config.database, config.redis, config.nats);
-        assert!(!shown.contains("hunter2"), "{shown}");
-        assert!(shown.contains("postgres://db:5432/coupon"), "{shown}");
-        Ok(())
     }
 }

@@ -12,6 +12,8 @@ use super::files::Authorities;
 use super::url::{Secret, ServerUrl, ServerUrls, login};
 use super::variable::{DATABASE_URL, NATS_CREDENTIALS, NATS_URL, REDIS_CA, Variable};
 
+/// The token of `.env.example`, which everybody knows.
+const PLACEHOLDER: &str = "replace-me-by-a-random-token";
 /// Characters of an admin token: too many to guess.
 const TOKEN_LENGTH_MIN: usize = 16;
 
@@ -51,6 +53,10 @@ impl<L: Fn(&str) -> Option<String>> Reader<L> {
     fn text(&self, variable: Variable, schemes: &[&str]) -> Result<String, String> {
         let text = variable.value(&self.lookup).filter(|text| !text.is_empty());
         text.ok_or_else(|| format!("is needed, a URL that starts with {}://", schemes.join(":// or ")))
+    }
+
+    pub(super) fn is_set(&self, variable: Variable) -> bool {
+        variable.value(&self.lookup).is_some_and(|text| !text.is_empty())
     }
 
     pub(super) fn number<T>(&mut self, variable: Variable, allowed: &[RangeInclusive<T>]) -> Option<T>
@@ -113,15 +119,12 @@ impl<L: Fn(&str) -> Option<String>> Reader<L> {
         redis: Option<&ServerUrls>,
         nats: Option<&ServerUrls>,
     ) {
-        let is_set = |reader: &Self, variable: Variable| {
-            variable.value(&reader.lookup).is_some_and(|path| !path.is_empty())
-        };
         for path in database.iter().flat_map(|url| url.authorities()) {
             let read = Authorities::read(&path).map(drop);
             self.noted(DATABASE_URL, read);
         }
         let plain = redis.is_some_and(|urls| urls.reveal().any(|url| !url.starts_with("rediss://")));
-        if plain && is_set(self, REDIS_CA) {
+        if plain && self.is_set(REDIS_CA) {
             self.noted::<()>(REDIS_CA, Err("needs a REDIS_URL that starts with rediss://".to_owned()));
         }
         let logins: HashSet<_> = nats.iter().flat_map(|urls| urls.reveal()).filter_map(login).collect();
@@ -131,7 +134,7 @@ impl<L: Fn(&str) -> Option<String>> Reader<L> {
                 Err("has different logins, but one is used for all servers".to_owned()),
             );
         }
-        if !logins.is_empty() && is_set(self, NATS_CREDENTIALS) {
+        if !logins.is_empty() && self.is_set(NATS_CREDENTIALS) {
             self.noted::<()>(
                 NATS_CREDENTIALS,
                 Err("is set, and NATS_URL has a login: one must go".to_owned()),
@@ -146,6 +149,12 @@ impl<L: Fn(&str) -> Option<String>> Reader<L> {
 
 /// A token, if the text can be one.
 pub(super) fn token_of(text: String) -> Result<Secret, String> {
+    if text == PLACEHOLDER {
+        return Err(
+            "is the placeholder of .env.example: replace it by a random token, for example from `openssl rand -hex 24`"
+                .to_owned(),
+        );
+    }
     let fits = text.len() >= TOKEN_LENGTH_MIN && text.bytes().all(|byte| byte.is_ascii_graphic());
     if fits {
         Ok(text.into())

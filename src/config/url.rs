@@ -110,8 +110,8 @@ impl fmt::Debug for ServerUrl {
     }
 }
 
-/// The URLs of one server, or of several of a kind.
-#[derive(Clone, PartialEq, Eq)]
+/// The URLs of one server, or of several of a kind; by default none.
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct ServerUrls(Vec<ServerUrl>);
 
 impl ServerUrls {
@@ -148,6 +148,9 @@ impl ServerUrls {
 
 impl fmt::Display for ServerUrls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_empty() {
+            return f.write_str("none");
+        }
         let shown: Vec<String> = self.0.iter().map(ServerUrl::to_string).collect();
         f.write_str(&shown.join(", "))
     }

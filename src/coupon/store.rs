@@ -5,6 +5,7 @@ use std::collections::HashMap;
 
 use outbox_relay::in_time::{InTime as _, SCAN_TIMEOUT};
 use sqlx::PgExecutor;
+use uuid::Uuid;
 
 use super::Coupon;
 use crate::ids::{CampaignId, CouponId, UserId};
@@ -144,6 +145,41 @@ impl Lookup for NewestOf {
             found.into_iter().map(|found| ((found.coupon.campaign_id, found.coupon.user_id.clone()), found));
         Ok(keyed.collect())
     }
+}
+
+/// To look up coupons, as they were issued, by the idempotency keys of their claims.
+#[derive(Debug)]
+pub(crate) struct ByKey;
+
+#[derive(sqlx::FromRow)]
+struct Claimed {
+    idempotency_key: Uuid,
+    #[sqlx(flatten)]
+    coupon: Coupon,
+}
+
+impl Lookup for ByKey {
+    type Key = Uuid;
+    type Found = Coupon;
+
+    const BATCH: usize = 512;
+
+    async fn read(pool: &Pool, keys: &[Uuid]) -> Result<HashMap<Uuid, Coupon>, sqlx::Error> {
+        let claimed = "SELECT idempotency_key, id, campaign_id, user_id, number, code, 'issued' AS state, issued_at, expires_at \
+                       FROM coupons WHERE idempotency_key = ANY ($1)";
+        let found: Vec<Claimed> =
+            prepared!(pool, |connection| sqlx::query_as(claimed).bind(keys).fetch_all(connection))?;
+        Ok(found.into_iter().map(|row| (row.idempotency_key, row.coupon)).collect())
+    }
+}
+
+/// How many of these coupons exist.
+pub async fn existing(executor: impl PgExecutor<'_>, ids: &[CouponId]) -> Result<i64, sqlx::Error> {
+    sqlx::query_scalar("SELECT count(*) FROM coupons WHERE id = ANY ($1)")
+        .bind(ids)
+        .fetch_one(executor)
+        .within(SCAN_TIMEOUT)
+        .await
 }
 
 /// How many coupons of a campaign have been issued.

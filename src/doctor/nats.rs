@@ -1,6 +1,5 @@
 //! Checks of NATS: whether `JetStream` keeps every message that it confirms.
 
-use anyhow::Context as _;
 use async_nats::jetstream::stream::{Config as Stream, DiscardPolicy, Info, RetentionPolicy, StorageType};
 use async_nats::jetstream::{self, ErrorCode, context::RequestErrorKind};
 use outbox_relay::{Shard, stream};
@@ -15,6 +14,8 @@ use crate::event::OUTLET;
 const NATS: &str = "nats";
 /// The share of a limit from which on the doctor warns, in percent.
 const USED_MAX: u64 = 80;
+/// What to do when NATS does not answer a question, although it is there.
+const RIGHTS: &str = "Use a login that may publish to $JS.API.INFO and $JS.API.STREAM.INFO.>.";
 
 /// The answer to `$JS.API.INFO`. (The type of the crate requires fields that NATS 2.9 does not send.)
 #[derive(Deserialize)]
@@ -44,28 +45,81 @@ pub(super) async fn examine(config: &Config) -> anyhow::Result<Vec<Finding>> {
     let mut findings = vec![version(&nats.server_info().version, config.replicas)];
     match jetstream::new(nats.clone()).request("INFO", &json!({})).await {
         Ok(Account { storage: used, limits, error: None }) => findings.push(storage(used, &limits)),
+        Ok(Account { error, .. }) => {
+            findings.push(unavailable(error));
+            return Ok(findings);
+        }
         Err(error) if error.kind() != RequestErrorKind::NoResponders => {
-            let advice = "In a cluster, check that more than half of the servers run. Use a login that may publish to \
-                          $JS.API.INFO and $JS.API.STREAM.INFO.>.";
+            let advice = format!("In a cluster, check that more than half of the servers run. {RIGHTS}");
             findings.push(Finding::unknown(NATS, "JetStream", error.to_string(), advice));
             return Ok(findings);
         }
-        missing => {
-            findings.push(unavailable(missing.ok().and_then(|account| account.error)));
+        Err(_) if !nats.server_info().jetstream => {
+            findings.push(unavailable(None));
             return Ok(findings);
         }
+        // The server has JetStream.
+        Err(_) => {
+            let found = "the account of this login does not answer";
+            let advice = format!("Either it has no JetStream (`jetstream: enabled`), or: {RIGHTS}");
+            findings.push(Finding::unknown(NATS, "JetStream", found, advice));
+        }
     }
-    for shard in (0..config.shards).map(Shard) {
-        let name = OUTLET.stream_of(shard);
-        match stream::existing(&nats, &name).await.context("read the streams")? {
-            Some(stream) => findings.extend(of_stream(stream.cached_info(), shard, config.replicas)),
-            None => findings.push(Finding::of(NATS, name, "not there").warn_unless(
-                false,
-                "The relay creates it when it starts. If it existed before, see /readyz of the relay.",
-            )),
+    let of_shards = (0..config.shards).map(|shard| OUTLET.stream_of(Shard(shard)));
+    for name in of_shards.chain([OUTLET.dead_stream(), OUTLET.replay_stream()]) {
+        match stream::existing(&nats, &name).await {
+            Ok(Some(stream)) => findings.extend(of_existing(stream.cached_info(), config)),
+            Ok(None) => findings.push(missing(&name)),
+            Err(error) => {
+                findings.push(Finding::unknown(NATS, &name, error.to_string(), RIGHTS));
+                break; // the others are likely to take as long to fail
+            }
         }
     }
     Ok(findings)
+}
+
+fn of_existing(info: &Info, config: &Config) -> Vec<Finding> {
+    let name = &info.config.name;
+    let shard = (0..config.shards).map(Shard).find(|shard| OUTLET.stream_of(*shard) == *name);
+    match shard {
+        Some(shard) => of_stream(info, shard, config.replicas),
+        None if *name == OUTLET.dead_stream() => vec![letters(info)],
+        None => vec![Finding::of(NATS, name, format!("{} messages", info.state.messages))],
+    }
+}
+
+fn missing(name: &str) -> Finding {
+    let found = Finding::of(NATS, name, "not there");
+    if name == OUTLET.replay_stream() {
+        return Finding {
+            found: "not there: the first replay creates it, if its login may".to_owned(),
+            ..found
+        };
+    }
+    let advice = if name == OUTLET.dead_stream() {
+        "Without it, an event that cannot be applied holds up the projections. The relay of shard 0 creates it when it \
+         starts; if it has started, its log says why not. docs/how-to/least-privilege.md has the command for an administrator."
+    } else {
+        "The relay creates it when it starts. If it existed before, see /readyz of the relay."
+    };
+    found.warn_unless(false, advice)
+}
+
+/// The stream of dead letters.
+fn letters(info: &Info) -> Finding {
+    let (used, limit) = (info.state.messages, u64::try_from(info.config.max_messages).unwrap_or(0));
+    let found = if limit == 0 { format!("{used} messages") } else { format!("{used} of {limit} messages") };
+    let wanted = [format!("dead.{}.>", OUTLET.subjects)];
+    Finding::of(NATS, &*info.config.name, found)
+        .bad_unless(
+            info.config.subjects == wanted,
+            format!("It must take the subject {}: until then, an event that cannot be applied holds up the projections.", wanted[0]),
+        )
+        .warn_unless(
+            limit == 0 || used < limit / 100 * USED_MAX,
+            "When it is full, the projections wait. Redrive or drop its events (`coupon dead list`).",
+        )
 }
 
 /// `JetStream` serves nothing: the server refuses with a reason, or has no `JetStream` that could.

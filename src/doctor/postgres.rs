@@ -22,8 +22,8 @@ const CONNECTIONS_OF_SHARD: u32 = 6;
 /// Transactions that a finding names: enough to begin with.
 const NAMED_MAX: i64 = 5;
 
-/// Of the session of another login, `pg_stat_activity` hides the type from a login without `pg_read_all_stats`, and shows
-/// login and database, which processes of the server itself lack: a hidden session with both counts as a connection.
+/// `pg_stat_activity` hides the type of another login's session from a login without `pg_read_all_stats`. It shows login
+/// and database, which processes of the server itself lack: a hidden session with both counts as a connection.
 const SETTINGS: &str = "SELECT current_setting('server_version_num')::integer AS version_number, \
     current_setting('server_version') AS version, pg_is_in_recovery() AS standby, \
     current_setting('transaction_read_only')::boolean AS read_only, current_setting('fsync') AS fsync, \

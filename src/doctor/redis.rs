@@ -37,7 +37,7 @@ pub(super) async fn examine(config: &Config) -> anyhow::Result<Vec<Finding>> {
     }
 }
 
-/// Of each primary, named in each check; and whether every slot is served, and by more than one server.
+/// Checks each primary, which each finding names; and whether every slot is served, and by more than one server.
 async fn of_cluster(cluster: &Cluster) -> Vec<Finding> {
     let slots = cluster.slots();
     let unserved = slots.unserved();

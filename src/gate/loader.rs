@@ -25,8 +25,8 @@ use crate::{coupon, failpoint};
 const QUEUE: usize = 1_024;
 /// Seats in one call to Redis.
 const CHUNK: i64 = 2_000;
-/// For one call to Redis. Loading is not on the path of a request.
-const RESPONSE_TIMEOUT: Duration = Duration::from_secs(2);
+/// For one call to Redis of the loader or the sweeper, which are not on the path of a request.
+pub(super) const UPKEEP_RESPONSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// The time between two loads of one campaign, at least.
 const LOAD_INTERVAL: Duration = Duration::from_millis(500);
 /// From this number of coupons on a gate counts as large: it takes longer than a tenth of a second.
@@ -55,7 +55,7 @@ pub struct Loader {
 }
 
 impl Loader {
-    /// A loader, and the worker that has to run for it.
+    /// A loader, and the worker that must run for it.
     #[must_use]
     pub fn new(client: Client, pool: Pool) -> (Self, LoaderWorker) {
         let (queue, wanted) = mpsc::channel(QUEUE);
@@ -77,7 +77,7 @@ impl Loader {
 
     /// Brings the gate up to date with a change that is committed. When this fails, the sweeper does it.
     pub async fn notify(&self, campaign: &Campaign) -> Result<(), LoadError> {
-        let mut seats = Seats::connect(&self.client, RESPONSE_TIMEOUT).await?;
+        let mut seats = Seats::connect(&self.client, UPKEEP_RESPONSE_TIMEOUT).await?;
         match seats.version(campaign.id).await? {
             Some(_) => Ok(seats.set(campaign).await?),
             None => load(&mut seats, &self.source, campaign.id).await.map(drop),
@@ -231,7 +231,7 @@ async fn attempt(client: Client, source: Source, campaign: CampaignId, size: Siz
         if size == Size::Small && source.issued(campaign).await? >= LARGE {
             return Ok(Loaded::IsLarge);
         }
-        let mut seats = Seats::connect(&client, RESPONSE_TIMEOUT).await?;
+        let mut seats = Seats::connect(&client, UPKEEP_RESPONSE_TIMEOUT).await?;
         load(&mut seats, &source, campaign).await
     };
     (campaign, size, loaded.await)

@@ -50,7 +50,7 @@ enum Link {
 }
 
 impl Nodes {
-    /// Of the Cluster of a node that has answered `slots` on this connection.
+    /// The nodes of a Cluster, one of which has answered `slots` on this connection.
     pub(super) fn new(
         named: Arc<[redis::Client]>,
         config: AsyncConnectionConfig,

@@ -49,7 +49,7 @@ fn unix_millis(time: time::OffsetDateTime) -> String {
 /// What a gate holds, at a moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Record {
-    /// Of [`FIELDS`]; nothing where the gate has none.
+    /// The values of [`FIELDS`]; nothing where the gate has none.
     pub(super) found: Vec<Option<String>>,
     /// Seats that are taken, those that are pending included.
     pub(crate) taken: i64,

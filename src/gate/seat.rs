@@ -64,8 +64,8 @@ pub enum Denial {
     Full,
     /// The user has no seat.
     Refused(Refusal),
-    /// The user has seats, fewer than the limit, and gets no other. Postgres knows which have coupons.
-    RefusedMore(Refusal),
+    /// The user has this number of seats, which is below the limit, and gets no other. Postgres knows which have coupons.
+    RefusedMore(Refusal, i32),
     /// The gate does not know the campaign: it must be loaded.
     Unloaded,
 }
@@ -78,19 +78,31 @@ impl Admission {
             "admitted" => Self::Admitted(Seat::new(user, 1)),
             "already" => Self::Denied(Denial::Already),
             "full" => Self::Denied(Denial::Full),
-            "sold_out" => Self::Denied(Denial::Refused(Refusal::SoldOut)),
-            "not_open" => Self::Denied(Denial::Refused(Refusal::NotOpen)),
-            "closed" => Self::Denied(Denial::Refused(Refusal::Closed)),
-            "sold_out held" => Self::Denied(Denial::RefusedMore(Refusal::SoldOut)),
-            "not_open held" => Self::Denied(Denial::RefusedMore(Refusal::NotOpen)),
-            "closed held" => Self::Denied(Denial::RefusedMore(Refusal::Closed)),
             "unloaded" => Self::Denied(Denial::Unloaded),
-            later => {
-                let nth = later.strip_prefix("admitted ")?;
-                let number =
-                    nth.parse().ok().filter(|number: &i32| *number > 1 && number.to_string() == nth)?;
-                Self::Admitted(Seat::new(user, number))
+            other => {
+                if let Some(nth) = other.strip_prefix("admitted ") {
+                    let nth = number(nth).filter(|nth| *nth > 1)?;
+                    return Some(Self::Admitted(Seat::new(user, nth)));
+                }
+                Self::Denied(match other.split_once(" held ") {
+                    Some((why, seats)) => Denial::RefusedMore(refusal(why)?, number(seats)?),
+                    None => Denial::Refused(refusal(other)?),
+                })
             }
         })
     }
+}
+
+fn refusal(word: &str) -> Option<Refusal> {
+    match word {
+        "sold_out" => Some(Refusal::SoldOut),
+        "not_open" => Some(Refusal::NotOpen),
+        "closed" => Some(Refusal::Closed),
+        _ => None,
+    }
+}
+
+/// A number from 1, as it is usually written.
+fn number(word: &str) -> Option<i32> {
+    word.parse().ok().filter(|number: &i32| *number >= 1 && number.to_string() == word)
 }

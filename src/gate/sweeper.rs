@@ -14,7 +14,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use super::client::Client;
 use super::connection::is_of_server;
-use super::loader::Loader;
+use super::loader::{Loader, UPKEEP_RESPONSE_TIMEOUT};
 use super::members::Members;
 use super::redis::Seats;
 use super::repair::{Suspect, Wrong, check, is_suspect};
@@ -34,8 +34,6 @@ const RELOAD_INTERVAL: Duration = Duration::from_secs(5);
 const LOADED_BEFORE: time::Duration = time::Duration::minutes(1);
 /// Campaigns that are asked in one call whether they have pending seats.
 const LOOKED_AT: usize = 500;
-/// For one call to Redis.
-const RESPONSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What the sweeper counts.
 #[derive(Clone, Debug)]
@@ -91,7 +89,7 @@ struct Sweeper {
     seats: Option<Seats>,
     rounds: usize,
     walks: [Walk; 3],
-    /// Of the live ones.
+    /// The live campaigns that wait for their turn.
     waiting: Waiting,
     members: Members,
     /// When gates that contradicted Postgres were last loaded.
@@ -105,7 +103,7 @@ impl Sweeper {
         self.reloads.retain(|_, at| at.elapsed() < RELOAD_INTERVAL);
         let seats = match self.seats.take() {
             Some(seats) => seats,
-            None => Seats::connect(&self.client, RESPONSE_TIMEOUT).await?,
+            None => Seats::connect(&self.client, UPKEEP_RESPONSE_TIMEOUT).await?,
         };
         // Each round begins with another part, so that one that fails is not always before the others.
         self.rounds = self.rounds.wrapping_add(1);

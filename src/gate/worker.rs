@@ -32,7 +32,7 @@ const BATCH: usize = 512;
 const UNCONFIRMED_SEATS_MAX: usize = 8_192;
 /// A healthy Redis answers within a few milliseconds. A claim waits for the call in flight and for its own, and
 /// must be refused within 300 ms.
-const RESPONSE_TIMEOUT: Duration = Duration::from_millis(200);
+const CLAIM_RESPONSE_TIMEOUT: Duration = Duration::from_millis(200);
 /// How often a connection without work is tested.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -275,7 +275,7 @@ fn confirm_later(
 async fn connect(client: &Client, retry: &mut Retry, told: &mut bool) -> Seats {
     loop {
         let connected = async {
-            let mut seats = Seats::connect(client, RESPONSE_TIMEOUT).await?;
+            let mut seats = Seats::connect(client, CLAIM_RESPONSE_TIMEOUT).await?;
             seats.probe().await?;
             Ok::<_, RedisError>(seats)
         };

@@ -182,7 +182,7 @@ impl Health {
 }
 
 impl Readiness {
-    /// Of a process that waits for Postgres before it connects to the other servers.
+    /// The readiness of a process that waits for Postgres before it connects to the other servers.
     pub(crate) fn starting() -> Self {
         let (halted, stalled) = (Vec::new(), Vec::new());
         let (nats, postgres, redis) = (Link::Unknown, Link::Down, Link::Unknown);

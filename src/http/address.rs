@@ -13,8 +13,8 @@ pub(super) struct Peer(pub(super) IpAddr);
 
 /// The client, as the peer or a chain of trusted proxies tells it.
 ///
-/// Of the headers that tell it, only `X-Forwarded-For` is read: a proxy that sets one of them passes others on as the
-/// client wrote them, `Forwarded` (RFC 7239) too.
+/// Only `X-Forwarded-For` is read: a proxy that sets this header passes the others that name a client on as the client
+/// wrote them, `Forwarded` (RFC 7239) too.
 pub(super) fn client(Peer(peer): Peer, headers: &HeaderMap, trusted: &[Network]) -> IpAddr {
     let forwarded = headers.get_all("x-forwarded-for").iter().map(HeaderValue::as_bytes);
     limits::client(peer, forwarded, trusted)

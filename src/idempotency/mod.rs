@@ -3,7 +3,7 @@
 //!
 //! A key is written in the transaction of the effect: that of a claim in the row of its coupon, any other with the answer. So
 //! there is no moment at which a crash leaves a key without an effect, or an effect without its key. Only answers with
-//! status 2xx are kept: a refusal has no effect, and a retry after it is judged anew.
+//! status 2xx are kept: a refusal has no effect, and a retry after it is judged like a new request.
 //!
 //! Two requests with the same key at the same time take turns: in one process by [`Turns`](turns::Turns), across processes by a
 //! lock in Postgres (for claims that of the shard, else [`store::begin`]).

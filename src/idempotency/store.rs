@@ -1,17 +1,16 @@
 //! Idempotency keys in Postgres. Those of claims are written by `issue_batch_2()`, all others here.
 
-use std::collections::HashMap;
 use std::convert::Infallible;
 use std::time::Duration;
 
 use outbox_relay::in_time::InTime as _;
-use sqlx::{FromRow, PgConnection};
+use sqlx::PgConnection;
 use tokio::time::sleep;
-use uuid::Uuid;
 
 use super::{KeyError, Keyed, Recorded};
 use crate::coupon::Coupon;
-use crate::lookup::{Lookup, Lookups};
+use crate::coupon::store::ByKey;
+use crate::lookup::Lookups;
 use crate::pool::Pool;
 use crate::storage::{StorageError, prepared};
 
@@ -98,30 +97,6 @@ impl Claimed {
     /// The coupon that an earlier claim with this key got, as it was issued; to whichever user.
     pub async fn coupon(&self, keyed: &Keyed) -> Result<Option<Coupon>, StorageError> {
         self.0.get(keyed.key()).await
-    }
-}
-
-struct ByKey;
-
-#[derive(FromRow)]
-struct ClaimedCoupon {
-    idempotency_key: Uuid,
-    #[sqlx(flatten)]
-    coupon: Coupon,
-}
-
-impl Lookup for ByKey {
-    type Key = Uuid;
-    type Found = Coupon;
-
-    const BATCH: usize = 512;
-
-    async fn read(pool: &Pool, keys: &[Uuid]) -> Result<HashMap<Uuid, Coupon>, sqlx::Error> {
-        let claimed = "SELECT idempotency_key, id, campaign_id, user_id, number, code, 'issued' AS state, issued_at, expires_at \
-                       FROM coupons WHERE idempotency_key = ANY ($1)";
-        let found: Vec<ClaimedCoupon> =
-            prepared!(pool, |connection| sqlx::query_as(claimed).bind(keys).fetch_all(connection))?;
-        Ok(found.into_iter().map(|row| (row.idempotency_key, row.coupon)).collect())
     }
 }
 

@@ -19,7 +19,7 @@ const INTERVAL: Duration = Duration::from_secs(2);
 /// The same after a read that failed, and while a request waits for the next read.
 const INTERVAL_MIN: Duration = Duration::from_millis(250);
 /// For one read, with its connection. Half of what a change may take to be known.
-const READ_TIMEOUT: Duration = Duration::from_secs(2);
+const TOKENS_READ_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often it is written which tokens were used.
 const USES_INTERVAL: Duration = Duration::from_secs(60);
 /// Rows of one read, at most: two secrets of each of as many tokens as `coupon token create` makes.
@@ -52,7 +52,7 @@ pub async fn run(tokens: Arc<Tokens>, pool: Pool) -> Infallible {
 /// When Postgres does not answer in time. What was known stays.
 pub async fn read(tokens: &Tokens, pool: &Pool) -> Result<(), sqlx::Error> {
     let asked_at = Instant::now();
-    let rows = timeout(READ_TIMEOUT, rows(pool)).await.map_err(|_| sqlx::Error::PoolTimedOut)??;
+    let rows = timeout(TOKENS_READ_TIMEOUT, rows(pool)).await.map_err(|_| sqlx::Error::PoolTimedOut)??;
     tokens.replace(Known { tokens: live(rows, asked_at), asked_at: Some(asked_at) });
     Ok(())
 }

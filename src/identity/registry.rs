@@ -45,6 +45,26 @@ pub struct NewToken {
     pub expires_in: Option<Duration>,
 }
 
+/// Whether a token is valid now, by the clock of the database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, sqlx::Type)]
+#[serde(rename_all = "lowercase")]
+#[sqlx(type_name = "text", rename_all = "lowercase")]
+pub enum TokenState {
+    Live,
+    Expired,
+    Revoked,
+}
+
+impl fmt::Display for TokenState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Live => "live",
+            Self::Expired => "expired",
+            Self::Revoked => "revoked",
+        })
+    }
+}
+
 /// A token, without its secrets.
 #[derive(Clone, Debug, Serialize, FromRow)]
 pub struct Token {
@@ -52,8 +72,7 @@ pub struct Token {
     pub name: String,
     pub scopes: Vec<String>,
     pub merchant_id: Option<MerchantId>,
-    /// `live`, `expired` or `revoked`.
-    pub state: String,
+    pub state: TokenState,
     #[serde(with = "rfc3339")]
     pub created_at: OffsetDateTime,
     #[serde(with = "rfc3339::option")]
@@ -78,7 +97,7 @@ pub enum TokenError {
     #[error("there are {LIVE_MAX} live tokens, which is the limit: revoke some first")]
     TooMany,
     #[error("token {id} is {state}: create another one")]
-    NotLive { id: TokenId, state: String },
+    NotLive { id: TokenId, state: TokenState },
     #[error(
         "token {id} has two secrets already: rotate it again when the older one has ended, at {}",
         written(*ends_at)
@@ -126,7 +145,7 @@ pub async fn create(connection: &mut PgConnection, new: &NewToken) -> Result<(To
 /// The tokens: the live ones first, then the newest; at most 11,000.
 ///
 /// # Errors
-/// Those of the database.
+/// When the tokens cannot be read.
 pub async fn list(connection: &mut PgConnection) -> Result<Vec<Token>, sqlx::Error> {
     let list = select!(
         "ORDER BY revoked_at IS NULL AND coalesce(expires_at, 'infinity'::timestamptz) > now() DESC, id DESC LIMIT $1"
@@ -160,7 +179,7 @@ pub async fn rotate(
     let lock = "SELECT FROM api_tokens WHERE id = $1 FOR UPDATE";
     sqlx::query(lock).bind(id).execute(&mut *transaction).in_time().await?;
     let token = get(&mut transaction, id).await?;
-    if token.state != "live" {
+    if token.state != TokenState::Live {
         return Err(TokenError::NotLive { id, state: token.state });
     }
     if let Some(ends_at) = token.old_secret_ends_at {

@@ -1,4 +1,4 @@
-//! The holders of a campaign's coupons, as hashes, read from Postgres: who is not among them surely holds none.
+//! The holders of a campaign's coupons, as hashes, read from Postgres: a user who is not among them surely holds none.
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;

@@ -191,7 +191,7 @@ impl Issuer {
         let asked_at = Instant::now();
         if snapshot.is_over_for(GATE_TRUSTED_AFTER_CLOSE) {
             self.refusals.learn(campaign.id, Refusal::Closed, asked_at);
-            return self.refused(campaign, user, Refusal::Closed).await;
+            return self.refused(campaign, user, Refusal::Closed, 0, keyed).await;
         }
         // A holder who asks again is shown the coupon by Postgres, and the gate need not be asked. Not where the limit may
         // allow more: that would be one wait for Postgres more.
@@ -210,17 +210,14 @@ impl Issuer {
                 self.refusals.learn(campaign.id, refusal, asked_at);
                 Ok(Verdict::Refused(refusal, None))
             }
-            Ok(Fate::Denied(Denial::RefusedMore(refusal))) => self.refused(campaign, user, refusal).await,
-            // A seat that is pending may be that of an earlier request with the key, which another process serves. Where
-            // the limit is one coupon, the gate knows it by the user.
-            Ok(Fate::Denied(Denial::Full)) if keyed.is_some() && campaign.per_user_limit > 1 => {
-                match self.or_replayed(Outcome::SoldOut(None), keyed, &user).await? {
-                    Outcome::Replayed(coupon) => Ok(Verdict::Replayed(coupon)),
-                    Outcome::KeyReused => Ok(Verdict::KeyReused),
-                    _ => Err(IssueError::KeyInUse),
-                }
+            Ok(Fate::Denied(Denial::RefusedMore(refusal, seats))) => {
+                self.refused(campaign, user, refusal, seats, keyed).await
             }
-            Ok(Fate::Denied(Denial::Full)) => self.refused(campaign, user, Refusal::SoldOut).await,
+            Ok(Fate::Denied(Denial::Full)) => {
+                // Which seats are pending the gate does not say. Where the limit is one coupon, none is the user's.
+                let seats = if campaign.per_user_limit > 1 { i32::MAX } else { 0 };
+                self.refused(campaign, user, Refusal::SoldOut, seats, keyed).await
+            }
             Ok(Fate::Denied(Denial::Already)) => match self.held(campaign, user.clone()).await? {
                 Some(held) => Ok(held),
                 // A crash came between seat and commit: Postgres decides without the gate.
@@ -253,14 +250,26 @@ impl Issuer {
         Ok(held.map(|newest| Verdict::Held(newest.coupon)))
     }
 
-    /// The verdict on a user who gets no seat, and may hold coupons.
+    /// The verdict on a user who gets no seat, and may hold coupons. A seat of theirs without a coupon, of `seats` at most,
+    /// may be that of an earlier request with the key, which another process serves.
     async fn refused(
         &self,
         campaign: &Campaign,
         user: UserId,
         refusal: Refusal,
+        seats: i32,
+        keyed: Option<&Keyed>,
     ) -> Result<Verdict, IssueError> {
-        Ok(match self.holdings.newest(campaign.id, user).await? {
+        let newest = self.holdings.newest(campaign.id, user.clone()).await?;
+        let coupons = newest.as_ref().map_or(0, |newest| newest.nth);
+        if keyed.is_some() && coupons < seats.min(campaign.per_user_limit) {
+            return match self.or_replayed(Outcome::SoldOut(None), keyed, &user).await? {
+                Outcome::Replayed(coupon) => Ok(Verdict::Replayed(coupon)),
+                Outcome::KeyReused => Ok(Verdict::KeyReused),
+                _ => Err(IssueError::KeyInUse),
+            };
+        }
+        Ok(match newest {
             Some(Newest { nth, coupon, .. }) if nth >= campaign.per_user_limit => Verdict::Held(coupon),
             fewer => Verdict::Refused(refusal, fewer.map(|newest| newest.coupon)),
         })

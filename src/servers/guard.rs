@@ -52,7 +52,7 @@ pub(super) struct Guard {
 }
 
 impl Guard {
-    /// Of a temporary folder.
+    /// Guards a temporary folder.
     pub(super) fn start() -> Result<Self, ServersError> {
         let guard = Self::spawn("".as_ref(), Stdio::null()).map_err(cannot_prepare("a temporary folder"))?;
         let bytes = guard.folder.join(LONGEST_SOCKET).as_os_str().len();
@@ -62,7 +62,7 @@ impl Guard {
         Ok(guard)
     }
 
-    /// Of a folder that is kept, and is created if there is none.
+    /// Guards a folder that is kept, and is created if there is none.
     pub(super) fn start_in(folder: &Path) -> Result<Self, ServersError> {
         let log = lock(folder)?;
         remove_notes(folder)

@@ -19,10 +19,10 @@ use crate::failpoint;
 use crate::storage::is_stale;
 
 /// An item that has waited longer for the writer is refused: a caller that retries then may find a shorter queue,
-/// and nobody waits for all the batches ahead while Postgres is slow. Half of [`ANSWER_TIMEOUT`].
+/// and nobody waits for all the batches ahead while Postgres is slow. Half of [`WRITER_TIMEOUT`].
 const WAIT_MAX: Duration = Duration::from_secs(2);
 /// A batch that is not answered within this time may be committed or not. Longer than the limit of the statement.
-pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(4);
+pub(super) const WRITER_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// What [`fill`] found.
 pub(super) enum Filled {
@@ -148,15 +148,15 @@ impl<W: Work> Queued<W> {
         let together = W::take_together(&mut self.waiting);
         failpoint::reached("writer.took").await;
         let started = Instant::now();
-        let mut written = timeout(ANSWER_TIMEOUT, self.work.write(connection, shard, &together)).await;
+        let mut written = timeout(WRITER_TIMEOUT, self.work.write(connection, shard, &together)).await;
         // A stale statement has written nothing: prepared again, it is not.
         if let Ok(Err(error)) = &written
             && is_stale(error)
-            && timeout(ANSWER_TIMEOUT, connection.clear_cached_statements())
+            && timeout(WRITER_TIMEOUT, connection.clear_cached_statements())
                 .await
                 .is_ok_and(|done| done.is_ok())
         {
-            written = timeout(ANSWER_TIMEOUT, self.work.write(connection, shard, &together)).await;
+            written = timeout(WRITER_TIMEOUT, self.work.write(connection, shard, &together)).await;
         }
         let mut lost = None;
         let result = match written {

@@ -14,17 +14,17 @@ use tokio::sync::Notify;
 use tokio::task::yield_now;
 use tokio::time::{sleep, timeout};
 
-use super::lane::{ANSWER_TIMEOUT, Disconnected, Filled, Lane, Queued, fill};
+use super::lane::{Disconnected, Filled, Lane, Queued, WRITER_TIMEOUT, fill};
 use super::work::{Measures, Work, WriteError, Writer};
 
 /// Postgres cancels a batch that takes longer, lock waits included; then surely nothing is committed. Shorter than
-/// [`ANSWER_TIMEOUT`].
-const STATEMENT_TIMEOUT: &str = "3s";
+/// [`WRITER_TIMEOUT`].
+const BATCH_STATEMENT_TIMEOUT: &str = "3s";
 /// The shard whose writer also tries whether commits end: they do for all shards or for none.
 const FIRST: Shard = Shard(0);
 /// How often a connection without work is tested.
 const PING_INTERVAL: Duration = Duration::from_secs(1);
-/// One plan serves every batch: planning anew costs more than a plan for one batch could save. Set for the session,
+/// One plan serves every batch: planning each batch costs more than its own plan could save. Set for the session,
 /// because `SET` at the function costs at every call.
 pub const ONE_PLAN: (&str, &str) = ("plan_cache_mode", "force_generic_plan");
 
@@ -58,7 +58,7 @@ impl WriterWorker {
     /// each commit.
     #[must_use]
     pub fn new(shard: Shard, batch_rows: usize, database: &PgConnectOptions, appended: Arc<Notify>) -> Self {
-        let database = database.clone().options([("statement_timeout", STATEMENT_TIMEOUT), ONE_PLAN]);
+        let database = database.clone().options([("statement_timeout", BATCH_STATEMENT_TIMEOUT), ONE_PLAN]);
         let (connected, lanes, link) = (Arc::default(), Vec::new(), Link::default());
         Self { shard, batch_rows, database, connected, appended, lanes, link }
     }
@@ -99,7 +99,7 @@ impl WriterWorker {
                 // A restart of Postgres in a quiet hour is noticed before the next item.
                 Err(_) => {
                     let asked = takes_writes(&mut connection, self.shard == FIRST);
-                    let lost = match timeout(ANSWER_TIMEOUT, asked).await {
+                    let lost = match timeout(WRITER_TIMEOUT, asked).await {
                         Ok(Ok(())) => continue,
                         Ok(Err(error)) => reason_of(&error),
                         Err(_) => "Postgres does not answer".to_owned(),
@@ -187,7 +187,7 @@ async fn connect(
             takes_writes(&mut connection, shard == FIRST).await?;
             Ok::<_, sqlx::Error>(connection)
         };
-        match timeout(ANSWER_TIMEOUT, connected).await {
+        match timeout(WRITER_TIMEOUT, connected).await {
             Ok(Ok(connection)) => return connection,
             Ok(Err(error)) => link.lost(shard, &reason_of(&error)),
             Err(_) => link.lost(shard, "Postgres does not answer"),

@@ -44,6 +44,9 @@ async fn all_is_well_in_a_new_world() {
     let world = World::on(Nats::Newest, &[""]).await;
     world.open_campaign(json!({})).await;
     world.balanced().await;
+    // The relay creates the stream of dead letters beside its work.
+    let is_there = async || health(&examined(&world).await.1, "nats", &OUTLET.dead_stream()) == "ok";
+    wait_until("all streams are there", SOON, is_there).await;
     let finished = world.coupon(&["doctor"]).await;
     assert_eq!(finished.code, Some(0), "{finished:?}");
     let lines: Vec<&str> = finished.out.lines().collect();

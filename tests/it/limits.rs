@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use serde_json::json;
 
+use crate::problems::is_as_ever;
 use crate::support::contract::assert_described;
 use crate::support::{Answer, Http, SOON, TOKEN, World, wait_for};
 use crate::users::signing::by_secret;
@@ -79,6 +80,7 @@ async fn a_burst_is_admitted_and_then_refused_until_the_time_that_is_told() {
         assert!(admitted < MANY, "no limit");
     };
     assert!(admitted >= BURST, "{admitted}");
+    is_as_ever("too-many-requests", &refused);
     let due = told_at + Duration::from_secs(told(&refused, CAMPAIGNS, "principal"));
     wait_for("a request is admitted again", SOON, async || {
         let asked = Instant::now();

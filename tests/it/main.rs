@@ -55,6 +55,7 @@ mod refusals;
 mod relay;
 mod replay;
 mod requests;
+mod restore;
 mod retention;
 mod rights;
 mod schema;

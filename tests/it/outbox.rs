@@ -121,6 +121,7 @@ async fn what_cannot_be_published_is_not_appended() {
     let key = |key: &str| NewEvent { key: key.to_owned(), ..event("tested") };
     let data = |data: String| NewEvent { data, ..event("tested") };
     let traced = |by: &str| NewEvent { traceparent: Some(by.to_owned()), ..event("tested") };
+    let requested = |by: &str| NewEvent { request_id: Some(by.to_owned()), ..event("tested") };
     let subject = |length| NewEvent { subject: "x".repeat(length), ..event("tested") };
     for (refused, constraint) in [
         (event("two words"), "outbox_subjects_are_tokens"),
@@ -137,6 +138,10 @@ async fn what_cannot_be_published_is_not_appended() {
         (data(format!("\"{}\"", "x".repeat(65_535))), "outbox_data_is_small"),
         (data("no JSON".to_owned()), "invalid input syntax for type json"),
         (traced("00-1\r\nNats-Msg-Id: another"), "outbox_traceparents_are_headers"),
+        (requested("1\r\nNats-Msg-Id: another"), "outbox_request_ids_are_headers"),
+        (requested("1\rNats-Msg-Id: another"), "outbox_request_ids_are_headers"),
+        (requested("1\nNats-Msg-Id: another"), "outbox_request_ids_are_headers"),
+        (requested(&"x".repeat(256)), "value too long for type character varying(255)"),
         (subject(1_025), "outbox_subject_is_short"),
         (subject(1_100_000), "outbox_event_fits_a_message"),
     ] {
@@ -154,7 +159,8 @@ async fn what_cannot_be_published_is_not_appended() {
         }
     }
     let largest = data(format!("\"{}\"", "x".repeat(65_534)));
-    assert_eq!(append_committed(&world, SHARD, &[key(&"x".repeat(64)), largest]).await, 2);
+    let longest = requested(&"x".repeat(255));
+    assert_eq!(append_committed(&world, SHARD, &[key(&"x".repeat(64)), largest, longest]).await, 3);
     world.assert_published().await;
     world.close().await;
 }

@@ -15,11 +15,30 @@ async fn a_wrong_configuration_is_told_at_once_and_whole() {
         ("SHARDS", "none".to_owned()),
         ("ADMIN_TOKEN", "hunter2".to_owned()),
     ];
-    for command in ["serve", "migrate", "audit"] {
-        let finished = coupon(&[command], &environment).await;
+    // The URL of a server that a command does not use may be missing.
+    let (all, events, postgres) = (&["REDIS_URL", "NATS_URL"][..], &["NATS_URL"][..], &[][..]);
+    for (command, needs) in [
+        (&["serve"][..], all),
+        (&["serve", "--roles", "relay,api"], all),
+        (&["serve", "--roles", "project"], all),
+        (&["serve", "--roles", "relay"], events),
+        (&["audit"], all),
+        (&["doctor"], all),
+        (&["rebuild", "wallet"], all),
+        (&["status"], events),
+        (&["dead", "list"], events),
+        (&["replay", "--list"], events),
+        (&["relay", "epoch", "list"], events),
+        (&["migrate"], postgres),
+        (&["token", "list"], postgres),
+    ] {
+        let finished = coupon(command, &environment).await;
         assert_eq!(finished.code, Some(2), "{finished:?}");
-        for variable in ["DATABASE_URL", "REDIS_URL", "NATS_URL", "HTTP_ADDR", "SHARDS", "ADMIN_TOKEN"] {
+        for variable in ["DATABASE_URL", "HTTP_ADDR", "SHARDS", "ADMIN_TOKEN"] {
             assert!(finished.err.contains(variable), "{variable}: {finished:?}");
+        }
+        for variable in all {
+            assert_eq!(finished.err.contains(variable), needs.contains(variable), "{variable}: {finished:?}");
         }
         assert!(!finished.err.contains("hunter2") && finished.out.is_empty(), "{finished:?}");
     }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::problems::is_as_ever;
 use crate::support::{Clock, Finished, Http, SOON, World, owns, wait_until};
 
 /// Within this time every process knows of a revocation.
@@ -49,6 +50,7 @@ async fn a_token_works_at_once_everywhere_and_is_refused_everywhere_when_it_is_r
         assert_eq!(answer.status, 201, "{answer:?}");
         let answer = api.get("/v1/users/alice/coupons").await;
         assert_eq!((answer.status, answer.problem()), (403, "forbidden"), "{answer:?}");
+        is_as_ever("forbidden", &answer);
     }
     let kept = world.token(&["--scope", "issue"]).await;
     let unconfirmed = world.coupon(&["token", "revoke", id_of(&token)]).await;
@@ -133,6 +135,7 @@ async fn a_minute_without_postgres_refuses_every_token_but_not_the_admin_token()
     clock.pass(time::Duration::seconds(61));
     let answer = api.post(&path, &json!({ "user_id": "bob" })).await;
     assert_eq!((answer.status, answer.problem()), (503, "credentials-unavailable"), "{answer:?}");
+    is_as_ever("credentials-unavailable", &answer);
     fault.fired(1);
     assert_eq!(answer.header("retry-after"), Some("1"));
     let answer = admin.get("/v1/campaigns").await;
@@ -182,8 +185,7 @@ async fn tokens_are_listed_with_their_end_and_their_last_use() {
     let world = World::start().await;
     let (used, unused) = (world.token(&["--scope", "read"]).await, world.token(&["--scope", "admin"]).await);
     let short = world.token(&["--scope", "read", "--expires-in", "PT1S"]).await;
-    let bound =
-        world.token(&["--scope", "settle", "--scope", "redeem", "--merchant", "shop-7", "--json"]).await;
+    let bound = world.token(&["--scope", "settle,redeem", "--merchant", "shop-7", "--json"]).await;
     let bound: Value = serde_json::from_str(&bound).unwrap();
     assert!(bound["token"].as_str().unwrap().starts_with(&format!("cd_{}_", bound["id"].as_str().unwrap())));
     assert_eq!((&bound["merchant_id"], &bound["scopes"]), (&json!("shop-7"), &json!(["redeem", "settle"])));

@@ -23,10 +23,10 @@ pub(super) trait Table: Debug + Default + Send {
     /// A row, with texts that are not parsed.
     type Row: Debug + Send + Sync + Unpin + for<'r> FromRow<'r, PgRow>;
 
-    /// Of the projection, and of the leg.
+    /// The name of the projection and of the leg.
     const NAME: LegName;
-    /// Of each campaign, or of `$1` alone unless it is null: its id, the number of its rows, and the sum of their
-    /// amounts as text.
+    /// A row for each campaign, or for `$1` alone unless it is null: its id, the number of its rows, and the sum of
+    /// their amounts as text.
     const COUNTS: &str;
     /// The rows of the coupons with the ids `$2`, held by the users `$1`.
     const ROWS: &str;

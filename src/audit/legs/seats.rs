@@ -35,7 +35,7 @@ pub(super) async fn stranger(
     }
 }
 
-/// Of the coupons up to the cut.
+/// The first coupon up to the cut that has no seat.
 async fn without_seat(sources: &mut Sources, campaign: &Campaign) -> anyhow::Result<Option<Difference>> {
     let mut number = 0;
     while i64::from(number) < campaign.issued {

@@ -21,6 +21,8 @@ pub(super) fn print(config: &Config, campaign: CampaignId) -> io::Result<()> {
     export("NATS_URL", config.nats.reveal().collect::<Vec<_>>().join(","))?;
     export("HTTP_ADDR", config.http)?;
     export("ADMIN_TOKEN", config.admin_token.as_ref().map(Secret::reveal).unwrap_or_default())?;
+    // What an earlier command of that terminal may have set, which would take precedence.
+    say("export COUPON_TOKEN= COUPON_URL= COUPON_CA=")?;
     export("API", format_args!("http://{}", config.http))?;
     export("ID", campaign)?;
     say("export AUTH=\"Authorization: Bearer $ADMIN_TOKEN\"")?;

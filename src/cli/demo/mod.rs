@@ -17,7 +17,6 @@ use time::format_description::well_known::Rfc3339;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use ulid::Ulid;
-use uuid::Uuid;
 
 use self::report::report;
 use super::ended::Ended;
@@ -31,7 +30,7 @@ use crate::connections::{Connections, Patience};
 use crate::coupon;
 use crate::event::OUTLET;
 use crate::http::server;
-use crate::ids::CampaignId;
+use crate::ids::{CampaignId, CouponId};
 use crate::progress::progress_bar;
 use crate::rush::{Results, Rush};
 use crate::servers::Servers;
@@ -235,14 +234,13 @@ async fn drained(connections: &Connections, shards: i16) -> anyhow::Result<Sheet
     }
 }
 
-async fn lookup(connections: &Connections, coupons: &[Uuid]) -> Result<i64, sqlx::Error> {
-    let there = "SELECT count(*) FROM coupons WHERE id = ANY ($1)";
-    prepared!(connections.pool, |connection| sqlx::query_scalar(there).bind(coupons).fetch_one(connection))
+async fn lookup(connections: &Connections, coupons: &[CouponId]) -> Result<i64, sqlx::Error> {
+    prepared!(connections.pool, |connection| coupon::store::existing(connection, coupons))
 }
 
 /// How many coupons were promised and do not exist.
 async fn missing(connections: &Connections, results: &Results) -> anyhow::Result<usize> {
-    let promised: Vec<Uuid> = results.promised.keys().map(|id| Uuid::from(*id)).collect();
+    let promised: Vec<_> = results.promised.keys().copied().map(CouponId).collect();
     let there = lookup(connections, &promised).await.context("look up the promised coupons")?;
     Ok(promised.len() - usize::try_from(there)?)
 }

@@ -43,7 +43,7 @@ pub struct ReplayArgs {
     pub(super) output: Output,
 }
 
-/// Which events: an event has to match every filter that is given.
+/// Which events: an event must match every filter that is given.
 #[derive(Debug, Args)]
 struct SelectionArgs {
     /// Every event of the outbox.

@@ -12,7 +12,7 @@ use tokio::time::{sleep, timeout};
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 /// Between two requests. Longer than a proxy in front keeps an idle connection (nginx and the balancers of AWS:
 /// 60 s), which might otherwise send a request just as the connection is closed.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
+const CONNECTION_IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 /// For a client to read an answer.
 const READ_TIMEOUT: Duration = Duration::from_secs(10);
 /// Check interval; a timeout may overrun by this much.
@@ -41,7 +41,7 @@ impl Phase {
     fn limit(self) -> Option<Duration> {
         match self {
             Self::Header => Some(HEADER_TIMEOUT),
-            Self::Idle => Some(IDLE_TIMEOUT),
+            Self::Idle => Some(CONNECTION_IDLE_TIMEOUT),
             Self::Answer => Some(READ_TIMEOUT),
             Self::Body | Self::Work => None,
         }

@@ -1,6 +1,5 @@
 //! A key set from its URL.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, ensure};
@@ -12,17 +11,12 @@ use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
-use rustls::crypto::ring;
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject as _;
-use rustls::{ClientConfig, RootCertStore};
 use tokio::sync::OnceCell;
 use tokio::time::timeout;
 
-use crate::client::certificate_authorities;
 use crate::config::{Authorities, JWT_CA};
 use crate::jwk::KeySet;
-use crate::tls;
+use crate::{client, tls};
 
 /// Bytes of a key set, at most: hundreds of times what an issuer has.
 const BODY_BYTES_MAX: usize = 1 << 20;
@@ -68,23 +62,11 @@ impl Fetcher {
 }
 
 fn http(authorities: Option<&Authorities>) -> anyhow::Result<Http> {
-    let roots = match authorities {
-        Some(authorities) => parsed(authorities)?,
-        None => certificate_authorities()?,
-    };
-    let tls = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    let connector = HttpsConnectorBuilder::new().with_tls_config(tls).https_only().enable_http1().build();
+    let connector = HttpsConnectorBuilder::new()
+        .with_tls_config(client::tls(authorities)?)
+        .https_only()
+        .enable_http1()
+        .build();
     // Between two fetches lie minutes: a connection that waits for the next one is of no use.
     Ok(Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build(connector))
-}
-
-fn parsed(authorities: &Authorities) -> anyhow::Result<RootCertStore> {
-    let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(authorities.pem()) {
-        roots.add(certificate.context("read JWT_CA")?)?;
-    }
-    Ok(roots)
 }

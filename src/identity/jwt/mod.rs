@@ -76,8 +76,8 @@ impl UserTokens {
         self.verify_at(token, Moment::now())
     }
 
-    /// Fetches the keys anew, if they stand behind a URL and the last fetch began at least 30 s ago, and waits for that,
-    /// 2 s at most. Of more than 64 callers at a time the others do not wait.
+    /// Fetches the keys again, if they stand behind a URL and the last fetch began at least 30 s ago, and waits for that,
+    /// 2 s at most. At most 64 callers wait at a time; further ones return at once.
     pub async fn renewed(&self) {
         if let Keys::Remote(remote) = &self.keys {
             remote.renewed().await;

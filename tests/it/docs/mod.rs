@@ -7,6 +7,7 @@ mod output;
 mod shell;
 mod spans;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -68,6 +69,12 @@ fn documents() -> Vec<(String, String)> {
     }
     paths.sort();
     paths.into_iter().map(|path| (path.to_str().unwrap().to_owned(), read(&path))).collect()
+}
+
+/// The documents, and those that lie beside the code.
+pub(crate) fn with_readmes() -> Vec<(String, String)> {
+    let beside = ["relay/README.md", "migrations/README.md"].map(|path| (path.to_owned(), read(path)));
+    documents().into_iter().chain(beside).collect()
 }
 
 fn read(path: impl AsRef<Path>) -> String {
@@ -172,6 +179,26 @@ fn a_newcomer_comes_from_the_readme_to_a_coupon_and_its_event() {
     }
     let links = spans::links(&read("README.md"));
     assert!(links.iter().any(|link| link == TUTORIAL), "README.md does not lead to {TUTORIAL}");
+}
+
+/// Every page, by links from README.md on.
+#[test]
+fn every_document_is_reachable_from_the_readme() {
+    let (mut open, mut seen) = (vec![PathBuf::from("README.md")], BTreeSet::new());
+    while let Some(path) = open.pop() {
+        if path.extension().is_none_or(|ending| ending != "md") || !seen.insert(path.clone()) {
+            continue;
+        }
+        for link in spans::links(&read(&path)).iter().filter(|link| !link.contains("://")) {
+            let file = link.split('#').next().unwrap();
+            let target = Path::new(ROOT).join(&path).parent().unwrap().join(file);
+            let target = target.canonicalize().unwrap_or_else(|error| panic!("{link}: {error}"));
+            open.extend(target.strip_prefix(ROOT).ok().map(Path::to_owned));
+        }
+    }
+    for (path, _) in documents() {
+        assert!(seen.contains(Path::new(&path)), "no link leads to {path}");
+    }
 }
 
 #[test]

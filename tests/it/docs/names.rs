@@ -5,15 +5,15 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use coupon_dispatcher::config::{VARIABLES, Variable};
+use coupon_dispatcher::config::{Config, VARIABLES, Variable};
 
 use super::console::commands;
 use super::spans::{anchors, first_column, has_word, links, section, spans};
-use super::{ROOT, documents, read};
+use super::{ROOT, documents, read, with_readmes};
 use crate::tidy::assert_tests_exist;
 
 /// Where files lie that a document names without their folder.
-const FOLDERS: [&str; 5] = [".", "src", "lua", "migrations", "examples/permissions"];
+const FOLDERS: [&str; 6] = [".", "src", "lua", "migrations", "examples/permissions", "examples/production"];
 /// Variables that name the binaries of the private servers.
 const OF_PRIVATE_SERVERS: [&str; 3] = ["POSTGRES", "REDIS_SERVER", "NATS_SERVER"];
 /// Names of other programs.
@@ -49,7 +49,7 @@ fn tests_exist() {
 #[test]
 fn variables_constants_and_functions_exist() {
     let (source, mut problems) = (source(), Vec::new());
-    for (path, text) in documents() {
+    for (path, text) in with_readmes() {
         for span in spans(&text) {
             let name = span.trim_end_matches("()");
             let is_name = name.contains('_')
@@ -80,15 +80,52 @@ fn the_configuration_is_told_whole() {
     }
 }
 
-/// The settings of `compose.yaml`, and those that `.env.example` gives.
-#[test]
-fn the_example_of_an_environment_is_whole() {
-    let compose = read("compose.yaml");
-    let names = compose.split("${").skip(1).map(|rest| rest.split([':', '}']).next().unwrap().to_owned());
+/// The variables that `compose.yaml` sets itself, because it has the servers.
+const SET_BY_COMPOSE: [&str; 4] = ["DATABASE_URL", "HTTP_ADDR", "NATS_URL", "REDIS_URL"];
+
+/// The names that `.env.example` gives, or shows behind a `#`.
+fn of_example() -> BTreeSet<String> {
     let example = read(".env.example");
-    let lines = example.lines().filter(|line| !line.starts_with('#'));
-    let given = lines.filter_map(|line| Some(line.split_once('=')?.0.to_owned()));
-    assert_eq!(given.collect::<BTreeSet<_>>(), names.collect());
+    let names = example.lines().filter_map(|line| Some(line.trim_start_matches('#').split_once('=')?.0));
+    let is_name = |name: &&str| name.chars().all(|c| c.is_ascii_uppercase() || c == '_');
+    names.filter(is_name).map(str::to_owned).collect()
+}
+
+/// `compose.yaml` passes every variable to the service, and `.env.example` has each that it does not set itself.
+#[test]
+fn every_variable_can_be_set_for_containers() {
+    let compose = read("compose.yaml");
+    let block = compose.split("\n  environment:\n").nth(1).unwrap();
+    let passed: BTreeMap<_, _> = block
+        .lines()
+        .map_while(|line| line.strip_prefix("    ")?.split_once(':'))
+        .map(|(name, value)| (name.to_owned(), value.trim().to_owned()))
+        .collect();
+    let known: BTreeSet<_> = VARIABLES.map(|variable| variable.name.to_owned()).into();
+    assert_eq!(passed.keys().cloned().collect::<BTreeSet<_>>(), known);
+    let of_env =
+        |(name, value): &(&String, &String)| value.is_empty() || value.contains(&format!("${{{name}"));
+    let (given, own): (Vec<_>, Vec<_>) = passed.iter().partition(of_env);
+    assert_eq!(own.into_iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), SET_BY_COMPOSE);
+    let filled = compose.split("${").skip(1).map(|rest| rest.split([':', '}']).next().unwrap().to_owned());
+    assert_eq!(of_example(), filled.chain(given.into_iter().map(|(name, _)| name.clone())).collect());
+}
+
+/// The token that everybody can read is refused.
+#[test]
+fn the_token_of_the_example_must_be_replaced() {
+    let example = read(".env.example");
+    let token = example.lines().find_map(|line| line.strip_prefix("ADMIN_TOKEN=")).unwrap();
+    let read = Config::read(|name| match name {
+        "ADMIN_TOKEN" => Some(token.to_owned()),
+        "DATABASE_URL" => Some("postgres://db/coupon".to_owned()),
+        "REDIS_URL" => Some("redis://cache".to_owned()),
+        "NATS_URL" => Some("nats://bus".to_owned()),
+        _ => None,
+    });
+    let problem = read.expect_err("the placeholder is accepted").to_string();
+    assert!(problem.contains("ADMIN_TOKEN is the placeholder of .env.example"), "{problem}");
+    assert!(!problem.contains(token), "{problem}");
 }
 
 /// What `coupon … --help` says: the options of each command, by its words.
@@ -151,6 +188,22 @@ fn commands_and_options_exist() {
     }
 }
 
+/// A command that waits for something gives up, so that nobody waits for ever where things are not as the page assumes.
+#[test]
+fn every_command_that_waits_ends() {
+    for (path, text) in documents() {
+        for command in commands(&path, &text) {
+            let waits = command.line.contains("; do ") && !command.line.starts_with("for ");
+            assert!(
+                !waits || command.line.starts_with("timeout "),
+                "{path}:{}: {}",
+                command.number,
+                command.line
+            );
+        }
+    }
+}
+
 #[test]
 fn every_command_and_option_is_told() {
     let text = read("docs/reference/commands.md");
@@ -189,7 +242,7 @@ fn targets_and_benches_exist() {
 #[test]
 fn links_lead_somewhere() {
     let mut problems = Vec::new();
-    for (path, text) in documents() {
+    for (path, text) in with_readmes() {
         let folder = Path::new(ROOT).join(&path).parent().unwrap().to_owned();
         for link in links(&text).into_iter().filter(|link| !link.contains("://")) {
             let (file, anchor) = link.split_once('#').unwrap_or((&link, ""));
@@ -212,7 +265,7 @@ fn links_lead_somewhere() {
 fn files_exist() {
     let mut problems = Vec::new();
     let endings = [".rs", ".sql", ".lua", ".toml", ".py", ".md", ".yaml", ".conf", ".acl", ".txt"];
-    let of_readers = ["demo.txt", "friday.json", "redis.conf"];
+    let of_readers = ["compose.override.yaml", "demo.txt", "friday.json", "redis.conf"];
     for (path, text) in documents() {
         for span in spans(&text) {
             let is_path = !span.contains([' ', '<', '{', '*', '$', ':', '…'])

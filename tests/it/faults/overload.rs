@@ -7,6 +7,7 @@ use serde_json::json;
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
+use crate::problems::is_as_ever;
 use crate::support::{Answer, World, owns};
 
 /// Readers that one process has in progress.
@@ -49,6 +50,9 @@ async fn is_kept(world: &World, campaign: CampaignId, answers: &[(String, Answer
             (503, slug) => {
                 assert_eq!(answer.header("retry-after"), Some("1"), "{answer:?}");
                 assert!(slug != "overloaded" || !holders.contains(user), "{user} was refused");
+                if slug == "overloaded" {
+                    is_as_ever(slug, answer);
+                }
             }
             _ => panic!("{user}: {answer:?}"),
         }

@@ -101,6 +101,8 @@ async fn a_process_that_is_asked_to_end_answers_what_it_has_taken() {
     world.servers.postgres.thaw();
     assert_eq!(claims.await.unwrap(), [201; 50]);
     assert_eq!(world.processes[0].ended().await.code(), Some(0));
+    let log = world.processes[0].log();
+    assert!(log.trim_end().ends_with("coupon stopped"), "{log}");
     world.processes[0].start().await;
     fault.healed();
     world.close().await;

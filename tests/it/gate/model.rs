@@ -131,7 +131,7 @@ impl Model {
 
 /// What a user is told whose first free seat is this one.
 fn refused(nth: i32, refusal: Refusal) -> Admission {
-    Admission::Denied(if nth > 1 { Denial::RefusedMore(refusal) } else { Denial::Refused(refusal) })
+    Admission::Denied(if nth > 1 { Denial::RefusedMore(refusal, nth - 1) } else { Denial::Refused(refusal) })
 }
 
 /// Why nobody gets a seat who does not have all that the limit allows.

@@ -78,13 +78,15 @@ impl Telling {
                     Admission::Denied(Denial::Refused(Refusal::SoldOut)) => "nothing was left",
                     Admission::Denied(Denial::Refused(Refusal::NotOpen)) => "it was not open",
                     Admission::Denied(Denial::Refused(Refusal::Closed)) => "it was closed",
-                    Admission::Denied(Denial::RefusedMore(Refusal::SoldOut)) => {
+                    Admission::Denied(Denial::RefusedMore(Refusal::SoldOut, _)) => {
                         "nothing was left for a holder"
                     }
-                    Admission::Denied(Denial::RefusedMore(Refusal::NotOpen)) => {
+                    Admission::Denied(Denial::RefusedMore(Refusal::NotOpen, _)) => {
                         "it was not open for a holder"
                     }
-                    Admission::Denied(Denial::RefusedMore(Refusal::Closed)) => "it was closed for a holder",
+                    Admission::Denied(Denial::RefusedMore(Refusal::Closed, _)) => {
+                        "it was closed for a holder"
+                    }
                     Admission::Denied(Denial::Unloaded) => "nothing was known",
                 });
             }),

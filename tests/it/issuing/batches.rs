@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use crate::support::{World, in_seconds};
 
-/// The verdict on each claim. `claims` are those of each campaign in turn.
+/// The verdict on each claim. `claims` are those of each campaign in turn; the id of each request is the user.
 async fn judge(world: &World, claims: &[(CampaignId, &[&str])]) -> Vec<String> {
     let users: Vec<&str> = claims.iter().flat_map(|(_, users)| users.iter().copied()).collect();
     let lasts = claims.iter().scan(0, |last, (_, users)| {
@@ -19,7 +19,7 @@ async fn judge(world: &World, claims: &[(CampaignId, &[&str])]) -> Vec<String> {
     let uuids = |ids: &[Ulid]| ids.iter().map(|id| Uuid::from(*id)).collect::<Vec<_>>();
     let coupons = ids(users.len());
     let rows = sqlx::query(
-        "SELECT claims, verdict FROM issue_batch_2(0::smallint, $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, NULL, NULL)",
+        "SELECT claims, verdict FROM issue_batch_2(0::smallint, $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $5, NULL)",
     )
     .bind(claims.iter().map(|(campaign, _)| Uuid::from(campaign.0)).collect::<Vec<_>>())
     .bind(claims.iter().map(|(campaign, _)| campaign.to_string()).collect::<Vec<_>>())
@@ -74,5 +74,12 @@ async fn each_campaign_of_a_batch_is_judged_by_itself() {
     let expected =
         [["not_open"; 3], ["held"; 3], ["not_open"; 3], ["held", "held", "sold_out"], ["closed"; 3]];
     assert_eq!(again[..15], expected.concat());
+    // Whether all of a batch win or some lose, each event names its own request and coupon.
+    judge(&world, &[(open, &["dave", "erin"])]).await;
+    let own = "SELECT count(*) FILTER (WHERE data ->> 'user_id' = request_id AND data ->> 'coupon_id' = subject \
+               AND data ->> 'campaign_id' = key), count(*) \
+               FROM outbox WHERE type = 'issued' AND request_id = ANY ('{alice,bob,carol,dave,erin}')";
+    let counts: (i64, i64) = sqlx::query_as(own).fetch_one(&world.pool).await.unwrap();
+    assert_eq!(counts, (6, 6));
     world.close().await;
 }

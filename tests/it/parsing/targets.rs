@@ -99,9 +99,9 @@ fn admission(bytes: &[u8]) -> bool {
         Admission::Denied(Denial::Refused(Refusal::SoldOut)) => "sold_out".to_owned(),
         Admission::Denied(Denial::Refused(Refusal::NotOpen)) => "not_open".to_owned(),
         Admission::Denied(Denial::Refused(Refusal::Closed)) => "closed".to_owned(),
-        Admission::Denied(Denial::RefusedMore(Refusal::SoldOut)) => "sold_out held".to_owned(),
-        Admission::Denied(Denial::RefusedMore(Refusal::NotOpen)) => "not_open held".to_owned(),
-        Admission::Denied(Denial::RefusedMore(Refusal::Closed)) => "closed held".to_owned(),
+        Admission::Denied(Denial::RefusedMore(Refusal::SoldOut, n)) => format!("sold_out held {n}"),
+        Admission::Denied(Denial::RefusedMore(Refusal::NotOpen, n)) => format!("not_open held {n}"),
+        Admission::Denied(Denial::RefusedMore(Refusal::Closed, n)) => format!("closed held {n}"),
         Admission::Denied(Denial::Unloaded) => "unloaded".to_owned(),
     };
     assert_eq!(word.as_bytes(), bytes);

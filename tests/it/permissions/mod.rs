@@ -1,6 +1,8 @@
 //! Least privilege: the examples in `examples/permissions` are enough for the service, and for nothing else.
 
+mod logins;
 mod nats;
+mod operator;
 mod postgres;
 mod redis;
 mod service;
@@ -18,6 +20,7 @@ use crate::support::{World, coupon};
 
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/permissions");
 const ADMINISTRATOR: &str = "administrator";
+const NOBODY: &str = "nobody";
 /// Roles of Postgres, and their users.
 const ROLES: [&str; 5] = ["api", "relay", "projector", "replay", "reader"];
 
@@ -42,7 +45,7 @@ async fn configured(nats: Option<PathBuf>) -> World {
 async fn with_coupon() -> (World, CampaignId) {
     let mut world = configured(None).await;
     add_process(&mut world, "api", "api", "api", "api").await;
-    add_process(&mut world, "relay", "relay", "relay", "nobody").await;
+    add_process(&mut world, "relay", "relay", "relay", NOBODY).await;
     add_process(&mut world, "project", "projector", "projector", "auditor").await;
     let campaign = world.open_campaign(json!({})).await;
     assert_eq!(world.claim(campaign, "alice").await.status, 201);
@@ -97,12 +100,14 @@ fn url_of(user: &str, url: &str) -> String {
     url.replace(ADMINISTRATOR, user)
 }
 
-/// Adds a process with these roles, each server's user named.
+/// Adds a process with these roles, each server's user named; of Redis perhaps [`NOBODY`].
 async fn add_process(world: &mut World, roles: &str, postgres: &str, nats: &str, redis: &str) {
     let mut process = world.process(roles);
     process.set("DATABASE_URL", &database_url(world, postgres));
     process.set("NATS_URL", &url_of(nats, &world.servers.nats_url()));
-    process.set("REDIS_URL", &url_of(redis, &world.servers.redis_url()));
+    // A process that has nothing to do with Redis needs no variable for it.
+    let url = if redis == NOBODY { String::new() } else { url_of(redis, &world.servers.redis_url()) };
+    process.set("REDIS_URL", &url);
     process.start().await;
     world.processes.push(process);
 }

@@ -53,6 +53,7 @@ fn may(user: &str, subject: &str) -> bool {
             "CONSUMER.DELETE.COUPONS-0.projections",
             "CONSUMER.MSG.NEXT.COUPONS-0.spy",
         ],
+        "api" => &["STREAM.INFO.COUPONS-0"],
         "auditor" => &["STREAM.INFO.COUPONS-0", "CONSUMER.MSG.NEXT.COUPONS-0.spy"],
         _ => &[],
     };
@@ -60,10 +61,12 @@ fn may(user: &str, subject: &str) -> bool {
 }
 
 /// What everybody may ask, and whose answer he might send elsewhere.
-const QUESTIONS: [(&str, &str, &str); 7] = [
+const QUESTIONS: [(&str, &str, &str); 9] = [
+    ("api", "$JS.API.STREAM.INFO.COUPONS-0", ""),
     ("projector", "$JS.API.STREAM.INFO.COUPONS-0", ""),
     ("projector", "$JS.API.CONSUMER.INFO.COUPONS-0.projections", ""),
     ("auditor", "$JS.API.STREAM.INFO.COUPONS-0", ""),
+    ("auditor", "$JS.API.INFO", ""),
     ("replay", "$JS.API.STREAM.INFO.COUPONS-REPLAY", ""),
     ("replay", "replay.forged.issued.x.0", ""),
     ("loyalty", "$JS.API.CONSUMER.INFO.COUPONS-0.loyalty", ""),

@@ -3,18 +3,21 @@
 use std::collections::BTreeSet;
 use std::fs;
 
+use coupon_dispatcher::ids::CampaignId;
 use redis::aio::MultiplexedConnection;
 use redis::{Client, RedisResult, Value, cmd};
+use ulid::Ulid;
 
 use super::{ADMINISTRATOR, FOLDER, url_of, with_coupon};
+use crate::support::World;
 
-/// From the least to the worst; none of them for a user of the service.
+/// From the least to the worst; none of them for a user of the service. `{gate}` is a key of the gate.
 const ATTEMPTS: [&str; 19] = [
     "GET other",
     "SET other 1",
     "DEL other",
     "HGET other version",
-    "RENAME gate1:{x} other",
+    "RENAME {gate} other",
     "KEYS *",
     "SCAN 0",
     "DBSIZE",
@@ -30,7 +33,7 @@ const ATTEMPTS: [&str; 19] = [
     "FLUSHDB",
     "FLUSHALL",
 ];
-/// That src/issue/seats.rs sends; all others are those of the scripts.
+/// What the files of src/gate/ send; all others are those of the scripts.
 const SENT: [&str; 11] = [
     "ping",
     "cluster|slots",
@@ -50,7 +53,9 @@ async fn the_gate_is_all_that_redis_shows() {
     let (world, campaign) = with_coupon().await;
     let url = world.servers.redis_url();
     let mut administrator = connect(&url_of(ADMINISTRATOR, &url)).await;
-    for name in ["other", "gate1:{x}"] {
+    let stray = World::gate(CampaignId(Ulid::nil()), "");
+    let attempts = ATTEMPTS.map(|attempt| attempt.replace("{gate}", &stray));
+    for name in ["other", &stray] {
         run(&mut administrator, &format!("SET {name} kept")).await.unwrap();
     }
     let keys = run(&mut administrator, "DBSIZE").await.unwrap();
@@ -62,13 +67,13 @@ async fn the_gate_is_all_that_redis_shows() {
     let sha = load(&mut administrator).await.unwrap();
     for user in ["api", "auditor"] {
         let mut connection = connect(&url_of(user, &url)).await;
-        for attempt in ATTEMPTS {
+        for attempt in &attempts {
             refused(user, attempt, run(&mut connection, attempt).await);
         }
         refused(user, script, run(&mut connection, &format!("EVALSHA {sha} 0")).await);
     }
     let mut auditor = connect(&url_of("auditor", &url)).await;
-    let gate = crate::support::World::gate(campaign, "");
+    let gate = World::gate(campaign, "");
     run(&mut auditor, &format!("SCARD {gate}:holders")).await.unwrap();
     refused("auditor", "DEL", run(&mut auditor, &format!("DEL {gate}")).await);
     let nameless = Client::open(format!("redis://127.0.0.1:{}", world.servers.redis.port())).unwrap();
@@ -79,7 +84,7 @@ async fn the_gate_is_all_that_redis_shows() {
     assert_eq!(run(&mut administrator, "GET other").await.unwrap(), Value::BulkString(b"kept".into()));
 
     run(&mut administrator, &format!("EVALSHA {sha} 0")).await.unwrap();
-    for attempt in ATTEMPTS {
+    for attempt in &attempts {
         run(&mut administrator, attempt).await.unwrap_or_else(|error| panic!("{attempt}: {error}"));
     }
     world.close().await;

@@ -10,7 +10,7 @@ use outbox_relay::{Shard, stream};
 use serde_json::{Value, json};
 
 use super::nats::{Caller, attack};
-use super::{ADMINISTRATOR, FOLDER, add_process, configured, database_url, password, url_of};
+use super::{ADMINISTRATOR, FOLDER, NOBODY, add_process, configured, database_url, password, url_of};
 use crate::support::subscriber::{coupons, issued, subscriber, until};
 use crate::support::{
     Finished, SOON, World, coupon, newest_nats_server, owns, packaged_nats_server, wait_until,
@@ -36,7 +36,7 @@ async fn gets_by(nats: PathBuf) {
     })
     .await;
     assert_eq!(world.end_of_stream(Shard(0)).await, 0);
-    add_process(&mut world, "relay", "relay", "relay", "nobody").await;
+    add_process(&mut world, "relay", "relay", "relay", NOBODY).await;
     let mut listeners = Caller::all(&world).await;
     for listener in &mut listeners {
         listener.listen().await;
@@ -78,7 +78,7 @@ async fn a_relay_without_its_rights_waits_until_they_are_given_back() {
     let mut world = configured(None).await;
     let rights = fs::read_to_string(format!("{FOLDER}/nats.conf")).unwrap();
     for (roles, user, of_redis) in
-        [("api", "api", "api"), ("relay", "relay", "nobody"), ("project", "projector", "auditor")]
+        [("api", "api", "api"), ("relay", "relay", NOBODY), ("project", "projector", "auditor")]
     {
         add_process(&mut world, roles, user, user, of_redis).await;
     }
@@ -143,7 +143,7 @@ async fn subscribe(world: &World) {
     assert_eq!(coupons(&database).await, issued(world).await);
 }
 
-async fn run_as(world: &World, role: &str, user: &str, arguments: &[&str]) -> Finished {
+pub(super) async fn run_as(world: &World, role: &str, user: &str, arguments: &[&str]) -> Finished {
     let mut environment = world.environment();
     environment.extend([
         ("DATABASE_URL", database_url(world, role)),

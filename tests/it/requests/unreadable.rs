@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use crate::problems::{is_as_ever, parsed};
 use crate::support::{Socket, World};
 
 const LIVEZ: &str = "GET /livez HTTP/1.1\r\nHost: x\r\n\r\n";
@@ -68,7 +69,9 @@ async fn what_is_no_request_is_answered_with_a_problem() {
         (&format!("GET /{long} HTTP/1.1\r\n\r\n"), 431, "header-too-large"),
         (&format!("GET /livez HTTP/1.1\r\n{}\r\n", "X: y\r\n".repeat(101)), 431, "header-too-large"),
     ] {
-        ends_with_problem(&Socket::connect(address).await.say_all(request).await, status, slug);
+        let answered = Socket::connect(address).await.say_all(request).await;
+        ends_with_problem(&answered, status, slug);
+        is_as_ever(slug, &parsed(&answered));
         // Behind requests that are answered, at once or after their answers.
         let behind = format!("{LIVEZ}{LIVEZ}{request}");
         let answered = Socket::connect(address).await.say_all(&behind).await;

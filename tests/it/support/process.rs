@@ -130,7 +130,8 @@ impl Process {
     }
 
     pub(crate) fn http(&self) -> Http {
-        Http::new(self.address)
+        let http = Http::new(self.address);
+        if self.command[0] == env!("CARGO_BIN_EXE_coupon") { http } else { http.of_another_version() }
     }
 
     pub(crate) fn log(&self) -> String {

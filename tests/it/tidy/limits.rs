@@ -12,7 +12,7 @@ const ELSEWHERE: [(&str, &str); 9] = [
     ("relay/src/replay/selection.rs", "the callers of `rows` limit it: a plan may take longer than a batch"),
     ("relay/src/schema.rs", "a migration takes as long as it takes; an operator watches it"),
     ("src/issue/work.rs", "writer/lane.rs limits each batch"),
-    ("src/writer/worker.rs", "each call is inside timeout(ANSWER_TIMEOUT, …)"),
+    ("src/writer/worker.rs", "each call is inside timeout(WRITER_TIMEOUT, …)"),
     ("src/wallet.rs", "relay/src/feed.rs limits Projection::apply"),
     ("src/settlement.rs", "relay/src/feed.rs limits Projection::apply"),
     ("src/doctor/postgres.rs", "doctor/mod.rs limits all checks of a server"),
