@@ -15,10 +15,10 @@ const CHANGES_AT_ONCE: usize = 4;
 /// For a place: as long as for a connection of the pool.
 const WAIT_MAX: Duration = Duration::from_secs(2);
 
-/// Of each campaign one change is in progress. Clones share the queues.
+/// The queues of changes: one change of each campaign is in progress. Clones share them.
 #[derive(Clone, Debug)]
 pub(super) struct Queues {
-    /// Of the campaigns that are being changed.
+    /// The queues of the campaigns that are being changed.
     campaigns: Arc<Mutex<HashMap<CampaignId, Weak<Semaphore>>>>,
     all: Arc<Semaphore>,
 }
