@@ -145,6 +145,7 @@ impl Schema {
     }
 
     async fn apply_in_turn(&self, connection: &mut PgConnection) -> Result<(), ApplyError> {
+        self.drop_unrecorded_indexes(&mut *connection).await?;
         self.migrations.run(&mut *connection).await?;
         let mut transaction = connection.begin().await?;
         // One at a time, so that an older program does not overwrite what a newer one applies meanwhile.
@@ -157,6 +158,24 @@ impl Schema {
             replace(&mut transaction, function).await?;
         }
         Ok(transaction.commit().await?)
+    }
+
+    /// The build of an index without a transaction leaves the index when it is interrupted, whole or invalid, and the
+    /// migration is not recorded. Without that index it can be repeated.
+    async fn drop_unrecorded_indexes(&self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+        if !exists(connection, "_sqlx_migrations").await? {
+            return Ok(());
+        }
+        for migration in self.migrations.iter().filter(|migration| migration.no_tx) {
+            let mut words = migration.sql.split_whitespace().skip_while(|word| *word != "CONCURRENTLY");
+            let Some(index) = words.nth(1) else { continue };
+            let is_recorded = "SELECT EXISTS (SELECT FROM _sqlx_migrations WHERE version = $1 AND success)";
+            if !sqlx::query_scalar(is_recorded).bind(migration.version).fetch_one(&mut *connection).await? {
+                let drop = format!("DROP INDEX CONCURRENTLY IF EXISTS {index}");
+                sqlx::raw_sql(&drop).execute(&mut *connection).await?;
+            }
+        }
+        Ok(())
     }
 
     /// What the database lacks for a program with this schema.

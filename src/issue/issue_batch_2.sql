@@ -52,6 +52,7 @@ $$
 #variable_conflict use_column
 DECLARE
     earlier_limit text := current_setting('lock_timeout');
+    waits_until   timestamptz := clock_timestamp() + interval '100 milliseconds';
     openable      uuid[] := '{}'; -- scheduled campaigns whose rows this transaction has locked
     a_campaign_id uuid;
     the_time      timestamptz;
@@ -86,8 +87,9 @@ BEGIN
         SELECT id FROM campaigns WHERE id = ANY (campaigns_in) AND state = 'scheduled' ORDER BY id
     LOOP
         -- The sweeper holds the row for a few milliseconds. A session that holds it for longer leaves this campaign
-        -- closed to claims, and the others are served.
-        PERFORM set_config('lock_timeout', '200ms', true);
+        -- closed to claims, and the others are served: a batch waits for all its rows together 100 ms at most.
+        PERFORM set_config('lock_timeout', greatest(
+            1, (1000 * extract(epoch FROM waits_until - clock_timestamp()))::integer)::text, true);
         BEGIN
             PERFORM FROM campaigns WHERE id = a_campaign_id AND state = 'scheduled' FOR NO KEY UPDATE;
             openable := openable || a_campaign_id;

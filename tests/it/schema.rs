@@ -53,7 +53,7 @@ const HISTORY: [(&str, &[&str]); 13] = [
             "35b8bae785ac30a055610a9c94683979dca79dab8b9fccaa66e976a7b8b3b80b",
         ],
     ),
-    ("issue_batch_2", &["ec18cf987429a701db532ed68bd6bcb10bcde2f3ba162b1760ae1e4e0763732d"]),
+    ("issue_batch_2", &["62c38c9f79317a3a8d3c0bdde7e0fb2e732a8743f0df59698372b44773c90365"]),
     ("outbox_add_partitions", &["e7ff4e1fd5f14a71a83d5876a3224be77feedd7942c7c53765e44ac59a9f47db"]),
     (
         "outbox_append",
@@ -280,6 +280,25 @@ async fn a_migration_of_a_busy_table_is_attempted_until_it_succeeds() {
     reader.commit().await.unwrap();
     assert_eq!(migrate.ended().await.code(), Some(0), "{}", migrate.log());
     world.execute("SELECT request_id FROM outbox").await;
+    world.close().await;
+}
+
+/// An index is built without a transaction. What an interrupted build leaves, whole or invalid, is in nobody's way.
+#[tokio::test]
+async fn an_index_whose_build_was_interrupted_is_built_again() {
+    let world = World::bare(1).await;
+    world.migrate().await;
+    for is_valid in [true, false] {
+        let index = "'coupons_idempotency_key'::regclass";
+        world.execute("DELETE FROM _sqlx_migrations WHERE version = 12").await;
+        world
+            .execute(&format!("UPDATE pg_index SET indisvalid = {is_valid} WHERE indexrelid = {index}"))
+            .await;
+        let migrated = world.coupon(&["migrate"]).await;
+        assert_eq!(migrated.code, Some(0), "{migrated:?}");
+        let valid = format!("SELECT indisvalid FROM pg_index WHERE indexrelid = {index}");
+        assert!(sqlx::query_scalar::<_, bool>(&valid).fetch_one(&world.pool).await.unwrap());
+    }
     world.close().await;
 }
 

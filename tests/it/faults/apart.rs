@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use coupon_dispatcher::ids::CampaignId;
+use futures_util::future::join_all;
 use serde_json::json;
 use sqlx::{Connection as _, PgConnection};
 use uuid::Uuid;
@@ -82,6 +83,35 @@ async fn a_row_that_stays_locked_holds_up_no_other_campaign() {
     let closed = async || is_in_state(&world, locked, "closed").await;
     wait_until("the campaign that was locked is closed", SOON, closed).await;
     fault.healed();
+    world.close().await;
+}
+
+/// The first claim of a scheduled campaign locks its row. One wait for each of these rows would be longer than a statement
+/// may take, and the batch would fail with all its claims.
+#[tokio::test]
+async fn many_locked_rows_of_scheduled_campaigns_hold_up_no_other_campaign() {
+    let world = World::start().await;
+    let free = world.open_campaign(json!({ "quantity": 1_000 })).await;
+    let scheduled = join_all((0..30).map(|_| world.scheduled(0, 4))).await;
+    let locks = "SELECT FROM campaigns WHERE state = 'scheduled' FOR UPDATE";
+    let mut session = holding(&world, locks).await;
+    let due = async || {
+        let due = "SELECT count(*) = 30 FROM campaigns WHERE state = 'scheduled' AND opens_at < now()";
+        sqlx::query_scalar::<_, bool>(due).fetch_one(&world.pool).await.unwrap()
+    };
+    wait_until("all are due", SOON, due).await;
+    for round in 0..3 {
+        let user = format!("user-{round}");
+        let others = scheduled.iter().map(|campaign| world.claim(*campaign, &user));
+        let ours = (0..10).map(async |nth| world.claim(free, &format!("{user}-{nth}")).await);
+        let (_, ours) = futures_util::join!(join_all(others), join_all(ours));
+        for answer in ours {
+            assert_eq!(answer.status, 201, "{answer:?}");
+        }
+    }
+    sqlx::raw_sql("ROLLBACK").execute(&mut session).await.unwrap();
+    let opened = async || world.claim(scheduled[0], "the-last").await.status == 201;
+    wait_until("the campaigns are open", SOON, opened).await;
     world.close().await;
 }
 
