@@ -240,7 +240,8 @@ async fn a_round_costs_what_is_live_and_not_what_is_over() {
     for _ in 0..2 {
         let began = Instant::now();
         assert!(round(&mut auditor).await.balanced);
-        assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+        // One after the other the gates of all take 100 s.
+        assert!(began.elapsed() < Duration::from_secs(50), "{:?}", began.elapsed());
     }
     world.close().await;
 }
