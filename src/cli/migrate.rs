@@ -26,8 +26,8 @@ pub(super) async fn run(config: &Config) -> anyhow::Result<Ended> {
 /// deployment.
 ///
 /// # Errors
-/// When Postgres cannot be reached, refuses a migration, has a table that is busy at each of 60 attempts, has another number of shards, belongs to another deployment, or
-/// has another deployment of this name.
+/// When Postgres cannot be reached, refuses a migration, has a table that is busy at each attempt, has another number of
+/// shards, belongs to another deployment, or has another deployment of this name.
 pub(super) async fn apply(config: &Config) -> anyhow::Result<()> {
     let mut connection = connect_database(config).await?;
     // Otherwise Postgres reports each table that exists already, and the log would show that as a message.
