@@ -4,11 +4,6 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use coupon_dispatcher::cli::Cli;
-use mimalloc::MiMalloc;
-
-/// A fifth of the service's time was spent in the system's allocator: see `docs/performance.md`.
-#[global_allocator]
-static ALLOCATOR: MiMalloc = MiMalloc;
 
 #[tokio::main]
 async fn main() -> ExitCode {

@@ -25,7 +25,7 @@ pub struct Standing {
     /// The age in seconds of the oldest event that the stream does not have; 0 when there is none, `None` when that is
     /// not known.
     pub age: Option<f64>,
-    /// Since when a relay is active; `None` when none is.
+    /// Since when a relay is active; `None` when none is, or when the login may not see the sessions of others.
     pub led_since: Option<OffsetDateTime>,
     /// The session at Postgres of the active relay, such as `10.0.0.7, process 4711 of Postgres`; `None` when none is
     /// active.
@@ -57,7 +57,7 @@ impl Standing {
              LEFT JOIN outbox_halts AS halts ON halts.shard = s.shard \
              LEFT JOIN (",
             of_holders!(
-                "objid::bigint AS shard, min(coalesce(backend_start, now())) AS since, \
+                "objid::bigint AS shard, min(backend_start) AS since, \
                  min(format('%s, process %s of Postgres', coalesce(host(client_addr), 'local or unknown'), pid)) AS leader",
                 "GROUP BY objid"
             ),

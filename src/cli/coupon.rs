@@ -9,6 +9,7 @@ use super::ended::Ended;
 use super::print::Output;
 use super::user::path_of;
 use crate::client::Client;
+use crate::coupon::code::Code;
 use crate::ids::{CampaignId, CouponId, UserId};
 use crate::page::PAGE_MAX;
 
@@ -31,8 +32,11 @@ pub(super) struct ShowArguments {
 #[derive(Debug, Args)]
 pub(super) struct FindArguments {
     /// The user who holds the coupons.
-    #[arg(long, value_name = "ID", value_parser = |id: &str| UserId::parse(id))]
-    user: UserId,
+    #[arg(long, value_name = "ID", value_parser = |id: &str| UserId::parse(id), required_unless_present = "code")]
+    user: Option<UserId>,
+    /// The code of the coupon, as it was read or typed.
+    #[arg(long, conflicts_with_all = ["user", "campaign", "cursor"])]
+    code: Option<Code>,
     /// Only coupons of this campaign.
     #[arg(long, value_name = "ID")]
     campaign: Option<CampaignId>,
@@ -57,9 +61,17 @@ pub(super) async fn show(
     Ok(Ended::Done)
 }
 
-/// Prints the coupons of a user: those of the wallet, each as the coupon itself is.
+/// Prints the coupon with a code, or the coupons of a user: those of the wallet, each as the coupon itself is.
 pub(super) async fn find(arguments: FindArguments, client: &Client) -> anyhow::Result<Ended> {
-    let (ids, next) = found(client, &arguments).await?;
+    if let Some(code) = &arguments.code {
+        let found = client.get(&format!("/v1/coupons?code={}", code.as_str())).await?;
+        arguments.output.list(items(&found, "coupons")?, &found["next"], &FIELDS)?;
+        return Ok(Ended::Done);
+    }
+    let Some(user) = &arguments.user else {
+        return Ok(Ended::WrongUsage("give --user or --code".to_owned()));
+    };
+    let (ids, next) = found(client, &arguments, user).await?;
     let mut coupons = Vec::with_capacity(ids.len());
     for id in ids {
         coupons.push(client.get(&format!("/v1/coupons/{id}")).await?);
@@ -69,8 +81,12 @@ pub(super) async fn find(arguments: FindArguments, client: &Client) -> anyhow::R
 }
 
 /// Ids of coupons that match, the newest first, and the cursor of those behind them.
-async fn found(client: &Client, arguments: &FindArguments) -> anyhow::Result<(Vec<CouponId>, Value)> {
-    let FindArguments { user, campaign, limit, .. } = arguments;
+async fn found(
+    client: &Client,
+    arguments: &FindArguments,
+    user: &UserId,
+) -> anyhow::Result<(Vec<CouponId>, Value)> {
+    let FindArguments { campaign, limit, .. } = arguments;
     let campaign = campaign.map(|campaign| campaign.to_string());
     let mut cursor = arguments.cursor.map_or(Value::Null, |cursor| json!(cursor));
     let mut found = Vec::new();

@@ -50,6 +50,7 @@ use self::ended::CODES;
 pub use self::ended::Ended;
 use crate::client::Client;
 use crate::config::{Config, ConfigError, Needs, VARIABLES};
+use crate::storage::of_postgres;
 
 /// Limited coupons, first come, first served.
 #[derive(Debug, Parser)]
@@ -74,9 +75,9 @@ enum Command {
     Campaign(campaign::Arguments),
     /// Show one coupon, through the API. Example: coupon show 01M7WFKGE14NWN561KVXBYTJTY
     Show(coupon::ShowArguments),
-    /// Find the coupons of a user with their codes, through the API. Example: coupon find --user alice
+    /// Find a coupon by its code, or the coupons of a user, through the API. Example: coupon find --user alice
     ///
-    /// It reads the user's wallet, which follows the coupons within some hundredths of a second, then each coupon.
+    /// For a user it reads the wallet, which follows the coupons within some hundredths of a second, then each coupon.
     Find(coupon::FindArguments),
     /// Show what a user holds, through the API. Example: coupon user coupons alice
     User(user::Arguments),
@@ -225,9 +226,20 @@ async fn configured(
     command: impl AsyncFnOnce(Config) -> anyhow::Result<Ended>,
 ) -> anyhow::Result<Ended> {
     match Config::read_for(needs, variable) {
-        Ok(config) => command(config).await,
+        Ok(config) => command(config).await.map_err(advised),
         Err(error) => Ok(Ended::Misconfigured(error)),
     }
+}
+
+/// What to do about a login that may not do what the command does (`insufficient_privilege` in Postgres).
+fn advised(error: anyhow::Error) -> anyhow::Error {
+    let failed = of_postgres(error.as_ref()).and_then(sqlx::Error::as_database_error);
+    if failed.and_then(sqlx::error::DatabaseError::code).is_none_or(|code| code != "42501") {
+        return error;
+    }
+    error.context(
+        "the login in DATABASE_URL lacks a right that this command needs (docs/how-to/least-privilege.md has the login of each)",
+    )
 }
 
 /// Runs a command that calls the API.

@@ -8,6 +8,7 @@ use sqlx::PgExecutor;
 use uuid::Uuid;
 
 use super::Coupon;
+use super::code::Code;
 use crate::ids::{CampaignId, CouponId, UserId};
 use crate::lookup::{Lookup, Lookups};
 use crate::pool::Pool;
@@ -62,18 +63,26 @@ pub struct Holder {
 
 /// Coupons, to be shown. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Coupons(Lookups<ById>);
+pub struct Coupons {
+    by_id: Lookups<ById>,
+    by_code: Lookups<ByCode>,
+}
 
 impl Coupons {
-    /// Starts a task, which ends when the last clone of this is dropped.
+    /// Starts two tasks, which end when the last clone of this is dropped.
     #[must_use]
     pub fn new(pool: Pool) -> Self {
-        Self(Lookups::start(pool))
+        Self { by_id: Lookups::start(pool.clone()), by_code: Lookups::start(pool) }
     }
 
     /// One coupon.
     pub async fn get(&self, id: CouponId) -> Result<Option<Coupon>, StorageError> {
-        self.0.get(id).await
+        self.by_id.get(id).await
+    }
+
+    /// The coupon with a code.
+    pub async fn find(&self, code: Code) -> Result<Option<Coupon>, StorageError> {
+        self.by_code.get(code).await
     }
 }
 
@@ -90,6 +99,24 @@ impl Lookup for ById {
         let coupons: Vec<Coupon> =
             prepared!(pool, |connection| sqlx::query_as(get).bind(ids).fetch_all(connection))?;
         Ok(coupons.into_iter().map(|coupon| (coupon.id, coupon)).collect())
+    }
+}
+
+struct ByCode;
+
+impl Lookup for ByCode {
+    type Key = Code;
+    type Found = Coupon;
+
+    const BATCH: usize = 512;
+
+    async fn read(pool: &Pool, codes: &[Code]) -> Result<HashMap<Code, Coupon>, sqlx::Error> {
+        let codes: Vec<&str> = codes.iter().map(Code::as_str).collect();
+        // An index of hashes finds one code at a time.
+        let find = coupons!("code IN (SELECT unnest($1))");
+        let coupons: Vec<Coupon> =
+            prepared!(pool, |connection| sqlx::query_as(find).bind(&codes).fetch_all(connection))?;
+        Ok(coupons.into_iter().filter_map(|coupon| Some((coupon.code.parse().ok()?, coupon))).collect())
     }
 }
 

@@ -41,7 +41,7 @@ pub(super) async fn examine(config: &Config) -> anyhow::Result<Vec<Finding>> {
     Ok(findings)
 }
 
-fn relay(Standing { shard, led_since, halted, head, published, .. }: &Standing) -> Finding {
+fn relay(Standing { shard, leader, led_since, halted, head, published, .. }: &Standing) -> Finding {
     let of = |found: String| Finding::of(EVENTS, format!("relay of shard {shard}"), found);
     if let Some(reason) = halted {
         let command = format!("; `coupon relay epoch new --shard {shard}` begins a new epoch");
@@ -50,12 +50,13 @@ fn relay(Standing { shard, led_since, halted, head, published, .. }: &Standing) 
         return of("halted".to_owned()).bad_unless(false, format!("{reason}. {steps}{command}."));
     }
     let advice = "No event is published while none runs. Start a process with the role relay.";
-    match led_since {
-        Some(since) => of(format!("active since {since}")),
-        None if *published == Some(*head) => {
+    match (leader, led_since) {
+        (_, Some(since)) => of(format!("active since {since}")),
+        (Some(_), None) => of("active".to_owned()),
+        (None, None) if *published == Some(*head) => {
             of("none runs, and nothing waits".to_owned()).warn_unless(false, advice)
         }
-        None => of("none runs".to_owned()).bad_unless(false, advice),
+        (None, None) => of("none runs".to_owned()).bad_unless(false, advice),
     }
 }
 

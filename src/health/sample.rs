@@ -186,8 +186,8 @@ impl Sampler<'_> {
 
     fn stalled_relays(&mut self, standings: &[Standing]) -> Vec<String> {
         let mut stalled = Vec::new();
-        for Standing { shard, led_since, age, halted, .. } in standings {
-            if led_since.is_some() || halted.is_some() {
+        for Standing { shard, leader, age, halted, .. } in standings {
+            if leader.is_some() || halted.is_some() {
                 self.unled.remove(shard);
             } else if self.unled.entry(*shard).or_insert_with(Instant::now).elapsed() > PATIENCE {
                 stalled.push(format!("shard {shard}: no relay runs, so no event is published"));

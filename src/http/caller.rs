@@ -6,8 +6,8 @@ use axum::http::request::Parts;
 use axum::http::{Extensions, HeaderMap};
 use outbox_relay::zoo;
 
+use super::framing::IDEMPOTENCY_KEY;
 use super::problem::Problem;
-use super::repeated::IDEMPOTENCY_KEY;
 use super::request_id;
 use super::route::{Access, ForUsers, Route};
 use crate::cause::{Cause, IdempotencyKey, RequestId, Traceparent};

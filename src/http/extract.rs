@@ -109,6 +109,17 @@ impl<F: FromStr<Err: Display>> ListQuery<F> {
     }
 }
 
+/// The only parameter of a query, which must be there.
+pub(super) fn one_parameter<T: FromStr<Err: Display>>(uri: &Uri, name: &str) -> Result<T, Vec<FieldProblem>> {
+    let ([given], problems) = parameters(uri, [name]);
+    if !problems.is_empty() {
+        return Err(problems);
+    }
+    let value = given.ok_or_else(|| "is missing".to_owned());
+    let value = value.and_then(|text| text.parse().map_err(|error: T::Err| error.to_string()));
+    value.map_err(|reason| vec![FieldProblem::new(name, reason)])
+}
+
 /// The parameters of a query, by their names, and what is wrong with others.
 fn parameters<const N: usize>(uri: &Uri, names: [&str; N]) -> ([Option<String>; N], Vec<FieldProblem>) {
     let (mut given, mut problems) = (names.map(|_| None), Vec::<FieldProblem>::new());

@@ -17,7 +17,8 @@ use tracing::{Level, Span};
 use super::address::{self, Peer};
 use super::api::Api;
 use super::caller::{self, Stopped};
-use super::problem::{Failure, Problem};
+use super::failure::Failure;
+use super::problem::Problem;
 use super::request_id;
 use super::route::{Load, Route};
 use crate::cause::Traceparent;
@@ -219,11 +220,9 @@ impl<F: Future<Output = Response> + Unpin> Future for Answering<F> {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Response> {
         let answer = Pin::new(&mut self.answer).poll(context);
         answer.map(|mut response| {
-            let failure = response.extensions_mut().remove::<Failure>();
-            if let Some(failure) =
-                failure.filter(|failure| failure.is_logged(self.passage.traceparent.as_ref()))
-            {
-                self.passage.log_span().in_scope(|| failure.log());
+            if let Some(failure) = response.extensions_mut().remove::<Failure>() {
+                let Passage { route, traceparent, .. } = &self.passage;
+                failure.log(route, traceparent.as_ref(), || self.passage.log_span());
             }
             response
         })

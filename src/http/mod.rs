@@ -22,9 +22,10 @@ mod guard;
 mod address;
 mod caller;
 mod exceeded;
+mod failure;
+mod framing;
 mod problem;
 mod problem_kind;
-mod repeated;
 mod request_id;
 mod route;
 

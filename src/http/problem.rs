@@ -1,7 +1,7 @@
 //! Refusals, as RFC 9457 problem details.
 
 use std::error::Error;
-use std::sync::{Arc, LazyLock};
+use std::sync::LazyLock;
 
 use axum::body::Body;
 use axum::http::{HeaderName, HeaderValue, Response, header};
@@ -12,8 +12,8 @@ use serde_json::value::{RawValue, to_raw_value};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use super::failure::Failure;
 use super::problem_kind::{About, ProblemKind};
-use crate::cause::Traceparent;
 use crate::coupon::Coupon;
 use crate::ids::FieldProblem;
 use crate::json::Rejected;
@@ -49,7 +49,7 @@ impl Problem {
         Self::not_found("No campaign has this id.")
     }
 
-    /// Headers are given twice. The service closes the connection, as with all requests of this kind: it cannot be sure of
+    /// Headers can be read in two ways. The service closes the connection, as with all requests of this kind: it cannot be sure of
     /// where the next one begins.
     pub(super) fn malformed_request(errors: &[FieldProblem]) -> Self {
         let close = (header::CONNECTION, HeaderValue::from_static("close"));
@@ -175,8 +175,8 @@ impl Problem {
         Self::new(ProblemKind::Internal).because(what, error)
     }
 
-    /// A refusal that thousands of requests may get while one part is away. The log names those whose traces are
-    /// recorded.
+    /// A refusal that thousands of requests may get while one part is away, which the log says by itself. It names those
+    /// whose traces are recorded.
     pub(super) fn refused(self, what: &'static str, error: impl Error + Send + Sync + 'static) -> Self {
         self.failed(what, error, true)
     }
@@ -191,7 +191,7 @@ impl Problem {
         error: impl Error + Send + Sync + 'static,
         only_sampled: bool,
     ) -> Self {
-        self.failure = Some(Failure { kind: self.kind, what, error: Arc::new(error), only_sampled });
+        self.failure = Some(Failure::new(self.kind, what, error, only_sampled));
         self
     }
 
@@ -258,31 +258,4 @@ fn body_of(kind: ProblemKind, members: &[(&'static str, Box<RawValue>)]) -> Byte
     }
     body.push('}');
     body.into()
-}
-
-/// What made a request fail, for the log alone. It travels in the extensions of the answer.
-#[derive(Clone, Debug)]
-pub(super) struct Failure {
-    kind: ProblemKind,
-    what: &'static str,
-    error: Arc<dyn Error + Send + Sync>,
-    /// Whether it is logged only for a request whose trace is recorded.
-    only_sampled: bool,
-}
-
-impl Failure {
-    /// Whether the log has a line of it, for a request with this trace.
-    pub(super) fn is_logged(&self, trace: Option<&Traceparent>) -> bool {
-        !self.only_sampled || trace.is_some_and(Traceparent::is_sampled)
-    }
-
-    /// As an error, if it is a fault of this program or of the schema; else as a warning.
-    pub(super) fn log(&self) {
-        let error = &*self.error as &dyn Error;
-        if self.kind == ProblemKind::Internal {
-            tracing::error!(error, "{}", self.what);
-        } else {
-            tracing::warn!(error, "{}", self.what);
-        }
-    }
 }

@@ -96,8 +96,8 @@ impl Retry {
 kinds! {
     MalformedRequest: BAD_REQUEST "malformed-request" "The request cannot be read" {
         cause: "The request line, a header line, or what the header says about the length of the body, is not HTTP/1.1; or \
-                a header that has one value is given twice, which the member errors then names. The service closes the \
-                connection.",
+                a header can be read in two ways, because it is given twice, for example, and the member errors then \
+                names it. The service closes the connection.",
         advice: "Correct the client, or whatever between it and the service changes requests.",
         retry: Useless,
     }

@@ -75,6 +75,7 @@ table! {
         POST "/v1/campaigns/{id}/open"      Needs(Campaign; Nothing)               Admin  openCampaign      campaigns::open;
         POST "/v1/campaigns/{id}/close"     Needs(Campaign; Nothing)               Admin  closeCampaign     campaigns::close;
         POST "/v1/campaigns/{id}/coupons"   Needs(Issue; TheirOwn)                 Claims claimCoupon       claim::claim;
+        GET  "/v1/coupons"                  Needs(Read; Nothing)                   Reads  findCoupon        coupons::find;
         GET  "/v1/coupons/{id}"             Needs(Read; TheirOwn)                  Reads  showCoupon        coupons::show;
         GET  "/v1/users/{user_id}/coupons"  Needs(Read; TheirOwn)                  Reads  listCouponsOfUser users::coupons;
     }

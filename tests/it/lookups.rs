@@ -1,5 +1,6 @@
 //! Readers who wait together are asked for together, and each gets their own answer.
 
+use coupon_dispatcher::coupon::code::new_code;
 use futures_util::future::join_all;
 use serde_json::json;
 
@@ -28,6 +29,8 @@ async fn each_of_many_readers_gets_their_own_answer() {
             format!("/v1/users/nobody-{number}/coupons"),
             format!("/v1/users/{user}/coupons?status=redeemed"),
             format!("/v1/campaigns/{campaign}"),
+            format!("/v1/coupons?code={}", coupon["code"].as_str().unwrap()),
+            format!("/v1/coupons?code={}", new_code()),
         ];
         let answers = join_all(paths.iter().map(|path| api.get(path))).await;
         assert_eq!(&answers[0].body, coupon);
@@ -38,12 +41,20 @@ async fn each_of_many_readers_gets_their_own_answer() {
             (&answers[4].body["id"], &answers[4].body["issued"]),
             (&json!(campaign), &json!(USERS / 3))
         );
+        assert_eq!(answers[5].body, json!({ "coupons": [coupon], "next": null }));
+        assert_eq!(answers[6].body, json!({ "coupons": [], "next": null }));
         let again = world.claim(*campaign, &user).await;
         assert_eq!((again.status, &again.body["coupon"]["id"]), (409, &coupon["id"]), "{again:?}");
     });
     join_all(read).await;
     let missing = world.api().get("/v1/coupons/01ARZ3NDEKTSV4RRFFQ69G5FAV").await;
     assert_eq!(missing.status, 404, "{missing:?}");
+    let nameless = world.api().get("/v1/coupons").await;
+    assert_eq!(
+        (nameless.status, &nameless.body["errors"][0]["field"]),
+        (422, &json!("code")),
+        "{nameless:?}"
+    );
     world.close().await;
 }
 

@@ -1,6 +1,6 @@
 //! Plans that sessions made while the tables were small, and keep.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::support::{SOON, World, wait_until};
 
@@ -14,12 +14,13 @@ const ROWS_READ: &str = "SELECT sum(seq_tup_read + coalesce(idx_tup_fetch, 0))::
 
 impl World {
     /// Reads by each kind of lookup, while the sweeper makes some rounds. Returns how many rows they took.
-    async fn rows_read(&self, campaign: &str, user: &str, coupon: &str) -> i64 {
+    async fn rows_read(&self, campaign: &str, user: &str, coupon: &Value) -> i64 {
         let before: i64 = sqlx::query_scalar(ROWS_READ).fetch_one(&self.pool).await.unwrap();
         let rounds = self.rounds().await;
         for _ in 0..TIMES {
             for path in [
-                format!("/v1/coupons/{coupon}"),
+                format!("/v1/coupons/{}", coupon["id"].as_str().unwrap()),
+                format!("/v1/coupons?code={}", coupon["code"].as_str().unwrap()),
                 format!("/v1/users/{user}/coupons"),
                 format!("/v1/campaigns/{campaign}"),
             ] {
@@ -49,8 +50,7 @@ async fn a_plan_that_was_made_for_small_tables_serves_large_ones() {
     sqlx::raw_sql("SELECT pg_reload_conf()").execute(&world.pool).await.unwrap();
     world.add_process("").await;
     let campaign = world.open_campaign(json!({})).await.to_string();
-    let coupon =
-        world.claim(campaign.parse().unwrap(), "user-1").await.body["id"].as_str().unwrap().to_owned();
+    let coupon = world.claim(campaign.parse().unwrap(), "user-1").await.body;
     world.balanced().await;
     sqlx::raw_sql("ANALYZE").execute(&world.pool).await.unwrap();
     world.rows_read(&campaign, "user-1", &coupon).await;

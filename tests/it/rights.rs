@@ -14,7 +14,7 @@ use crate::users::signing::by_secret;
 /// answers to an end user about what is theirs and what is another's, if it is for end users.
 type Row = (&'static str, &'static [&'static str], Option<(u16, u16)>);
 
-const RIGHTS: [Row; 16] = [
+const RIGHTS: [Row; 17] = [
     ("live", &[], None),
     ("showDocs", &[], None),
     ("listProblems", &[], None),
@@ -30,6 +30,7 @@ const RIGHTS: [Row; 16] = [
     ("closeCampaign", &["admin", "campaign"], None),
     // 409: the user has got the coupon before.
     ("claimCoupon", &["admin", "issue"], Some((409, 403))),
+    ("findCoupon", &["admin", "read"], None),
     ("showCoupon", &["admin", "read"], Some((200, 404))),
     ("listCouponsOfUser", &["admin", "read"], Some((200, 404))),
 ];

@@ -36,7 +36,7 @@ const fn plain(id: &'static str, summary: &'static str, answers: &'static [Answe
 }
 
 /// Every operation, in the order of the table of routes.
-pub(super) static OPERATIONS: [Operation; 16] = [
+pub(super) static OPERATIONS: [Operation; 17] = [
     plain(
         "live",
         "Says that the process runs",
@@ -115,6 +115,10 @@ pub(super) static OPERATIONS: [Operation; 16] = [
             ProblemKind::Overloaded,
         ],
         ..plain("claimCoupon", "Claims a coupon for a user", &[Answer(201, Content::Json("Coupon"))])
+    },
+    Operation {
+        query: &["code"],
+        ..plain("findCoupon", "Finds the coupon with a code", &[Answer(200, Content::Json("CouponPage"))])
     },
     plain("showCoupon", "Shows a coupon", &[Answer(200, Content::Json("Coupon"))]),
     Operation {

@@ -15,7 +15,7 @@ pub(super) fn all() -> Value {
     let ulid = json!({ "type": "string", "pattern": "^[0-7][0-9A-HJKMNP-TV-Za-hjkmnp-tv-z]{25}$" });
     // `explode`: the items of an array share one parameter, with commas between them.
     let parameter = |place: &str, name: &str, about: &str, schema: Value, example: Value| {
-        json!({ "in": place, "name": name, "required": place == "path", "description": about, "schema": schema,
+        json!({ "in": place, "name": name, "required": place == "path" || name == "code", "description": about, "schema": schema,
             "explode": false, "example": example })
     };
     let text = json!({ "type": "string" });
@@ -46,6 +46,13 @@ pub(super) fn all() -> Value {
             "Which coupons to list; all if it is missing.",
             statuses,
             json!("usable"),
+        ),
+        parameter(
+            "query",
+            "code",
+            "The code of a coupon, in large or small letters, with hyphens, blanks or neither between them.",
+            json!({ "type": "string" }),
+            json!("7Q2M-9KXD-4HTA-V8E3"),
         ),
         parameter("query", "cursor", "The next of the page before.", ulid, json!(id)),
         parameter("query", "limit", "Items of a page.", limit, json!(50)),

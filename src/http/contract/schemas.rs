@@ -30,6 +30,7 @@ pub(super) fn all() -> Map<String, Value> {
     add::<Coupon>(&mut schemas);
     add::<CouponState>(&mut schemas);
     add::<WalletCoupon>(&mut schemas);
+    add::<CouponPage>(&mut schemas);
     add::<WalletPage>(&mut schemas);
     add::<Readiness>(&mut schemas);
     add::<Status>(&mut schemas);
@@ -205,6 +206,15 @@ struct Coupon {
     issued_at: String,
     #[schema(format = DateTime)]
     expires_at: String,
+}
+
+/// The coupons that were found.
+#[derive(ToSchema)]
+struct CouponPage {
+    coupons: Vec<Coupon>,
+    /// The cursor of the next page; null at the end.
+    #[schema(required = true)]
+    next: Option<String>,
 }
 
 /// A coupon in a wallet.

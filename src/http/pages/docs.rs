@@ -107,11 +107,15 @@ fn parameter(described: &Value) -> Parameter<'_> {
     }
 }
 
-/// A call of an operation, with the examples of its parameters and of its body.
+/// A call of an operation, with the examples of its body and of the parameters that it needs.
 fn curl(route: &Route, described: &Value, parameters: &[&Value]) -> String {
     let mut path = route.path.to_owned();
     for parameter in parameters.iter().filter(|parameter| parameter["in"] == "path") {
         path = path.replace(&format!("{{{}}}", text(&parameter["name"])), text(&parameter["example"]));
+    }
+    let needed = |parameter: &&&Value| parameter["in"] == "query" && parameter["required"] == true;
+    for parameter in parameters.iter().filter(needed) {
+        path = format!("{path}?{}={}", text(&parameter["name"]), text(&parameter["example"]));
     }
     let authorization = if described["security"].is_array() { " -H \"$AUTH\"" } else { "" };
     let body = match (route.method == Method::POST, &described["requestBody"]) {
@@ -122,7 +126,7 @@ fn curl(route: &Route, described: &Value, parameters: &[&Value]) -> String {
         (true, _) => " -X POST".to_owned(),
         (false, _) => String::new(),
     };
-    format!("curl -s{authorization} $API{path}{body}")
+    format!("curl -s{authorization} \"$API{path}\"{body}")
 }
 
 /// The bodies that an answer may have: schemas, problems, or types of text.

@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
 use super::super::address::Peer;
-use super::super::{repeated, request_id};
+use super::super::{framing, request_id};
 use super::reply;
 use super::slots::{Phase, Slot};
 use super::unreadable::Answers;
@@ -43,7 +43,7 @@ pub(super) async fn serve(
         slot.begin(Phase::Work);
         let id = request_id::identify(request.headers_mut());
         request.extensions_mut().insert(Peer(peer));
-        let answer = match repeated::refuse(request.headers()) {
+        let answer = match framing::refuse(&request) {
             Ok(()) => {
                 let request = request.map(|body| WatchedBody { body, slot: slot.clone() });
                 Either::Left(router.clone().oneshot(request))

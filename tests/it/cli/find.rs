@@ -1,5 +1,6 @@
-//! Coupons by their id and by their user.
+//! Coupons by their id, their code and their user.
 
+use coupon_dispatcher::coupon::code::new_code;
 use serde_json::{Value, json};
 
 use super::json_of;
@@ -33,13 +34,24 @@ async fn the_coupons_of_a_user_are_found_in_full_and_listed_as_a_wallet() {
     assert_eq!(page, json!({ "items": [coupons[0], coupons[2]], "next": coupons[2]["id"] }));
     let rest = run(&[&find[..], &["--cursor", page["next"].as_str().unwrap()]].concat()).await;
     assert_eq!(rest, json!({ "items": [coupons[3]], "next": null }));
+    let code = coupons[3]["code"].as_str().unwrap();
+    for typed in [code.to_owned(), code.replace('-', " ").to_lowercase()] {
+        let found = run(&["find", "--code", &typed]).await;
+        assert_eq!(found, json!({ "items": [coupons[3]], "next": null }), "{typed}");
+    }
+    assert_eq!(run(&["find", "--code", &new_code()]).await, json!({ "items": [], "next": null }));
     assert_eq!(run(&["find", "--user", "nobody"]).await, json!({ "items": [], "next": null }));
 
     let listed = run(&["user", "coupons", USER, "--status", "usable", "--limit", "1"]).await;
     assert_eq!((&listed["items"][0]["id"], &listed["next"]), (&coupons[0]["id"], &coupons[0]["id"]));
     assert_eq!(run(&["user", "coupons", USER, "--status", "redeemed"]).await["items"], json!([]));
-    for wrong in [&["find"][..], &["find", "--user", ".."], &["user", "coupons", "alice", "--status", "lost"]]
-    {
+    for wrong in [
+        &["find"][..],
+        &["find", "--user", ".."],
+        &["find", "--code", &code[1..]],
+        &["find", "--code", code, "--user", USER],
+        &["user", "coupons", "alice", "--status", "lost"],
+    ] {
         assert_eq!(world.coupon(wrong).await.code, Some(2), "{wrong:?}");
     }
     world.close().await;

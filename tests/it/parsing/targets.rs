@@ -12,7 +12,7 @@ use coupon_dispatcher::cause::{IdempotencyKey, Traceparent};
 use coupon_dispatcher::cli::replay::ReplayArgs;
 use coupon_dispatcher::config::{Config, Secret, ServerUrl, login};
 use coupon_dispatcher::coupon::Refusal;
-use coupon_dispatcher::coupon::code::is_code;
+use coupon_dispatcher::coupon::code::Code;
 use coupon_dispatcher::event::Issued;
 use coupon_dispatcher::gate::seat::{Admission, Denial, Seat};
 use coupon_dispatcher::http::parsers::{ListQuery, Uri, claimant, is_authorized};
@@ -137,15 +137,15 @@ fn claim(bytes: &[u8]) -> bool {
     taken.is_ok()
 }
 
-/// The code of a coupon: of all that differ from one in a single character, none is one.
+/// The code of a coupon: of all texts that differ from it in a single character, none is another one.
 fn code(bytes: &[u8]) -> bool {
-    let Some(known) = Some(text(bytes)).filter(|text| is_code(text)) else { return false };
-    let letters = known.replace('-', "").to_uppercase();
-    assert!(letters.len() == 16 && is_code(&letters));
-    for at in 0..letters.len() {
+    let parse = |text: &str| text.parse().map(|code: Code| code.as_str().to_owned());
+    let Ok(known) = parse(text(bytes)) else { return false };
+    assert!(known.len() == 19 && parse(&known).as_ref() == Ok(&known));
+    for at in (0..known.len()).filter(|at| known.as_bytes()[*at] != b'-') {
         for other in "0123456789ABCDEFGHJKMNPQRSTVWXYZILOU*".chars() {
-            let misread = format!("{}{other}{}", &letters[..at], &letters[at + 1..]);
-            assert!(misread == letters || !is_code(&misread), "{misread} for {letters}");
+            let misread = format!("{}{other}{}", &known[..at], &known[at + 1..]);
+            assert!(parse(&misread).map_or(true, |code| code == known), "{misread} for {known}");
         }
     }
     true

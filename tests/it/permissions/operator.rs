@@ -84,6 +84,14 @@ async fn the_doctor_tells_what_it_may_not_see_from_what_is_not_there() {
         lines.len() == 5 && lines.iter().all(|line| line.starts_with("ok "))
     };
     wait_until("the auditor sees all of NATS", SOON, is_whole).await;
+    let examined = run_as(&world, "reader", "auditor", &["doctor"]).await;
+    let relay = examined.out.lines().find(|line| line.contains("relay of shard 0: "));
+    assert!(relay.unwrap().trim_end().ends_with(": active"), "without pg_read_all_stats: {examined:?}");
+    let refused = run_as(&world, "reader", NOBODY, &["token", "list"]).await;
+    let advice =
+        "the login in DATABASE_URL lacks a right that this command needs (docs/how-to/least-privilege.md";
+    assert!(refused.code == Some(1) && refused.err.contains(advice), "{refused:?}");
+    assert!(refused.err.contains("permission denied for table api_token"), "{refused:?}");
     let lines = lines("replay").await;
     let line = lines.iter().find(|line| line.contains("JetStream: ")).unwrap();
     assert!(line.starts_with("unknown ") && line.contains("Use a login that may publish to"), "{line}");

@@ -54,7 +54,8 @@ async fn sends_it_everywhere(world: &World) -> usize {
         ] {
             let value = "mallory \"\t\u{80}\\ red";
             let lines = format!("{header}: {value}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
-            let request = format!("{method} {path} HTTP/1.1\r\nAuthorization: Bearer {TOKEN}\r\n{lines}");
+            let request =
+                format!("{method} {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\n{lines}");
             let heard = Socket::connect(address).await.say_all(request).await;
             assert!(heard.starts_with("HTTP/1.1 "), "{heard}");
             answers += 1;

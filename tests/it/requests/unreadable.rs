@@ -86,6 +86,40 @@ async fn what_is_no_request_is_answered_with_a_problem() {
     world.close().await;
 }
 
+/// A proxy before the service may read these otherwise than the service does.
+#[tokio::test]
+async fn a_request_that_can_be_read_in_two_ways_is_refused() {
+    let world = World::start().await;
+    let address = world.processes[0].address;
+    let post =
+        |lines: &str| format!("POST /v1/campaigns HTTP/1.1\r\nHost: x\r\n{lines}\r\n2\r\n{{}}\r\n0\r\n\r\n");
+    for (request, named) in [
+        ("GET /livez HTTP/1.1\r\n\r\n", "Host"),
+        ("GET /livez HTTP/1.1\r\nHost: a/b\r\n\r\n", "Host"),
+        ("GET /livez HTTP/1.1\r\nHost: user@a\r\n\r\n", "Host"),
+        ("GET /livez HTTP/1.1\r\nHost: a b\r\n\r\n", "Host"),
+        ("GET /livez HTTP/1.0\r\nHost: a?b\r\n\r\n", "Host"),
+        (&post("Transfer-Encoding: gzip, chunked\r\n"), "Transfer-Encoding"),
+        (&post("Transfer-Encoding: chunked, chunked\r\n"), "Transfer-Encoding"),
+        (&post("Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n"), "Transfer-Encoding"),
+    ] {
+        let answered = Socket::connect(address).await.say_all(request).await;
+        ends_with_problem(&answered, 400, "malformed-request");
+        let problem: Value = serde_json::from_str(parts(&answered).1).unwrap();
+        assert_eq!(problem["errors"][0]["field"], named, "{request:?} {answered}");
+    }
+    for request in [
+        "GET /livez HTTP/1.0\r\n\r\n",
+        "GET /livez HTTP/1.1\r\nHost:\r\nConnection: close\r\n\r\n",
+        "GET /livez HTTP/1.1\r\nHost: [::1]:8080\r\nConnection: close\r\n\r\n",
+        "GET /livez HTTP/1.1\r\nHost: xn--9ca.example:80\r\nConnection: close\r\n\r\n",
+    ] {
+        let answered = Socket::connect(address).await.say_all(request).await;
+        assert!(answered.contains(" 200 OK\r\n"), "{request:?} {answered}");
+    }
+    world.close().await;
+}
+
 /// Chunks that cannot be read, of a body that a handler reads.
 #[tokio::test]
 async fn a_body_that_breaks_off_is_a_problem() {
