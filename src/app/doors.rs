@@ -70,6 +70,7 @@ impl Doors {
     pub(super) async fn serve(mut self, api: Option<Api>, health: &Arc<Health>, stop: &CancellationToken) {
         drop(self.http.send_replace(router(api, health)));
         drop(self.monitor.send_replace(router(None, health)));
+        tracing::info!("the start is over: requests are answered");
         let served = async {
             stop.cancelled().await;
             while self.servers.join_next().await.is_some() {}

@@ -64,7 +64,7 @@ pub(super) async fn show(
 /// Prints the coupon with a code, or the coupons of a user: those of the wallet, each as the coupon itself is.
 pub(super) async fn find(arguments: FindArguments, client: &Client) -> anyhow::Result<Ended> {
     if let Some(code) = &arguments.code {
-        let found = client.get(&format!("/v1/coupons?code={}", code.as_str())).await?;
+        let found = client.get(&format!("/v1/coupons?code={}", code.text())).await?;
         arguments.output.list(items(&found, "coupons")?, &found["next"], &FIELDS)?;
         return Ok(Ended::Done);
     }

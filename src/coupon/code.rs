@@ -1,35 +1,48 @@
 //! The code of a coupon: what its holder shows to use it.
+//!
+//! 20 characters, 5 bits each: 41 bits of the time in the coupon's id, by which the coupon is found without an index of its
+//! own, 54 random bits, and a check character. Of all codes with the time of one coupon, one in 2^54 is its code.
 
 use std::fmt::{self, Debug, Formatter};
+use std::ops::RangeInclusive;
 use std::str::FromStr;
 
 use rand::RngExt as _;
+use ulid::Ulid;
+
+use crate::ids::CouponId;
 
 /// Crockford's alphabet: no I, L, O or U, so that a code can be read out.
 const ALPHABET: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
-/// Random characters of a code, 5 bits each: 75 bits.
-const CODE_RANDOM_LENGTH: usize = 15;
+/// Characters before the check character.
+const LENGTH: usize = 19;
+const RANDOM_BITS: u32 = 54;
+/// The bits of the time, which are enough until 2095.
+const TIME_MASK: u128 = (1 << 41) - 1;
+/// The moment from which the time counts, in milliseconds since 1970: 2026-01-01T00:00:00Z.
+const EPOCH_MS: u64 = 1_767_225_600_000;
 
-/// A new code: 15 random characters and a check character, in groups of four.
+/// A new code for a coupon: 19 characters and a check character, in groups of four.
 #[must_use]
-pub fn new_code() -> String {
-    let mut random: u128 = rand::rng().random();
-    let mut values = [0_u8; CODE_RANDOM_LENGTH];
-    for value in &mut values {
-        *value = (random & 31) as u8;
-        random >>= 5;
-    }
-    written(values.into_iter().chain([check_value(&values)]))
+pub fn new_code(id: CouponId) -> String {
+    let random = rand::rng().random::<u128>() >> (128 - RANDOM_BITS);
+    let time = u128::from(id.0.timestamp_ms().wrapping_sub(EPOCH_MS)) & TIME_MASK;
+    written(hidden(time, random) << RANDOM_BITS | random)
+}
+
+/// The time, mixed with the random bits, and the other way round: codes of the same moment shall not look alike.
+fn hidden(time: u128, random: u128) -> u128 {
+    time ^ (random & TIME_MASK)
 }
 
 /// A code as [`new_code`] writes it, from what somebody has read or typed: small letters count, hyphens and blanks do not,
 /// and as in Crockford's encoding `O` stands for `0`, and `I` and `L` stand for `1`.
 #[derive(Clone, PartialEq, Eq, Hash)]
-pub struct Code(String);
+pub struct Code(u128);
 
 /// The text has another length than a code, or its check character is wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("must be a code such as 0HVC-348C-T68Y-MNF1: its last character tells that one is wrong or missing")]
+#[error("must be a code of 20 characters, the last of which tells that another is wrong")]
 pub struct NoCode;
 
 impl FromStr for Code {
@@ -38,16 +51,27 @@ impl FromStr for Code {
     fn from_str(text: &str) -> Result<Self, NoCode> {
         let letters = text.bytes().filter(|byte| !matches!(byte, b'-' | b' '));
         let values: Vec<u8> = letters.map(value_of).collect::<Option<_>>().ok_or(NoCode)?;
-        let (check, random) = values.split_last().ok_or(NoCode)?;
-        let is_right = random.len() == CODE_RANDOM_LENGTH && *check == check_value(random);
-        is_right.then(|| Self(written(values.iter().copied()))).ok_or(NoCode)
+        let (check, values) = values.split_last().ok_or(NoCode)?;
+        let is_right = values.len() == LENGTH && *check == check_value(values);
+        let bits = || values.iter().fold(0, |bits, value| bits << 5 | u128::from(*value));
+        is_right.then(|| Self(bits())).ok_or(NoCode)
     }
 }
 
 impl Code {
+    /// As coupons have it.
     #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
+    pub fn text(&self) -> String {
+        written(self.0)
+    }
+
+    /// The ids that its coupon can have: those of one millisecond.
+    #[must_use]
+    pub fn ids(&self) -> RangeInclusive<CouponId> {
+        let time = hidden(self.0 >> RANDOM_BITS, self.0);
+        let ms = EPOCH_MS + u64::try_from(time).unwrap_or_default(); // 41 bits
+        let id = |random| CouponId(Ulid::from_parts(ms, random));
+        id(0)..=id(u128::MAX)
     }
 }
 
@@ -68,14 +92,18 @@ fn value_of(byte: u8) -> Option<u8> {
     ALPHABET.iter().position(|known| *known == letter).and_then(|value| u8::try_from(value).ok())
 }
 
-/// In groups of four.
-fn written(values: impl Iterator<Item = u8>) -> String {
-    let mut code = String::with_capacity(19);
-    for (i, value) in values.enumerate() {
+/// In groups of four, with the check character.
+fn written(bits: u128) -> String {
+    let mut values = [0_u8; LENGTH];
+    for (value, place) in values.iter_mut().zip((0..LENGTH).rev()) {
+        *value = ((bits >> (5 * place)) & 31) as u8;
+    }
+    let mut code = String::with_capacity(LENGTH + 5);
+    for (i, value) in values.into_iter().chain([check_value(&values)]).enumerate() {
         if i > 0 && i % 4 == 0 {
             code.push('-');
         }
-        code.push(char::from(ALPHABET[usize::from(value & 31)]));
+        code.push(char::from(ALPHABET[usize::from(value)]));
     }
     code
 }
@@ -99,27 +127,49 @@ fn check_value(values: &[u8]) -> u8 {
 mod tests {
     use super::*;
 
+    fn id(ms: u64) -> CouponId {
+        CouponId(Ulid::from_parts(ms, rand::rng().random()))
+    }
+
     #[test]
     fn a_code_is_known_and_a_misread_one_is_not() {
-        let parse = |text: &str| text.parse().map(|code: Code| code.as_str().to_owned());
+        let parse = |text: &str| text.parse().map(|code: Code| code.text());
         for _ in 0..100 {
-            let code = new_code();
-            assert_eq!(code.len(), 19);
+            let code = new_code(id(rand::rng().random_range(EPOCH_MS..EPOCH_MS + (1 << 41))));
+            assert_eq!(code.len(), 24);
             let typed = code.to_lowercase().replace('-', " ").replace('0', "o").replace('1', "L");
             assert_eq!((parse(&code).as_ref(), parse(&typed).as_ref()), (Ok(&code), Ok(&code)));
             for at in (0..code.len()).filter(|at| code.as_bytes()[*at] != b'-') {
                 let mut wrong = code.clone().into_bytes();
                 wrong[at] = if wrong[at] == b'7' { b'8' } else { b'7' };
-                assert_eq!(
-                    parse(std::str::from_utf8(&wrong).unwrap_or_default()),
-                    Err(NoCode),
-                    "{code} at {at}"
-                );
+                let wrong = String::from_utf8(wrong).unwrap_or_default();
+                assert_eq!(parse(&wrong), Err(NoCode), "{code} at {at}");
             }
         }
-        assert_eq!(
-            [parse(""), parse("not a code"), parse("\u{e9}")],
-            [Err(NoCode), Err(NoCode), Err(NoCode)]
-        );
+        for wrong in ["", "not a code", "\u{e9}", "7Q2M-9KXD-4HTA-V8E3"] {
+            assert_eq!(parse(wrong), Err(NoCode), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_code_tells_the_ids_of_its_moment_and_nothing_that_codes_share() {
+        let ends = [EPOCH_MS, EPOCH_MS + 1, 1_795_881_600_123, EPOCH_MS + (1 << 41) - 1];
+        for ms in ends {
+            let (one, other) = (id(ms), id(ms));
+            let codes = [new_code(one), new_code(other)];
+            for code in &codes {
+                let ids = code.parse::<Code>().map(|code| code.ids());
+                assert!(ids.is_ok_and(|ids| ids.contains(&one)
+                    && ids.contains(&other)
+                    && !ids.contains(&id(ms - 1))
+                    && !ids.contains(&id(ms + 1))));
+            }
+            assert_ne!(codes[0], codes[1]);
+            assert_ne!(codes[0][..9], codes[1][..9], "one in 2^40 is equal");
+        }
+        // A clock that is wrong makes codes like any other.
+        for ms in [0, EPOCH_MS - 1, (1 << 48) - 1] {
+            assert!(new_code(id(ms)).parse::<Code>().is_ok());
+        }
     }
 }

@@ -111,11 +111,15 @@ impl Lookup for ByCode {
     const BATCH: usize = 512;
 
     async fn read(pool: &Pool, codes: &[Code]) -> Result<HashMap<Code, Coupon>, sqlx::Error> {
-        let codes: Vec<&str> = codes.iter().map(Code::as_str).collect();
-        // An index of hashes finds one code at a time.
-        let find = coupons!("code IN (SELECT unnest($1))");
-        let coupons: Vec<Coupon> =
-            prepared!(pool, |connection| sqlx::query_as(find).bind(&codes).fetch_all(connection))?;
+        let (lows, highs): (Vec<CouponId>, Vec<CouponId>) =
+            codes.iter().map(|code| code.ids().into_inner()).unzip();
+        let codes: Vec<String> = codes.iter().map(Code::text).collect();
+        let find = coupons!(
+            "id IN (SELECT coupons.id FROM unnest($1::text[], $2::uuid[], $3::uuid[]) AS asked (code, low, high) \
+                    JOIN coupons ON coupons.id BETWEEN asked.low AND asked.high AND coupons.code = asked.code)"
+        );
+        let query = || sqlx::query_as(find).bind(&codes).bind(&lows).bind(&highs);
+        let coupons: Vec<Coupon> = prepared!(pool, |connection| query().fetch_all(connection))?;
         Ok(coupons.into_iter().filter_map(|coupon| Some((coupon.code.parse().ok()?, coupon))).collect())
     }
 }

@@ -84,7 +84,7 @@ impl Work for Claims {
             i32::try_from(*last).ok()
         });
         let coupon_ids: Vec<CouponId> = claims.iter().map(|_| CouponId(new_id())).collect();
-        let codes: Vec<String> = claims.iter().map(|_| coupon::code::new_code()).collect();
+        let codes: Vec<String> = coupon_ids.iter().map(|id| coupon::code::new_code(*id)).collect();
         // All rows are read, up to ReadyForQuery: the rows come before the commit, that comes after.
         let rows = sqlx::query(
             "SELECT claims, verdict, nths, numbers, issued_at, expires_at, coupon_id, code, state \

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use coupon_dispatcher::coupon::code::new_code;
+use coupon_dispatcher::ids::CouponId;
 use coupon_dispatcher::storage::PLANS;
 use coupon_dispatcher::writer::ONE_PLAN;
 use sqlx::{ConnectOptions as _, Connection as _, PgConnection, Row as _};
@@ -103,7 +104,7 @@ async fn issue_batch(connection: &mut PgConnection, campaign: Ulid) -> Result<Du
         .bind(ids().iter().map(|user| format!("user-{user}")).collect::<Vec<_>>())
         .bind(uuids(&coupons))
         .bind(coupons.iter().map(ToString::to_string).collect::<Vec<_>>())
-        .bind(ids().iter().map(|_| new_code()).collect::<Vec<_>>())
+        .bind(coupons.iter().map(|id| new_code(CouponId(*id))).collect::<Vec<_>>())
         .bind(uuids(&ids()))
         .bind(vec![None::<String>; ISSUED_TOGETHER]);
     let started = Instant::now();

@@ -1,6 +1,7 @@
 //! Readers who wait together are asked for together, and each gets their own answer.
 
 use coupon_dispatcher::coupon::code::new_code;
+use coupon_dispatcher::ids::CouponId;
 use futures_util::future::join_all;
 use serde_json::json;
 
@@ -30,7 +31,7 @@ async fn each_of_many_readers_gets_their_own_answer() {
             format!("/v1/users/{user}/coupons?status=redeemed"),
             format!("/v1/campaigns/{campaign}"),
             format!("/v1/coupons?code={}", coupon["code"].as_str().unwrap()),
-            format!("/v1/coupons?code={}", new_code()),
+            format!("/v1/coupons?code={}", new_code(CouponId(ulid::Ulid::generate()))),
         ];
         let answers = join_all(paths.iter().map(|path| api.get(path))).await;
         assert_eq!(&answers[0].body, coupon);

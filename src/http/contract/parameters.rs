@@ -50,9 +50,9 @@ pub(super) fn all() -> Value {
         parameter(
             "query",
             "code",
-            "The code of a coupon, in large or small letters, with hyphens, blanks or neither between them.",
+            "The code of a coupon: 20 characters, in large or small letters, with hyphens, blanks or neither between them.",
             json!({ "type": "string" }),
-            json!("7Q2M-9KXD-4HTA-V8E3"),
+            json!("XBXD-9TQD-F59T-D9ED-D1R3"),
         ),
         parameter("query", "cursor", "The next of the page before.", ulid, json!(id)),
         parameter("query", "limit", "Items of a page.", limit, json!(50)),

@@ -1,6 +1,7 @@
 //! Coupons by their id, their code and their user.
 
 use coupon_dispatcher::coupon::code::new_code;
+use coupon_dispatcher::ids::CouponId;
 use serde_json::{Value, json};
 
 use super::json_of;
@@ -39,7 +40,10 @@ async fn the_coupons_of_a_user_are_found_in_full_and_listed_as_a_wallet() {
         let found = run(&["find", "--code", &typed]).await;
         assert_eq!(found, json!({ "items": [coupons[3]], "next": null }), "{typed}");
     }
-    assert_eq!(run(&["find", "--code", &new_code()]).await, json!({ "items": [], "next": null }));
+    assert_eq!(
+        run(&["find", "--code", &new_code(CouponId(ulid::Ulid::generate()))]).await,
+        json!({ "items": [], "next": null })
+    );
     assert_eq!(run(&["find", "--user", "nobody"]).await, json!({ "items": [], "next": null }));
 
     let listed = run(&["user", "coupons", USER, "--status", "usable", "--limit", "1"]).await;
