@@ -7,7 +7,9 @@ use coupon_dispatcher::ids::CampaignId;
 use futures_util::future::join_all;
 use serde_json::json;
 
-use crate::support::{Answer, RedisCluster, SOON, World, owns, wait_until};
+use crate::support::{Answer, RedisCluster, SOON, TlsFiles, World, owns, wait_until};
+use crate::tls::authority;
+use crate::trust::{certificate, written};
 
 /// Enough that each of three primaries has some.
 const CAMPAIGNS: usize = 12;
@@ -148,6 +150,35 @@ async fn every_campaign_of_a_cluster_is_served() {
     }
     assert!(doctor.out.contains("slots of the Cluster: 0 of 16384"), "{doctor:?}");
     assert!(doctor.out.contains("primaries without a replica: none"), "{doctor:?}");
+    world.close().await;
+}
+
+fn certified(world: &World) -> TlsFiles {
+    let authority = authority("ours");
+    let [certificate, key] = certificate(&authority, world.folder(), world.folder());
+    TlsFiles { certificate, key, authority: written(&world.folder().join("ca.pem"), &authority.pem()) }
+}
+
+/// The first two nodes are named by their ports of TLS; those of the others, and of a replica that takes over, are told
+/// by the Cluster.
+#[tokio::test]
+async fn a_cluster_is_reached_over_tls() {
+    let (world, mut cluster) = World::on_redis_cluster_with_tls(certified).await;
+    let mut campaigns = Vec::new();
+    while (0..3).any(|node| campaigns.iter().all(|(_, owner)| *owner != node)) {
+        let campaign = world.open_campaign(json!({})).await;
+        assert_eq!(world.claim(campaign, "alice").await.status, 201);
+        campaigns.push((campaign, cluster.owner(campaign, 0).await));
+    }
+    cluster.take(1).kill();
+    for (campaign, _) in &campaigns {
+        let mut users = 0;
+        let served = async || {
+            users += 1;
+            world.claim(*campaign, &format!("bob-{users}")).await.status == 201
+        };
+        wait_until("claims are served", SOON, served).await;
+    }
     world.close().await;
 }
 

@@ -16,14 +16,18 @@ use crate::support::subscriber::{coupons, issued, subscriber, until};
 use crate::support::{SOON, World, free_port, newest_nats_server, wait_until};
 use crate::tls::authority;
 
-fn written(path: &Path, text: &str) -> String {
+pub(crate) fn written(path: &Path, text: &str) -> String {
     fs::write(path, text).unwrap();
     fs::set_permissions(path, fs::Permissions::from_mode(0o644)).unwrap();
     path.to_str().unwrap().to_owned()
 }
 
 /// The files of a certificate for this machine and of its key, which the owner of `of` may read, and nobody else.
-fn certificate(authority: &CertifiedIssuer<'static, KeyPair>, folder: &Path, of: &Path) -> [String; 2] {
+pub(crate) fn certificate(
+    authority: &CertifiedIssuer<'static, KeyPair>,
+    folder: &Path,
+    of: &Path,
+) -> [String; 2] {
     let key = KeyPair::generate().unwrap();
     let params = CertificateParams::new(vec!["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
     let certificate = params.signed_by(&key, authority).unwrap();

@@ -16,15 +16,42 @@ const NODE_TIMEOUT_MS: &str = "1000";
 pub(crate) struct RedisCluster {
     /// The first three begin as primaries.
     nodes: Vec<Option<Process>>,
+    /// Where they take questions without TLS.
     addresses: Vec<SocketAddr>,
+}
+
+/// The files of a certificate for this machine, of its key, and of their authority.
+pub(crate) struct TlsFiles {
+    pub(crate) certificate: String,
+    pub(crate) key: String,
+    pub(crate) authority: String,
 }
 
 impl World {
     /// A process with all roles, whose gate is in a Cluster.
     pub(crate) async fn on_redis_cluster() -> (Self, RedisCluster) {
         let mut world = Self::bare(1).await;
-        let cluster = RedisCluster::start(&world).await;
-        world.set("REDIS_URL", cluster.url());
+        let ports = ports();
+        let cluster = RedisCluster::start(&world, ports, ports, &[]).await;
+        world.set("REDIS_URL", format!("redis://127.0.0.1:{},redis://127.0.0.1:{}", ports[0], ports[1]));
+        world.migrate().await;
+        world.add_process("").await;
+        (world, cluster)
+    }
+
+    /// The same. The process speaks to the Cluster over TLS, as its nodes do to each other.
+    pub(crate) async fn on_redis_cluster_with_tls(
+        files: impl FnOnce(&Self) -> TlsFiles,
+    ) -> (Self, RedisCluster) {
+        let mut world = Self::bare(1).await;
+        let TlsFiles { certificate, key, authority } = files(&world);
+        let options = ["--tls-cluster", "yes", "--tls-replication", "yes", "--tls-auth-clients", "no"];
+        let files =
+            ["--tls-cert-file", &certificate, "--tls-key-file", &key, "--tls-ca-cert-file", &authority];
+        let (ports, secure) = (ports(), ports());
+        let cluster = RedisCluster::start(&world, ports, secure, &[options, files].concat()).await;
+        world.set("REDIS_URL", format!("rediss://127.0.0.1:{},rediss://127.0.0.1:{}", secure[0], secure[1]));
+        world.set("REDIS_CA", authority);
         world.migrate().await;
         world.add_process("").await;
         (world, cluster)
@@ -32,10 +59,16 @@ impl World {
 }
 
 impl RedisCluster {
-    async fn start(world: &World) -> Self {
-        let ports: Vec<u16> = (0..2 * NODES).map(|_| free_port()).collect();
-        let (ports, buses) = ports.split_at(NODES);
-        let mut nodes: Vec<_> = ports.iter().zip(buses).map(|(port, bus)| node(world, *port, *bus)).collect();
+    /// `main` are the ports by which the nodes know each other: those of TLS if the bus has TLS, else `ports`.
+    async fn start(world: &World, ports: [u16; NODES], main: [u16; NODES], arguments: &[&str]) -> Self {
+        let buses = self::ports();
+        let mut nodes: Vec<_> = (0..NODES)
+            .map(|number| {
+                let tls = main[number].to_string();
+                let tls = if main == ports { vec![] } else { vec!["--tls-port", &tls] };
+                node(world, ports[number], buses[number], &[arguments, &tls].concat())
+            })
+            .collect();
         nodes.iter_mut().for_each(Process::launch);
         let addresses = nodes.iter().map(|node| node.address).collect();
         let cluster = Self { nodes: nodes.into_iter().map(Some).collect(), addresses };
@@ -47,7 +80,7 @@ impl RedisCluster {
             cluster.tell(node, &format!("CLUSTER SET-CONFIG-EPOCH {}", node + 1)).await;
             cluster.tell(node, &format!("CLUSTER ADDSLOTSRANGE {slots}")).await;
         }
-        for (port, bus) in ports.iter().zip(buses).skip(1) {
+        for (port, bus) in main.iter().zip(buses).skip(1) {
             cluster.tell(0, &format!("CLUSTER MEET 127.0.0.1 {port} {bus}")).await;
         }
         for node in 0..NODES {
@@ -73,12 +106,6 @@ impl RedisCluster {
             wait_until("the cluster is complete", SOON, complete).await;
         }
         cluster
-    }
-
-    /// The URLs of the first two nodes: the service finds the others.
-    pub(crate) fn url(&self) -> String {
-        let url = |node: usize| format!("redis://{}", self.address(node));
-        format!("{},{}", url(0), url(1))
     }
 
     pub(crate) fn address(&self, node: usize) -> SocketAddr {
@@ -175,7 +202,11 @@ impl RedisCluster {
     }
 }
 
-fn node(world: &World, port: u16, bus: u16) -> Process {
+fn ports() -> [u16; NODES] {
+    std::array::from_fn(|_| free_port())
+}
+
+fn node(world: &World, port: u16, bus: u16, arguments: &[&str]) -> Process {
     let program =
         std::env::var_os("REDIS_SERVER").map_or_else(|| PathBuf::from("redis-server"), PathBuf::from);
     let (name, file) = (format!("redis-{port}"), format!("redis-{port}.nodes"));
@@ -211,7 +242,7 @@ fn node(world: &World, port: u16, bus: u16) -> Process {
         "--repl-ping-replica-period",
         "1",
     ];
-    let mut process = world.program(&name, &command);
+    let mut process = world.program(&name, &[&command, arguments].concat());
     process.address.set_port(port.parse().unwrap());
     process
 }

@@ -41,7 +41,7 @@ use uuid::Uuid;
 
 pub(crate) use campaigns::{draft, in_seconds};
 pub(crate) use clock::Clock;
-pub(crate) use cluster::RedisCluster;
+pub(crate) use cluster::{RedisCluster, TlsFiles};
 pub(crate) use command::{Finished, Running, coupon, coupon_fed, start as start_command};
 pub(crate) use fault::{Fault, owns};
 pub(crate) use http::{Answer, Http};
