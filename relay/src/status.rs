@@ -37,7 +37,7 @@ impl From<StreamError> for RelayError {
     fn from(error: StreamError) -> Self {
         match error {
             StreamError::Foreign(foreign) => Self::Halted(Halt::Foreign(foreign)),
-            failed @ StreamError::Failed { .. } => Self::Stream(failed),
+            failed => Self::Stream(failed),
         }
     }
 }

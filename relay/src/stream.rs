@@ -31,6 +31,11 @@ pub enum StreamError {
     /// A request to NATS failed.
     #[error("NATS, stream {stream}: {reason}")]
     Failed { stream: String, reason: String },
+    #[error(
+        "NATS, stream {stream}: it does not exist and was not created ({reason}): use a login that may create it, or let an \
+         administrator create it"
+    )]
+    NotCreated { stream: String, reason: String },
     #[error(transparent)]
     Foreign(#[from] Foreign),
 }
@@ -127,7 +132,7 @@ pub(crate) async fn may_replay(nats: &Client, outlet: &Outlet) -> Result<(), Str
     match ours(nats, outlet, &outlet.replay_stream()).await {
         Ok(None) => none_is_foreign(nats, outlet, &[outlet.stream_of(Shard(0))]).await,
         Err(foreign @ StreamError::Foreign(_)) => Err(foreign),
-        Ok(Some(_)) | Err(StreamError::Failed { .. }) => Ok(()),
+        Ok(Some(_)) | Err(_) => Ok(()),
     }
 }
 
@@ -178,10 +183,8 @@ async fn get_or_create(
         metadata: ownership::metadata(outlet),
         ..config
     };
-    jetstream::new(nats.clone()).create_stream(config).await.map_err(|error| {
-        let advice = "use a login that may create it, or let an administrator create it";
-        StreamError::failed(&name, format!("it does not exist and was not created ({error}): {advice}"))
-    })
+    let created = jetstream::new(nats.clone()).create_stream(config).await;
+    created.map_err(|error| StreamError::NotCreated { stream: name, reason: error.to_string() })
 }
 
 fn refuse_foreign(outlet: &Outlet, stream: &stream::Stream) -> Result<(), Foreign> {
@@ -212,9 +215,8 @@ pub(crate) async fn none_is_foreign(
     names: &[String],
 ) -> Result<(), StreamError> {
     for name in names {
-        match ours(nats, outlet, name).await {
-            Err(foreign @ StreamError::Foreign(_)) => return Err(foreign),
-            Ok(_) | Err(StreamError::Failed { .. }) => {}
+        if let Err(foreign @ StreamError::Foreign(_)) = ours(nats, outlet, name).await {
+            return Err(foreign);
         }
     }
     Ok(())

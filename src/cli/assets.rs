@@ -16,14 +16,14 @@ const SHELLS: [Shell; 3] = [Shell::Bash, Shell::Fish, Shell::Zsh];
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// Folder for `completions` and `man`; created if it is missing.
+    /// Folder for `completions` and `man/man1`; created if it is missing.
     #[arg(value_name = "DIR")]
     folder: PathBuf,
 }
 
 /// Writes the files for the program whose command line this is. Files of an earlier call are replaced.
 pub(super) fn run(Arguments { folder }: &Arguments, mut program: Command) -> anyhow::Result<Ended> {
-    let [completions, man] = ["completions", "man"].map(|name| folder.join(name));
+    let [completions, man] = ["completions", "man/man1"].map(|name| folder.join(name));
     for folder in [&completions, &man] {
         fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
     }

@@ -1,6 +1,6 @@
 //! `coupon show` and `coupon find`: coupons, through the API.
 
-use clap::Args;
+use clap::{ArgGroup, Args};
 use serde_json::{Value, json};
 
 use super::api::ApiArgs;
@@ -30,12 +30,13 @@ pub(super) struct ShowArguments {
 }
 
 #[derive(Debug, Args)]
+#[command(group(ArgGroup::new("whose").required(true).args(["user", "code"])))]
 pub(super) struct FindArguments {
     /// The user who holds the coupons.
-    #[arg(long, value_name = "ID", value_parser = |id: &str| UserId::parse(id), required_unless_present = "code")]
+    #[arg(long, value_name = "ID", value_parser = |id: &str| UserId::parse(id))]
     user: Option<UserId>,
     /// The code of the coupon, as it was read or typed.
-    #[arg(long, conflicts_with_all = ["user", "campaign", "cursor"])]
+    #[arg(long, conflicts_with_all = ["campaign", "limit", "cursor"])]
     code: Option<Code>,
     /// Only coupons of this campaign.
     #[arg(long, value_name = "ID")]
@@ -65,8 +66,9 @@ pub(super) async fn show(
 pub(super) async fn find(arguments: FindArguments, client: &Client) -> anyhow::Result<Ended> {
     if let Some(code) = &arguments.code {
         let found = client.get(&format!("/v1/coupons?code={}", code.text())).await?;
-        arguments.output.list(items(&found, "coupons")?, &found["next"], &FIELDS)?;
-        return Ok(Ended::Done);
+        let coupons = items(&found, "coupons")?;
+        arguments.output.list(coupons, &found["next"], &FIELDS)?;
+        return Ok(if coupons.is_empty() { Ended::NoSuchCode } else { Ended::Done });
     }
     let Some(user) = &arguments.user else {
         return Ok(Ended::WrongUsage("give --user or --code".to_owned()));

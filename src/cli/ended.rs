@@ -23,7 +23,7 @@ pub(super) const CODES: [(u8, &str); 9] = [
     (4, "replay: another replay is running"),
     (5, "replay: no event matches"),
     (6, "commands that call the API: it refuses the token (401, 403)"),
-    (7, "commands that call the API: it knows no such thing (404)"),
+    (7, "commands that call the API: it knows no such thing (404), or no coupon has the code"),
     (
         8,
         "commands that call the API: it does not answer or cannot serve now (408, 429, 5xx); a later retry may succeed",
@@ -54,6 +54,8 @@ pub enum Ended {
     Cancelled(RunId),
     /// One replay runs at a time, and another one does.
     Busy(ReplayError),
+    /// No coupon has the code that was asked for.
+    NoSuchCode,
     /// A replay has nothing to publish; the text says why. No run was recorded.
     NothingSelected(String),
 }
@@ -70,6 +72,7 @@ impl Ended {
             Self::Stopped(_) | Self::Cancelled(_) => 3,
             Self::Busy(_) => 4,
             Self::NothingSelected(_) => 5,
+            Self::NoSuchCode => 7,
         }
     }
 
@@ -83,6 +86,7 @@ impl Ended {
             Self::Misconfigured(error) => Some(error.to_string()),
             Self::WrongUsage(problem) => Some(problem.clone()),
             Self::Declined => Some("nothing is changed".to_owned()),
+            Self::NoSuchCode => Some("no coupon has this code".to_owned()),
             Self::NothingSelected(why) => Some(format!("nothing to replay: {why}")),
             Self::Stopped(Some(run)) => {
                 Some(format!("run {run} was stopped: `coupon replay --resume {run}` continues it"))
@@ -127,10 +131,11 @@ mod tests {
             Ended::Busy(ReplayError::Busy { run: None }),
             Ended::WrongUsage("no".to_owned()),
             Ended::Declined,
+            Ended::NoSuchCode,
             Ended::NothingSelected("none".to_owned()),
         ];
         let codes = all.each_ref().map(Ended::code);
-        assert_eq!(codes, [0, 1, 1, 1, 2, 3, 3, 4, 2, 2, 5]);
+        assert_eq!(codes, [0, 1, 1, 1, 2, 3, 3, 4, 2, 2, 7, 5]);
         let refused = |status| ApiError::Refused { status, problem: "no".to_owned() };
         let of = |error: ApiError| Ended::Failed(anyhow::Error::from(error).context("ask the API")).code();
         let codes = [400, 401, 403, 404, 409, 429, 500, 503].map(|status| of(refused(status)));

@@ -69,7 +69,7 @@ enum Command {
     /// Run everything on private servers. Example: coupon demo --coupons 1000 --users 5000
     ///
     /// Starts Postgres, Redis and NATS on free ports, lets users claim coupons over HTTP, and audits. Everything is gone
-    /// afterwards, unless --data names a folder. The programs are those on the PATH, or those that `POSTGRES`, `REDIS_SERVER` and `NATS_SERVER` name.
+    /// afterwards, unless --data names a folder. The programs are those on the PATH or in Debian's folders, or those that `POSTGRES`, `REDIS_SERVER` and `NATS_SERVER` name.
     Demo(demo::Arguments),
     /// Create, list, show, open and close campaigns through the API. Example: coupon campaign list
     Campaign(campaign::Arguments),
@@ -259,9 +259,10 @@ fn variable(name: &str) -> Option<String> {
 
 /// The end of `coupon --help`: variables and exit codes, from their tables.
 fn help() -> String {
+    let width = VARIABLES.iter().map(|variable| variable.name.len()).max().unwrap_or_default();
     let variables = VARIABLES.iter().map(|variable| {
         let default = variable.default.map(|default| format!(" [default: {default}]")).unwrap_or_default();
-        format!("\n  {:<23}{}{default}", variable.name, variable.about)
+        format!("\n  {:<width$} {}{default}", variable.name, variable.about)
     });
     let codes = CODES.iter().map(|(code, when)| format!("\n  {code}  {when}"));
     format!("Environment:{}\n\nExit codes:{}", variables.collect::<String>(), codes.collect::<String>())

@@ -42,7 +42,7 @@ pub struct Code(u128);
 
 /// The text has another length than a code, or its check character is wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("must be a code of 20 characters, the last of which tells that another is wrong")]
+#[error("is not a valid code: a character is wrong or missing")]
 pub struct NoCode;
 
 impl FromStr for Code {

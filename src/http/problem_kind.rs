@@ -102,8 +102,8 @@ kinds! {
         retry: Useless,
     }
     HeaderTooLarge: REQUEST_HEADER_FIELDS_TOO_LARGE "header-too-large" "The header is too large" {
-        cause: "The request line and the header lines have more than 16 KiB together, or are more than 100. The service \
-                closes the connection.",
+        cause: "The request line and the header lines have more than 16 KiB together, or there are more than 100 header \
+                lines. The service closes the connection.",
         advice: "Send a shorter path, or fewer or shorter header lines.",
         retry: Useless,
     }
@@ -165,8 +165,8 @@ kinds! {
         retry: Useless,
     }
     Invalid: UNPROCESSABLE_ENTITY "invalid" "Some fields are invalid" {
-        cause: "Fields of the body, the path or the query have values that the service does not accept.",
-        advice: "Correct the fields that the member errors names; it names all of them.",
+        cause: "Fields of the body, the path, the query or the header have values that the service does not accept.",
+        advice: "Correct the fields that the member errors names. It names all of them, and of unknown ones the first 16.",
         retry: Useless,
     }
     NotAllowedInState: CONFLICT "not-allowed-in-state" "The campaign's state does not allow this" {

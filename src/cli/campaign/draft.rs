@@ -16,7 +16,7 @@ const DOCUMENT_BYTES_MAX: u64 = 16 * 1024;
 pub(super) const EXAMPLES: &str = r#"Examples:
   From options, with all fields:
     coupon campaign create --name Friday --merchant shop-7 --face-value 500 --currency EUR --quantity 100 \
-        --per-user-limit 1 --opens-at 2026-11-27T18:00:00Z --closes-at 2026-11-28T00:00:00Z \
+        --per-user-limit 1 --opens-at 2026-11-27T18:00:00Z --closes-at 2099-11-28T00:00:00Z \
         --coupon-valid-for P30D --settle-on redeem
 
   From a file, with another quantity:
@@ -24,7 +24,7 @@ pub(super) const EXAMPLES: &str = r#"Examples:
 
   From standard input:
     echo '{"name": "Friday", "merchant_id": "shop-7", "face_value": 500, "currency": "EUR", "quantity": 100,
-           "opens_at": "2026-11-27T18:00:00Z", "closes_at": "2026-11-28T00:00:00Z", "coupon_valid_for": "P30D"}' |
+           "opens_at": "2026-11-27T18:00:00Z", "closes_at": "2099-11-28T00:00:00Z", "coupon_valid_for": "P30D"}' |
         coupon campaign create -
 
 A draft gives no coupons: coupon campaign open <ID> opens it."#;
@@ -190,6 +190,7 @@ fn bounded(from: impl Read) -> io::Result<Vec<u8>> {
 }
 
 /// The text of a time of RFC 3339.
-fn is_time(text: &str) -> Result<String, time::error::Parse> {
-    OffsetDateTime::parse(text, &Rfc3339).map(|_| text.to_owned())
+fn is_time(text: &str) -> Result<String, &'static str> {
+    let is_time = OffsetDateTime::parse(text, &Rfc3339).is_ok();
+    is_time.then(|| text.to_owned()).ok_or("must be a time such as 2026-11-27T18:00:00Z")
 }

@@ -50,7 +50,7 @@ pub(super) fn all() -> Value {
         parameter(
             "query",
             "code",
-            "The code of a coupon: 20 characters, in large or small letters, with hyphens, blanks or neither between them.",
+            "The code of a coupon: 20 characters, in large or small letters, with hyphens, blanks or neither between them; O, I and L are read as 0, 1 and 1.",
             json!({ "type": "string" }),
             json!("XBXD-9TQD-F59T-D9ED-D1R3"),
         ),

@@ -33,13 +33,25 @@ pub(super) fn example(kind: ProblemKind) -> Value {
     });
     for Always(name) | Sometimes(name) in members(kind) {
         example[*name] = match *name {
-            "errors" => json!([examples::of("FieldProblem")]),
+            "errors" => json!([wrong(kind)]),
             "coupon" => examples::of("Coupon"),
             "opens_at" => json!("2026-11-27T18:00:00Z"),
             _ => json!("What is wrong, in words."),
         };
     }
     example
+}
+
+/// What may be wrong with a request of which a problem tells.
+fn wrong(kind: ProblemKind) -> Value {
+    let (field, reason) = match kind {
+        ProblemKind::MalformedRequest => ("Host", "is missing"),
+        ProblemKind::UnsupportedMediaType => ("Content-Type", "must be application/json, in UTF-8"),
+        ProblemKind::TooLarge => ("body", "must be at most 16384 bytes"),
+        ProblemKind::MalformedBody => ("quantity", "is missing"),
+        _ => return examples::of("FieldProblem"),
+    };
+    json!({ "field": field, "reason": reason })
 }
 
 /// The problems that an operation may answer.

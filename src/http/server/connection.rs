@@ -26,7 +26,7 @@ use super::reply;
 use super::slots::{Phase, Slot};
 use super::unreadable::Answers;
 
-/// Bytes of a request's header, at most. (It has at most 100 lines, hyper's default.)
+/// Bytes of a request's header, at most. (It has at most 100 header lines, hyper's default.)
 const HEADER_BYTES_MAX: usize = 16 * 1024;
 
 /// Serves a connection until the client closes it, its slot is evicted, or, after `stop`, the request in progress is

@@ -16,13 +16,13 @@ async fn there_is_a_man_page_for_each_command_and_a_completion_for_each_shell() 
     }
     let read = |name: &str| fs::read_to_string(folder.join(name)).unwrap();
     for (words, options) in helped() {
-        let page = read(&format!("man/{}.1", [&["coupon".to_owned()], &words[..]].concat().join("-")));
+        let page = read(&format!("man/man1/{}.1", [&["coupon".to_owned()], &words[..]].concat().join("-")));
         assert!(page.contains(".SH SYNOPSIS"), "{words:?}");
         for option in options {
             assert!(page.contains(&option.replace('-', "\\-")), "{words:?} {option}");
         }
     }
-    let pages = fs::read_dir(folder.join("man")).unwrap().count();
+    let pages = fs::read_dir(folder.join("man/man1")).unwrap().count();
     assert_eq!(pages, helped().len(), "a page of no command");
     for name in ["coupon.bash", "coupon.fish", "_coupon"] {
         let completion = read(&format!("completions/{name}"));

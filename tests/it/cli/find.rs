@@ -40,10 +40,10 @@ async fn the_coupons_of_a_user_are_found_in_full_and_listed_as_a_wallet() {
         let found = run(&["find", "--code", &typed]).await;
         assert_eq!(found, json!({ "items": [coupons[3]], "next": null }), "{typed}");
     }
-    assert_eq!(
-        run(&["find", "--code", &new_code(CouponId(ulid::Ulid::generate()))]).await,
-        json!({ "items": [], "next": null })
-    );
+    let unknown = new_code(CouponId(ulid::Ulid::generate()));
+    let none = world.coupon(&["find", "--code", &unknown, "--json"]).await;
+    assert_eq!((none.code, none.out.trim_end()), (Some(7), r#"{"items":[],"next":null}"#), "{none:?}");
+    assert_eq!(none.err.trim_end(), "coupon: no coupon has this code");
     assert_eq!(run(&["find", "--user", "nobody"]).await, json!({ "items": [], "next": null }));
 
     let listed = run(&["user", "coupons", USER, "--status", "usable", "--limit", "1"]).await;
@@ -54,6 +54,7 @@ async fn the_coupons_of_a_user_are_found_in_full_and_listed_as_a_wallet() {
         &["find", "--user", ".."],
         &["find", "--code", &code[1..]],
         &["find", "--code", code, "--user", USER],
+        &["find", "--code", code, "--limit", "3"],
         &["user", "coupons", "alice", "--status", "lost"],
     ] {
         assert_eq!(world.coupon(wrong).await.code, Some(2), "{wrong:?}");
