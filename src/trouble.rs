@@ -18,21 +18,22 @@ const LOGGED_MAX: usize = 1_000;
 /// Which of many failures are logged: one of each key in an interval, the first at once.
 #[derive(Debug)]
 pub struct Spaced<K> {
-    interval: Duration,
     /// When a failure of the key was logged last, and how many were left out since.
     logged: HashMap<K, (Instant, u64)>,
 }
 
-impl<K: Eq + Hash> Spaced<K> {
-    #[must_use]
-    pub fn new(interval: Duration) -> Self {
-        Self { interval, logged: HashMap::new() }
+impl<K> Default for Spaced<K> {
+    fn default() -> Self {
+        Self { logged: HashMap::new() }
     }
+}
 
-    /// Whether this failure is logged, and how many of its key were left out since the last that was.
-    pub fn is_due(&mut self, key: K) -> Option<u64> {
+impl<K: Eq + Hash> Spaced<K> {
+    /// Whether this failure is logged, and how many of its key were left out since the last that was. The interval of a key
+    /// is always the same.
+    pub fn is_due(&mut self, key: K, interval: Duration) -> Option<u64> {
         let now = Instant::now();
-        let rests = |at: Instant| now.duration_since(at) < self.interval;
+        let rests = |at: Instant| now.duration_since(at) < interval;
         if self.logged.len() >= LOGGED_MAX {
             self.logged.retain(|_, (at, _)| rests(*at));
         }
@@ -66,13 +67,13 @@ impl Troubles {
     /// `what` says in the log what failed; `failures` counts.
     #[must_use]
     pub fn new(what: &'static str, failures: Counter) -> Self {
-        Self { what, failures, spaced: Spaced::new(LOG_INTERVAL) }
+        Self { what, failures, spaced: Spaced::default() }
     }
 
     /// Counts a failure, and logs it unless that was done within the last minute.
     pub fn report(&mut self, campaign: CampaignId, error: &(dyn Error + 'static)) {
         self.failures.inc();
-        if self.spaced.is_due(campaign).is_some() {
+        if self.spaced.is_due(campaign, LOG_INTERVAL).is_some() {
             tracing::warn!(%campaign, error, "{}", self.what);
         }
     }

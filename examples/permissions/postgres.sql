@@ -91,7 +91,9 @@ GRANT EXECUTE ON FUNCTION outbox_head TO coupon_replay;
 GRANT SELECT ON ALL TABLES IN SCHEMA :"schema" TO coupon_reader;
 GRANT EXECUTE ON FUNCTION outbox_head, projection_position TO coupon_reader;
 
--- Only the API compares secrets, of which the table has the hashes.
-REVOKE SELECT ON api_token_secrets FROM coupon_projector, coupon_reader;
+-- Only the API compares secrets, of which the table has the hashes, and shows the codes of coupons, which are secrets too.
+REVOKE SELECT ON api_token_secrets, coupons FROM coupon_projector, coupon_reader;
+GRANT SELECT (id, campaign_id, user_id, nth, number, state, issued_at, expires_at) ON coupons
+    TO coupon_projector, coupon_reader;
 
 COMMIT;

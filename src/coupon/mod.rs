@@ -1,6 +1,7 @@
-//! A coupon: a promise to one user, kept. Its code, and its rows in the [`store`].
+//! A coupon: a promise to one user, kept. Its id and code, and its rows in the [`store`].
 
 pub mod code;
+pub(crate) mod rising;
 pub mod store;
 
 use serde::{Deserialize, Serialize};

@@ -98,7 +98,9 @@ impl Health {
         let relays = || self.watch.relays.iter().map(|(_, relay)| relay.borrow());
         let nats = self.watch.nats.connection_state() == NatsState::Connected
             && !relays().any(|relay| relay.held_up.is_some());
-        let own = relays().filter_map(|relay| relay.halted.as_ref().map(ToString::to_string));
+        // One that stands by has no say: another may have gone on since. What has halted all, the sample tells.
+        let leading = relays().filter(|relay| relay.leads);
+        let own = leading.filter_map(|relay| relay.halted.as_ref().map(ToString::to_string));
         let mut halted: Vec<String> = own.collect();
         let mut stalled: Vec<String> = self.watch.relays.iter().filter_map(held_up).collect();
         if let Some(sample) = sample {

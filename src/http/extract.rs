@@ -18,7 +18,7 @@ use crate::json::{Object, Rejected, UNKNOWN_NAMED_MAX};
 use crate::page::{PAGE_MAX, PageLimit, PageRequest};
 
 /// Bytes of a body, at most. Bodies are small; the largest is that of a campaign.
-const BODY_BYTES_MAX: usize = 16 * 1024;
+pub(super) const BODY_BYTES_MAX: usize = 16 * 1024;
 /// For the whole body to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -210,9 +210,6 @@ fn is_json(media_type: &str) -> bool {
 }
 
 async fn read(body: Body) -> Result<Bytes, Problem> {
-    if body.size_hint().lower() > BODY_BYTES_MAX as u64 {
-        return Err(Problem::too_large(BODY_BYTES_MAX)); // by its Content-Length
-    }
     match timeout(BODY_TIMEOUT, Limited::new(body, BODY_BYTES_MAX).collect()).await {
         Ok(Ok(body)) => Ok(body.to_bytes()),
         Ok(Err(error)) if error.downcast_ref::<LengthLimitError>().is_some() => {

@@ -2,30 +2,41 @@
 //! the service reads neither way and refuses them with 400.
 //!
 //! Headers that have one value, given twice: RFC 9110, section 5.3, lets nobody send them, and RFC 6750, section 3.1,
-//! forbids a repeated token. No `Host` in HTTP/1.1, a second, or one that is no host: RFC 9112, section 3.2. A
-//! `Transfer-Encoding` of several codings, of which the HTTP library would look at the last alone: section 6.1.
+//! forbids a repeated token. No `Host` in HTTP/1.1, a second, one that is no host, or not that of the target: RFC 9112,
+//! section 3.2. A `Transfer-Encoding` of several codings, of which the HTTP library would look at the last alone: section 6.1.
 //!
-//! `Content-Length` is not among them: the HTTP library refuses two that differ, and makes one of two that are the same, as
-//! RFC 9110, section 8.6, has it. Of `Request-Id` and `traceparent`, which change no answer, two count as none.
+//! `Content-Length` is not among them. The HTTP library refuses two that differ, and makes one of two that are the same, as
+//! RFC 9110, section 8.6, has it; beside `Transfer-Encoding` it drops it, and closes the connection after the answer, as RFC
+//! 9112, section 6.1, has it. Of `Request-Id` and `traceparent`, which change no answer, two count as none.
 
-use axum::http::{HeaderMap, HeaderName, Request, Version, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Request, Version, header};
 
+use super::extract::BODY_BYTES_MAX;
 use super::problem::Problem;
 use crate::ids::FieldProblem;
 
 /// The header of the key of a request.
 pub(super) static IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
-/// Refuses a request that another server may read differently.
+/// Refuses a request that another server may read differently, and one whose body is longer than any that a handler reads.
 pub(super) fn refuse<B>(request: &Request<B>) -> Result<(), Problem> {
     let headers = request.headers();
+    let length =
+        headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+    if length.is_some_and(|length| length > BODY_BYTES_MAX as u64) {
+        return Err(Problem::too_large(BODY_BYTES_MAX));
+    }
     let mut problems = repeated(headers);
-    match headers.get(header::HOST) {
+    match headers.get(header::HOST).map(HeaderValue::as_bytes) {
         None if request.version() == Version::HTTP_11 => {
             problems.push(FieldProblem::new("Host", "is missing"));
         }
-        Some(host) if !host.as_bytes().iter().all(|byte| is_of_host(*byte)) => {
+        Some(host) if !is_host(host) => {
             problems.push(FieldProblem::new("Host", "must be a name or an address, and a port if need be"));
+        }
+        // A target such as `http://host/path`, which proxies send to each other.
+        Some(host) if request.uri().authority().is_some_and(|named| named.as_str().as_bytes() != host) => {
+            problems.push(FieldProblem::new("Host", "must be that of the target of the request"));
         }
         _ => {}
     }
@@ -54,7 +65,19 @@ fn repeated(headers: &HeaderMap) -> Vec<FieldProblem> {
     repeated.map(|(name, _)| FieldProblem::new(name, "must be given once")).collect()
 }
 
-/// Whether a host and a port can have this character: RFC 3986, section 3.2, without the name of a user before them.
-fn is_of_host(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=%:[]".contains(&byte)
+/// Whether this is a host, with a port or without, as in RFC 3986, section 3.2, without the name of a user before it.
+fn is_host(text: &[u8]) -> bool {
+    let of_name = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=%".contains(byte);
+    let end = match text.strip_prefix(b"[").and_then(|text| text.iter().position(|byte| *byte == b']')) {
+        Some(end) if text[1..=end].iter().all(|byte| byte.is_ascii_hexdigit() || b":.".contains(byte)) => {
+            end + 2
+        }
+        Some(_) => return false,
+        None => text.iter().position(|byte| !of_name(byte)).unwrap_or(text.len()),
+    };
+    match text[end..].split_first() {
+        None => true,
+        Some((b':', port)) => port.len() <= 5 && port.iter().all(u8::is_ascii_digit),
+        Some(_) => false,
+    }
 }

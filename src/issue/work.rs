@@ -7,11 +7,11 @@ use outbox_relay::{Shard, zoo};
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row as _};
 use time::OffsetDateTime;
-use ulid::{Generator, Ulid};
 use uuid::Uuid;
 
 use super::claim::{Asking, Claim, ClaimError, Fate, Verdict};
 use crate::cause::{RequestId, Traceparent};
+use crate::coupon::rising::RisingIds;
 use crate::coupon::{self, Coupon, CouponState, Refusal};
 use crate::gate::loader::Loader;
 use crate::gate::seat::Seat;
@@ -29,14 +29,13 @@ const FORGOTTEN_AFTER: time::Duration = time::Duration::seconds(5);
 pub struct Claims {
     gate: Gate<Asking>,
     loader: Loader,
-    /// Ids rise within a writer.
-    ids: Generator,
+    ids: RisingIds,
 }
 
 impl Claims {
     #[must_use]
     pub fn new(gate: Gate<Asking>, loader: Loader) -> Self {
-        Self { gate, loader, ids: Generator::new() }
+        Self { gate, loader, ids: RisingIds::new() }
     }
 }
 
@@ -77,7 +76,7 @@ impl Work for Claims {
         shard: Shard,
         claims: &[Claim],
     ) -> Result<Vec<Answer>, sqlx::Error> {
-        let mut new_id = || self.ids.generate().unwrap_or_else(|_| Ulid::generate());
+        let mut new_id = || self.ids.generate();
         let campaigns: Vec<&[Claim]> = claims.chunk_by(|a, b| a.campaign == b.campaign).collect();
         let last_claims = campaigns.iter().scan(0, |last, claims| {
             *last += claims.len();

@@ -78,7 +78,7 @@ async fn events_that_nobody_publishes_are_told_by_every_process() {
 /// Why a relay has stopped is told by processes without one, and after it was decided by none.
 #[tokio::test]
 async fn a_halt_is_told_by_every_process() {
-    let world = World::with_processes(&["api", "relay,project"]).await;
+    let world = World::with_processes(&["api", "relay,project", "relay"]).await;
     world.append_events(2).await;
     world.balanced().await;
     let context = jetstream::new(world.nats().await);
@@ -89,9 +89,15 @@ async fn a_halt_is_told_by_every_process() {
     world.measures(0, "outbox_relay_halted{shard=\"0\"}", 1.0).await;
     let (code, out) = world.doctor().await;
     assert!(code == Some(1) && out.contains("coupon relay epoch new --shard 0"), "{out}");
+    // Both relays have halted in turn, as each gives the lock back.
+    for relay in [1, 2] {
+        world.processes[relay].told("relay stopped").await;
+    }
     world.begin_epoch().await;
-    world.is_ready(0).await;
-    world.measures(0, "outbox_relay_halted{shard=\"0\"}", 0.0).await;
+    for process in 0..3 {
+        world.is_ready(process).await;
+        world.measures(process, "outbox_relay_halted{shard=\"0\"}", 0.0).await;
+    }
     world.close().await;
 }
 

@@ -24,7 +24,7 @@ pub(super) fn of(schema: &str) -> Value {
         "CampaignPage" => json!({ "campaigns": [of("Campaign")], "next": null }),
         "Coupon" => json!({
             "id": "01M7WFKGE14NWN561KVXBYTJTY", "campaign_id": "01M7WFKGE14NWN561KVXBYTJTX",
-            "user_id": "alice", "number": 1, "code": "XBXD-9TQD-F59T-D9ED-D1R3", "state": "issued",
+            "user_id": "alice", "number": 1, "code": "CBDQ-JJS3-YXM5-5SWY-9BD6", "state": "issued",
             "issued_at": "2026-11-27T18:00:01.25Z", "expires_at": "2026-12-27T18:00:01.25Z",
         }),
         "CouponPage" => json!({ "coupons": [of("Coupon")], "next": null }),

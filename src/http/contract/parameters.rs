@@ -52,7 +52,7 @@ pub(super) fn all() -> Value {
             "code",
             "The code of a coupon: 20 characters, in large or small letters, with hyphens, blanks or neither between them; O, I and L are read as 0, 1 and 1.",
             json!({ "type": "string" }),
-            json!("XBXD-9TQD-F59T-D9ED-D1R3"),
+            json!("CBDQ-JJS3-YXM5-5SWY-9BD6"),
         ),
         parameter("query", "cursor", "The next of the page before.", ulid, json!(id)),
         parameter("query", "limit", "Items of a page.", limit, json!(50)),

@@ -57,7 +57,7 @@ fn wrong(kind: ProblemKind) -> Value {
 /// The problems that an operation may answer.
 pub(super) fn of(route: &Route, operation: &Operation) -> Vec<ProblemKind> {
     use ProblemKind as Kind;
-    let mut kinds = vec![Kind::MalformedRequest, Kind::HeaderTooLarge, Kind::Invalid];
+    let mut kinds = vec![Kind::MalformedRequest, Kind::HeaderTooLarge, Kind::TooLarge, Kind::Invalid];
     if route.access != Access::Public {
         kinds.extend([Kind::Unauthorized, Kind::CredentialsUnavailable, Kind::Forbidden, Kind::NotFound]);
         kinds.extend([Kind::StorageUnavailable, Kind::Internal]);
@@ -69,7 +69,7 @@ pub(super) fn of(route: &Route, operation: &Operation) -> Vec<ProblemKind> {
         kinds.push(Kind::Overloaded);
     }
     if route.method == Method::POST {
-        kinds.extend([Kind::IdempotencyKeyReused, Kind::IdempotencyKeyInUse, Kind::TooLarge, Kind::TooSlow]);
+        kinds.extend([Kind::IdempotencyKeyReused, Kind::IdempotencyKeyInUse, Kind::TooSlow]);
         kinds.extend([Kind::UnsupportedMediaType, Kind::MalformedBody]);
     }
     kinds.extend(operation.problems);

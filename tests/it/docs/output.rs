@@ -173,7 +173,7 @@ mod tests {
             ("run 01M7WY7SK0CNGS3JVEMZ5JPP83: x", "run 1: x", false),
             ("at \"2026-11-20T12:41:20.06Z\"", "at \"2027-01-02T02:41:20Z\"", true),
             ("at \"2026-11-20T12:41:20.06Z\"", "at \"noon\"", false),
-            ("W8CN-B84S-X4FR-898P-BSK9", "CZ0Q-FG8T-6A4S-4K9W-39QW", true),
+            ("68HZ-6HC0-3KND-5VK9-NY14", "P9JG-0GJ9-6VBD-E7MT-FH7A", true),
             ("5 requests/s for 1.2 s", "77 requests/s for 0.4 s", true),
             ("5 requests/s for 1.2 s", "77 requests/s for 4 s", false),
             ("http://127.0.0.1:80/v1", "http://127.0.0.1:40525/v1", true),

@@ -221,12 +221,11 @@ async fn a_megabyte_of_anything_is_refused_early() {
             assert_eq!((status, problem["type"].as_str()), (431, Some("/problems/header-too-large")));
             assert_eq!(problem["request_id"].as_str().unwrap().len(), 26);
         }
-        if route.method != Method::POST {
-            continue;
-        }
         let begun = format!("{}{}", head(&path, "Content-Length: 1048576\r\n\r\n"), &megabyte[..100]);
         let chunk = format!("Transfer-Encoding: chunked\r\n\r\n100000\r\n{}", &megabyte[..20_000]);
-        for request in [begun, head(&path, &chunk)] {
+        // Nobody reads the chunks of a GET: it is answered, and the connection ends.
+        let chunked = (route.method == Method::POST).then(|| head(&path, &chunk));
+        for request in [Some(begun), chunked].into_iter().flatten() {
             let mut socket = Socket::connect(address).await;
             socket.say(&request).await.unwrap();
             let (status, body) = socket.whole_answer().await.expect("an answer");

@@ -99,6 +99,11 @@ async fn a_request_that_can_be_read_in_two_ways_is_refused() {
         ("GET /livez HTTP/1.1\r\nHost: user@a\r\n\r\n", "Host"),
         ("GET /livez HTTP/1.1\r\nHost: a b\r\n\r\n", "Host"),
         ("GET /livez HTTP/1.0\r\nHost: a?b\r\n\r\n", "Host"),
+        ("GET /livez HTTP/1.1\r\nHost: a:b:c\r\n\r\n", "Host"),
+        ("GET /livez HTTP/1.1\r\nHost: a:123456\r\n\r\n", "Host"),
+        ("GET /livez HTTP/1.1\r\nHost: [::1\r\n\r\n", "Host"),
+        ("GET /livez HTTP/1.1\r\nHost: ]:80[\r\n\r\n", "Host"),
+        ("GET http://other/livez HTTP/1.1\r\nHost: x\r\n\r\n", "Host"),
         (&post("Transfer-Encoding: gzip, chunked\r\n"), "Transfer-Encoding"),
         (&post("Transfer-Encoding: chunked, chunked\r\n"), "Transfer-Encoding"),
         (&post("Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n"), "Transfer-Encoding"),
@@ -112,6 +117,7 @@ async fn a_request_that_can_be_read_in_two_ways_is_refused() {
         "GET /livez HTTP/1.0\r\n\r\n",
         "GET /livez HTTP/1.1\r\nHost:\r\nConnection: close\r\n\r\n",
         "GET /livez HTTP/1.1\r\nHost: [::1]:8080\r\nConnection: close\r\n\r\n",
+        "GET http://x:80/livez HTTP/1.1\r\nHost: x:80\r\nConnection: close\r\n\r\n",
         "GET /livez HTTP/1.1\r\nHost: xn--9ca.example:80\r\nConnection: close\r\n\r\n",
     ] {
         let answered = Socket::connect(address).await.say_all(request).await;
