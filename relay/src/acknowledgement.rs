@@ -4,6 +4,7 @@
 //! subject and may answer there as well. The relay ignores an answer that is not an acknowledgement of its stream.
 
 use serde::Deserialize;
+use serde_json::value::RawValue;
 
 use crate::strict::from_object;
 use crate::zoo;
@@ -18,12 +19,13 @@ pub(crate) enum Said {
 }
 
 #[derive(Deserialize)]
-struct Acknowledgement {
+struct Acknowledgement<'a> {
     stream: Option<String>,
     seq: Option<i64>,
     #[serde(default)]
     duplicate: bool,
-    error: Option<ServerError>,
+    #[serde(borrow)]
+    error: Option<&'a RawValue>,
 }
 
 #[derive(Deserialize)]
@@ -40,7 +42,10 @@ pub(crate) fn read(answer: &[u8], stream: &str) -> Option<Said> {
         return None;
     }
     match error {
-        Some(ServerError { err_code: code, description }) => Some(Said::Refused { code, description }),
+        Some(error) => {
+            let ServerError { err_code: code, description } = from_object(error.get().as_bytes()).ok()?;
+            Some(Said::Refused { code, description })
+        }
         None => named.and(seq).map(|sequence| Said::Stored { sequence, duplicate }),
     }
 }

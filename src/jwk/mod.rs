@@ -4,6 +4,7 @@ mod key;
 mod pem;
 mod provider;
 
+use outbox_relay::strict::from_object;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -36,7 +37,7 @@ impl KeySet {
     /// When it is malformed, is too large, has an id twice, or holds no key that can be used: the end of a sentence
     /// about the text.
     pub fn from_jwks(text: &[u8]) -> Result<Self, String> {
-        let jwks: Jwks<'_> = serde_json::from_slice(text).map_err(|error| format!("is no JWKS: {error}"))?;
+        let jwks: Jwks<'_> = from_object(text).map_err(|error| format!("is no JWKS: {error}"))?;
         if jwks.keys.len() > KEYS_MAX {
             return Err(format!("holds more than {KEYS_MAX} keys"));
         }
@@ -81,7 +82,7 @@ struct Jwks<'a> {
 }
 
 fn entry(raw: &RawValue) -> Result<(Option<String>, Key), String> {
-    let jwk: Jwk = serde_json::from_str(raw.get()).map_err(|error| format!("is no JWK: {error}"))?;
+    let jwk: Jwk = from_object(raw.get().as_bytes()).map_err(|error| format!("is no JWK: {error}"))?;
     let key = jwk.key()?;
     Ok((jwk.kid, key))
 }
