@@ -99,8 +99,11 @@ impl Health {
         let nats = self.watch.nats.connection_state() == NatsState::Connected
             && !relays().any(|relay| relay.held_up.is_some());
         // One that stands by has no say: another may have gone on since. What has halted all, the sample tells.
-        let leading = relays().filter(|relay| relay.leads);
-        let own = leading.filter_map(|relay| relay.halted.as_ref().map(ToString::to_string));
+        let own = self.watch.relays.iter().filter_map(|(shard, relay)| {
+            let relay = relay.borrow();
+            let halt = relay.halted.as_ref().filter(|_| relay.leads)?;
+            Some(with_command(*shard, &halt.to_string()))
+        });
         let mut halted: Vec<String> = own.collect();
         let mut stalled: Vec<String> = self.watch.relays.iter().filter_map(held_up).collect();
         if let Some(sample) = sample {
@@ -196,6 +199,12 @@ impl Readiness {
     pub fn is_ready(&self) -> bool {
         self.status != Status::Unready
     }
+}
+
+/// Why a relay has halted, with the command that lets it go on, if a new epoch does.
+fn with_command(shard: Shard, reason: &str) -> String {
+    let command = format!(". `coupon relay epoch new --shard {shard}` begins one");
+    format!("{reason}{}", if reason.contains("new epoch") { &command } else { "" })
 }
 
 /// Why a relay of this process retries.

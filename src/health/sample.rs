@@ -37,7 +37,9 @@ pub(super) struct Sample {
 impl Sample {
     /// Why relays have stopped.
     pub(super) fn halted(&self) -> impl Iterator<Item = String> {
-        self.standings.iter().filter_map(|standing| standing.halted.clone())
+        self.standings.iter().filter_map(|Standing { shard, halted, .. }| {
+            halted.as_ref().map(|reason| super::with_command(*shard, reason))
+        })
     }
 }
 

@@ -86,6 +86,7 @@ async fn a_halt_is_told_by_every_process() {
     context.send_publish("coupons.tested.K.0", stranger).await.unwrap().await.unwrap();
     let said = world.tells(0, "halted", "another client wrote to the stream").await;
     assert!(said.contains("Begin a new epoch"), "{said}");
+    assert!(said.ends_with("`coupon relay epoch new --shard 0` begins one"), "{said}");
     world.measures(0, "outbox_relay_halted{shard=\"0\"}", 1.0).await;
     let (code, out) = world.doctor().await;
     assert!(code == Some(1) && out.contains("coupon relay epoch new --shard 0"), "{out}");
