@@ -52,8 +52,7 @@ impl Problem {
     /// Headers can be read in two ways. The service closes the connection, as with all requests of this kind: it cannot be sure of
     /// where the next one begins.
     pub(super) fn malformed_request(errors: &[FieldProblem]) -> Self {
-        let close = (header::CONNECTION, HeaderValue::from_static("close"));
-        Self { headers: vec![close], ..Self::new(ProblemKind::MalformedRequest) }.with("errors", &errors)
+        Self::closing(ProblemKind::MalformedRequest).with("errors", &errors)
     }
 
     pub(super) fn method_not_allowed() -> Self {
@@ -77,10 +76,10 @@ impl Problem {
         Self { headers, ..Self::new(ProblemKind::TooManyRequests) }.with("detail", &detail)
     }
 
-    /// The body has more than `limit` bytes.
+    /// The body has more than `limit` bytes. The service closes the connection: it does not read them.
     pub(super) fn too_large(limit: usize) -> Self {
         let error = FieldProblem::new("body", format!("must be at most {limit} bytes"));
-        Self::new(ProblemKind::TooLarge)
+        Self::closing(ProblemKind::TooLarge)
             .with("detail", &format!("at most {limit} bytes"))
             .with("errors", &[error])
     }
@@ -202,6 +201,12 @@ impl Problem {
 
     fn new(kind: ProblemKind) -> Self {
         Self { kind, members: Vec::new(), headers: Vec::new(), failure: None }
+    }
+
+    /// The connection ends with the answer.
+    fn closing(kind: ProblemKind) -> Self {
+        let close = (header::CONNECTION, HeaderValue::from_static("close"));
+        Self { headers: vec![close], ..Self::new(kind) }
     }
 
     fn with(mut self, name: &'static str, value: &impl Serialize) -> Self {
