@@ -12,7 +12,7 @@
 --   full         all seats are taken, and some of them are pending. A user who holds a coupon may have lost
 --                the seat to one of those (commits come late, and Redis may be restored): Postgres knows
 --   sold_out     all seats are taken and confirmed, so that nobody else holds a coupon
---   closed held <n>, not_open held <n>, sold_out held <n>
+--   closed held <n>, not_open held <n>, full held <n>, sold_out held <n>
 --                the same for a user who has n seats, and fewer than the limit: Postgres knows their coupons
 --   unloaded     the gate does not know the campaign: it must be loaded
 --   failed …     the error of Redis, e.g. a key of another type. Other campaigns are not concerned
@@ -49,7 +49,6 @@ local function admit(gate_key, holders_key, pending_key, first, last, skipped)
   end
   local held = redis.call('SMISMEMBER', holders_key, unpack(names))
 
-  local full = nil
   local given = {}
   local seats = {}
   local deadlines = {}
@@ -61,11 +60,14 @@ local function admit(gate_key, holders_key, pending_key, first, last, skipped)
     local answer = nil
     if n > limit then
       answer = 'already'
-    elseif refusal then
-      answer = n > 1 and refusal .. ' held ' .. (n - 1) or refusal
-    elseif left <= 0 then
-      full = full or (#seats == 0 and redis.call('ZCARD', pending_key) == 0 and 'sold_out' or 'full')
-      answer = n > 1 and full == 'sold_out' and 'sold_out held ' .. (n - 1) or full
+    elseif refusal or left <= 0 then
+      refusal = refusal or (#seats == 0 and redis.call('ZCARD', pending_key) == 0 and 'sold_out' or 'full')
+      local seats_held = n - 1
+      -- A seat that is released leaves those behind it.
+      for later = n + 1, limit do
+        if held[at + later] == 1 or given[names[at + later]] then seats_held = seats_held + 1 end
+      end
+      answer = seats_held > 0 and refusal .. ' held ' .. seats_held or refusal
     else
       local seat = names[at + n]
       left = left - 1

@@ -4,7 +4,7 @@
 pub use outbox_relay::failpoint::reached;
 
 /// The part of the program, and what it has just done.
-pub const POINTS: [&str; 17] = [
+pub const POINTS: [&str; 18] = [
     "claim.asked",
     "claim.judged",
     "gate.admitted",
@@ -21,5 +21,6 @@ pub const POINTS: [&str; 17] = [
     "loader.filled",
     "loader.finished",
     "campaign.recorded",
+    "campaign.committed",
     "campaign.changed",
 ];

@@ -148,7 +148,10 @@ async fn ended<T>(
     result: Result<T, ChangeError>,
 ) -> Result<T, ChangeError> {
     match &result {
-        Ok(_) => transaction.commit().in_time().await?,
+        Ok(_) => {
+            transaction.commit().in_time().await?;
+            failpoint::reached("campaign.committed").await;
+        }
         Err(error) if of_postgres(error).is_none() => transaction.rollback().in_time().await?,
         Err(_) => {} // the connection is closed
     }

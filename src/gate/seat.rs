@@ -60,8 +60,9 @@ pub enum Admission {
 pub enum Denial {
     /// The user has all the seats that the limit allows. Coupons of some may not be committed yet, or never.
     Already,
-    /// All seats are taken and some are pending: the user may hold a coupon nevertheless. Postgres knows.
-    Full,
+    /// All seats are taken and some are pending; of them the user has this number, which is below the limit. Whatever it is,
+    /// the user may hold coupons: Postgres knows.
+    Full(i32),
     /// The user has no seat.
     Refused(Refusal),
     /// The user has this number of seats, which is below the limit, and gets no other. Postgres knows which have coupons.
@@ -77,7 +78,7 @@ impl Admission {
         Some(match word {
             "admitted" => Self::Admitted(Seat::new(user, 1)),
             "already" => Self::Denied(Denial::Already),
-            "full" => Self::Denied(Denial::Full),
+            "full" => Self::Denied(Denial::Full(0)),
             "unloaded" => Self::Denied(Denial::Unloaded),
             other => {
                 if let Some(nth) = other.strip_prefix("admitted ") {
@@ -85,6 +86,7 @@ impl Admission {
                     return Some(Self::Admitted(Seat::new(user, nth)));
                 }
                 Self::Denied(match other.split_once(" held ") {
+                    Some(("full", seats)) => Denial::Full(number(seats)?),
                     Some((why, seats)) => Denial::RefusedMore(refusal(why)?, number(seats)?),
                     None => Denial::Refused(refusal(other)?),
                 })

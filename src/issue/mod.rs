@@ -114,17 +114,8 @@ impl Issuer {
         cause: Cause,
     ) -> Result<Outcome, IssueError> {
         let keyed = Keyed::of(&cause, "claimCoupon", &campaign.to_string(), user.as_str().as_bytes());
-        let _turn = self.turns.take_for(keyed.as_ref()).await.map_err(|_| IssueError::KeyInUse)?;
-        self.answer(campaign, user, cause, keyed.as_ref()).await
-    }
-
-    async fn answer(
-        &self,
-        campaign: CampaignId,
-        user: UserId,
-        cause: Cause,
-        keyed: Option<&Keyed>,
-    ) -> Result<Outcome, IssueError> {
+        let turn = self.turns.take_for(keyed.as_ref()).await.map_err(|_| IssueError::KeyInUse)?;
+        let keyed = keyed.as_ref();
         if let Some((shard, refusal)) = self.refusals.answer(campaign, &user) {
             if keyed.is_none() {
                 self.metrics.answered_from_memory();
@@ -139,7 +130,13 @@ impl Issuer {
         if snapshot.campaign.require_idempotency_key && keyed.is_none() {
             return Ok(Outcome::KeyRequired);
         }
-        let result = self.judge(&snapshot, user.clone(), cause, keyed).await;
+        let result = loop {
+            match self.judge(&snapshot, &user, &cause, keyed).await {
+                // Without a place, which others need.
+                Err(IssueError::KeyInUse) if turn.may_go_on().await => {}
+                judged => break judged,
+            }
+        };
         failpoint::reached("claim.judged").await;
         match &result {
             Ok(Verdict::Issued(_)) => self.refusals.forget(campaign),
@@ -178,8 +175,8 @@ impl Issuer {
     async fn judge(
         &self,
         snapshot: &Snapshot,
-        user: UserId,
-        cause: Cause,
+        user: &UserId,
+        cause: &Cause,
         keyed: Option<&Keyed>,
     ) -> Result<Verdict, IssueError> {
         let campaign = &snapshot.campaign;
@@ -196,8 +193,8 @@ impl Issuer {
         // A holder who asks again is shown the coupon by Postgres, and the gate need not be asked. Not where the limit may
         // allow more: that would be one wait for Postgres more.
         if campaign.per_user_limit == 1
-            && self.refusals.knows_holder(campaign.id, &user)
-            && let Some(held) = self.held(campaign, user.clone()).await?
+            && self.refusals.knows_holder(campaign.id, user)
+            && let Some(held) = self.held(campaign, user).await?
         {
             return Ok(held);
         }
@@ -213,15 +210,15 @@ impl Issuer {
             Ok(Fate::Denied(Denial::RefusedMore(refusal, seats))) => {
                 self.refused(campaign, user, refusal, seats, keyed).await
             }
-            Ok(Fate::Denied(Denial::Full)) => {
-                // Which seats are pending the gate does not say. Where the limit is one coupon, none is the user's.
-                let seats = if campaign.per_user_limit > 1 { i32::MAX } else { 0 };
+            Ok(Fate::Denied(Denial::Full(seats))) => {
                 self.refused(campaign, user, Refusal::SoldOut, seats, keyed).await
             }
-            Ok(Fate::Denied(Denial::Already)) => match self.held(campaign, user.clone()).await? {
+            Ok(Fate::Denied(Denial::Already)) => match self.held(campaign, user).await? {
                 Some(held) => Ok(held),
                 // A crash came between seat and commit: Postgres decides without the gate.
-                None => Ok(without_gate(writer, campaign.id, user, cause, keyed.cloned()).await?),
+                None => {
+                    Ok(without_gate(writer, campaign.id, user.clone(), cause.clone(), keyed.cloned()).await?)
+                }
             },
             Ok(Fate::Denied(Denial::Unloaded)) => {
                 self.loader.want(campaign.id);
@@ -244,18 +241,18 @@ impl Issuer {
     }
 
     /// The verdict on a user who holds as many coupons as the campaign allows; nothing if they hold fewer.
-    async fn held(&self, campaign: &Campaign, user: UserId) -> Result<Option<Verdict>, IssueError> {
-        let newest = self.holdings.newest(campaign.id, user).await?;
+    async fn held(&self, campaign: &Campaign, user: &UserId) -> Result<Option<Verdict>, IssueError> {
+        let newest = self.holdings.newest(campaign.id, user.clone()).await?;
         let held = newest.filter(|newest| newest.nth >= campaign.per_user_limit);
         Ok(held.map(|newest| Verdict::Held(newest.coupon)))
     }
 
-    /// The verdict on a user who gets no seat, and may hold coupons. A seat of theirs without a coupon, of `seats` at most,
-    /// may be that of an earlier request with the key, which another process serves.
+    /// The verdict on a user who gets no seat, and may hold coupons. If fewer than their `seats`, one of these may be that of
+    /// an earlier request with the key, which another process serves: then [`IssueError::KeyInUse`].
     async fn refused(
         &self,
         campaign: &Campaign,
-        user: UserId,
+        user: &UserId,
         refusal: Refusal,
         seats: i32,
         keyed: Option<&Keyed>,
@@ -263,7 +260,7 @@ impl Issuer {
         let newest = self.holdings.newest(campaign.id, user.clone()).await?;
         let coupons = newest.as_ref().map_or(0, |newest| newest.nth);
         if keyed.is_some() && coupons < seats.min(campaign.per_user_limit) {
-            return match self.or_replayed(Outcome::SoldOut(None), keyed, &user).await? {
+            return match self.or_replayed(Outcome::SoldOut(None), keyed, user).await? {
                 Outcome::Replayed(coupon) => Ok(Verdict::Replayed(coupon)),
                 Outcome::KeyReused => Ok(Verdict::KeyReused),
                 _ => Err(IssueError::KeyInUse),

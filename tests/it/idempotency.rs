@@ -2,7 +2,6 @@
 
 mod elsewhere;
 
-use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
@@ -14,7 +13,7 @@ use futures_util::future::join_all;
 use serde_json::{Value, json};
 
 use crate::problems::is_as_ever;
-use crate::support::{Answer, Http, SOON, World, draft, in_seconds, wait_until};
+use crate::support::{Answer, Http, SOON, World, draft, in_seconds, wait_for, wait_until};
 
 const KEY: &str = "idempotency-key";
 
@@ -188,12 +187,13 @@ async fn a_request_waits_for_its_twin_and_then_says_that_the_key_is_in_use() {
     world.close().await;
 }
 
-/// A process crashes at each point between a request with a key and its answer. The retry gets the one effect that there
-/// is, and keeps its answer.
+/// A process crashes at each point between a request with a key and its answer, on each route. The retry gets the one
+/// effect that there is, and keeps its answer.
 #[cfg(feature = "failpoints")]
 #[tokio::test]
 async fn a_crash_at_any_point_leaves_the_key_with_its_effect_or_neither() {
-    let points = [
+    let mut world = World::start().await;
+    let claimed = [
         "claim.asked",
         "gate.admitted",
         "gate.passed_on",
@@ -201,52 +201,62 @@ async fn a_crash_at_any_point_leaves_the_key_with_its_effect_or_neither() {
         "writer.committed",
         "writer.settled",
         "claim.judged",
-        "campaign.recorded",
-        "campaign.changed",
     ];
-    let mut world = World::start().await;
-    for point in points {
+    for point in claimed {
         let campaign = world.open_campaign(json!({ "per_user_limit": 3 })).await;
-        let draft = world.create_campaign(json!({})).await;
-        let (path, body) = if point.starts_with("campaign.") {
-            (format!("/v1/campaigns/{draft}/open"), Value::Null)
-        } else {
-            (coupons(campaign), json!({ "user_id": "alice" }))
-        };
-        let process = &mut world.processes[0];
-        process.kill();
-        process.set("FAILPOINTS", &format!("{point}=crash@1"));
-        process.launch();
-        process.ready().await;
-        let crashed = process.http().with(KEY, "once").try_post(&path, &body).await;
-        assert!(process.crashed().await.contains(&format!("failpoint {point} fires")));
-        process.set("FAILPOINTS", "");
-        process.start().await;
-        let api = process.http().with(KEY, "once");
-        let answer = async || {
-            let answer = api.post(&path, &body).await;
-            (answer.status < 500).then_some(answer)
-        };
-        let first = RefCell::new(None);
-        let answered = async || {
-            let answer = answer().await;
-            first.replace(answer);
-            first.borrow().is_some()
-        };
-        wait_until("the retry is answered", SOON, answered).await;
-        let (first, again) = (first.take().unwrap(), answer().await.unwrap());
-        assert!(first.status < 300 && again.text == first.text, "{point}: {first:?} {again:?}");
-        // The answer may have gone out before the crash.
-        assert!(crashed.as_ref().is_none_or(|crashed| crashed.text == first.text), "{point}: {crashed:?}");
-        assert_eq!(again.header("idempotency-replayed"), Some("true"), "{point}");
-        if point.starts_with("campaign.") {
-            assert_eq!(again.body["version"], 2, "{point}: {again:?}");
-        } else {
-            assert_eq!(world.coupons(campaign).await, 1, "{point}");
-            world.balanced().await;
+        crash(&mut world, point, &coupons(campaign), &json!({ "user_id": "alice" })).await;
+        assert_eq!(world.coupons(campaign).await, 1, "{point}");
+        world.balanced().await;
+    }
+    // The answer of a creation is sent as soon as it is committed, and the gate is told nothing.
+    for point in ["campaign.recorded", "campaign.committed"] {
+        let before = campaigns(&world).await;
+        let body = draft(json!({ "name": point }));
+        let created = crash(&mut world, point, "/v1/campaigns", &body).await;
+        assert_eq!((created.status, &created.body["version"]), (201, &json!(1)), "{created:?}");
+        assert_eq!(campaigns(&world).await, before + 1, "{point}");
+    }
+    for (change, state) in [("open", "open"), ("close", "closed")] {
+        for point in ["campaign.recorded", "campaign.committed", "campaign.changed"] {
+            let campaign = world.create_campaign(json!({})).await;
+            let path = format!("/v1/campaigns/{campaign}/{change}");
+            let changed = crash(&mut world, point, &path, &Value::Null).await;
+            let shown = (changed.status, &changed.body["state"], &changed.body["version"]);
+            assert_eq!(shown, (200, &json!(state), &json!(2)), "{change}, {point}: {changed:?}");
+            assert_eq!(world.api().get(&format!("/v1/campaigns/{campaign}")).await.body, changed.body);
         }
     }
+    world.balanced().await;
     world.close().await;
+}
+
+#[cfg(feature = "failpoints")]
+async fn campaigns(world: &World) -> i64 {
+    sqlx::query_scalar("SELECT count(*) FROM campaigns").fetch_one(&world.pool).await.unwrap()
+}
+
+/// The first process crashes at this point while it serves a request with a key. Returns the answer to the retry, which
+/// is the same ever after.
+#[cfg(feature = "failpoints")]
+async fn crash(world: &mut World, point: &'static str, path: &str, body: &Value) -> Answer {
+    let process = &mut world.processes[0];
+    process.kill();
+    process.set("FAILPOINTS", &format!("{point}=crash@1"));
+    process.launch();
+    process.ready().await;
+    let crashed = process.http().with(KEY, point).try_post(path, body).await;
+    assert!(process.crashed().await.contains(&format!("failpoint {point} fires")));
+    process.set("FAILPOINTS", "");
+    process.start().await;
+    let api = process.http().with(KEY, point);
+    let answered = async || Some(api.post(path, body).await).filter(|answer| answer.status < 500);
+    let first = wait_for("the retry is answered", SOON, answered).await;
+    let again = answered().await.unwrap();
+    assert!(first.status < 300 && again.text == first.text, "{path}, {point}: {first:?} {again:?}");
+    // The answer may have gone out before the crash.
+    assert!(crashed.as_ref().is_none_or(|crashed| crashed.text == first.text), "{point}: {crashed:?}");
+    assert_eq!(again.header("idempotency-replayed"), Some("true"), "{path}, {point}");
+    first
 }
 
 #[tokio::test]

@@ -46,12 +46,14 @@ impl Model {
     fn admit_one(&mut self, user: usize) -> Admission {
         let Some(gate) = &self.gate else { return Admission::Denied(Denial::Unloaded) };
         let free = (1..=gate.per_user_limit).find(|nth| !self.taken.contains(&(user, *nth)));
+        let held = (1..=gate.per_user_limit).filter(|nth| self.taken.contains(&(user, *nth))).count();
+        let held = i32::try_from(held).unwrap();
         let left = self.taken.len() < usize::try_from(gate.quantity).unwrap();
         match (free, refusal(gate)) {
             (None, _) => Admission::Denied(Denial::Already),
-            (Some(nth), Some(refusal)) => refused(nth, refusal),
-            (Some(nth), None) if !left && self.pending.is_empty() => refused(nth, Refusal::SoldOut),
-            (Some(_), None) if !left => Admission::Denied(Denial::Full),
+            (Some(_), Some(refusal)) => refused(held, refusal),
+            (Some(_), None) if !left && self.pending.is_empty() => refused(held, Refusal::SoldOut),
+            (Some(_), None) if !left => Admission::Denied(Denial::Full(held)),
             (Some(nth), None) => {
                 self.taken.insert((user, nth));
                 self.pending.insert((user, nth), false);
@@ -129,9 +131,9 @@ impl Model {
     }
 }
 
-/// What a user is told whose first free seat is this one.
-fn refused(nth: i32, refusal: Refusal) -> Admission {
-    Admission::Denied(if nth > 1 { Denial::RefusedMore(refusal, nth - 1) } else { Denial::Refused(refusal) })
+/// What a user is told who has this number of seats.
+fn refused(held: i32, refusal: Refusal) -> Admission {
+    Admission::Denied(if held > 0 { Denial::RefusedMore(refusal, held) } else { Denial::Refused(refusal) })
 }
 
 /// Why nobody gets a seat who does not have all that the limit allows.

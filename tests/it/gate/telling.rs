@@ -8,11 +8,12 @@ use coupon_dispatcher::gate::seat::{Admission, Denial};
 
 use super::history::{Call, History, Key, Said, Step, token};
 
-const WANTED: [&str; 36] = [
+const WANTED: [&str; 37] = [
     "a first seat was given",
     "a further seat was given",
     "all was given already",
     "the last seats were pending",
+    "the last seats were pending for a holder",
     "nothing was left",
     "it was not open",
     "it was closed",
@@ -74,7 +75,8 @@ impl Telling {
                     Admission::Admitted(seat) if seat.parts().1 > 1 => "a further seat was given",
                     Admission::Admitted(_) => "a first seat was given",
                     Admission::Denied(Denial::Already) => "all was given already",
-                    Admission::Denied(Denial::Full) => "the last seats were pending",
+                    Admission::Denied(Denial::Full(0)) => "the last seats were pending",
+                    Admission::Denied(Denial::Full(_)) => "the last seats were pending for a holder",
                     Admission::Denied(Denial::Refused(Refusal::SoldOut)) => "nothing was left",
                     Admission::Denied(Denial::Refused(Refusal::NotOpen)) => "it was not open",
                     Admission::Denied(Denial::Refused(Refusal::Closed)) => "it was closed",

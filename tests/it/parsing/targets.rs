@@ -86,8 +86,7 @@ fn acknowledgement(bytes: &[u8]) -> bool {
 
 /// A word of the gate to one user.
 fn admission(bytes: &[u8]) -> bool {
-    let alice = UserId::parse("alice").unwrap();
-    let Some(said) = Admission::parse(text(bytes), &alice) else { return false };
+    let Some(said) = Admission::parse(text(bytes), &UserId::parse("alice").unwrap()) else { return false };
     let word = match &said {
         Admission::Admitted(seat) => match seat.parts() {
             ("alice", 1) => "admitted".to_owned(),
@@ -95,7 +94,8 @@ fn admission(bytes: &[u8]) -> bool {
             other => panic!("{other:?}"),
         },
         Admission::Denied(Denial::Already) => "already".to_owned(),
-        Admission::Denied(Denial::Full) => "full".to_owned(),
+        Admission::Denied(Denial::Full(0)) => "full".to_owned(),
+        Admission::Denied(Denial::Full(n)) => format!("full held {n}"),
         Admission::Denied(Denial::Refused(Refusal::SoldOut)) => "sold_out".to_owned(),
         Admission::Denied(Denial::Refused(Refusal::NotOpen)) => "not_open".to_owned(),
         Admission::Denied(Denial::Refused(Refusal::Closed)) => "closed".to_owned(),
