@@ -6,7 +6,8 @@
 //! status 2xx are kept: a refusal has no effect, and a retry after it is judged like a new request.
 //!
 //! Two requests with the same key at the same time take turns: in one process by [`Turns`](turns::Turns), across processes by a
-//! lock in Postgres (for claims that of the shard, else [`store::begin`]).
+//! lock in Postgres (for claims that of the shard, else [`store::begin`]). A claim that the gate refuses does not come to that
+//! lock: while another seat of its user is pending, it asks the gate again.
 
 pub mod store;
 pub mod turns;

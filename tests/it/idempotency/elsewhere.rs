@@ -98,8 +98,8 @@ async fn last_coupon_pending(
 /// What the second process measures.
 async fn measured(world: &World, name: &str) -> u64 {
     let metrics = world.processes[1].http().get("/metrics").await.text;
-    let values = metrics.lines().filter_map(|line| line.strip_prefix(name)?.trim().parse().ok());
-    values.last().unwrap()
+    let mut values = metrics.lines().filter_map(|line| line.strip_prefix(name)?.trim().parse().ok());
+    values.next_back().unwrap()
 }
 
 /// The second process, which is asked nothing else, has asked the gate about this claim several times.
