@@ -37,12 +37,15 @@ const SESSION: [(&str, &str); 8] = [
 ];
 
 /// Connects, and returns the connection once it holds the lock `(class, number)`, and whether it took it at once.
+/// `connected` is called before it waits.
 pub(crate) async fn take(
     database: &PgConnectOptions,
     class: &str,
     number: i16,
+    connected: impl FnOnce(),
 ) -> Result<(PgConnection, bool), sqlx::Error> {
     let mut connection = connect(database).await?;
+    connected();
     let mut at_once = true;
     let waits_since = Instant::now();
     let mut told = false;

@@ -109,8 +109,7 @@ impl Projector {
     }
 
     async fn project(&self, told: &mut Told) -> Result<Infallible, ProjectorError> {
-        let (connection, at_once) = self.take_lock().await?;
-        told.connected();
+        let (connection, at_once) = self.take_lock(|| told.connected()).await?;
         let mut feed = self.feed(connection).await?;
         failpoint::reached("projector.leads").await;
         let epochs = Epochs::read(&mut feed.connection, self.site.shard).await?;
@@ -176,14 +175,14 @@ impl Projector {
     /// # Errors
     /// When the database fails.
     pub async fn lead(&self) -> Result<Feed<'_>, ProjectorError> {
-        let (connection, _) = self.take_lock().await?;
+        let (connection, _) = self.take_lock(|| {}).await?;
         self.feed(connection).await
     }
 
-    /// Waits for the lock of the shard. Returns its connection, and whether it was free.
-    async fn take_lock(&self) -> Result<(PgConnection, bool), sqlx::Error> {
+    /// Waits for the lock of the shard, from `connected` on. Returns its connection, and whether it was free.
+    async fn take_lock(&self, connected: impl FnOnce()) -> Result<(PgConnection, bool), sqlx::Error> {
         let class = self.site.outlet.own(&format!("projector_{}", self.consumer));
-        leadership::take(&self.site.database, &class, self.site.shard.0).await
+        leadership::take(&self.site.database, &class, self.site.shard.0, connected).await
     }
 
     async fn feed(&self, connection: PgConnection) -> Result<Feed<'_>, ProjectorError> {

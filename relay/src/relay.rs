@@ -118,12 +118,11 @@ impl Relay {
         let trusts = session.is_some() || zoo::has("memory-outlives-the-session");
         let (mut connection, leads_on) = match session {
             Some(connection) => (connection, true),
-            None => match self.take_lock().await {
+            None => match self.take_lock(told).await {
                 Ok(taken) => taken,
                 Err(error) => return Ended { error, kept: None },
             },
         };
-        told.connected();
         let known = if trusts && leads_on { self.route.status.borrow().published } else { 0 };
         let Err(error) = self.lead_on(&mut connection, Start { leads_on, known }, told).await;
         // What NATS refuses, it refuses to another relay as well. If it does not answer, another may try; and while the
@@ -204,18 +203,19 @@ impl Relay {
     }
 
     /// Waits for the lock of the shard. Returns its connection, and whether this relay was the active one already.
-    async fn take_lock(&self) -> Result<(PgConnection, bool), RelayError> {
+    async fn take_lock(&self, told: &mut Told) -> Result<(PgConnection, bool), RelayError> {
         let led = self.route.status.borrow().leads;
         let Site { database, shard, outlet, .. } = &self.route.site;
         let class = outlet.own(RELAY_LOCK);
         let first_try = leadership::try_take(database, &class, shard.0, Duration::ZERO).await?;
+        told.connected();
         if let (connection, true) = first_try {
             return Ok((connection, led));
         }
         self.route
             .status
             .send_modify(|status| (status.leads, status.found, status.held_up) = (false, false, None));
-        let (connection, _) = leadership::take(database, &class, shard.0).await?;
+        let (connection, _) = leadership::take(database, &class, shard.0, || {}).await?;
         Ok((connection, false))
     }
 

@@ -57,7 +57,7 @@ pub fn connects(nats: &Client) -> u64 {
     nats.statistics().connects.load(Ordering::Relaxed)
 }
 
-/// Whether the client has lost the connection that it had after so many connects.
+/// Whether the client has lost the connection that it had when [`connects`] was `connects_before`.
 #[must_use]
 pub fn was_lost(nats: &Client, connects_before: u64) -> bool {
     nats.connection_state() != State::Connected || connects(nats) != connects_before
