@@ -48,31 +48,33 @@ pub struct Link {
 impl Link {
     /// This part has lost its connection, or found none.
     pub fn lost(&mut self, why: &str) {
-        let is_new = {
-            let mut found = self.outage.found();
-            // If an outage was over meanwhile, the connection was lost in it. The next attempt tells of now.
-            let is_old = mem::replace(&mut self.since, found.over) != found.over;
-            let counts = !self.is_lost && !is_old;
-            self.is_lost |= counts;
-            found.lost += usize::from(counts);
-            counts && found.lost == 1
-        };
-        if is_new {
+        if self.is_first() {
             tracing::warn!("the connection to Postgres is lost: {why}");
         } else {
             tracing::debug!("the connection to Postgres is lost: {why}");
         }
     }
 
+    /// Whether the outage begins by that.
+    fn is_first(&mut self) -> bool {
+        let mut found = self.outage.found();
+        // If an outage was over meanwhile, the connection was lost in it. The next attempt tells of now.
+        let is_old = mem::replace(&mut self.since, found.over) != found.over;
+        let counts = !self.is_lost && !is_old;
+        self.is_lost |= counts;
+        found.lost += usize::from(counts);
+        counts && found.lost == 1
+    }
+
     /// It is connected.
     pub fn found(&mut self) {
-        if self.is_found() {
+        if self.is_last() {
             tracing::info!("connected to Postgres again");
         }
     }
 
     /// Whether the outage is over by that.
-    fn is_found(&mut self) -> bool {
+    fn is_last(&mut self) -> bool {
         let mut found = self.outage.found();
         let was_lost = mem::take(&mut self.is_lost);
         found.lost -= usize::from(was_lost);
@@ -85,7 +87,7 @@ impl Link {
 
 impl Drop for Link {
     fn drop(&mut self) {
-        self.is_found();
+        self.is_last();
     }
 }
 
@@ -165,5 +167,22 @@ impl Told {
             (false, true) => Begins::Silently,
             (false, false) => Begins::Leads,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_outage_begins_with_the_first_and_ends_with_the_last() {
+        let outage = Outage::default();
+        let [mut first, mut second, mut late] = [(); 3].map(|()| outage.link());
+        assert_eq!([first.is_first(), first.is_first(), second.is_first()], [true, false, false]);
+        assert_eq!([first.is_last(), second.is_last(), second.is_last()], [false, true, false]);
+        // It finds later than the others that its connection was lost in that outage, and then another begins.
+        assert_eq!([late.is_first(), late.is_first(), first.is_first()], [false, true, false]);
+        drop(first);
+        assert!(late.is_last(), "a part that has ended is not waited for");
     }
 }

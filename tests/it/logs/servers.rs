@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
 use crate::support::{SOON, World, wait_until};
@@ -19,7 +20,12 @@ async fn set(world: &mut World, server: &str, running: bool) {
         ("Redis", true) => servers.redis.start().await.unwrap(),
         ("NATS", false) => servers.nats.kill().await,
         ("NATS", true) => servers.nats.start().await.unwrap(),
-        ("Postgres", false) => servers.postgres.kill().await,
+        // At once, which Postgres tells each client beside its answers.
+        ("Postgres", false) => {
+            let pid = Pid::from_raw(servers.postgres.pid().unwrap().cast_signed()).unwrap();
+            kill_process(pid, Signal::QUIT).unwrap();
+            servers.postgres.stop().await;
+        }
         ("Postgres", true) => servers.postgres.start().await.unwrap(),
         _ => panic!("{server}"),
     }
