@@ -8,6 +8,7 @@ use async_nats::ServerAddr;
 use outbox_relay::Outlet;
 use outbox_relay::deployment::Deployment;
 use outbox_relay::in_time::InTime as _;
+use outbox_relay::outage::Outage;
 use outbox_relay::reason::reason_of;
 use outbox_relay::retry::Retry;
 use outbox_relay::zoo;
@@ -92,6 +93,8 @@ pub struct Connections {
     pub nats: async_nats::Client,
     /// The names of streams, locks and consumers, with the deployment that the database belongs to.
     pub outlet: Outlet,
+    /// What the parts of this process say together of an outage of Postgres.
+    pub outage: Outage,
 }
 
 impl Connections {
@@ -116,7 +119,7 @@ impl Connections {
         let redis = redis(config)?;
         let nats = connect_nats(config, patience).await?;
         let outlet = Outlet { deployment: Some(deployment), ..OUTLET };
-        Ok(Self { database, pool, redis, nats, outlet })
+        Ok(Self { database, pool, redis, nats, outlet, outage: Outage::default() })
     }
 
     /// Sends what is still buffered, and closes the sessions at servers that answer.

@@ -1,10 +1,10 @@
 //! What a failure of Postgres means to a caller, and the one that is mended on the spot: a stale statement.
 
 use std::error::Error;
-use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
+use outbox_relay::sqlstate::is_gone;
 use sqlx::FromRow;
 use sqlx::postgres::PgRow;
 
@@ -69,24 +69,6 @@ pub fn of_postgres<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a sqlx::Err
     None
 }
 
-/// Whether Postgres was away: the connection broke, none could be made, or Postgres was starting or ending (57P01 to
-/// 57P03).
-#[must_use]
-pub fn is_away(error: &sqlx::Error) -> bool {
-    match error {
-        sqlx::Error::Io(_) => true,
-        sqlx::Error::Database(error) => error.code().is_some_and(|code| code.starts_with("57P0")),
-        _ => false,
-    }
-}
-
-/// Whether the connection has ended under a statement: it broke, or Postgres has ended or is starting. Not where Postgres
-/// was silent: another connection would be too.
-fn is_dead(error: &sqlx::Error) -> bool {
-    let is_silent = |error: &io::Error| error.kind() == io::ErrorKind::TimedOut;
-    is_away(error) && !matches!(error, sqlx::Error::Io(error) if is_silent(error))
-}
-
 /// Makes a request that only reads; once more on a new connection if that of the first turns out to be dead, as after a
 /// quick restart of Postgres, when no ping has told yet. At most twice as long as one request.
 pub(crate) async fn read<T, F>(pool: &Pool, request: impl Fn() -> F) -> Result<T, sqlx::Error>
@@ -94,7 +76,7 @@ where
     F: Future<Output = Result<T, sqlx::Error>>,
 {
     match request().await {
-        Err(error) if is_dead(&error) => {
+        Err(error) if is_gone(&error) => {
             pool.close_idle();
             request().await
         }

@@ -36,22 +36,27 @@ const SESSION: [(&str, &str); 8] = [
     ("client_connection_check_interval", "2s"),
 ];
 
-/// Connects, and returns the connection once it holds the lock `(class, number)`.
+/// Connects, and returns the connection once it holds the lock `(class, number)`, and whether it took it at once.
+/// `connected` is called before it waits.
 pub(crate) async fn take(
     database: &PgConnectOptions,
     class: &str,
     number: i16,
-) -> Result<PgConnection, sqlx::Error> {
+    connected: impl FnOnce(),
+) -> Result<(PgConnection, bool), sqlx::Error> {
     let mut connection = connect(database).await?;
+    connected();
+    let mut at_once = true;
     let waits_since = Instant::now();
     let mut told = false;
     while !lock(&mut connection, class, number).await? {
         if !told && waits_since.elapsed() >= STAND_BY_UNTOLD {
             told = tell_holder(&mut connection, class, number).await?;
         }
+        at_once = false;
         sleep(STAND_BY_INTERVAL).await;
     }
-    Ok(connection)
+    Ok((connection, at_once))
 }
 
 /// Connects, and returns the connection, and whether it took the lock `(class, number)` within `patience`.

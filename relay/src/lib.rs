@@ -19,6 +19,7 @@
 //! * [`mod@replay`]: publishes selected events again, for a subscriber who asks.
 //! * [`audit`]: proves that a shard's outbox and its stream hold the same events.
 //! * [`metrics`]: what relays and projectors measure.
+//! * [`outage`]: says once that a server is away.
 //! * [`in_time`]: a limit on every wait for Postgres.
 //! * [`stream`]: creates and finds streams.
 //! * [`schema`]: applies the tables and functions to Postgres.
@@ -41,6 +42,7 @@ mod holders;
 pub mod in_time;
 mod leadership;
 pub mod metrics;
+pub mod outage;
 mod outbox;
 pub mod outlet;
 pub mod ownership;
@@ -57,7 +59,7 @@ pub mod retention;
 pub mod retry;
 pub mod schema;
 pub mod site;
-mod sqlstate;
+pub mod sqlstate;
 pub mod standing;
 pub mod status;
 pub mod stream;

@@ -12,7 +12,6 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use async_nats::client::PublishErrorKind;
-use async_nats::connection::State;
 use async_nats::{Message, StatusCode, Subscriber};
 use futures_util::{FutureExt as _, StreamExt as _};
 use sqlx::PgConnection;
@@ -202,7 +201,7 @@ impl<'a> Pipeline<'a> {
 
     fn was_disconnected(&self) -> bool {
         let Site { nats, .. } = &self.route.site;
-        nats.connection_state() != State::Connected || stream::connects(nats) != self.connects
+        stream::was_lost(nats, self.connects)
     }
 
     /// Takes an answer. Returns whether it is an acknowledgement: every subscriber of an event may answer it too.

@@ -8,6 +8,7 @@ use ulid::Ulid;
 
 use crate::append::AppendError;
 use crate::event::{Event, NewEvent};
+use crate::outage::Failed;
 use crate::sqlstate::is_fault_of_data;
 use crate::stream::StreamError;
 
@@ -112,6 +113,16 @@ pub enum ProjectorError {
     EpochBegan,
     #[error("there is no stream {0} yet: its relay creates it")]
     NoStream(String),
+}
+
+impl ProjectorError {
+    pub(crate) fn failed(&self) -> Failed<'_> {
+        match self {
+            Self::Apply(ApplyError::Database(error)) => Failed::Postgres(error),
+            Self::Stream(StreamError::Failed { .. }) => Failed::Nats,
+            _ => Failed::Other,
+        }
+    }
 }
 
 impl From<sqlx::Error> for ProjectorError {

@@ -1,14 +1,13 @@
 //! Applies the events of a stream to projections in batches, and acknowledges each batch after its commit.
 
 use std::convert::Infallible;
-use std::mem;
 use std::time::Duration;
 
 use async_nats::jetstream::Message;
 use async_nats::jetstream::consumer::{self, AckPolicy, DeliverPolicy, PullConsumer, pull};
 use async_nats::jetstream::stream::{ConsumerErrorKind, Stream};
 use futures_util::TryStreamExt as _;
-use sqlx::Connection as _;
+use sqlx::{Connection as _, PgConnection};
 use time::OffsetDateTime;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
@@ -21,6 +20,7 @@ use crate::follow_up::FollowUps;
 use crate::in_time::InTime as _;
 use crate::leadership;
 use crate::metrics::{Metrics, seconds_since};
+use crate::outage::{Begins, Told};
 use crate::ownership;
 use crate::projection::{Projection, ProjectorError};
 use crate::retry::Retry;
@@ -80,22 +80,26 @@ impl Projector {
     /// Applies events until it is dropped, which is safe at any point.
     pub async fn run(&self) -> Infallible {
         let mut retry = Retry::new(Duration::from_millis(50), Duration::from_secs(2));
-        let (mut told, mut waits) = (false, false);
+        let (mut told, mut waits) = (Told::new(&self.site.outage, &self.site.nats), false);
         loop {
             let before = *self.position.borrow();
+            told.tries();
             let Err(error) = self.project(&mut told).await;
             let (consumer, shard) = (self.durable.as_str(), self.site.shard);
             if let ProjectorError::NoStream(_) = error {
                 if !waits {
                     tracing::info!(consumer, %shard, "{error}");
                 }
+                told.waits();
                 waits = true;
-            } else if told {
-                tracing::debug!(consumer, %shard, error = &error as &dyn std::error::Error, "projector starts over again");
             } else {
-                let error = &error as &dyn std::error::Error;
-                tracing::warn!(consumer, %shard, error, "projector starts over");
-                (told, waits) = (true, false);
+                let (warns, error) = (told.warns(&error.failed()), &error as &dyn std::error::Error);
+                waits &= !warns;
+                if warns {
+                    tracing::warn!(consumer, %shard, error, "projector starts over");
+                } else {
+                    tracing::debug!(consumer, %shard, error, "projector starts over");
+                }
             }
             if *self.position.borrow() > before {
                 retry.reset();
@@ -104,23 +108,23 @@ impl Projector {
         }
     }
 
-    /// `told`: whether the log has said of a failure, and not yet that it is over.
-    async fn project(&self, told: &mut bool) -> Result<Infallible, ProjectorError> {
-        let mut feed = self.lead().await?;
+    async fn project(&self, told: &mut Told) -> Result<Infallible, ProjectorError> {
+        let (connection, at_once) = self.take_lock(|| told.connected()).await?;
+        let mut feed = self.feed(connection).await?;
         failpoint::reached("projector.leads").await;
         let epochs = Epochs::read(&mut feed.connection, self.site.shard).await?;
-        let (stream, consumer) = self.consumer(&epochs, feed.position()).await?;
-        let (consumer_name, shard, position) = (self.durable.as_str(), self.site.shard, feed.position());
-        if mem::take(told) {
-            tracing::info!(consumer = consumer_name, %shard, position, "the projector goes on");
-        } else {
-            tracing::info!(consumer = consumer_name, %shard, position, "the projector leads");
+        let (stream, durable) = self.consumer(&epochs, feed.position()).await?;
+        let (consumer, shard, position) = (self.durable.as_str(), self.site.shard, feed.position());
+        match told.begins(at_once) {
+            Begins::Silently => tracing::debug!(consumer, %shard, position, "the projector goes on"),
+            Begins::Leads => tracing::info!(consumer, %shard, position, "the projector leads"),
+            Begins::GoesOn => tracing::info!(consumer, %shard, position, "the projector goes on"),
         }
         let mut there = 0;
         loop {
             let next_batch_at = Instant::now() + PROJECTOR_PACE;
             let batch = tokio::select! {
-                batch = next_batch(&consumer) => batch.map_err(|error| self.error(&*error))?,
+                batch = next_batch(&durable) => batch.map_err(|error| self.error(&*error))?,
                 // Replies to requests of the old connection never arrive.
                 () = stream::connection_lost(&self.site.nats) => return Err(self.error(&ConnectionLost)),
             };
@@ -171,8 +175,17 @@ impl Projector {
     /// # Errors
     /// When the database fails.
     pub async fn lead(&self) -> Result<Feed<'_>, ProjectorError> {
+        let (connection, _) = self.take_lock(|| {}).await?;
+        self.feed(connection).await
+    }
+
+    /// Waits for the lock of the shard, from `connected` on. Returns its connection, and whether it was free.
+    async fn take_lock(&self, connected: impl FnOnce()) -> Result<(PgConnection, bool), sqlx::Error> {
         let class = self.site.outlet.own(&format!("projector_{}", self.consumer));
-        let connection = leadership::take(&self.site.database, &class, self.site.shard.0).await?;
+        leadership::take(&self.site.database, &class, self.site.shard.0, connected).await
+    }
+
+    async fn feed(&self, connection: PgConnection) -> Result<Feed<'_>, ProjectorError> {
         let Self { site, projections, position, .. } = self;
         Ok(Feed::open(site, projections, connection, position, FollowUps::Append).await?)
     }

@@ -84,8 +84,8 @@ pub async fn begin(
     replicas: usize,
 ) -> Result<Begun, BeginError> {
     let class = outlet.own(RELAY_LOCK);
-    let led = timeout(RELAY_LOCK_TIMEOUT, leadership::take(database, &class, shard.0)).await;
-    let mut connection =
+    let led = timeout(RELAY_LOCK_TIMEOUT, leadership::take(database, &class, shard.0, || {})).await;
+    let (mut connection, _) =
         led.map_err(|_| BeginError::Led(shard))?.map_err(|error| BeginError::Relay(error.into()))?;
     let cursor = Cursor { outlet, shard, replicas, nats };
     let reason = match cursor.find(&mut connection, 0).await {

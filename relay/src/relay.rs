@@ -2,7 +2,6 @@
 
 use std::convert::Infallible;
 use std::future::pending;
-use std::mem;
 use std::time::Duration;
 
 use async_nats::connection::State;
@@ -15,6 +14,7 @@ use crate::failpoint;
 use crate::in_time::InTime as _;
 use crate::leadership;
 use crate::metrics::Metrics;
+use crate::outage::{Begins, Failed, Told};
 use crate::outlet::Shard;
 use crate::ownership;
 use crate::pipeline::{Pipeline, Route};
@@ -56,11 +56,13 @@ impl Relay {
     /// Relays until it is dropped, which is safe at any point.
     pub async fn run(&self) -> Infallible {
         let mut retry = Retry::new(Duration::from_millis(50), Duration::from_secs(2));
-        let (mut told, mut session) = (false, None);
+        let Site { outage, nats, .. } = &self.route.site;
+        let (mut told, mut session) = (Told::new(outage, nats), None);
         // At 0 from the start: an alarm on its growth sees the first refusal too.
         drop(self.route.metrics.refused.get_or_create(&self.route.site.shard.into()));
         loop {
             let before = self.route.status.borrow().published;
+            told.tries();
             let Ended { error, kept } = self.lead(session.take(), &mut told).await;
             self.report(error, &mut told);
             if self.route.status.borrow().published > before {
@@ -78,12 +80,13 @@ impl Relay {
     }
 
     /// Says why the relay starts over or has stopped.
-    fn report(&self, error: RelayError, told: &mut bool) {
+    fn report(&self, error: RelayError, told: &mut Told) {
         let shard = self.route.site.shard;
         let nats_fails = matches!(error, RelayError::Stream(_) | RelayError::Refused { .. });
         let held_up = nats_fails.then(|| reason_of(&error));
         let halted = match error {
             RelayError::Halted(halt) => {
+                told.waits();
                 if self.route.status.borrow().halted.as_ref() != Some(&halt) {
                     tracing::error!(%shard, reason = %halt, "relay stopped: it waits for a decision of an operator");
                 }
@@ -93,26 +96,29 @@ impl Relay {
                 if let RelayError::Refused { .. } = &error {
                     self.route.metrics.refused.get_or_create(&shard.into()).inc();
                 }
-                let error = &error as &dyn std::error::Error;
-                if *told {
-                    tracing::debug!(%shard, error, "relay starts over again");
-                } else {
+                let failed = match &error {
+                    RelayError::Database(error) => Failed::Postgres(error),
+                    _ => Failed::Nats,
+                };
+                let (warns, error) = (told.warns(&failed), &error as &dyn std::error::Error);
+                if warns {
                     tracing::warn!(%shard, error, "relay starts over");
+                } else {
+                    tracing::debug!(%shard, error, "relay starts over");
                 }
-                *told = true;
                 None
             }
         };
         self.route.status.send_modify(|status| (status.halted, status.held_up) = (halted, held_up));
     }
 
-    /// Leads on `session` if it has kept that. `told`: whether the log has said of a failure, and not yet that it is over.
-    async fn lead(&self, session: Option<PgConnection>, told: &mut bool) -> Ended {
+    /// Leads on `session` if it has kept that.
+    async fn lead(&self, session: Option<PgConnection>, told: &mut Told) -> Ended {
         // What it knows to be published holds for the database of that session: another may be restored.
         let trusts = session.is_some() || zoo::has("memory-outlives-the-session");
         let (mut connection, leads_on) = match session {
             Some(connection) => (connection, true),
-            None => match self.take_lock().await {
+            None => match self.take_lock(told).await {
                 Ok(taken) => taken,
                 Err(error) => return Ended { error, kept: None },
             },
@@ -130,7 +136,7 @@ impl Relay {
         &self,
         connection: &mut PgConnection,
         start: Start,
-        told: &mut bool,
+        told: &mut Told,
     ) -> Result<Infallible, RelayError> {
         self.route.status.send_modify(|status| status.leads = true);
         failpoint::reached("relay.leads").await;
@@ -156,7 +162,7 @@ impl Relay {
         &self,
         connection: &mut PgConnection,
         Start { leads_on, known }: Start,
-        told: &mut bool,
+        told: &mut Told,
     ) -> Result<Infallible, RelayError> {
         let Site { outlet, shard, nats, .. } = &self.route.site;
         let cursor = Cursor { outlet, shard: *shard, replicas: self.replicas, nats };
@@ -164,10 +170,10 @@ impl Relay {
         failpoint::reached("relay.found").await;
         standing::forget(connection, *shard).await?;
         self.found(published, leads_on);
-        if mem::take(told) {
-            tracing::info!(%shard, position = published, "the relay goes on");
-        } else {
-            tracing::info!(%shard, position = published, "the relay leads");
+        match told.begins(leads_on) {
+            Begins::Silently => tracing::debug!(%shard, position = published, "the relay goes on"),
+            Begins::Leads => tracing::info!(%shard, position = published, "the relay leads"),
+            Begins::GoesOn => tracing::info!(%shard, position = published, "the relay goes on"),
         }
         let pipeline = Pipeline::new(&self.route, epochs.current(), published).await?;
         tokio::select! {
@@ -197,18 +203,20 @@ impl Relay {
     }
 
     /// Waits for the lock of the shard. Returns its connection, and whether this relay was the active one already.
-    async fn take_lock(&self) -> Result<(PgConnection, bool), RelayError> {
+    async fn take_lock(&self, told: &mut Told) -> Result<(PgConnection, bool), RelayError> {
         let led = self.route.status.borrow().leads;
         let Site { database, shard, outlet, .. } = &self.route.site;
         let class = outlet.own(RELAY_LOCK);
         let first_try = leadership::try_take(database, &class, shard.0, Duration::ZERO).await?;
+        told.connected();
         if let (connection, true) = first_try {
             return Ok((connection, led));
         }
         self.route
             .status
             .send_modify(|status| (status.leads, status.found, status.held_up) = (false, false, None));
-        Ok((leadership::take(database, &class, shard.0).await?, false))
+        let (connection, _) = leadership::take(database, &class, shard.0, || {}).await?;
+        Ok((connection, false))
     }
 
     /// Reports that the stream ends at position `published`.

@@ -14,7 +14,7 @@ use crate::audit::missing;
 use crate::epoch::Epochs;
 use crate::outbox;
 use crate::outlet::{Outlet, Shard};
-use crate::sqlstate::is_lock_timeout;
+use crate::sqlstate::{is_gone, is_lock_timeout};
 use crate::stream::{self, StreamError};
 use crate::zoo;
 
@@ -32,6 +32,16 @@ pub enum RetentionError {
     Database(#[from] sqlx::Error),
     #[error(transparent)]
     Stream(#[from] StreamError),
+}
+
+impl RetentionError {
+    /// Whether a server is away, of which the relays tell, or the client.
+    fn is_outage(&self, nats: &Client, connects_before: u64) -> bool {
+        match self {
+            Self::Database(error) => is_gone(error),
+            Self::Stream(_) => stream::was_lost(nats, connects_before),
+        }
+    }
 }
 
 /// What a sweep did.
@@ -58,15 +68,24 @@ impl Retention {
     /// Drops old partitions every ten minutes. Any number of processes may do so.
     pub async fn run(&self, database: &PgConnectOptions, nats: &Client) -> std::convert::Infallible {
         loop {
+            let connects = stream::connects(nats);
             match self.drop_old(database, nats).await {
                 Ok(Dropped { partitions, failures }) => {
                     for (shard, error) in &failures {
-                        let error = error as &dyn std::error::Error;
-                        tracing::warn!(%shard, error, "partitions with events of this shard are not dropped");
+                        let (is_outage, error) =
+                            (error.is_outage(nats, connects), error as &dyn std::error::Error);
+                        if is_outage {
+                            tracing::debug!(%shard, error, "partitions with events of this shard are not dropped");
+                        } else {
+                            tracing::warn!(%shard, error, "partitions with events of this shard are not dropped");
+                        }
                     }
                     if !partitions.is_empty() {
                         tracing::info!(dropped = ?partitions, "partitions of the outbox are past retention");
                     }
+                }
+                Err(error) if error.is_outage(nats, connects) => {
+                    tracing::debug!(error = &error as &dyn std::error::Error, "partitions are not dropped");
                 }
                 Err(error) => {
                     tracing::warn!(error = &error as &dyn std::error::Error, "partitions are not dropped");

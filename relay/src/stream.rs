@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_nats::Client;
+use async_nats::connection::State;
 use async_nats::jetstream::context::GetStreamErrorKind;
 use async_nats::jetstream::{self, ErrorCode, stream};
 use futures_util::TryStreamExt as _;
@@ -51,8 +52,15 @@ impl StreamError {
 }
 
 /// How many times the client has connected.
-pub(crate) fn connects(nats: &Client) -> u64 {
+#[must_use]
+pub fn connects(nats: &Client) -> u64 {
     nats.statistics().connects.load(Ordering::Relaxed)
+}
+
+/// Whether the client has lost the connection that it had when [`connects`] was `connects_before`.
+#[must_use]
+pub fn was_lost(nats: &Client, connects_before: u64) -> bool {
+    nats.connection_state() != State::Connected || connects(nats) != connects_before
 }
 
 /// Waits until the client has reconnected: replies to earlier requests never arrive after that.

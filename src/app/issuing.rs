@@ -20,7 +20,7 @@ use crate::idempotency;
 use crate::issue::Issuer;
 use crate::issue::metrics::Metrics;
 use crate::issue::work::Claims;
-use crate::writer::{Outage, WriterWorker};
+use crate::writer::WriterWorker;
 
 /// For the workers to finish what they were given, when the last who could ask is gone.
 const ISSUING_DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -40,7 +40,7 @@ impl Issuing {
         connections: &Connections,
         wakes: Vec<Arc<Notify>>,
     ) -> (Arc<Issuer>, Self) {
-        let Connections { database, pool, redis, .. } = connections.clone();
+        let Connections { database, pool, redis, outage, .. } = connections.clone();
         let metrics = Metrics::default();
         let mut workers = JoinSet::new();
         let (gate, gate_worker) = Gate::new(redis.clone(), metrics.of_gate());
@@ -51,10 +51,10 @@ impl Issuing {
         upkeep.spawn(clock::run(pool.clone(), metrics.of_clock()));
         upkeep.spawn(sweeper::run(redis, pool.clone(), loader.clone(), metrics.of_sweeper()));
         upkeep.spawn(idempotency::store::run(pool.clone()));
-        let (mut writers, outage) = (Vec::new(), Outage::default());
+        let mut writers = Vec::new();
         for (shard, wake) in (0..config.shards).map(Shard).zip(wakes) {
             let worker = WriterWorker::new(shard, config.batch_rows, &database, wake);
-            let mut worker = worker.with_outage(outage.clone());
+            let mut worker = worker.with_outage(&outage);
             writers.push(worker.add(Claims::new(gate.clone(), loader.clone()), metrics.of_writer(shard)));
             workers.spawn(worker.run());
         }

@@ -84,13 +84,13 @@ fn start_roles(
     wakes: &[Arc<Notify>],
     monitor: Pool,
 ) -> (JoinSet<()>, Health) {
-    let Connections { database, nats, outlet, .. } = connections.clone();
+    let Connections { database, nats, outlet, outage, .. } = connections.clone();
     let mut background = JoinSet::new();
     let mut relays = Vec::new();
     let metrics = Metrics::default();
     for (shard, wake) in (0..config.shards).map(Shard).zip(wakes) {
-        let (database, nats) = (database.clone(), nats.clone());
-        let site = Site { outlet, shard, database, nats, appended: wake.clone() };
+        let (database, nats, outage) = (database.clone(), nats.clone(), outage.clone());
+        let site = Site { outlet, shard, database, nats, appended: wake.clone(), outage };
         if roles.contains(&Role::Relay) {
             let relay = Relay::new(site.clone(), config.replicas).with_metrics(metrics.clone());
             relays.push((shard, relay.status()));
@@ -111,7 +111,8 @@ fn start_roles(
         background.spawn(async move { match retention.run(&database, &nats).await {} });
     }
     let verdict = roles.contains(&Role::Project).then(|| {
-        let auditor = Auditor::new(connections.clone(), config.shards);
+        let auditor =
+            Auditor::new(connections.clone(), config.shards).with_gate_told(roles.contains(&Role::Api));
         let verdict = auditor.latest();
         background.spawn(async move { match auditor.run().await {} });
         verdict

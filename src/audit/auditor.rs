@@ -2,10 +2,13 @@
 
 use std::collections::HashSet;
 use std::convert::Infallible;
+use std::mem;
 use std::time::{Duration, SystemTime};
 
 use indicatif::ProgressBar;
 use outbox_relay::in_time::InTime as _;
+use outbox_relay::sqlstate;
+use outbox_relay::stream::{connects, was_lost};
 use sqlx::{Connection as _, PgConnection};
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, timeout};
@@ -14,6 +17,8 @@ use super::difference::Difference;
 use super::round::{Findings, Rounds};
 use super::sources::{Sources, connect};
 use crate::connections::Connections;
+use crate::gate::connection;
+use crate::storage::of_postgres;
 
 /// From one round to the next. A side that stands still for this long is not merely behind.
 const INTERVAL: Duration = Duration::from_secs(10);
@@ -53,6 +58,8 @@ pub struct Auditor {
     /// Holds the lock of the auditors.
     connection: Option<PgConnection>,
     rounds: Rounds,
+    /// Whether another part of this process tells in the log that Redis is away.
+    gate_told: bool,
     /// The differences of the last round, each by [`Difference::at`].
     found_before: HashSet<Difference>,
     /// The difference that the last round reported, by [`Difference::at`].
@@ -69,10 +76,17 @@ impl Auditor {
             shards,
             connection: None,
             rounds: Rounds::new(shards),
+            gate_told: false,
             found_before: HashSet::new(),
             reported: None,
             latest: watch::Sender::default(),
         }
+    }
+
+    /// Whether another part of this process tells in the log that Redis is away. Of Postgres and NATS, others always do.
+    #[must_use]
+    pub fn with_gate_told(self, gate_told: bool) -> Self {
+        Self { gate_told, ..self }
     }
 
     /// The last round; nothing before the first one, while another process audits, and after a round that found no
@@ -86,27 +100,34 @@ impl Auditor {
     pub async fn run(mut self) -> Infallible {
         let mut ticks = interval(INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut failed = false;
+        let mut told = false;
         loop {
             ticks.tick().await;
+            let connects = connects(&self.connections.nats);
             let result = timeout(ROUND_TIMEOUT, self.round_if_leading()).await;
             let result = result.unwrap_or_else(|_| Err(anyhow::anyhow!("no end within {ROUND_TIMEOUT:?}")));
-            let error = match result {
-                Ok(failures) => in_words(&failures),
-                Err(error) => {
-                    self.withdraw();
-                    Some(error)
+            let failures = result.unwrap_or_else(|error| {
+                self.withdraw();
+                vec![error]
+            });
+            let lost_nats = was_lost(&self.connections.nats, connects);
+            let is_told = |error| is_of_outage(error, lost_nats, self.gate_told);
+            match in_words(&failures) {
+                Some(error) if told || failures.iter().all(is_told) => {
+                    tracing::debug!("the audit fails: {error:#}");
                 }
-            };
-            if let Some(error) = error.as_ref().filter(|_| !failed) {
-                let help = "`coupon doctor` tells which server is in trouble";
-                tracing::warn!("the audit fails and is repeated every {INTERVAL:?}; {help}: {error:#}");
+                Some(error) => {
+                    let help = "`coupon doctor` tells which server is in trouble";
+                    tracing::warn!("the audit fails and is repeated every {INTERVAL:?}; {help}: {error:#}");
+                    told = true;
+                }
+                None if mem::take(&mut told) => tracing::info!("the audit succeeds again"),
+                None => {}
             }
-            failed = error.is_some();
         }
     }
 
-    async fn round_if_leading(&mut self) -> anyhow::Result<Vec<String>> {
+    async fn round_if_leading(&mut self) -> anyhow::Result<Vec<anyhow::Error>> {
         if self.leads().await? { self.look().await } else { Ok(Vec::new()) }
     }
 
@@ -146,7 +167,7 @@ impl Auditor {
     }
 
     /// One round. Returns why what could not be audited. Fails if nothing could be.
-    async fn look(&mut self) -> anyhow::Result<Vec<String>> {
+    async fn look(&mut self) -> anyhow::Result<Vec<anyhow::Error>> {
         let connection = match self.connection.take() {
             Some(connection) => connection,
             None => connect(&self.connections.database).await?,
@@ -173,7 +194,7 @@ impl Auditor {
             return self.withdraw();
         }
         let at = named.as_ref().map(Difference::at);
-        let reported_before = std::mem::replace(&mut self.reported, at);
+        let reported_before = mem::replace(&mut self.reported, at);
         match &named {
             None if reported_before.is_some() => tracing::info!("balanced again"),
             Some(found) if reported_before != self.reported => {
@@ -190,9 +211,20 @@ impl Auditor {
     }
 }
 
+/// Whether a round failed because a server was away, of which other parts of the process tell in the log: Postgres; Redis,
+/// if `gate_told`; NATS, if the round has `lost_nats` and met no failure of the other two.
+fn is_of_outage(error: &anyhow::Error, lost_nats: bool, gate_told: bool) -> bool {
+    let of_redis = || error.chain().find_map(connection::is_gone);
+    match of_postgres(error.as_ref()) {
+        Some(error) => sqlstate::is_gone(error),
+        None => of_redis().map_or(lost_nats, |is_gone| is_gone && gate_told),
+    }
+}
+
 /// An error for what could not be audited; nothing if everything was.
-fn in_words(failures: &[String]) -> Option<anyhow::Error> {
-    let shown = failures.iter().take(FAILURES_SHOWN).cloned().collect::<Vec<_>>().join("; ");
+fn in_words(failures: &[anyhow::Error]) -> Option<anyhow::Error> {
+    let shown = failures.iter().take(FAILURES_SHOWN).map(|error| format!("{error:#}"));
+    let shown = shown.collect::<Vec<_>>().join("; ");
     let more = failures.len().saturating_sub(FAILURES_SHOWN);
     match (failures.is_empty(), more) {
         (true, _) => None,

@@ -49,7 +49,8 @@ impl Reading {
         let mut legs = Legs::all();
         legs.quick(&mut sources, &mut campaigns.list, Look::Patient).await?;
         if !sources.failures.is_empty() {
-            bail!(sources.failures.join("; "));
+            let failures: Vec<String> = sources.failures.iter().map(|error| format!("{error:#}")).collect();
+            bail!(failures.join("; "));
         }
         Ok(Self { sources, legs, shards, campaigns })
     }

@@ -29,7 +29,7 @@ pub(super) struct Sources {
     /// Events and seats that are compared.
     pub(super) bar: ProgressBar,
     /// Shards and campaigns that could not be audited, each with the reason.
-    pub(super) failures: Vec<String>,
+    pub(super) failures: Vec<anyhow::Error>,
 }
 
 impl Sources {
@@ -53,7 +53,7 @@ impl Sources {
 
     /// Notes that a shard or campaign could not be audited. The others still are.
     pub(super) fn fail(&mut self, what: impl Display, error: impl Into<anyhow::Error>) {
-        self.failures.push(format!("{what}: {:#}", error.into()));
+        self.failures.push(error.into().context(what.to_string()));
     }
 }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use futures_util::{StreamExt as _, stream};
 use outbox_relay::Shard;
 use outbox_relay::in_time::InTime as _;
+use outbox_relay::sqlstate::is_away;
 use outbox_relay::zoo;
 use sqlx::Connection as _;
 use tokio::time::{MissedTickBehavior, interval};
@@ -17,7 +18,7 @@ use super::sweep;
 use super::transaction::{self, ChangeError};
 use crate::ids::CampaignId;
 use crate::pool::Pool;
-use crate::storage::{StorageError, is_away};
+use crate::storage::StorageError;
 use crate::trouble::Troubles;
 
 /// From one look to the next. A campaign opens and closes at most this much late.

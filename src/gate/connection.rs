@@ -1,5 +1,7 @@
 //! A connection to the Redis of the gate, be it one server or a Redis Cluster.
 
+use std::error::Error;
+
 use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::{Cmd, Pipeline, RedisError, RedisFuture, Value};
 
@@ -27,8 +29,20 @@ const OF_SLOT: [&str; 4] = ["MOVED", "ASK", "TRYAGAIN", "EXECABORT"];
 /// Whether an error says that a server cannot be reached, does not answer, or refuses whatever it is asked; or that the
 /// slot of the key is not there. Any other may be of one key alone, such as a key of another type.
 pub(super) fn is_of_server(error: &RedisError) -> bool {
-    let lost = error.is_io_error() || error.is_timeout() || error.is_connection_dropped();
-    lost || error.code().is_some_and(|code| OF_SERVER.contains(&code) || OF_SLOT.contains(&code))
+    is_outage(error) || error.code().is_some_and(|code| OF_SERVER.contains(&code) || OF_SLOT.contains(&code))
+}
+
+/// Whether Redis is away, of which the worker of the gate tells in the log.
+pub(super) fn is_outage(error: &RedisError) -> bool {
+    error.is_io_error() || error.is_connection_dropped() || error.is_timeout()
+}
+
+/// Whether an error says that the connection to Redis has ended, that none could be made, or that Redis is starting; nothing
+/// if it is none of Redis.
+pub(crate) fn is_gone(error: &(dyn Error + 'static)) -> Option<bool> {
+    let error = error.downcast_ref::<RedisError>()?;
+    let is_gone = error.is_io_error() && !error.is_timeout() || error.is_connection_dropped();
+    Some(is_gone || error.code() == Some("LOADING"))
 }
 
 /// Whether an error concerns the campaigns of one slot of a Cluster: it is being moved, or no node serves it.

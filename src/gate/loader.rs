@@ -7,11 +7,13 @@ use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
+use outbox_relay::sqlstate::is_away;
 use redis::RedisError;
 use tokio::sync::{Semaphore, mpsc};
 use ulid::Ulid;
 
 use super::client::Client;
+use super::connection::is_outage;
 use super::record::GRACE;
 use super::redis::{LoadStep, Seats};
 use super::seat::Seat;
@@ -44,6 +46,16 @@ pub enum LoadError {
     Database(#[from] sqlx::Error),
     #[error("fill the gate")]
     Gate(#[from] RedisError),
+}
+
+impl LoadError {
+    /// Whether a server is away, of which the writers and the worker of the gate tell in the log.
+    fn is_outage(&self) -> bool {
+        match self {
+            Self::Database(error) => is_away(error),
+            Self::Gate(error) => is_outage(error),
+        }
+    }
 }
 
 /// The way to the loader.
@@ -201,6 +213,9 @@ impl LoaderWorker {
             // Claims that wanted the gate meanwhile relied on this load.
             Ok(Loaded::Superseded) => return self.waiting.small.push_back(campaign),
             Ok(Loaded::Done) => drop(self.finished.insert(campaign, Instant::now())),
+            Err(error) if error.is_outage() => {
+                tracing::debug!(%campaign, error = &error as &dyn std::error::Error, "the gate was not loaded");
+            }
             Err(error) => {
                 tracing::warn!(%campaign, error = &error as &dyn std::error::Error, "the gate was not loaded");
             }

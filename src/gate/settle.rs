@@ -4,16 +4,18 @@
 use std::collections::HashSet;
 
 use futures_util::future::join_all;
+use outbox_relay::sqlstate::is_away;
 use outbox_relay::zoo;
 use redis::RedisError;
 
+use super::connection::is_outage;
 use super::redis::Seats;
 use super::seat::Seat;
 use crate::coupon::store;
 use crate::failpoint;
 use crate::ids::CampaignId;
 use crate::pool::Pool;
-use crate::storage::{is_away, prepared};
+use crate::storage::prepared;
 
 /// Seats of one campaign that are settled at a time.
 const BATCH: usize = 1_000;
@@ -34,7 +36,7 @@ impl SweepError {
     pub(super) fn is_outage(&self) -> bool {
         match self {
             Self::Database(error) => is_away(error),
-            Self::Gate(error) => error.is_io_error() || error.is_connection_dropped() || error.is_timeout(),
+            Self::Gate(error) => is_outage(error),
         }
     }
 }

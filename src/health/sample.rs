@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::convert::Infallible;
 use std::time::Duration;
 
+use outbox_relay::sqlstate::is_away;
 use outbox_relay::standing::{self, ProjectionStanding, Standing};
 use outbox_relay::{Metrics, Outlet, RelayStatus, Shard};
 use sqlx::PgConnection;
@@ -119,7 +120,7 @@ impl Sampler<'_> {
         let read = self.read(&mut connection, &relays).await;
         let (standings, projections) = match read {
             // This login may not read them, or the schema is older: another process tells.
-            Err(error) if error.as_database_error().is_some() => {
+            Err(error) if error.as_database_error().is_some() && !is_away(&error) => {
                 if !std::mem::replace(&mut self.told, true) {
                     tracing::warn!(%error, "this process cannot tell how far relays and projections are");
                 }

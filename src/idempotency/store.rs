@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use outbox_relay::in_time::InTime as _;
+use outbox_relay::sqlstate::is_gone;
 use sqlx::PgConnection;
 use tokio::time::sleep;
 
@@ -71,8 +72,13 @@ pub async fn record(
 pub async fn run(pool: Pool) -> Infallible {
     loop {
         if let Err(error) = remove_old(&pool).await {
-            let error = &error as &dyn std::error::Error;
-            tracing::warn!(error, "old idempotency keys are not removed: the next attempt is in 10 minutes");
+            let (is_gone, error) = (is_gone(&error), &error as &dyn std::error::Error);
+            let what = "old idempotency keys are not removed: the next attempt is in 10 minutes";
+            if is_gone {
+                tracing::debug!(error, "{what}"); // of an outage the writers tell
+            } else {
+                tracing::warn!(error, "{what}");
+            }
         }
         sleep(INTERVAL).await;
     }

@@ -2,9 +2,11 @@
 
 use std::collections::HashMap;
 use std::convert::Infallible;
+use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
+use outbox_relay::sqlstate::is_gone;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::Scopes;
@@ -58,19 +60,23 @@ pub async fn read(tokens: &Tokens, pool: &Pool) -> Result<(), sqlx::Error> {
 }
 
 async fn read_again_and_again(tokens: &Tokens, pool: &Pool) -> Infallible {
-    let mut fails = false;
+    let mut told = false;
     loop {
         let began = Instant::now();
         let failure = read(tokens, pool).await.err();
-        if let Some(error) = failure.as_ref().filter(|_| !fails) {
-            let error = error as &dyn std::error::Error;
-            tracing::warn!(error, "API tokens cannot be read: all are refused a minute after the last read");
-        }
-        if fails && failure.is_none() {
+        if let Some(error) = &failure {
+            let what = "API tokens cannot be read: all are refused a minute after the last read";
+            let cause = error as &dyn std::error::Error;
+            if told || is_gone(error) {
+                tracing::debug!(error = cause, "{what}"); // of an outage the writers tell
+            } else {
+                tracing::warn!(error = cause, "{what}");
+                told = true;
+            }
+        } else if mem::take(&mut told) {
             tracing::info!("API tokens are read again");
         }
-        fails = failure.is_some();
-        let interval = if fails { INTERVAL_MIN } else { INTERVAL };
+        let interval = if failure.is_some() { INTERVAL_MIN } else { INTERVAL };
         tokio::select! {
             () = sleep_until(began + interval) => {}
             () = tokens.wanted.notified() => sleep_until(began + INTERVAL_MIN).await,

@@ -12,4 +12,4 @@ mod work;
 mod worker;
 
 pub use self::work::{Measures, Work, WriteError, Writer};
-pub use self::worker::{ONE_PLAN, Outage, WriterWorker};
+pub use self::worker::{ONE_PLAN, WriterWorker};

@@ -1,11 +1,11 @@
 //! The worker of a shard: one connection, and the lanes that it serves in turn.
 
-use std::mem;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use outbox_relay::Shard;
+use outbox_relay::outage::{Link, Outage};
 use outbox_relay::reason::reason_of;
 use outbox_relay::retry::Retry;
 use sqlx::postgres::PgConnectOptions;
@@ -28,18 +28,6 @@ const PING_INTERVAL: Duration = Duration::from_secs(1);
 /// because `SET` at the function costs at every call.
 pub const ONE_PLAN: (&str, &str) = ("plan_cache_mode", "force_generic_plan");
 
-/// An outage of Postgres, as all writers of a process find it: how many of them have no connection. The log has one line
-/// when the first loses Postgres, and one when the last has it again.
-#[derive(Clone, Debug, Default)]
-pub struct Outage(Arc<AtomicUsize>);
-
-/// What one writer knows of the outage.
-#[derive(Debug, Default)]
-struct Link {
-    outage: Outage,
-    is_lost: bool,
-}
-
 /// Writes what the lanes of one shard hold.
 #[derive(Debug)]
 pub struct WriterWorker {
@@ -59,14 +47,14 @@ impl WriterWorker {
     #[must_use]
     pub fn new(shard: Shard, batch_rows: usize, database: &PgConnectOptions, appended: Arc<Notify>) -> Self {
         let database = database.clone().options([("statement_timeout", BATCH_STATEMENT_TIMEOUT), ONE_PLAN]);
-        let (connected, lanes, link) = (Arc::default(), Vec::new(), Link::default());
+        let (connected, lanes, link) = (Arc::default(), Vec::new(), Outage::default().link());
         Self { shard, batch_rows, database, connected, appended, lanes, link }
     }
 
-    /// Tells of an outage together with other writers.
+    /// Tells of an outage together with other parts of the process.
     #[must_use]
-    pub fn with_outage(self, outage: Outage) -> Self {
-        Self { link: Link { outage, is_lost: false }, ..self }
+    pub fn with_outage(self, outage: &Outage) -> Self {
+        Self { link: outage.link(), ..self }
     }
 
     /// Adds a lane. Returns the way into it.
@@ -81,7 +69,7 @@ impl WriterWorker {
         let mut retry = Retry::new(Duration::from_millis(20), Duration::from_secs(1));
         while let Some(connection) = self.connect(&mut retry).await {
             self.connected.store(true, Ordering::Relaxed);
-            self.link.found(self.shard);
+            self.link.found();
             if self.serve(connection, &mut retry).await == Ended::AllDone {
                 return;
             }
@@ -104,7 +92,7 @@ impl WriterWorker {
                         Ok(Err(error)) => reason_of(&error),
                         Err(_) => "Postgres does not answer".to_owned(),
                     };
-                    self.link.lost(self.shard, &lost);
+                    self.link.lost(&lost);
                     return Ended::Disconnected;
                 }
             }
@@ -112,7 +100,7 @@ impl WriterWorker {
                 let written = self.lanes[lane].write(&mut connection, self.shard, &self.appended).await;
                 if let Err(Disconnected { lost }) = written {
                     if let Some(why) = lost {
-                        self.link.lost(self.shard, &why);
+                        self.link.lost(&why);
                     }
                     self.lanes.iter_mut().for_each(|lane| lane.refuse(WriteError::NotWritten));
                     return Ended::Disconnected;
@@ -139,34 +127,6 @@ impl WriterWorker {
     }
 }
 
-impl Link {
-    /// The writer of a shard has lost Postgres.
-    fn lost(&mut self, shard: Shard, why: &str) {
-        let is_new = !mem::replace(&mut self.is_lost, true);
-        if is_new && self.outage.0.fetch_add(1, Ordering::Relaxed) == 0 {
-            tracing::warn!(%shard, "the writer has lost Postgres: {why}");
-        } else {
-            tracing::debug!(%shard, "the writer has lost Postgres: {why}");
-        }
-    }
-
-    /// It has Postgres.
-    fn found(&mut self, shard: Shard) {
-        if mem::take(&mut self.is_lost) && self.outage.0.fetch_sub(1, Ordering::Relaxed) == 1 {
-            tracing::info!(%shard, "the writer is connected to Postgres again");
-        }
-    }
-}
-
-/// A writer that has ended is not waited for.
-impl Drop for Link {
-    fn drop(&mut self) {
-        if self.is_lost {
-            self.outage.0.fetch_sub(1, Ordering::Relaxed);
-        }
-    }
-}
-
 /// Why a worker stopped serving on a connection.
 #[derive(PartialEq, Eq)]
 enum Ended {
@@ -189,8 +149,8 @@ async fn connect(
         };
         match timeout(WRITER_TIMEOUT, connected).await {
             Ok(Ok(connection)) => return connection,
-            Ok(Err(error)) => link.lost(shard, &reason_of(&error)),
-            Err(_) => link.lost(shard, "Postgres does not answer"),
+            Ok(Err(error)) => link.lost(&reason_of(&error)),
+            Err(_) => link.lost("Postgres does not answer"),
         }
         sleep(retry.next_wait()).await;
     }

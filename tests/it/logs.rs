@@ -255,63 +255,11 @@ async fn are_logged(world: &World, process: usize, parts: &[&str], lines: usize)
 }
 
 #[tokio::test]
-async fn an_outage_is_one_warning_of_each_part_and_a_line_when_it_is_over() {
+async fn a_process_that_takes_over_says_so() {
     let mut world = World::with_processes(&["api", "relay,project"]).await;
-    let campaign = world.open_campaign(json!({})).await;
-    world.balanced().await;
-    for process in [0, 1] {
-        assert_eq!(count(&world, process, &["starts over"]), 0, "{}", world.processes[process].log());
-    }
     for part in ["the relay leads", "the projector leads"] {
         are_logged(&world, 1, &["INFO", part], 1).await;
     }
-    world.servers.nats.kill().await;
-    world.claim(campaign, "alice").await;
-    for process in [0, 1] {
-        let lost = async || count(&world, process, &["WARN", "NATS at"]) > 0;
-        wait_until("the process has lost NATS", SOON, lost).await;
-    }
-    // For some attempts to connect.
-    let away = tokio::time::Instant::now();
-    wait_until("NATS is away for a while", SOON, async || away.elapsed().as_secs() >= 3).await;
-    world.servers.nats.start().await.unwrap();
-    world.claim(campaign, "bob").await;
-    world.balanced().await;
-    for (process, parts) in
-        [(0, &["NATS at"][..]), (1, &["NATS at", "relay starts over", "projector starts over"])]
-    {
-        for part in parts {
-            are_logged(&world, process, &["WARN", part], 1).await;
-        }
-    }
-    for (process, part) in [
-        (0, "connected to NATS at"),
-        (1, "connected to NATS at"),
-        (1, "the relay goes on"),
-        (1, "the projector goes on"),
-    ] {
-        are_logged(&world, process, &["INFO", part], 1).await;
-    }
-
-    world.servers.postgres.kill().await;
-    let lost = async || count(&world, 0, &["WARN", "the writer has lost Postgres"]) > 0;
-    wait_until("the writer has lost Postgres", SOON, lost).await;
-    let away = tokio::time::Instant::now();
-    wait_until("Postgres is away for a while", SOON, async || away.elapsed().as_secs() >= 3).await;
-    world.servers.postgres.start().await.unwrap();
-    wait_until("claims are taken", SOON, async || world.claim(campaign, "carol").await.status == 201).await;
-    world.balanced().await;
-    are_logged(&world, 0, &["INFO", "the writer is connected to Postgres again"], 1).await;
-    for part in ["the relay goes on", "the projector goes on"] {
-        are_logged(&world, 1, &["INFO", part], 2).await;
-    }
-    for (process, part, warnings) in
-        [(0, "writer::worker", 1), (1, "relay starts over", 2), (1, "projector starts over", 2)]
-    {
-        are_logged(&world, process, &["WARN", part], warnings).await;
-    }
-
-    // A process that stands by takes over, and says so.
     world.add_process("relay,project").await;
     world.processes[1].kill();
     for part in ["the relay leads", "the projector leads"] {

@@ -28,6 +28,9 @@ const OURS: [&str; 2] = ["coupon_dispatcher", "outbox_relay"];
 /// It warns of parameters that it does not know, with their values, such as `sslpassword`. `Connections` names them.
 const URL_PARSER: &str = "sqlx_postgres::options";
 
+/// What Postgres says beside its answers. When it stops, it says so on each connection, and this program says it once.
+const NOTICES: &str = "sqlx::postgres::notice";
+
 /// Lines that wait to be written, at most: some megabytes. What does not fit is dropped, and counted.
 const LINES_MAX: usize = 10_000;
 /// How often dropped lines are looked for.
@@ -116,7 +119,7 @@ fn filter(given: &str, level: &str) -> Result<EnvFilter, String> {
         };
         directives.push(directive.ok_or_else(problem)?);
     }
-    let default = if has_level { String::new() } else { format!("{level},async_nats=error") };
+    let default = if has_level { String::new() } else { format!("{level},async_nats=error,{NOTICES}=error") };
     let base = EnvFilter::builder().parse(default).map_err(|error| error.to_string())?;
     Ok(directives.into_iter().fold(base, EnvFilter::add_directive))
 }
@@ -177,9 +180,12 @@ mod tests {
             })
         };
         for (given, directives) in [
-            ("", "async_nats=error,info"),
-            ("outbox_relay=debug", "async_nats=error,info,outbox_relay=debug"),
-            ("outbox_relay::pipeline", "async_nats=error,info,outbox_relay::pipeline=trace"),
+            ("", "async_nats=error,info,sqlx::postgres::notice=error"),
+            ("outbox_relay=debug", "async_nats=error,info,outbox_relay=debug,sqlx::postgres::notice=error"),
+            (
+                "outbox_relay::pipeline",
+                "async_nats=error,info,outbox_relay::pipeline=trace,sqlx::postgres::notice=error",
+            ),
             ("debug", "debug"),
             (" off , outbox_relay=warn", "off,outbox_relay=warn"),
             ("WARN", "warn"),

@@ -79,6 +79,7 @@ const LAYERS: [(&str, &[&str]); 2] = [
             "positions",
             "site",
             "metrics",
+            "outage",
             "standing",
             "status",
             "failpoint",
