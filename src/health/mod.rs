@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use utoipa::ToSchema;
 
 pub use self::sample::Watch;
+use self::sample::with_command;
 use crate::audit::AuditRound;
 use crate::identity::jwt::UserTokens;
 use crate::identity::tokens::Tokens;
@@ -199,12 +200,6 @@ impl Readiness {
     pub fn is_ready(&self) -> bool {
         self.status != Status::Unready
     }
-}
-
-/// Why a relay has halted, with the command that lets it go on, if a new epoch does.
-fn with_command(shard: Shard, reason: &str) -> String {
-    let command = format!(". `coupon relay epoch new --shard {shard}` begins one");
-    format!("{reason}{}", if reason.contains("new epoch") { &command } else { "" })
 }
 
 /// Why a relay of this process retries.

@@ -39,9 +39,15 @@ impl Sample {
     /// Why relays have stopped.
     pub(super) fn halted(&self) -> impl Iterator<Item = String> {
         self.standings.iter().filter_map(|Standing { shard, halted, .. }| {
-            halted.as_ref().map(|reason| super::with_command(*shard, reason))
+            halted.as_ref().map(|reason| with_command(*shard, reason))
         })
     }
+}
+
+/// Why a relay has halted, with the command that lets it go on, if a new epoch does.
+pub(super) fn with_command(shard: Shard, reason: &str) -> String {
+    let command = format!(". `coupon relay epoch new --shard {shard}` begins one");
+    format!("{reason}{}", if reason.contains("new epoch") { &command } else { "" })
 }
 
 /// Asks the servers once a second. However many clients ask this process, that costs the servers nothing more.

@@ -134,7 +134,10 @@ async fn examples_are_answers_of_the_service() {
         let claimed = keyed.post(&format!("{all}/{open}/coupons"), &claim).await;
         is_as_told("POST", "/v1/campaigns/{id}/coupons", &claimed);
         assert_eq!(claimed.header("idempotency-replayed"), replayed);
-        is_as_told("GET", "/v1/coupons/{id}", &api.get(claimed.header("location").unwrap()).await);
+        let coupon = api.get(claimed.header("location").unwrap()).await;
+        is_as_told("GET", "/v1/coupons/{id}", &coupon);
+        let code = coupon.body["code"].as_str().unwrap();
+        is_as_told("GET", "/v1/coupons", &api.get(&format!("/v1/coupons?code={code}")).await);
     }
     let wallet = wait_for("the coupon is in the wallet", SOON, async || {
         let wallet = api.get("/v1/users/alice/coupons").await;
@@ -144,6 +147,24 @@ async fn examples_are_answers_of_the_service() {
     let closed = api.post(&format!("{campaign}/close"), &json!({})).await;
     is_as_told("POST", "/v1/campaigns/{id}/close", &closed);
     is_as_told("GET", "/readyz", &api.get("/readyz").await);
+    // Text has what its example has around each `…`, and a document its member.
+    for path in
+        ["/livez", "/docs", "/problems", "/problems/{slug}", "/metrics", "/openapi.json", "/asyncapi.json"]
+    {
+        let media = at(&format!("/paths/{}/get/responses/200/content", path.replace('/', "~1")));
+        for (media_type, told) in media.as_object().unwrap() {
+            let accept: &'static str = String::leak(media_type.clone());
+            let answer = api.with("accept", accept).get(&path.replace("{slug}", "not-found")).await;
+            let mut rest = answer.text.as_str();
+            for part in told["example"].as_str().unwrap_or_default().split('…') {
+                rest = &rest[rest.find(part).unwrap_or_else(|| panic!("{path} {media_type}: {part:?}"))
+                    + part.len()..];
+            }
+            for (member, value) in told["example"].as_object().into_iter().flatten() {
+                assert_eq!(&answer.body[member], value, "{path}");
+            }
+        }
+    }
     world.close().await;
 }
 

@@ -16,7 +16,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::support::contract::assert_described_problem;
+use crate::support::contract::{assert_described_problem, document};
 use crate::support::{Answer, SOON, TOKEN, World, draft, in_seconds, wait_for, wait_until};
 
 /// An answer is as the snapshot says: status, headers that matter, body.
@@ -37,6 +37,35 @@ pub(crate) fn is_as_ever(name: &str, answer: &Answer) {
     with_settings!({ omit_expression => true, prepend_module_to_snapshot => false }, {
         assert_snapshot!(name, seen);
     });
+}
+
+/// The example of each problem in the document is an answer that a test has got, but for members that not every answer has.
+#[test]
+fn examples_are_answers_that_were_given() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/snapshots");
+    let texts = fs::read_dir(folder).unwrap().map(|file| fs::read_to_string(file.unwrap().path()).unwrap());
+    let given = |text: String| serde_json::from_str::<Value>(&text[text.find("\n{")?..]).ok();
+    let given: Vec<Value> = texts.filter_map(given).collect();
+    let document = document();
+    let mut seen = BTreeSet::new();
+    for operation in
+        document["paths"].as_object().unwrap().values().flat_map(|path| path.as_object().unwrap().values())
+    {
+        for response in operation["responses"].as_object().unwrap().values() {
+            for (slug, example) in
+                response["content"]["application/problem+json"]["examples"].as_object().into_iter().flatten()
+            {
+                let example = &example["value"];
+                let is_given = |answer: &Value| {
+                    let mut members = answer.as_object().unwrap().iter().filter(|(_, value)| **value != "…");
+                    members.all(|(name, value)| &example[name] == value)
+                };
+                assert!(given.iter().any(is_given), "{example:#}");
+                seen.insert(slug.clone());
+            }
+        }
+    }
+    assert!(seen.len() >= 20, "{seen:?}");
 }
 
 /// The same with a member whose value is another in each run.

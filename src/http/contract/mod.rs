@@ -112,11 +112,13 @@ fn success(route: &Route, Answer(status, content): &Answer) -> Value {
     }
     let content: Map<String, Value> = match content {
         Content::Json(schema) => [("application/json".to_owned(), media(schema))].into_iter().collect(),
-        Content::Object => {
-            [("application/json".to_owned(), json!({ "schema": { "type": "object" } }))].into_iter().collect()
+        Content::Object(member, value) => {
+            let body = json!({ "schema": { "type": "object" }, "example": { *member: value } });
+            [("application/json".to_owned(), body)].into_iter().collect()
         }
         Content::Text(types) => {
-            types.iter().map(|name| ((*name).to_owned(), json!({ "schema": { "type": "string" } }))).collect()
+            let body = |example: &str| json!({ "schema": { "type": "string" }, "example": example });
+            types.iter().map(|(name, example)| ((*name).to_owned(), body(example))).collect()
         }
     };
     json!({ "description": "What was asked for", "headers": headed(&names), "content": content })

@@ -22,13 +22,15 @@ pub(super) struct Answer(pub(super) u16, pub(super) Content);
 pub(super) enum Content {
     /// JSON of a schema.
     Json(&'static str),
-    /// Text of any of these media types.
-    Text(&'static [&'static str]),
-    /// JSON of any shape.
-    Object,
+    /// Text of any of these media types, each with an example in which `…` stands for more.
+    Text(&'static [(&'static str, &'static str)]),
+    /// JSON of any shape, with an example of a member.
+    Object(&'static str, &'static str),
 }
 
-const PAGES: Content = Content::Text(&["text/plain; charset=utf-8", "text/html; charset=utf-8"]);
+const HTML: (&str, &str) = ("text/html; charset=utf-8", "<!doctype html>\n<html lang=\"en\">\n…");
+const METRICS: &str = "# HELP outbox_sampled 1 if the gauges of the outbox are current.\n# TYPE outbox_sampled gauge\n\
+                       outbox_sampled 1\n…# EOF\n";
 
 /// An operation that takes nothing and answers 200.
 const fn plain(id: &'static str, summary: &'static str, answers: &'static [Answer]) -> Operation {
@@ -40,27 +42,39 @@ pub(super) static OPERATIONS: [Operation; 17] = [
     plain(
         "live",
         "Says that the process runs",
-        &[Answer(200, Content::Text(&["text/plain; charset=utf-8"]))],
+        &[Answer(200, Content::Text(&[("text/plain; charset=utf-8", "ok")]))],
     ),
+    plain("showDocs", "Describes the API for people", &[Answer(200, Content::Text(&[HTML]))]),
     plain(
-        "showDocs",
-        "Describes the API for people",
-        &[Answer(200, Content::Text(&["text/html; charset=utf-8"]))],
+        "listProblems",
+        "Lists all types of problems",
+        &[Answer(
+            200,
+            Content::Text(&[
+                ("text/plain; charset=utf-8", "400 malformed-request: The request cannot be read\n…"),
+                HTML,
+            ]),
+        )],
     ),
-    plain("listProblems", "Lists all types of problems", &[Answer(200, PAGES)]),
     Operation {
         problems: &[ProblemKind::NotFound],
         ..plain(
             "showProblem",
             "Tells the cause of a problem, what to do, and whether a retry is safe",
-            &[Answer(200, PAGES)],
+            &[Answer(
+                200,
+                Content::Text(&[
+                    ("text/plain; charset=utf-8", "Not found\nStatus 404, slug not-found\n\nCause\n…"),
+                    HTML,
+                ]),
+            )],
         )
     },
-    plain("describeApi", "Returns this document", &[Answer(200, Content::Object)]),
+    plain("describeApi", "Returns this document", &[Answer(200, Content::Object("openapi", "3.1.0"))]),
     plain(
         "describeEvents",
         "Returns the AsyncAPI document of the events that the service publishes",
-        &[Answer(200, Content::Object)],
+        &[Answer(200, Content::Object("asyncapi", "3.0.0"))],
     ),
     plain(
         "ready",
@@ -72,7 +86,10 @@ pub(super) static OPERATIONS: [Operation; 17] = [
         ..plain(
             "metrics",
             "Returns what the process measures, as OpenMetrics text",
-            &[Answer(200, Content::Text(&["application/openmetrics-text; version=1.0.0; charset=utf-8"]))],
+            &[Answer(
+                200,
+                Content::Text(&[("application/openmetrics-text; version=1.0.0; charset=utf-8", METRICS)]),
+            )],
         )
     },
     Operation {

@@ -3,6 +3,7 @@
 use axum::http::Method;
 use serde_json::{Map, Value, json};
 
+use super::super::problem::NOTHING_CHANGED;
 use super::super::problem_kind::{About, ProblemKind};
 use super::super::route::{Access, Load, Route};
 use super::operations::Operation;
@@ -33,25 +34,37 @@ pub(super) fn example(kind: ProblemKind) -> Value {
     });
     for Always(name) | Sometimes(name) in members(kind) {
         example[*name] = match *name {
-            "errors" => json!([wrong(kind)]),
+            "errors" => wrong(kind),
             "coupon" => examples::of("Coupon"),
             "opens_at" => json!("2026-11-27T18:00:00Z"),
-            _ => json!("What is wrong, in words."),
+            _ => json!(detail(kind)),
         };
     }
     example
 }
 
-/// What may be wrong with a request of which a problem tells.
+/// What may be wrong with the fields of a request.
 fn wrong(kind: ProblemKind) -> Value {
     let (field, reason) = match kind {
         ProblemKind::MalformedRequest => ("Host", "is missing"),
         ProblemKind::UnsupportedMediaType => ("Content-Type", "must be application/json, in UTF-8"),
         ProblemKind::TooLarge => ("body", "must be at most 16384 bytes"),
-        ProblemKind::MalformedBody => ("quantity", "is missing"),
-        _ => return examples::of("FieldProblem"),
+        ProblemKind::MalformedBody => ("user_id", "must be a string, not a number"),
+        _ => ("currency", "must be a code of ISO 4217, such as EUR"),
     };
-    json!({ "field": field, "reason": reason })
+    let first = json!({ "field": field, "reason": reason });
+    if kind == ProblemKind::Invalid { json!([first, examples::of("FieldProblem")]) } else { json!([first]) }
+}
+
+/// What a problem may say in words.
+fn detail(kind: ProblemKind) -> &'static str {
+    match kind {
+        ProblemKind::NotAllowedInState => "a campaign that is closed cannot be opened",
+        ProblemKind::StorageUnavailable => NOTHING_CHANGED,
+        ProblemKind::TooManyRequests => "at most 1 requests of this caller a second, and 3 at once",
+        ProblemKind::TooLarge => "at most 16384 bytes",
+        _ => "No campaign has this id.",
+    }
 }
 
 /// The problems that an operation may answer.

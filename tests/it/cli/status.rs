@@ -82,7 +82,8 @@ async fn a_halt_and_a_parked_event_are_seen() {
     world.publish_at(end + 1, "a-stranger", "{}").await;
     world.append_events(1).await;
     let reason = world.halted().await;
-    assert_eq!(status(&world).await["shards"][0]["halted"], *reason);
+    let halted = status(&world).await["shards"][0]["halted"].clone();
+    assert!(halted.as_str().is_some_and(|halted| reason.starts_with(halted)), "{reason}: {halted}");
     world.begin_epoch().await;
     wait_until("the relay goes on", SOON, async || status(&world).await["shards"][0]["halted"].is_null())
         .await;
