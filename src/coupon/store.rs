@@ -114,9 +114,12 @@ impl Lookup for ByCode {
         let (lows, highs): (Vec<CouponId>, Vec<CouponId>) =
             codes.iter().map(|code| code.ids().into_inner()).unzip();
         let codes: Vec<String> = codes.iter().map(Code::text).collect();
-        let find = coupons!(
-            "id IN (SELECT coupons.id FROM unnest($1::text[], $2::uuid[], $3::uuid[]) AS asked (code, low, high) \
-                    JOIN coupons ON coupons.id BETWEEN asked.low AND asked.high AND coupons.code = asked.code)"
+        // LATERAL with a limit: whatever Postgres knows of the table, it looks into the index on the ids for each code.
+        let find = concat!(
+            "SELECT found.* FROM unnest($1::text[], $2::uuid[], $3::uuid[]) AS asked (code, low, high) \
+             CROSS JOIN LATERAL (",
+            coupons!("id BETWEEN asked.low AND asked.high AND code = asked.code LIMIT 1"),
+            ") AS found"
         );
         let query = || sqlx::query_as(find).bind(&codes).bind(&lows).bind(&highs);
         let coupons: Vec<Coupon> = prepared!(pool, |connection| query().fetch_all(connection))?;
