@@ -34,11 +34,13 @@ pub const ISSUED: &str = "issued";
 pub const CAMPAIGN_OPENED: &str = "campaign-opened";
 /// The last coupon is issued. Written by `issue_batch_2()`.
 pub const CAMPAIGN_SOLD_OUT: &str = "campaign-sold-out";
+/// A campaign that has been opened was changed.
+pub const CAMPAIGN_CHANGED: &str = "campaign-changed";
 /// A campaign takes no more claims.
 pub const CAMPAIGN_CLOSED: &str = "campaign-closed";
 
 /// All types, as filters name them.
-pub const KINDS: [&str; 4] = [ISSUED, CAMPAIGN_OPENED, CAMPAIGN_SOLD_OUT, CAMPAIGN_CLOSED];
+pub const KINDS: [&str; 5] = [ISSUED, CAMPAIGN_OPENED, CAMPAIGN_SOLD_OUT, CAMPAIGN_CHANGED, CAMPAIGN_CLOSED];
 
 /// The type of [`ISSUED`] as its body has it.
 pub const ISSUED_V1: &str = "coupon.issued.v1";
@@ -82,7 +84,7 @@ pub struct Issued<'a> {
 
 /// Data of `coupon.campaign-opened.v1` and `coupon.campaign-closed.v1`.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
-pub struct CampaignChanged<'a> {
+pub struct CampaignPhase<'a> {
     #[serde(deserialize_with = "parsed")]
     pub campaign_id: CampaignId,
     #[serde(borrow)]
@@ -94,6 +96,39 @@ pub struct CampaignChanged<'a> {
     /// The version of the campaign after the change.
     #[schemars(range(min = 1))]
     pub version: i32,
+}
+
+/// Data of `coupon.campaign-changed.v1`: the campaign after the change.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+pub struct CampaignChanged<'a> {
+    #[serde(deserialize_with = "parsed")]
+    pub campaign_id: CampaignId,
+    #[serde(borrow)]
+    pub merchant_id: Cow<'a, str>,
+    #[serde(borrow)]
+    pub name: Cow<'a, str>,
+    #[schemars(range(min = 1))]
+    pub quantity: i32,
+    #[schemars(range(min = 1))]
+    pub per_user_limit: i32,
+    #[serde(with = "time::serde::rfc3339")]
+    #[schemars(with = "Time")]
+    pub opens_at: OffsetDateTime,
+    #[serde(with = "time::serde::rfc3339")]
+    #[schemars(with = "Time")]
+    pub closes_at: OffsetDateTime,
+    pub state: Taking,
+    /// The version of the campaign after the change.
+    #[schemars(range(min = 1))]
+    pub version: i32,
+}
+
+/// Whether a campaign that has been opened takes claims.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Taking {
+    Open,
+    Paused,
 }
 
 /// Data of `coupon.campaign-sold-out.v1`.

@@ -116,6 +116,15 @@ impl<L: Listener> Campaigns<L> {
         .await
     }
 
+    /// Stops the claims of a campaign that is open, until it is opened again. Pausing a paused one changes nothing.
+    pub async fn pause(&self, id: CampaignId, request: &Request) -> Result<Once<Standing>, ChangeError> {
+        self.change(id, request, |campaign, now| {
+            let state = campaign.state.due(campaign.opens_at, campaign.closes_at, now);
+            state.paused().ok_or(ChangeError::NotAllowed { state, asked: "paused" })
+        })
+        .await
+    }
+
     /// Closes a campaign for good.
     pub async fn close(&self, id: CampaignId, request: &Request) -> Result<Once<Standing>, ChangeError> {
         self.change(id, request, |_, _| Ok(State::Closed)).await

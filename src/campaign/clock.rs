@@ -127,7 +127,7 @@ async fn bring_up_to_date(pool: &Pool, id: CampaignId) -> Result<(), ClockError>
     if let Some(Snapshot { campaign, taken_at }) = &locked {
         let due = campaign.state.due(campaign.opens_at, campaign.closes_at, *taken_at);
         if due != campaign.state {
-            transaction::save(&mut transaction, id, due, None).await?;
+            transaction::save(&mut transaction, campaign, due, None).await?;
         }
     }
     transaction.commit().in_time().await?;

@@ -25,7 +25,7 @@ pub use crate::event::SettleOn;
 use crate::ids::{CampaignId, MerchantId};
 use crate::money::Money;
 
-/// The state of a campaign. `paused` is reserved: no route sets it yet.
+/// The state of a campaign.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema, sqlx::Type)]
 #[serde(rename_all = "lowercase")]
 #[schema(as = CampaignState)]
@@ -79,9 +79,19 @@ impl State {
         match self {
             Self::Closed => None,
             Self::Draft | Self::Scheduled | Self::Open | Self::Paused if closes_at <= now => None,
-            // An open campaign may be ahead of this clock, because the gate's clock opened it.
-            Self::Draft | Self::Scheduled | Self::Paused if opens_at > now => Some(Self::Scheduled),
+            // A campaign that is open, or was, may be ahead of this clock, because the gate's clock opened it.
+            Self::Draft | Self::Scheduled if opens_at > now => Some(Self::Scheduled),
             Self::Draft | Self::Scheduled | Self::Open | Self::Paused => Some(Self::Open),
+        }
+    }
+
+    /// The state after an operator pauses a campaign that is in this state at that moment; nothing when it cannot be paused.
+    /// Pausing a paused campaign changes nothing.
+    #[must_use]
+    pub fn paused(self) -> Option<Self> {
+        match self {
+            Self::Open | Self::Paused => Some(Self::Paused),
+            Self::Draft | Self::Scheduled | Self::Closed => None,
         }
     }
 

@@ -13,7 +13,7 @@ use super::draft::Draft;
 use super::store::{self, Snapshot, Standing};
 use super::{Campaign, State};
 use crate::cause::{Cause, RequestId, Traceparent};
-use crate::event::{self, CampaignChanged};
+use crate::event::{self, CampaignChanged, CampaignPhase, Taking};
 use crate::failpoint;
 use crate::idempotency::store as keys;
 use crate::idempotency::{KeyError, Keyed, Once, Recorded};
@@ -126,7 +126,12 @@ async fn change_in(
     let Snapshot { campaign, taken_at } = locked.ok_or(ChangeError::Unknown)?;
     let state = rule(&campaign, taken_at)?;
     if state != campaign.state {
-        save(transaction, id, state, Some(&request.cause)).await?;
+        let mut before = campaign;
+        // Its time has come, and nobody has noticed yet: it opens first.
+        if (before.state, state) == (State::Scheduled, State::Paused) {
+            before = save(transaction, &before, State::Open, None).await?;
+        }
+        save(transaction, &before, state, Some(&request.cause)).await?;
     }
     let standing = store::standing(transaction, id).await?;
     recorded(transaction, request, standing).await
@@ -183,38 +188,59 @@ async fn recorded(
 /// cause.
 pub(super) async fn save(
     transaction: &mut PgConnection,
-    id: CampaignId,
+    before: &Campaign,
     state: State,
     cause: Option<&Cause>,
 ) -> Result<Campaign, ChangeError> {
-    let changed = store::save_state(transaction, id, state).await?;
+    let changed = store::save_state(transaction, before.id, state).await?;
     // The last change, because the shard stays locked from here to the commit: every coupon that was issued before
     // comes before this event, and every batch after it sees the new state.
-    if let Some(event) = event_of(&changed, cause) {
+    if let Some(event) = event_of(before.state, &changed, cause)? {
         outbox_relay::append(transaction, changed.shard, &[event]).await?;
     }
     Ok(changed)
 }
 
-/// The event about the state that a campaign is in now; nothing for states that are not published.
-fn event_of(campaign: &Campaign, cause: Option<&Cause>) -> Option<NewEvent> {
-    let kind = match campaign.state {
-        State::Open => event::CAMPAIGN_OPENED,
-        State::Closed => event::CAMPAIGN_CLOSED,
-        State::Draft | State::Scheduled | State::Paused => return None,
-    };
-    let id = campaign.id.to_string();
-    let data = CampaignChanged {
+/// The event about a campaign that was in the state `before`; nothing as long as it has not been opened.
+fn event_of(
+    before: State,
+    campaign: &Campaign,
+    cause: Option<&Cause>,
+) -> Result<Option<NewEvent>, ChangeError> {
+    let phase = || CampaignPhase {
         campaign_id: campaign.id,
         merchant_id: campaign.merchant_id.as_str().into(),
         name: campaign.name.as_str().into(),
         quantity: campaign.quantity,
         version: campaign.version,
     };
-    let data = serde_json::json!(data).to_string();
+    let changed = |state| CampaignChanged {
+        campaign_id: campaign.id,
+        merchant_id: campaign.merchant_id.as_str().into(),
+        name: campaign.name.as_str().into(),
+        quantity: campaign.quantity,
+        per_user_limit: campaign.per_user_limit,
+        opens_at: campaign.opens_at,
+        closes_at: campaign.closes_at,
+        state,
+        version: campaign.version,
+    };
+    let (kind, data) = match (before, campaign.state) {
+        (State::Draft | State::Scheduled | State::Closed, State::Open) => {
+            (event::CAMPAIGN_OPENED, serde_json::to_string(&phase()))
+        }
+        (State::Open | State::Paused, State::Open) => {
+            (event::CAMPAIGN_CHANGED, serde_json::to_string(&changed(Taking::Open)))
+        }
+        (_, State::Paused) => (event::CAMPAIGN_CHANGED, serde_json::to_string(&changed(Taking::Paused))),
+        (_, State::Closed) => (event::CAMPAIGN_CLOSED, serde_json::to_string(&phase())),
+        (_, State::Draft | State::Scheduled) => return Ok(None),
+    };
+    let data = data.map_err(|error| ChangeError::Refused(error.to_string()))?;
+    let id = campaign.id.to_string();
     let traceparent = cause.and_then(|cause| cause.traceparent.as_ref()).map(Traceparent::as_str);
     let request_id = cause.and_then(|cause| cause.request_id.as_ref()).map(RequestId::as_str);
-    Some(NewEvent {
+    Ok(Some(NewEvent {
         id: Ulid::generate(),
         kind,
         key: id.clone(),
@@ -222,7 +248,7 @@ fn event_of(campaign: &Campaign, cause: Option<&Cause>) -> Option<NewEvent> {
         data,
         traceparent: traceparent.map(str::to_owned),
         request_id: request_id.map(str::to_owned),
-    })
+    }))
 }
 
 /// A time as JSON has it.

@@ -16,6 +16,8 @@ use crate::ids::CouponId;
 const ALPHABET: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
 /// What stands between the groups of a code: the hyphen, and those that programs put in its place.
 const HYPHENS: [char; 4] = ['-', '\u{2010}', '\u{2011}', '\u{2013}'];
+/// Characters of a code, without hyphens.
+pub const CODE_LENGTH: usize = LENGTH + 1;
 /// Characters before the check character.
 const LENGTH: usize = 19;
 const RANDOM_BITS: u32 = 53;

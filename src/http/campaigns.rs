@@ -107,6 +107,17 @@ pub(super) async fn open(
     Ok(api.campaigns.open(id, &change(cause, "openCampaign", id)).await?.into())
 }
 
+/// `POST /v1/campaigns/{id}/pause`
+pub(super) async fn pause(
+    State(api): State<Arc<Api>>,
+    Caller { cause, .. }: Caller,
+    Id(id): Id<CampaignId>,
+    _: NoQuery,
+    _: NoBody,
+) -> OneCampaign {
+    Ok(api.campaigns.pause(id, &change(cause, "pauseCampaign", id)).await?.into())
+}
+
 /// `POST /v1/campaigns/{id}/close`
 pub(super) async fn close(
     State(api): State<Arc<Api>>,

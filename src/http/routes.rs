@@ -73,6 +73,7 @@ table! {
         GET  "/v1/campaigns"                Needs(Read|Campaign|Issue; Nothing)    Admin  listCampaigns     campaigns::list;
         GET  "/v1/campaigns/{id}"           Needs(Read|Campaign|Issue; TheirOwn)   Reads  showCampaign      campaigns::show;
         POST "/v1/campaigns/{id}/open"      Needs(Campaign; Nothing)               Admin  openCampaign      campaigns::open;
+        POST "/v1/campaigns/{id}/pause"     Needs(Campaign; Nothing)               Admin  pauseCampaign     campaigns::pause;
         POST "/v1/campaigns/{id}/close"     Needs(Campaign; Nothing)               Admin  closeCampaign     campaigns::close;
         POST "/v1/campaigns/{id}/coupons"   Needs(Issue; TheirOwn)                 Claims claimCoupon       claim::claim;
         GET  "/v1/coupons"                  Needs(Read; Nothing)                   Reads  findCoupon        coupons::find;

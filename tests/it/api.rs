@@ -22,6 +22,7 @@ async fn nothing_under_v1_is_told_without_the_token() {
             (Method::GET, "/v1/campaigns".to_owned()),
             (Method::GET, format!("/v1/campaigns/{campaign}")),
             (Method::POST, format!("/v1/campaigns/{campaign}/open")),
+            (Method::POST, format!("/v1/campaigns/{campaign}/pause")),
             (Method::POST, format!("/v1/campaigns/{campaign}/close")),
             (Method::POST, format!("/v1/campaigns/{campaign}/coupons")),
             (Method::GET, format!("/v1/coupons/{campaign}")),
@@ -46,6 +47,7 @@ async fn what_is_not_there_is_404_and_what_cannot_be_done_is_405() {
         for (method, path) in [
             (Method::GET, format!("/v1/campaigns/{id}")),
             (Method::POST, format!("/v1/campaigns/{id}/open")),
+            (Method::POST, format!("/v1/campaigns/{id}/pause")),
             (Method::POST, format!("/v1/campaigns/{id}/close")),
             (Method::POST, format!("/v1/campaigns/{id}/coupons")),
             (Method::GET, format!("/v1/coupons/{id}")),

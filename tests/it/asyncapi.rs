@@ -91,7 +91,9 @@ async fn messages_of_the_service_are_as_the_document_describes_them() {
         let claims = format!("/v1/campaigns/{campaign}/coupons");
         assert_eq!(traced.post(&claims, &json!({ "user_id": user })).await.status, 201);
     }
-    world.api().post(&format!("/v1/campaigns/{campaign}/close"), &Value::Null).await;
+    for change in ["pause", "close"] {
+        world.api().post(&format!("/v1/campaigns/{campaign}/{change}"), &Value::Null).await;
+    }
     world.assert_published().await;
     world.passed().await;
     let replayed = world.coupon(&["replay", "--run", "again", "--yes"]).await;
@@ -106,7 +108,8 @@ async fn messages_of_the_service_are_as_the_document_describes_them() {
             kinds.push(kind);
         }
         kinds.dedup();
-        assert_eq!(kinds, ["campaign-opened", "issued", "campaign-sold-out", "campaign-closed"], "{stream}");
+        let all = ["campaign-opened", "issued", "campaign-sold-out", "campaign-changed", "campaign-closed"];
+        assert_eq!(kinds, all, "{stream}");
     }
     let letters = world.messages("COUPONS-DEAD").await;
     assert_eq!(letters.len(), 1);

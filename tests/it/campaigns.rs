@@ -133,12 +133,15 @@ async fn campaigns_are_listed_by_their_state() {
     let draft = world.create_campaign(json!({})).await;
     let open = world.open_campaign(json!({})).await;
     let closed = world.open_campaign(json!({})).await;
-    world.api().post(&format!("/v1/campaigns/{closed}/close"), &Value::Null).await;
+    let paused = world.open_campaign(json!({})).await;
+    for (campaign, change) in [(closed, "close"), (paused, "pause")] {
+        world.api().post(&format!("/v1/campaigns/{campaign}/{change}"), &Value::Null).await;
+    }
     for (states, expected) in [
         ("draft", vec![draft]),
         ("open", vec![open]),
         ("closed", vec![closed]),
-        ("paused", vec![]),
+        ("paused", vec![paused]),
         ("closed,draft", vec![closed, draft]),
         ("open,open", vec![open]),
     ] {

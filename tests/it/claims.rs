@@ -255,9 +255,13 @@ async fn a_user_with_fewer_coupons_than_the_limit_is_shown_the_newest_by_every_r
     let set = async |world: &World, change: &str| {
         world.execute(&format!("UPDATE campaigns SET version = version + 1, {change}")).await;
     };
-    set(&world, "state = 'paused'").await;
+    let change = async |change: &str| {
+        let changed = world.api().post(&format!("/v1/campaigns/{pair}/{change}"), &Value::Null).await;
+        assert_eq!(changed.status, 200, "{changed:?}");
+    };
+    change("pause").await;
     refused(&world, pair, 403, "not-open", &of_pair.body).await;
-    set(&world, "state = 'open'").await;
+    change("open").await;
     for campaign in [single, pair] {
         world.api().post(&format!("/v1/campaigns/{campaign}/close"), &Value::Null).await;
     }

@@ -144,6 +144,8 @@ async fn examples_are_answers_of_the_service() {
         (wallet.body["coupons"] != json!([])).then_some(wallet)
     });
     is_as_told("GET", "/v1/users/{user_id}/coupons", &wallet.await);
+    let paused = api.post(&format!("{all}/{open}/pause"), &json!({})).await;
+    is_as_told("POST", "/v1/campaigns/{id}/pause", &paused);
     let closed = api.post(&format!("{campaign}/close"), &json!({})).await;
     is_as_told("POST", "/v1/campaigns/{id}/close", &closed);
     is_as_told("GET", "/readyz", &api.get("/readyz").await);

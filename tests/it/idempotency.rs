@@ -135,6 +135,9 @@ async fn a_change_of_a_campaign_that_is_repeated_gets_the_answer_of_the_first() 
     let opened = change(&api, "open").await;
     assert_eq!((opened.status, &opened.body["state"]), (200, &json!("open")), "{opened:?}");
     assert_replayed(&change(&api, "open").await, &opened);
+    let paused = change(&api, "pause").await;
+    assert_eq!((paused.status, &paused.body["state"]), (200, &json!("paused")), "{paused:?}");
+    assert_replayed(&change(&api, "pause").await, &paused);
     let closed = change(&api, "close").await;
     assert_eq!((closed.status, &closed.body["state"]), (200, &json!("closed")), "{closed:?}");
     assert_replayed(&change(&api, "close").await, &closed);

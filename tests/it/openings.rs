@@ -56,6 +56,96 @@ async fn the_opening_comes_before_the_first_issue_though_no_sweeper_runs() {
     world.close().await;
 }
 
+/// As often as an operator likes: the opening and the close come once, what is between them is a change.
+#[tokio::test]
+async fn a_campaign_is_paused_and_opened_again() {
+    let world = World::with_processes(&["", "api"]).await;
+    let campaign = world.open_campaign(json!({})).await;
+    let change = async |change: &str| {
+        let path = format!("/v1/campaigns/{campaign}/{change}");
+        let changed = world.api().post(&path, &Value::Null).await;
+        (changed.status, changed.body["state"].as_str().unwrap_or(changed.problem()).to_owned())
+    };
+    let elsewhere = async |user: &str| {
+        let path = format!("/v1/campaigns/{campaign}/coupons");
+        world.processes[1].http().post(&path, &json!({ "user_id": user })).await
+    };
+    let ok = |state: &str| (200, state.to_owned());
+    assert_eq!(world.claim(campaign, "alice").await.status, 201);
+    for round in 1..=2 {
+        assert_eq!((change("pause").await, change("pause").await), (ok("paused"), ok("paused")));
+        let refused = world.claim(campaign, "bob").await;
+        let opens_at = &refused.body["opens_at"];
+        assert_eq!(
+            (refused.status, refused.problem(), opens_at),
+            (403, "not-open", &Value::Null),
+            "{refused:?}"
+        );
+        let not_open = async || elsewhere("bob").await.problem() == "not-open";
+        wait_until("the other process refuses, too", SOON, not_open).await;
+        assert_eq!(world.claim(campaign, "alice").await.problem(), "already-issued");
+        assert_eq!((change("open").await, change("open").await), (ok("open"), ok("open")));
+        let claimed = elsewhere(&format!("user-{round}")).await;
+        assert_eq!(claimed.status, 201, "{claimed:?}");
+    }
+    assert_eq!(change("close").await, ok("closed"));
+    for what in ["pause", "open"] {
+        assert_eq!(change(what).await, (409, "not-allowed-in-state".to_owned()), "{what}");
+    }
+    let kinds = kinds(&world, campaign).await;
+    let expected = ["campaign-opened", "issued", "campaign-changed", "campaign-changed", "issued"];
+    let expected =
+        [&expected[..], &["campaign-changed", "campaign-changed", "issued", "campaign-closed"]].concat();
+    assert_eq!(kinds, expected);
+    let changes = world.outbox(SHARD).await.into_iter().filter(|event| event.kind == "campaign-changed");
+    let states = changes.map(|event| {
+        let data: Value = serde_json::from_str(&event.data).unwrap();
+        (data["state"].as_str().unwrap().to_owned(), data["version"].as_i64().unwrap())
+    });
+    let states: Vec<_> = states.collect();
+    let expected = [("paused", 3), ("open", 4), ("paused", 5), ("open", 6)];
+    assert_eq!(states, expected.map(|(state, version)| (state.to_owned(), version)));
+    world.balanced().await;
+    world.close().await;
+}
+
+/// What is not open cannot be paused; what time has opened can, though nobody has noticed yet.
+#[tokio::test]
+async fn a_campaign_is_paused_from_its_opening_on() {
+    let mut world = World::start().await;
+    let draft = world.create_campaign(json!({})).await;
+    let in_an_hour = in_seconds(3_600);
+    let later = world.create_campaign(json!({ "opens_at": in_an_hour })).await;
+    assert_eq!(world.api().post(&format!("/v1/campaigns/{later}/open"), &Value::Null).await.status, 200);
+    for (campaign, state) in [(draft, "draft"), (later, "scheduled")] {
+        let refused = world.api().post(&format!("/v1/campaigns/{campaign}/pause"), &Value::Null).await;
+        assert_eq!((refused.status, refused.problem()), (409, "not-allowed-in-state"), "{refused:?}");
+        let detail = format!("a campaign that is {state} cannot be paused");
+        assert!(refused.body["detail"].as_str().unwrap().contains(&detail), "{refused:?}");
+    }
+    world.processes[0].kill();
+    let due = "UPDATE campaigns SET opens_at = now() WHERE id = $1";
+    sqlx::query(due).bind(later).execute(&world.pool).await.unwrap();
+    let mut keeper = world.pool.begin().await.unwrap();
+    // The clock passes over a row that is locked, and the request waits for it.
+    sqlx::query("SELECT FROM campaigns WHERE id = $1 FOR UPDATE")
+        .bind(later)
+        .execute(&mut *keeper)
+        .await
+        .unwrap();
+    world.processes[0].start().await;
+    let (api, path) = (world.api(), format!("/v1/campaigns/{later}/pause"));
+    let pause = tokio::spawn(async move { api.post(&path, &Value::Null).await });
+    let waits = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%FOR UPDATE')";
+    let waits = async || sqlx::query_scalar::<_, bool>(waits).fetch_one(&world.pool).await.unwrap();
+    wait_until("the request waits", SOON, waits).await;
+    keeper.commit().await.unwrap();
+    let paused = pause.await.unwrap();
+    assert_eq!((paused.status, &paused.body["state"]), (200, &json!("paused")), "{paused:?}");
+    assert_eq!(kinds(&world, later).await, ["campaign-opened", "campaign-changed"]);
+    world.close().await;
+}
+
 /// The program before opens a campaign in this order: the row, the state, the event, which takes the shard's lock.
 #[tokio::test]
 async fn the_program_before_opens_a_campaign_and_nobody_opens_it_twice() {

@@ -210,6 +210,16 @@ async fn a_campaign_that_opens_or_closes_is_remembered_otherwise() {
     for process in [0, 1] {
         world.gives_seats(process, campaign).await;
     }
+    for (change, refusal) in [("pause", Some("not-open")), ("open", None)] {
+        let change = format!("/v1/campaigns/{campaign}/{change}");
+        assert_eq!(world.processes[0].http().post(&change, &Value::Null).await.status, 200);
+        for process in [0, 1] {
+            match refusal {
+                Some(refusal) => world.remembers(process, campaign, refusal).await,
+                None => world.gives_seats(process, campaign).await,
+            }
+        }
+    }
     let close = format!("/v1/campaigns/{campaign}/close");
     assert_eq!(world.processes[0].http().post(&close, &Value::Null).await.status, 200);
     for process in [0, 1] {

@@ -10,8 +10,9 @@ import schemathesis
 # A campaign that stays open.
 CAMPAIGN = os.environ["CAMPAIGN"]
 CREATE = "POST /v1/campaigns"
-CLOSE = "POST /v1/campaigns/{id}/close"
+STOPS = ["POST /v1/campaigns/{id}/pause", "POST /v1/campaigns/{id}/close"]
 CLAIM = "POST /v1/campaigns/{id}/coupons"
+FIND = "GET /v1/coupons"
 # Fields of a campaign with rules that JSON Schema cannot express, such as closes_at after opens_at, or bytes of a name.
 RULES = {
     "name",
@@ -28,7 +29,7 @@ RULES = {
 @schemathesis.hook
 def filter_case(context, case):
     """Which requests are sent."""
-    return case.operation.label != CLOSE or (case.path_parameters or {}).get("id") != CAMPAIGN
+    return case.operation.label not in STOPS or (case.path_parameters or {}).get("id") != CAMPAIGN
 
 
 @schemathesis.hook
@@ -59,5 +60,8 @@ def filter_failure(context, failure, case, response):
     fields = {error["field"] for error in problem.get("errors", [])}
     if case.operation.label == CREATE:
         return problem["type"] != "/problems/invalid" or not fields <= RULES
+    # The last character of a code is a check of the others.
+    if case.operation.label == FIND and fields == {"code"}:
+        return False
     # Only an end user may leave out whom a claim is for.
     return not (case.operation.label == CLAIM and fields == {"user_id"} and "user_id" not in case.body)

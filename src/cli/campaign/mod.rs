@@ -75,6 +75,12 @@ enum CampaignAction {
         #[command(flatten)]
         output: Output,
     },
+    /// Stop the claims of an open campaign, until it is opened again. Example: coupon campaign pause 01M7WFKG18ZXF910ZZ3NJPGCJX
+    Pause {
+        id: CampaignId,
+        #[command(flatten)]
+        output: Output,
+    },
     /// Close a campaign for good. Example: coupon campaign close 01M7WFKG18ZXF910ZZ3NJPGCJX --dry-run
     Close {
         id: CampaignId,
@@ -134,6 +140,9 @@ pub(super) async fn run(Arguments { action, .. }: Arguments, client: &Client) ->
         }
         CampaignAction::Open { id, output } => {
             output.object(&client.post(&format!("/v1/campaigns/{id}/open"), None).await?, &FIRST)?;
+        }
+        CampaignAction::Pause { id, output } => {
+            output.object(&client.post(&format!("/v1/campaigns/{id}/pause"), None).await?, &FIRST)?;
         }
         CampaignAction::Close { id, confirmation, output } => {
             return close(client, id, confirmation, output).await;

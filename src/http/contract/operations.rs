@@ -38,7 +38,7 @@ const fn plain(id: &'static str, summary: &'static str, answers: &'static [Answe
 }
 
 /// Every operation, in the order of the table of routes.
-pub(super) static OPERATIONS: [Operation; 17] = [
+pub(super) static OPERATIONS: [Operation; 18] = [
     plain(
         "live",
         "Says that the process runs",
@@ -111,6 +111,15 @@ pub(super) static OPERATIONS: [Operation; 17] = [
         ..plain(
             "openCampaign",
             "Opens a campaign, at once or at its opens_at",
+            &[Answer(200, Content::Json("Campaign"))],
+        )
+    },
+    Operation {
+        body: Some("Nothing"),
+        problems: &[ProblemKind::NotAllowedInState],
+        ..plain(
+            "pauseCampaign",
+            "Stops the claims of an open campaign, until it is opened again",
             &[Answer(200, Content::Json("Campaign"))],
         )
     },

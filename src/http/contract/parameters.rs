@@ -8,6 +8,7 @@ use super::{reference, visible};
 use crate::campaign::State;
 use crate::cause::{KEY_LENGTH_MAX, REQUEST_ID_LENGTH_MAX};
 use crate::coupon::CouponState;
+use crate::coupon::code::CODE_LENGTH;
 use crate::page::{PAGE_MAX, PageLimit};
 
 /// Every parameter, by its name.
@@ -51,7 +52,7 @@ pub(super) fn all() -> Value {
             "query",
             "code",
             "The code of a coupon: 20 characters, in large or small letters, with hyphens, blanks or neither between them; O, I and L are read as 0, 1 and 1.",
-            json!({ "type": "string" }),
+            json!({ "type": "string", "minLength": CODE_LENGTH }),
             json!("CBDQ-JJS3-YXM5-5SWY-9BD6"),
         ),
         parameter("query", "cursor", "The next of the page before.", ulid, json!(id)),

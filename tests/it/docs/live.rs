@@ -113,7 +113,9 @@ async fn every_event_is_told() {
     let world = World::start().await;
     let campaign = world.open_campaign(json!({ "quantity": 1 })).await;
     world.claim(campaign, "alice").await;
-    world.api().post(&format!("/v1/campaigns/{campaign}/close"), &Value::Null).await;
+    for change in ["pause", "close"] {
+        world.api().post(&format!("/v1/campaigns/{campaign}/{change}"), &Value::Null).await;
+    }
     let text = read(EVENTS);
     let mut kinds = BTreeSet::new();
     for event in world.outbox(Shard(0)).await {

@@ -14,7 +14,7 @@ use super::{KEY, assert_replayed, claim, keyed};
 use crate::support::{Answer, SOON, World, in_seconds, wait_for, wait_until};
 
 /// Whether the first request gets the last coupon is not known yet: the retry waits until it is, and takes no place from
-/// others meanwhile. To whoever has no seat all is sold out, with a key too.
+/// others meanwhile. A user without a seat is told "sold out" at once, with a key too.
 #[tokio::test]
 async fn a_retry_elsewhere_waits_for_the_last_coupon_and_gets_the_answer_of_the_first() {
     let world = World::with_processes(&["", "api"]).await;

@@ -1,76 +1,22 @@
 //! The `AsyncAPI` document: streams, subjects and events for programs, made of the types of [`event`](crate::event).
 
+mod messages;
+
 use std::sync::LazyLock;
 
 use outbox_relay::dead::{ATTEMPTS_HEADER, PROJECTION_HEADER, REASON_HEADER};
 use outbox_relay::event::{EPOCH_HEADER, EVENT_ID_HEADER, POSITION_HEADER, REQUEST_ID_HEADER, SHARD_HEADER};
 use schemars::generate::SchemaSettings;
-use schemars::{Schema, SchemaGenerator};
 use serde_json::{Map, Value, json};
 
-use crate::event::{
-    CAMPAIGN_CLOSED, CAMPAIGN_OPENED, CAMPAIGN_SOLD_OUT, CampaignChanged, CampaignSoldOut, ISSUED, Issued,
-    KINDS, OUTLET,
-};
+use self::messages::{CAMPAIGN, COUPON, MESSAGES, Message};
+use crate::event::{ISSUED, KINDS, OUTLET};
 use crate::ids::ULID_PATTERN;
 
 /// The media type of the body of an event.
 const CLOUD_EVENT: &str = "application/cloudevents+json";
 /// A whole number in a header, such as a position.
 const NUMBER_PATTERN: &str = "^(0|[1-9][0-9]*)$";
-
-/// A type of event.
-struct Message {
-    kind: &'static str,
-    /// The id of the operation that publishes it. It never changes.
-    operation: &'static str,
-    summary: &'static str,
-    /// The schema of its data.
-    data: fn(SchemaGenerator) -> Schema,
-    /// Data, as an example.
-    example: fn() -> Value,
-}
-
-const CAMPAIGN: &str = "01M7WFKGE14NWN561KVXBYTJTX";
-const COUPON: &str = "01M7WFKGE14NWN561KVXBYTJTY";
-
-/// Every type, in the order of [`KINDS`].
-static MESSAGES: [Message; KINDS.len()] = [
-    Message {
-        kind: ISSUED,
-        operation: "publishIssued",
-        summary: "A coupon is committed. Its code is a secret of the holder, and is not in the event.",
-        data: SchemaGenerator::into_root_schema_for::<Issued<'static>>,
-        example: || {
-            json!({
-                "coupon_id": COUPON, "campaign_id": CAMPAIGN, "user_id": "alice", "number": 1,
-                "issued_at": "2026-11-27T18:00:01.25Z", "expires_at": "2026-12-27T18:00:01.25Z",
-                "merchant_id": "shop-7", "face_value": 500, "currency": "EUR", "settle_on": "redeem",
-            })
-        },
-    },
-    Message {
-        kind: CAMPAIGN_OPENED,
-        operation: "publishCampaignOpened",
-        summary: "Claims are taken from now on. It comes once, before every other event about the campaign.",
-        data: SchemaGenerator::into_root_schema_for::<CampaignChanged<'static>>,
-        example: || changed(2),
-    },
-    Message {
-        kind: CAMPAIGN_SOLD_OUT,
-        operation: "publishCampaignSoldOut",
-        summary: "The last coupon is issued.",
-        data: SchemaGenerator::into_root_schema_for::<CampaignSoldOut<'static>>,
-        example: || json!({ "campaign_id": CAMPAIGN, "merchant_id": "shop-7", "quantity": 100 }),
-    },
-    Message {
-        kind: CAMPAIGN_CLOSED,
-        operation: "publishCampaignClosed",
-        summary: "No more claims are taken. It comes once, after every other event about the campaign.",
-        data: SchemaGenerator::into_root_schema_for::<CampaignChanged<'static>>,
-        example: || changed(3),
-    },
-];
 
 /// The document, as JSON.
 static DOCUMENT: LazyLock<String> = LazyLock::new(|| format!("{:#}\n", document()));
@@ -199,13 +145,6 @@ fn message(message @ Message { kind, summary, example, .. }: &Message) -> Value 
                 "time": "2026-11-27T18:00:01.25Z", "datacontenttype": "application/json", "data": example(),
             },
         }],
-    })
-}
-
-/// Data of [`CampaignChanged`], as an example.
-fn changed(version: i32) -> Value {
-    json!({
-        "campaign_id": CAMPAIGN, "merchant_id": "shop-7", "name": "Friday", "quantity": 100, "version": version,
     })
 }
 

@@ -1,0 +1,81 @@
+//! The types of events, as the document tells of them.
+
+use schemars::{Schema, SchemaGenerator};
+use serde_json::{Value, json};
+
+use crate::event::{
+    CAMPAIGN_CHANGED, CAMPAIGN_CLOSED, CAMPAIGN_OPENED, CAMPAIGN_SOLD_OUT, CampaignChanged, CampaignPhase,
+    CampaignSoldOut, ISSUED, Issued, KINDS,
+};
+
+/// A type of event.
+pub(super) struct Message {
+    pub(super) kind: &'static str,
+    /// The id of the operation that publishes it. It never changes.
+    pub(super) operation: &'static str,
+    pub(super) summary: &'static str,
+    /// The schema of its data.
+    pub(super) data: fn(SchemaGenerator) -> Schema,
+    /// Data, as an example.
+    pub(super) example: fn() -> Value,
+}
+
+pub(super) const CAMPAIGN: &str = "01M7WFKGE14NWN561KVXBYTJTX";
+pub(super) const COUPON: &str = "01M7WFKGE14NWN561KVXBYTJTY";
+
+/// Every type, in the order of [`KINDS`].
+pub(super) static MESSAGES: [Message; KINDS.len()] = [
+    Message {
+        kind: ISSUED,
+        operation: "publishIssued",
+        summary: "A coupon is committed. Its code is a secret of the holder, and is not in the event.",
+        data: SchemaGenerator::into_root_schema_for::<Issued<'static>>,
+        example: || {
+            json!({
+                "coupon_id": COUPON, "campaign_id": CAMPAIGN, "user_id": "alice", "number": 1,
+                "issued_at": "2026-11-27T18:00:01.25Z", "expires_at": "2026-12-27T18:00:01.25Z",
+                "merchant_id": "shop-7", "face_value": 500, "currency": "EUR", "settle_on": "redeem",
+            })
+        },
+    },
+    Message {
+        kind: CAMPAIGN_OPENED,
+        operation: "publishCampaignOpened",
+        summary: "Claims are taken from now on. It comes once, before every other event about the campaign.",
+        data: SchemaGenerator::into_root_schema_for::<CampaignPhase<'static>>,
+        example: || phase(2),
+    },
+    Message {
+        kind: CAMPAIGN_SOLD_OUT,
+        operation: "publishCampaignSoldOut",
+        summary: "The last coupon is issued.",
+        data: SchemaGenerator::into_root_schema_for::<CampaignSoldOut<'static>>,
+        example: || json!({ "campaign_id": CAMPAIGN, "merchant_id": "shop-7", "quantity": 100 }),
+    },
+    Message {
+        kind: CAMPAIGN_CHANGED,
+        operation: "publishCampaignChanged",
+        summary: "An operator has changed the campaign, which was opened before: it has these fields now.",
+        data: SchemaGenerator::into_root_schema_for::<CampaignChanged<'static>>,
+        example: || {
+            json!({
+                "campaign_id": CAMPAIGN, "merchant_id": "shop-7", "name": "Friday", "quantity": 100, "per_user_limit": 1,
+                "opens_at": "2026-11-27T18:00:00Z", "closes_at": "2026-11-28T00:00:00Z", "state": "paused", "version": 3,
+            })
+        },
+    },
+    Message {
+        kind: CAMPAIGN_CLOSED,
+        operation: "publishCampaignClosed",
+        summary: "No more claims are taken. It comes once, after every other event about the campaign.",
+        data: SchemaGenerator::into_root_schema_for::<CampaignPhase<'static>>,
+        example: || phase(4),
+    },
+];
+
+/// Data of [`CampaignPhase`], as an example.
+fn phase(version: i32) -> Value {
+    json!({
+        "campaign_id": CAMPAIGN, "merchant_id": "shop-7", "name": "Friday", "quantity": 100, "version": version,
+    })
+}
