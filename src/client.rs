@@ -13,7 +13,7 @@ use std::time::Duration;
 use anyhow::{Context as _, anyhow, bail, ensure};
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full, Limited};
-use hyper::header::{AUTHORIZATION, CONTENT_TYPE};
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, IF_MATCH};
 use hyper::{Method, Request, StatusCode};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -107,7 +107,7 @@ impl Client {
     /// # Errors
     /// With an [`ApiError`] if the API refuses or does not answer. A URL that leads to no API is named, too.
     pub async fn get(&self, path: &str) -> anyhow::Result<Value> {
-        self.call(Method::GET, path, None).await
+        self.call(Method::GET, path, None, None).await
     }
 
     /// Returns the body of the answer, as [`Client::get`] does.
@@ -115,16 +115,34 @@ impl Client {
     /// # Errors
     /// As those of [`Client::get`].
     pub async fn post(&self, path: &str, body: Option<&Value>) -> anyhow::Result<Value> {
-        self.call(Method::POST, path, body).await
+        self.call(Method::POST, path, body, None).await
     }
 
-    async fn call(&self, method: Method, path: &str, body: Option<&Value>) -> anyhow::Result<Value> {
+    /// Changes what has this path, if its version is `version` or that does not matter. Returns the body of the answer.
+    ///
+    /// # Errors
+    /// As those of [`Client::get`].
+    pub async fn patch(&self, path: &str, body: &Value, version: Option<i32>) -> anyhow::Result<Value> {
+        self.call(Method::PATCH, path, Some(body), version).await
+    }
+
+    async fn call(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+        version: Option<i32>,
+    ) -> anyhow::Result<Value> {
         // Errors show the URL.
         ensure!(
             !self.url.contains('@'),
             "the URL of the API holds a login, which the API does not use: put the token into COUPON_TOKEN or ADMIN_TOKEN"
         );
-        let request = Request::builder()
+        let mut request = Request::builder();
+        if let Some(version) = version {
+            request = request.header(IF_MATCH, format!("\"{version}\""));
+        }
+        let request = request
             .method(method)
             .uri(format!("{}{path}", self.url))
             .header(AUTHORIZATION, format!("Bearer {}", self.token.reveal()))

@@ -132,7 +132,7 @@ pub enum Taking {
 }
 
 /// Data of `coupon.campaign-sold-out.v1`.
-#[derive(Debug, Deserialize, JsonSchema)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub struct CampaignSoldOut<'a> {
     #[serde(deserialize_with = "parsed")]
     pub campaign_id: CampaignId,

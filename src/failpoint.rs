@@ -4,7 +4,7 @@
 pub use outbox_relay::failpoint::reached;
 
 /// The part of the program, and what it has just done.
-pub const POINTS: [&str; 18] = [
+pub const POINTS: [&str; 19] = [
     "claim.asked",
     "claim.judged",
     "gate.admitted",
@@ -21,6 +21,7 @@ pub const POINTS: [&str; 18] = [
     "loader.filled",
     "loader.finished",
     "campaign.recorded",
+    "campaign.published",
     "campaign.committed",
     "campaign.changed",
 ];

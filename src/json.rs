@@ -84,6 +84,13 @@ impl<'a, const N: usize> Object<'a, N> {
         }
     }
 
+    /// The names of the fields that have a value other than null.
+    #[must_use]
+    pub fn given(&self) -> Vec<&'static str> {
+        let given = self.fields.iter().filter(|(_, value)| value.is_some_and(|value| value.get() != "null"));
+        given.map(|(name, _)| *name).collect()
+    }
+
     /// What is wrong with the object, and with the fields that were taken.
     #[must_use]
     pub fn into_problems(self) -> Vec<FieldProblem> {

@@ -20,6 +20,9 @@ use tokio::time::timeout;
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
 /// For one statement at the server, which then reports an error: shorter than `in_time`.
 const SERVER_TIMEOUT: &str = "4s";
+/// After this time without a statement the server ends a transaction, and gives back its locks: its process stands still or
+/// is gone, and others wait for the shard. Longer than any wait between two statements here.
+const IDLE_IN_TRANSACTION_TIMEOUT: &str = "3s";
 /// A connection that was idle for longer is used only after Postgres has answered a ping on it.
 const TRUSTED_FOR: Duration = Duration::from_secs(1);
 /// For that answer.
@@ -50,7 +53,10 @@ impl Pool {
     /// # Errors
     /// None with the settings here: `deadpool` refuses a pool with timeouts of its own and without a runtime.
     pub fn new(database: &PgConnectOptions, connections: u16) -> Result<Self, BuildError> {
-        let database = database.clone().options([("statement_timeout", SERVER_TIMEOUT)]);
+        let database = database.clone().options([
+            ("statement_timeout", SERVER_TIMEOUT),
+            ("idle_in_transaction_session_timeout", IDLE_IN_TRANSACTION_TIMEOUT),
+        ]);
         let pool = managed::Pool::builder(Connector(database))
             .max_size(connections.into())
             .queue_mode(QueueMode::Lifo) // what is idle stays idle

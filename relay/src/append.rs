@@ -20,7 +20,8 @@ pub enum AppendError {
 /// Appends events to a shard, in the order given, and returns the position of the last one.
 ///
 /// The connection must be inside a transaction: the events are in the outbox if and only if it commits. The
-/// shard stays locked until then, so make this the last statement of the transaction.
+/// shard stays locked until then, so make this the last statement of the transaction. Without events it locks the shard
+/// and does nothing else: what has been appended before is committed then, and nobody else appends until the end.
 ///
 /// # Errors
 /// [`AppendError::Refused`] names the constraint when an event cannot be published: its type or key is not one

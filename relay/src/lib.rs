@@ -41,6 +41,7 @@ pub mod follow_up;
 mod holders;
 pub mod in_time;
 mod leadership;
+mod messages;
 pub mod metrics;
 pub mod outage;
 mod outbox;

@@ -13,12 +13,12 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::epoch::Epochs;
-use crate::event::{Event, epoch_of};
 use crate::failpoint;
 use crate::feed::{BATCH_EVENTS, Feed};
 use crate::follow_up::FollowUps;
 use crate::in_time::InTime as _;
 use crate::leadership;
+use crate::messages::events_of;
 use crate::metrics::{Metrics, seconds_since};
 use crate::outage::{Begins, Told};
 use crate::ownership;
@@ -136,8 +136,7 @@ impl Projector {
                 there = stream::end(&self.site.nats, &self.site.stream()).await?.cast_signed();
                 continue;
             };
-            let events = batch.iter().filter_map(|message| event_of(message, &epochs).transpose());
-            let events: Vec<Event> = events.collect::<Result<_, _>>()?;
+            let events = events_of(&batch, &epochs, &mut feed.connection, self.site.shard).await?;
             failpoint::reached("projector.fetched").await;
             let before = feed.position();
             let appended: Vec<_> = events.iter().map(|event| (event.position, event.time)).collect();
@@ -274,21 +273,4 @@ async fn next_batch(consumer: &PullConsumer) -> Result<Vec<Message>, async_nats:
         batch = timeout(FETCH_TIMEOUT, next.try_collect()).await??;
     }
     Ok(batch)
-}
-
-/// The event of a message; `None` when a later epoch has abandoned it, or it cannot be parsed. The outbox then
-/// has the event.
-pub(crate) fn event_of(message: &Message, epochs: &Epochs) -> Result<Option<Event>, ProjectorError> {
-    let sequence = message.info().map_or(0, |info| info.stream_sequence).cast_signed();
-    let Some((epoch, position)) = epochs.place_of(sequence) else { return Ok(None) };
-    if epoch_of(message.headers.as_ref()) != Some(epoch.epoch) {
-        return Err(ProjectorError::EpochBegan);
-    }
-    match Event::parse(position, &message.payload) {
-        Ok(event) => Ok(Some(event)),
-        Err(error) => {
-            tracing::warn!(sequence, %error, "a message is not an event: it is skipped");
-            Ok(None)
-        }
-    }
 }

@@ -18,11 +18,11 @@ use crate::feed::{BATCH_EVENTS, Feed};
 use crate::follow_up::FollowUps;
 use crate::in_time::{InTime as _, LONG_TIMEOUT};
 use crate::leadership;
+use crate::messages::events_of;
 use crate::outbox;
 use crate::outlet::{Outlet, Shard};
 use crate::positions;
 use crate::projection::{Projection, ProjectorError};
-use crate::projector::event_of;
 use crate::site::Site;
 use crate::stream::{self, StreamError};
 use crate::zoo;
@@ -190,7 +190,8 @@ impl Rebuild<'_> {
             // What does not arrive is missing: the next step reports it.
             let Ok(Some(message)) = timeout(MESSAGE_TIMEOUT, messages.next()).await else { return Ok(()) };
             let message = message.map_err(|error| failed(&error))?;
-            let Some(event) = event_of(&message, &epochs)? else { continue };
+            let read = events_of(&[message], &epochs, &mut feed.connection, feed.site.shard).await?;
+            let Some(event) = read.into_iter().next() else { continue };
             let position = event.position;
             events.push(event);
             if events.len() == BATCH_EVENTS || position >= end {

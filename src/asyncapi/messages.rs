@@ -48,7 +48,7 @@ pub(super) static MESSAGES: [Message; KINDS.len()] = [
     Message {
         kind: CAMPAIGN_SOLD_OUT,
         operation: "publishCampaignSoldOut",
-        summary: "The last coupon is issued.",
+        summary: "The last coupon is issued, or the quantity was lowered to the coupons that are.",
         data: SchemaGenerator::into_root_schema_for::<CampaignSoldOut<'static>>,
         example: || json!({ "campaign_id": CAMPAIGN, "merchant_id": "shop-7", "quantity": 100 }),
     },

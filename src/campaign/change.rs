@@ -6,18 +6,21 @@ use futures_util::future::BoxFuture;
 use time::OffsetDateTime;
 use ulid::Ulid;
 
+use super::changes::{self, Change, ChangeCursor};
 use super::draft::Draft;
+use super::edit::{Edit, Expected};
+pub use super::error::ChangeError;
 use super::published::Published;
 use super::queues::Queues;
 use super::store::{self, Standing, Standings};
-pub use super::transaction::{ChangeError, Request};
-use super::transaction::{change_on, earlier_on, insert_on};
+pub use super::transaction::Request;
+use super::transaction::{Asked, change_on, earlier_on, insert_on};
 use super::{Campaign, State};
 use crate::idempotency::turns::Turns;
 use crate::idempotency::{KeyError, Once, Recorded};
 use crate::ids::CampaignId;
 use crate::lookup::Lookups;
-use crate::page::{Page, PageLimit};
+use crate::page::{Page, PageLimit, PageRequest};
 use crate::pool::Pool;
 use crate::storage::{StorageError, prepared};
 
@@ -91,6 +94,18 @@ impl<L: Listener> Campaigns<L> {
         Ok(store::page(&self.pool, before, states, limit).await?)
     }
 
+    /// What was changed of a campaign, the newest first; nothing if no campaign has this id.
+    pub async fn changes(
+        &self,
+        id: CampaignId,
+        page: PageRequest,
+    ) -> Result<Option<Page<Change, ChangeCursor>>, StorageError> {
+        if self.show(id).await?.is_none() {
+            return Ok(None);
+        }
+        Ok(Some(changes::page(&self.pool, id, page).await?))
+    }
+
     /// What time it is for campaigns: the clock of the database counts.
     pub async fn now(&self) -> Result<OffsetDateTime, StorageError> {
         Ok(store::now(&self.pool).await?)
@@ -102,9 +117,9 @@ impl<L: Listener> Campaigns<L> {
         prepared!(self.pool, |connection| earlier_on(connection, request))
     }
 
-    /// Opens a campaign, at once or when its time comes. Opening an open one changes nothing.
+    /// Opens a campaign, at once or when its time comes; or again after a pause. Opening an open one changes nothing.
     pub async fn open(&self, id: CampaignId, request: &Request) -> Result<Once<Standing>, ChangeError> {
-        self.change(id, request, |campaign, now| {
+        let rule = |campaign: &Campaign, now| {
             let Campaign { state, opens_at, closes_at, .. } = *campaign;
             state.opened(opens_at, closes_at, now).ok_or(match state {
                 State::Closed => ChangeError::NotAllowed { state, asked: "opened" },
@@ -112,34 +127,44 @@ impl<L: Listener> Campaigns<L> {
                     ChangeError::Over { closes_at }
                 }
             })
-        })
-        .await
+        };
+        self.change(id, Asked::State(&rule), request).await
     }
 
     /// Stops the claims of a campaign that is open, until it is opened again. Pausing a paused one changes nothing.
     pub async fn pause(&self, id: CampaignId, request: &Request) -> Result<Once<Standing>, ChangeError> {
-        self.change(id, request, |campaign, now| {
+        let rule = |campaign: &Campaign, now| {
             let state = campaign.state.due(campaign.opens_at, campaign.closes_at, now);
             state.paused().ok_or(ChangeError::NotAllowed { state, asked: "paused" })
-        })
-        .await
+        };
+        self.change(id, Asked::State(&rule), request).await
     }
 
     /// Closes a campaign for good.
     pub async fn close(&self, id: CampaignId, request: &Request) -> Result<Once<Standing>, ChangeError> {
-        self.change(id, request, |_, _| Ok(State::Closed)).await
+        self.change(id, Asked::State(&|_, _| Ok(State::Closed)), request).await
+    }
+
+    /// Gives a campaign other fields, if it has an expected version. An edit that changes nothing makes no new version.
+    pub async fn edit(
+        &self,
+        id: CampaignId,
+        (edit, expected): (&Edit, &Expected),
+        request: &Request,
+    ) -> Result<Once<Standing>, ChangeError> {
+        self.change(id, Asked::Edit(edit, expected), request).await
     }
 
     async fn change(
         &self,
         id: CampaignId,
+        asked: Asked<'_>,
         request: &Request,
-        rule: impl Fn(&Campaign, OffsetDateTime) -> Result<State, ChangeError>,
     ) -> Result<Once<Standing>, ChangeError> {
         let turn = self.turns.take_for(request.keyed.as_ref()).await?;
         let changed = loop {
             let place = self.queues.enter(id).await.ok_or(StorageError::Overloaded)?;
-            let changed = prepared!(self.pool, |connection| change_on(connection, id, request, &rule));
+            let changed = prepared!(self.pool, |connection| change_on(connection, id, asked, request));
             drop(place);
             match changed {
                 Err(ChangeError::Key(KeyError::InUse)) if turn.may_go_on().await => {}

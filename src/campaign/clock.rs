@@ -13,9 +13,10 @@ use outbox_relay::zoo;
 use sqlx::Connection as _;
 use tokio::time::{MissedTickBehavior, interval};
 
+use super::error::ChangeError;
+use super::record::{self, Becomes};
 use super::store::{self, Snapshot};
 use super::sweep;
-use super::transaction::{self, ChangeError};
 use crate::ids::CampaignId;
 use crate::pool::Pool;
 use crate::storage::StorageError;
@@ -127,7 +128,8 @@ async fn bring_up_to_date(pool: &Pool, id: CampaignId) -> Result<(), ClockError>
     if let Some(Snapshot { campaign, taken_at }) = &locked {
         let due = campaign.state.due(campaign.opens_at, campaign.closes_at, *taken_at);
         if due != campaign.state {
-            transaction::save(&mut transaction, campaign, due, None).await?;
+            let saved = record::save(&mut transaction, campaign, Becomes::Of(due), None).await?;
+            saved.publish(&mut transaction).await?;
         }
     }
     transaction.commit().in_time().await?;

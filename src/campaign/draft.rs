@@ -5,13 +5,13 @@ use std::fmt;
 use time::OffsetDateTime;
 
 use super::duration::{DURATION_DAYS_MAX, parse_duration};
-use super::{Expiry, SettleOn};
+use super::{Campaign, Expiry, SettleOn};
 use crate::ids::{FieldProblem, MerchantId};
 use crate::json::{Object, Rejected, Value};
 use crate::money::{Currency, Money};
 
 /// The fields of the body, in the order in which messages name them.
-const FIELDS: [&str; 12] = [
+pub(super) const FIELDS: [&str; 12] = [
     "name",
     "merchant_id",
     "face_value",
@@ -42,19 +42,19 @@ const TIMES: std::ops::Range<i64> = 0..221_845_392_000;
 /// the problems.
 #[derive(Debug)]
 pub struct DraftBody {
-    problems: Vec<FieldProblem>,
-    name: Option<String>,
-    merchant_id: Option<String>,
-    face_value: Option<i64>,
-    currency: Option<String>,
-    quantity: Option<i64>,
-    per_user_limit: Option<i64>,
-    opens_at: Option<OffsetDateTime>,
-    closes_at: Option<OffsetDateTime>,
+    pub(super) problems: Vec<FieldProblem>,
+    pub(super) name: Option<String>,
+    pub(super) merchant_id: Option<String>,
+    pub(super) face_value: Option<i64>,
+    pub(super) currency: Option<String>,
+    pub(super) quantity: Option<i64>,
+    pub(super) per_user_limit: Option<i64>,
+    pub(super) opens_at: Option<OffsetDateTime>,
+    pub(super) closes_at: Option<OffsetDateTime>,
     /// `coupon_expires_at` and `coupon_valid_for`, if neither is of another type.
-    expiry: Option<(Option<OffsetDateTime>, Option<String>)>,
-    settle_on: Option<SettleOn>,
-    require_idempotency_key: Option<bool>,
+    pub(super) expiry: Option<(Option<OffsetDateTime>, Option<String>)>,
+    pub(super) settle_on: Option<SettleOn>,
+    pub(super) require_idempotency_key: Option<bool>,
 }
 
 /// A campaign that can be created.
@@ -70,6 +70,27 @@ pub struct Draft {
     pub expiry: Expiry,
     pub settle_on: SettleOn,
     pub require_idempotency_key: bool,
+}
+
+impl Draft {
+    /// A campaign as it would be created now.
+    #[must_use]
+    pub fn of(campaign: &Campaign) -> Self {
+        let Campaign { name, merchant_id, face_value, quantity, per_user_limit, opens_at, closes_at, .. } =
+            campaign;
+        Self {
+            name: name.clone(),
+            merchant_id: merchant_id.clone(),
+            face_value: *face_value,
+            quantity: *quantity,
+            per_user_limit: *per_user_limit,
+            opens_at: *opens_at,
+            closes_at: *closes_at,
+            expiry: campaign.expiry,
+            settle_on: campaign.settle_on,
+            require_idempotency_key: campaign.require_idempotency_key,
+        }
+    }
 }
 
 impl DraftBody {

@@ -2,11 +2,15 @@
 //! its rows, [`change`] changes it, and [`clock`] does so when its time has come.
 
 pub mod change;
+pub mod changes;
 pub mod clock;
 pub mod draft;
 pub mod duration;
+pub mod edit;
+mod error;
 mod published;
 mod queues;
+mod record;
 pub mod store;
 pub mod sweep;
 mod transaction;

@@ -9,8 +9,7 @@ use sqlx::postgres::PgRow;
 use sqlx::{FromRow, PgConnection, Row as _};
 use time::OffsetDateTime;
 
-use super::draft::Draft;
-use super::{Campaign, Expiry, State};
+use super::{Campaign, State};
 use crate::coupon::Refusal;
 use crate::coupon::store::issued_of;
 use crate::ids::CampaignId;
@@ -116,43 +115,6 @@ pub async fn standing(transaction: &mut PgConnection, id: CampaignId) -> Result<
     sqlx::query_as(standings!("id = $1")).bind(id).fetch_one(transaction).in_time().await
 }
 
-/// Inserts a draft.
-pub async fn insert(
-    connection: &mut PgConnection,
-    id: CampaignId,
-    draft: &Draft,
-    shards: i16,
-) -> Result<Campaign, sqlx::Error> {
-    let (expires_at, valid_for) = match draft.expiry {
-        Expiry::At(time) => (Some(time), None),
-        Expiry::After(duration) => (None, Some(duration.as_secs().cast_signed())),
-    };
-    let insert = columns!(
-        "INSERT INTO campaigns (id, shard, name, merchant_id, face_value, currency, quantity, per_user_limit, \
-         opens_at, closes_at, coupon_expires_at, coupon_valid_for, settle_on, require_idempotency_key, state) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, 'draft') RETURNING ",
-        ""
-    );
-    sqlx::query_as(insert)
-        .bind(id)
-        .bind(id.shard(shards).0)
-        .bind(&draft.name)
-        .bind(&draft.merchant_id)
-        .bind(draft.face_value.minor)
-        .bind(draft.face_value.currency)
-        .bind(draft.quantity)
-        .bind(draft.per_user_limit)
-        .bind(draft.opens_at)
-        .bind(draft.closes_at)
-        .bind(expires_at)
-        .bind(valid_for)
-        .bind(draft.settle_on)
-        .bind(draft.require_idempotency_key)
-        .fetch_one(connection)
-        .in_time()
-        .await
-}
-
 /// What time it is: by the clock of the database, as no other counts.
 pub async fn now(pool: &Pool) -> Result<OffsetDateTime, sqlx::Error> {
     let now = async || prepared!(pool, |connection| sqlx::query_scalar("SELECT now()").fetch_one(connection));
@@ -249,22 +211,4 @@ pub async fn lock_if_free(
         .fetch_optional(transaction)
         .in_time()
         .await
-}
-
-/// Saves the state of a campaign, as its next version.
-pub async fn save_state(
-    transaction: &mut PgConnection,
-    id: CampaignId,
-    state: State,
-) -> Result<Campaign, sqlx::Error> {
-    sqlx::query_as(columns!(
-        "UPDATE campaigns SET state = $2, version = version + 1, \
-         closed_at = CASE WHEN $2 = 'closed' THEN now() END WHERE id = $1 RETURNING ",
-        ""
-    ))
-    .bind(id)
-    .bind(state)
-    .fetch_one(transaction)
-    .in_time()
-    .await
 }

@@ -8,8 +8,11 @@ use ulid::{Generator, Ulid};
 /// then looked for. One batch makes this many.
 const OF_ONE_MS: u32 = 1_000;
 
-/// Makes ids that rise, also while the clock stands still or was set back: then their times run ahead of it, by a
-/// millisecond for each [`OF_ONE_MS`].
+/// A clock that is set back by more than this was wrong before: ids go on by the new time.
+const LEAD_MAX: Duration = Duration::from_secs(24 * 3_600);
+
+/// Makes ids that rise, also while the clock stands still or is set back by up to [`LEAD_MAX`]: then their times run ahead
+/// of it, by a millisecond for each [`OF_ONE_MS`].
 #[derive(Debug)]
 pub(crate) struct RisingIds {
     generator: Generator,
@@ -29,6 +32,10 @@ impl RisingIds {
     fn generate_at(&mut self, now: SystemTime) -> Ulid {
         let (ms, count) = self.last;
         let next = UNIX_EPOCH + Duration::from_millis(ms + u64::from(count >= OF_ONE_MS));
+        if now + LEAD_MAX < next {
+            *self = Self::new();
+            return self.generate_at(now);
+        }
         let id = self.generator.generate_from_datetime(now.max(next));
         let id = id.unwrap_or_else(|_| Ulid::generate()); // the random bits are used up: once in 2^60 milliseconds
         self.last = (id.timestamp_ms(), if id.timestamp_ms() == ms { count + 1 } else { 1 });
@@ -54,5 +61,7 @@ mod tests {
         assert_eq!(shared.map(<[_]>::len).max(), Some(1_000));
         let ahead = all.last().map(|last| last.timestamp_ms() - all[5_500].timestamp_ms());
         assert_eq!(ahead, Some(10), "milliseconds for 11,000 ids");
+        let back = ids.generate_at(start - 30 * hour).timestamp_ms();
+        assert_eq!(Some(back), all.first().map(|first| first.timestamp_ms() - 30 * 3_600_000));
     }
 }

@@ -50,7 +50,7 @@ pub enum LoadError {
 
 impl LoadError {
     /// Whether a server is away, of which the writers and the worker of the gate tell in the log.
-    fn is_outage(&self) -> bool {
+    pub(crate) fn is_outage(&self) -> bool {
         match self {
             Self::Database(error) => is_away(error),
             Self::Gate(error) => is_outage(error),

@@ -10,10 +10,12 @@ use serde_json::Value;
 use super::answer::{Answer, Listed, recorded_created, recorded_ok};
 use super::api::Api;
 use super::caller::Caller;
-use super::extract::{Id, JsonBody, ListQuery, NoBody, NoQuery};
+use super::extract::{Id, IfMatch, JsonBody, ListQuery, NoBody, NoQuery, page_of};
 use super::problem::{NOTHING_CHANGED, Problem};
 use crate::campaign::change::{ChangeError, Request};
+use crate::campaign::changes::{Change, ChangeCursor};
 use crate::campaign::draft::DraftBody;
+use crate::campaign::edit::{Edit, EditError};
 use crate::campaign::store::Standing;
 use crate::campaign::{self, StateError};
 use crate::cause::Cause;
@@ -96,6 +98,33 @@ pub(super) async fn show(
     seen.map(Answer::Ok).ok_or_else(Problem::no_campaign)
 }
 
+/// `PATCH /v1/campaigns/{id}`
+pub(super) async fn edit(
+    State(api): State<Arc<Api>>,
+    Caller { cause, .. }: Caller,
+    Id(id): Id<CampaignId>,
+    _: NoQuery,
+    IfMatch(expected, JsonBody(bytes)): IfMatch<JsonBody>,
+) -> OneCampaign {
+    let edit = Edit::read(&bytes)?;
+    let keyed = Keyed::of(&cause, "editCampaign", &id.to_string(), &canonical(&bytes));
+    let request = Request { keyed, answer: recorded_ok, cause };
+    Ok(api.campaigns.edit(id, (&edit, &expected), &request).await?.into())
+}
+
+/// `GET /v1/campaigns/{id}/changes`
+pub(super) async fn changes(
+    State(api): State<Arc<Api>>,
+    Id(id): Id<CampaignId>,
+    uri: Uri,
+) -> Result<Answer<Listed<Change, ChangeCursor>>, Problem> {
+    let page = page_of(&uri).map_err(|errors| Problem::invalid(&errors))?;
+    let page = api.campaigns.changes(id, page).await;
+    let page =
+        page.map_err(|error| Problem::storage(error, NOTHING_CHANGED))?.ok_or_else(Problem::no_campaign)?;
+    Ok(Answer::Ok(Listed { name: "changes", page }))
+}
+
 /// `POST /v1/campaigns/{id}/open`
 pub(super) async fn open(
     State(api): State<Arc<Api>>,
@@ -149,6 +178,11 @@ impl From<ChangeError> for Problem {
             ChangeError::Unknown => Self::no_campaign(),
             ChangeError::NotAllowed { .. } | ChangeError::Over { .. } => {
                 Self::not_allowed_in_state(&error.to_string())
+            }
+            ChangeError::Stale { version } => Self::version_mismatch(version),
+            ChangeError::Edit(EditError::Invalid(rejected)) => rejected.into(),
+            ChangeError::Edit(EditError::NotEditable { state, fields }) => {
+                Self::not_editable(&fields, state.as_str())
             }
             ChangeError::Key(KeyError::InUse) => Self::key_in_use(),
             ChangeError::Key(KeyError::Reused) => Self::key_reused(),

@@ -13,6 +13,7 @@ use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use tokio::time::timeout;
 
 use super::problem::Problem;
+use crate::campaign::edit::Expected;
 use crate::ids::{FieldProblem, UserId, ulid};
 use crate::json::{Object, Rejected, UNKNOWN_NAMED_MAX};
 use crate::page::{PAGE_MAX, PageLimit, PageRequest};
@@ -83,30 +84,37 @@ impl<F: FromStr<Err: Display>> ListQuery<F> {
     /// Names every parameter that is wrong.
     pub fn parse(uri: &Uri, filter: &str) -> Result<Self, Vec<FieldProblem>> {
         let ([cursor, limit, own], mut problems) = parameters(uri, ["cursor", "limit", filter]);
-        let limit = limit.map(|limit| {
-            let digits = limit.bytes().all(|byte| byte.is_ascii_digit()); // `parse` also takes a plus sign
-            digits.then(|| limit.parse().ok()).flatten().and_then(PageLimit::new)
-        });
-        if limit == Some(None) {
-            problems.push(FieldProblem::new("limit", format!("must be 1 to {PAGE_MAX}")));
-        }
-        let before = cursor.map(|cursor| ulid(&cursor));
-        if let Some(Err(_)) = before {
-            problems.push(FieldProblem::new("cursor", "must be the next of an earlier page"));
-        }
+        let page = page_in(cursor, limit, &mut problems);
         let own = own.map(|own| own.parse::<F>()).transpose();
         let own = own.map_err(|error| problems.push(FieldProblem::new(filter, error.to_string())));
         match own {
-            Ok(filter) if problems.is_empty() => {
-                let page = PageRequest {
-                    before: before.and_then(Result::ok),
-                    limit: limit.flatten().unwrap_or_default(),
-                };
-                Ok(Self { page, filter })
-            }
+            Ok(filter) if problems.is_empty() => Ok(Self { page, filter }),
             Ok(_) | Err(()) => Err(problems),
         }
     }
+}
+
+/// The query of a list that has no parameter of its own.
+pub(super) fn page_of(uri: &Uri) -> Result<PageRequest, Vec<FieldProblem>> {
+    let ([cursor, limit], mut problems) = parameters(uri, ["cursor", "limit"]);
+    let page = page_in(cursor, limit, &mut problems);
+    if problems.is_empty() { Ok(page) } else { Err(problems) }
+}
+
+/// The page that these parameters ask for, if nothing is wrong with them.
+fn page_in(cursor: Option<String>, limit: Option<String>, problems: &mut Vec<FieldProblem>) -> PageRequest {
+    let limit = limit.map(|limit| {
+        let digits = limit.bytes().all(|byte| byte.is_ascii_digit()); // `parse` also takes a plus sign
+        digits.then(|| limit.parse().ok()).flatten().and_then(PageLimit::new)
+    });
+    if limit == Some(None) {
+        problems.push(FieldProblem::new("limit", format!("must be 1 to {PAGE_MAX}")));
+    }
+    let before = cursor.map(|cursor| ulid(&cursor));
+    if let Some(Err(_)) = before {
+        problems.push(FieldProblem::new("cursor", "must be the next of an earlier page"));
+    }
+    PageRequest { before: before.and_then(Result::ok), limit: limit.flatten().unwrap_or_default() }
 }
 
 /// The only parameter of a query, which must be there.
@@ -179,6 +187,44 @@ impl<S: Send + Sync> FromRequest<S> for NoBody {
         let problems = Object::read(&body, []).map_err(Rejected::from)?.into_problems();
         if problems.is_empty() { Ok(Self) } else { Err(Rejected { malformed: true, problems }.into()) }
     }
+}
+
+/// The versions in a header `If-Match`, as RFC 9110, section 13.1.1, has it: `*`, or versions in quotation marks, separated
+/// by commas. Without the header any version will do.
+/// With what else the request has.
+#[derive(Debug)]
+pub(super) struct IfMatch<T>(pub(super) Expected, pub(super) T);
+
+impl<S: Send + Sync, T: FromRequest<S, Rejection = Problem>> FromRequest<S> for IfMatch<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        let expected = expected(request.headers())?;
+        Ok(Self(expected, T::from_request(request, state).await?))
+    }
+}
+
+fn expected(headers: &HeaderMap) -> Result<Expected, Problem> {
+    let mut values = headers.get_all(header::IF_MATCH).iter().peekable();
+    if values.peek().is_none() {
+        return Ok(Expected::Any);
+    }
+    let texts: Option<Vec<&str>> = values.map(|value| value.to_str().ok()).collect();
+    let expected = texts.and_then(|texts| match &*texts {
+        ["*"] => Some(Expected::Any),
+        texts => {
+            let tags = texts.iter().flat_map(|text| text.split(','));
+            tags.map(version).collect::<Option<_>>().map(Expected::OneOf)
+        }
+    });
+    let reason = "must be * or the version in quotation marks, such as \"3\"";
+    expected.ok_or_else(|| Problem::invalid(&[FieldProblem::new("If-Match", reason)]))
+}
+
+/// A version in quotation marks. None of a campaign is 0.
+fn version(text: &str) -> Option<i32> {
+    let tag = text.trim().strip_prefix('"')?.strip_suffix('"')?;
+    Some(tag.parse().unwrap_or_default())
 }
 
 /// What the headers say against JSON in UTF-8.

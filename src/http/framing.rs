@@ -69,7 +69,10 @@ fn repeated(headers: &HeaderMap) -> Vec<FieldProblem> {
 fn is_host(text: &[u8]) -> bool {
     let of_name = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=%".contains(byte);
     let end = match text.strip_prefix(b"[").and_then(|text| text.iter().position(|byte| *byte == b']')) {
-        Some(end) if text[1..=end].iter().all(|byte| byte.is_ascii_hexdigit() || b":.".contains(byte)) => {
+        Some(end)
+            if end > 0
+                && text[1..=end].iter().all(|byte| byte.is_ascii_hexdigit() || b":.".contains(byte)) =>
+        {
             end + 2
         }
         Some(_) => return false,

@@ -101,6 +101,18 @@ impl Problem {
         Self::new(ProblemKind::NotAllowedInState).with("detail", &detail)
     }
 
+    /// The campaign has this version.
+    pub(super) fn version_mismatch(version: i32) -> Self {
+        Self::new(ProblemKind::VersionMismatch)
+            .with("detail", &format!("The campaign has version {version} now."))
+    }
+
+    pub(super) fn not_editable(fields: &[&str], state: &str) -> Self {
+        let reason = format!("is kept while the campaign is {state}");
+        let errors: Vec<_> = fields.iter().map(|field| FieldProblem::new(field, reason.clone())).collect();
+        Self::new(ProblemKind::NotEditableInState).with("errors", &errors)
+    }
+
     pub(super) fn already_issued(coupon: &Coupon) -> Self {
         Self::new(ProblemKind::AlreadyIssued).with("coupon", coupon)
     }

@@ -175,6 +175,17 @@ kinds! {
         advice: "Read the campaign to see its state and its closes_at; the member detail says what is wrong.",
         retry: Useless,
     }
+    NotEditableInState: CONFLICT "not-editable-in-state" "The campaign keeps these fields in its state" {
+        cause: "The request changes fields that the campaign keeps in its state: some once it is scheduled, more once it is open, and \
+                all once it is closed.",
+        advice: "Leave out the fields that errors names.",
+        retry: Useless,
+    }
+    VersionMismatch: PRECONDITION_FAILED "version-mismatch" "The campaign has another version" {
+        cause: "The campaign was changed after the version that If-Match names.",
+        advice: "Read the campaign, see whether the change is still wanted, and send it with the version that you have read.",
+        retry: Useless,
+    }
     AlreadyIssued: CONFLICT "already-issued" "The user already has a coupon of this campaign" {
         cause: "The campaign gives each user one coupon, and this user has theirs.",
         advice: "Show the user the coupon in the member coupon.",

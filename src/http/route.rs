@@ -16,6 +16,14 @@ pub struct Route {
     pub operation: &'static str,
 }
 
+impl Route {
+    /// Whether its requests have a body, and an effect: what is repeated should have an idempotency key.
+    #[must_use]
+    pub fn writes(&self) -> bool {
+        self.method != Method::GET
+    }
+}
+
 /// What a caller needs to use a route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {

@@ -72,9 +72,11 @@ table! {
         POST "/v1/campaigns"                Needs(Campaign; Nothing)               Admin  createCampaign    campaigns::create;
         GET  "/v1/campaigns"                Needs(Read|Campaign|Issue; Nothing)    Admin  listCampaigns     campaigns::list;
         GET  "/v1/campaigns/{id}"           Needs(Read|Campaign|Issue; TheirOwn)   Reads  showCampaign      campaigns::show;
+        PATCH "/v1/campaigns/{id}"          Needs(Campaign; Nothing)               Admin  editCampaign      campaigns::edit;
         POST "/v1/campaigns/{id}/open"      Needs(Campaign; Nothing)               Admin  openCampaign      campaigns::open;
         POST "/v1/campaigns/{id}/pause"     Needs(Campaign; Nothing)               Admin  pauseCampaign     campaigns::pause;
         POST "/v1/campaigns/{id}/close"     Needs(Campaign; Nothing)               Admin  closeCampaign     campaigns::close;
+        GET  "/v1/campaigns/{id}/changes"   Needs(Read|Campaign; Nothing)          Admin  listChanges       campaigns::changes;
         POST "/v1/campaigns/{id}/coupons"   Needs(Issue; TheirOwn)                 Claims claimCoupon       claim::claim;
         GET  "/v1/coupons"                  Needs(Read; Nothing)                   Reads  findCoupon        coupons::find;
         GET  "/v1/coupons/{id}"             Needs(Read; TheirOwn)                  Reads  showCoupon        coupons::show;

@@ -204,6 +204,9 @@ BEGIN
                 UPDATE campaigns SET state = 'open', version = version + 1
                 WHERE id IN (SELECT campaigns_in[c] FROM unnest(won_campaigns) AS c WHERE scheduled[c])
                 RETURNING *
+            ), told AS (
+                INSERT INTO campaign_changes (campaign_id, version, actor, before, after)
+                SELECT id, version, 'clock', '{"state": "scheduled"}', '{"state": "open"}' FROM opened
             )
             -- A ULID: 48 bits of milliseconds, then random ones.
             SELECT array_agg((lpad(to_hex((extract(epoch FROM the_time) * 1000)::bigint), 12, '0')

@@ -280,11 +280,13 @@ impl Listener for Issuer {
             failpoint::reached("campaign.changed").await;
             self.campaigns.forget(campaign.id);
             self.refusals.forget(campaign.id);
-            if let Err(error) = self.loader.notify(campaign).await {
-                tracing::warn!(
-                    campaign = %campaign.id, error = &error as &dyn std::error::Error,
-                    "the gate was not notified of a change: the sweeper will do it"
-                );
+            let Err(error) = self.loader.notify(campaign).await else { return };
+            let what = "the gate is not notified of a change: the sweeper will do it";
+            let cause = &error as &dyn std::error::Error;
+            if error.is_outage() {
+                tracing::debug!(campaign = %campaign.id, error = cause, "{what}"); // of which others tell
+            } else {
+                tracing::warn!(campaign = %campaign.id, error = cause, "{what}");
             }
         })
     }

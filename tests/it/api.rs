@@ -22,6 +22,8 @@ async fn nothing_under_v1_is_told_without_the_token() {
             (Method::GET, "/v1/campaigns".to_owned()),
             (Method::GET, format!("/v1/campaigns/{campaign}")),
             (Method::POST, format!("/v1/campaigns/{campaign}/open")),
+            (Method::PATCH, format!("/v1/campaigns/{campaign}")),
+            (Method::GET, format!("/v1/campaigns/{campaign}/changes")),
             (Method::POST, format!("/v1/campaigns/{campaign}/pause")),
             (Method::POST, format!("/v1/campaigns/{campaign}/close")),
             (Method::POST, format!("/v1/campaigns/{campaign}/coupons")),
@@ -47,12 +49,18 @@ async fn what_is_not_there_is_404_and_what_cannot_be_done_is_405() {
         for (method, path) in [
             (Method::GET, format!("/v1/campaigns/{id}")),
             (Method::POST, format!("/v1/campaigns/{id}/open")),
+            (Method::PATCH, format!("/v1/campaigns/{id}")),
+            (Method::GET, format!("/v1/campaigns/{id}/changes")),
             (Method::POST, format!("/v1/campaigns/{id}/pause")),
             (Method::POST, format!("/v1/campaigns/{id}/close")),
             (Method::POST, format!("/v1/campaigns/{id}/coupons")),
             (Method::GET, format!("/v1/coupons/{id}")),
         ] {
-            let body = if path.ends_with("/coupons") { r#"{"user_id":"alice"}"# } else { "" };
+            let body = match (&method, path.ends_with("/coupons")) {
+                (_, true) => r#"{"user_id":"alice"}"#,
+                (&Method::PATCH, _) => "{}",
+                _ => "",
+            };
             let answer = api.send(method, &path, body).await;
             assert_eq!((answer.status, answer.problem()), (404, "not-found"), "{path}");
         }

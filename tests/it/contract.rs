@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use coupon_dispatcher::campaign::State;
 use coupon_dispatcher::coupon::CouponState;
 use coupon_dispatcher::http::{Access, routes};
+use hyper::Method;
 use serde_json::{Value, json};
 
 use crate::support::contract::{assert_described, document, problems, resolve};
@@ -144,6 +145,14 @@ async fn examples_are_answers_of_the_service() {
         (wallet.body["coupons"] != json!([])).then_some(wallet)
     });
     is_as_told("GET", "/v1/users/{user_id}/coupons", &wallet.await);
+    let edit = at("/paths/~1v1~1campaigns~1{id}/patch/requestBody/content/application~1json/example");
+    let edited = api.send(Method::PATCH, &format!("{all}/{open}"), edit.to_string()).await;
+    is_as_told("PATCH", one, &edited);
+    let mut changes = api.get(&format!("{all}/{open}/changes?limit=1")).await;
+    changes.body["next"] = Value::Null;
+    changes.body["changes"][0]["before"] = json!({ "quantity": 1 });
+    changes.body["changes"][0]["after"] = json!({ "quantity": 1 });
+    is_as_told("GET", "/v1/campaigns/{id}/changes", &changes);
     let paused = api.post(&format!("{all}/{open}/pause"), &json!({})).await;
     is_as_told("POST", "/v1/campaigns/{id}/pause", &paused);
     let closed = api.post(&format!("{campaign}/close"), &json!({})).await;

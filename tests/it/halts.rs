@@ -6,6 +6,7 @@ use async_nats::jetstream;
 use async_nats::jetstream::consumer::{FromConsumer as _, PullConsumer, pull};
 use coupon_dispatcher::event::OUTLET;
 use coupon_dispatcher::servers::Setup;
+use outbox_relay::event::EPOCH_HEADER;
 use outbox_relay::{AppendError, NewEvent, Shard, append};
 use serde_json::json;
 
@@ -112,6 +113,36 @@ async fn a_message_in_the_place_of_an_event_is_named_by_the_audit() {
         world.processes[process].start().await;
     }
     world.assert_published().await;
+    world.close().await;
+}
+
+/// Whoever may write into the stream can write any epoch into a header.
+#[tokio::test]
+async fn a_foreign_message_is_passed_over_in_every_epoch() {
+    let world = World::with_processes(&["api,relay", "project"]).await;
+    let jetstream = jetstream::new(world.nats().await);
+    for epoch in [0, 1] {
+        world.append_events(2).await;
+        world.passed().await;
+        for named in [None, Some("9"), Some("x")] {
+            let mut headers = async_nats::HeaderMap::new();
+            if let Some(named) = named {
+                headers.insert(EPOCH_HEADER, named);
+            }
+            let published = jetstream.publish_with_headers("coupons.tested.K.0", headers, "{}".into());
+            published.await.unwrap().await.unwrap();
+        }
+        let passed_over =
+            async || world.processes[1].log().matches("is not an event").count() == 3 * (epoch + 1);
+        wait_until("the projector passes over all three", SOON, passed_over).await;
+        world.append_events(1).await;
+        world.halted().await;
+        let begun = world.coupon(&["relay", "epoch", "new", "--yes"]).await;
+        assert_eq!(begun.code, Some(0), "{begun:?}");
+        world.passed().await;
+    }
+    let log = world.processes[1].log();
+    assert!(log.matches("a new epoch has begun").count() <= 2, "{log}");
     world.close().await;
 }
 

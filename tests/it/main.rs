@@ -24,6 +24,7 @@ mod docs;
 mod doctor;
 #[cfg(feature = "drills")]
 mod drills;
+mod editing;
 mod examples;
 mod faults;
 mod gate;

@@ -17,7 +17,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::support::contract::{assert_described_problem, document};
-use crate::support::{Answer, SOON, TOKEN, World, draft, in_seconds, wait_for, wait_until};
+use crate::support::{Answer, Http, SOON, TOKEN, World, draft, in_seconds, wait_for, wait_until};
 
 /// An answer is as the snapshot says: status, headers that matter, body.
 pub(crate) fn is_as_ever(name: &str, answer: &Answer) {
@@ -125,6 +125,13 @@ async fn every_refusal_of_a_claim() {
     is_as_ever_with("user-limit-reached", world.claim(limited, "alice").await, "coupon", &newest);
     is_as_ever("sold-out", &world.claim(single, "bob").await);
     is_as_ever_with("not-open", world.claim(later, "bob").await, "opens_at", &opened.body["opens_at"]);
+    let edit = async |api: Http, fields: Value| {
+        api.send(Method::PATCH, &format!("/v1/campaigns/{limited}"), fields.to_string()).await
+    };
+    let kept = edit(world.api(), json!({ "opens_at": opens_at })).await;
+    is_as_ever("not-editable-in-state", &kept);
+    let stale = edit(world.api().with("if-match", "\"1\""), json!({ "quantity": 10 })).await;
+    is_as_ever("version-mismatch", &stale);
     world.api().post(&format!("/v1/campaigns/{single}/close"), &Value::Null).await;
     is_as_ever("closed", &world.claim(single, "bob").await);
     let reopened = world.api().post(&format!("/v1/campaigns/{single}/open"), &Value::Null).await;

@@ -14,7 +14,7 @@ use crate::users::signing::by_secret;
 /// answers to an end user about what is theirs and what is another's, if it is for end users.
 type Row = (&'static str, &'static [&'static str], Option<(u16, u16)>);
 
-const RIGHTS: [Row; 18] = [
+const RIGHTS: [Row; 20] = [
     ("live", &[], None),
     ("showDocs", &[], None),
     ("listProblems", &[], None),
@@ -26,9 +26,11 @@ const RIGHTS: [Row; 18] = [
     ("createCampaign", &["admin", "campaign"], None),
     ("listCampaigns", &["admin", "campaign", "issue", "read"], None),
     ("showCampaign", &["admin", "campaign", "issue", "read"], Some((200, 200))),
+    ("editCampaign", &["admin", "campaign"], None),
     ("openCampaign", &["admin", "campaign"], None),
     ("pauseCampaign", &["admin", "campaign"], None),
     ("closeCampaign", &["admin", "campaign"], None),
+    ("listChanges", &["admin", "campaign", "read"], None),
     // 409: the user has got the coupon before.
     ("claimCoupon", &["admin", "issue"], Some((409, 403))),
     ("findCoupon", &["admin", "read"], None),

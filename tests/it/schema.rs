@@ -53,7 +53,13 @@ const HISTORY: [(&str, &[&str]); 13] = [
             "35b8bae785ac30a055610a9c94683979dca79dab8b9fccaa66e976a7b8b3b80b",
         ],
     ),
-    ("issue_batch_2", &["62c38c9f79317a3a8d3c0bdde7e0fb2e732a8743f0df59698372b44773c90365"]),
+    (
+        "issue_batch_2",
+        &[
+            "62c38c9f79317a3a8d3c0bdde7e0fb2e732a8743f0df59698372b44773c90365",
+            "3dba1ba5296cf8b21534fca164ac7e49c1d01492d223366efe96504c235ef490",
+        ],
+    ),
     ("outbox_add_partitions", &["e7ff4e1fd5f14a71a83d5876a3224be77feedd7942c7c53765e44ac59a9f47db"]),
     (
         "outbox_append",

@@ -10,7 +10,8 @@ import schemathesis
 # A campaign that stays open.
 CAMPAIGN = os.environ["CAMPAIGN"]
 CREATE = "POST /v1/campaigns"
-STOPS = ["POST /v1/campaigns/{id}/pause", "POST /v1/campaigns/{id}/close"]
+EDIT = "PATCH /v1/campaigns/{id}"
+STOPS = [EDIT, "POST /v1/campaigns/{id}/pause", "POST /v1/campaigns/{id}/close"]
 CLAIM = "POST /v1/campaigns/{id}/coupons"
 FIND = "GET /v1/coupons"
 # Fields of a campaign with rules that JSON Schema cannot express, such as closes_at after opens_at, or bytes of a name.
@@ -18,6 +19,7 @@ RULES = {
     "name",
     "face_value",
     "currency",
+    "quantity",
     "per_user_limit",
     "opens_at",
     "closes_at",
@@ -58,7 +60,10 @@ def filter_failure(context, failure, case, response):
         # Whether a claim needs a key is a matter of the campaign.
         return case.operation.label != CLAIM or problem["type"] != "/problems/idempotency-key-required"
     fields = {error["field"] for error in problem.get("errors", [])}
-    if case.operation.label == CREATE:
+    # A text may end with a line break for the pattern of If-Match as Python reads it; a header may not.
+    if case.operation.label == EDIT and fields == {"If-Match"}:
+        return False
+    if case.operation.label in (CREATE, EDIT):
         return problem["type"] != "/problems/invalid" or not fields <= RULES
     # The last character of a code is a check of the others.
     if case.operation.label == FIND and fields == {"code"}:

@@ -29,7 +29,7 @@ pub(super) const EXAMPLES: &str = r#"Examples:
 
 A draft gives no coupons: coupon campaign open <ID> opens it."#;
 
-/// The fields of a new campaign.
+/// The fields of a campaign.
 #[derive(Debug, Args)]
 pub(super) struct DraftArgs {
     /// Its fields as JSON: @FILE, - for standard input, or the text itself. Options replace fields of the same name.
@@ -50,7 +50,7 @@ pub(super) struct DraftArgs {
     /// Coupons in all, up to 10,000,000.
     #[arg(long, allow_negative_numbers = true)]
     quantity: Option<i64>,
-    /// Coupons of one user, 1 to 10; 1 if not given.
+    /// Coupons of one user, 1 to 10; 1 if a new campaign does not say.
     #[arg(long, allow_negative_numbers = true)]
     per_user_limit: Option<i64>,
     /// Claims are taken from this time on, such as 2026-11-27T18:00:00Z.
@@ -65,7 +65,7 @@ pub(super) struct DraftArgs {
     /// Each coupon expires after this time, as ISO 8601 duration such as P30D.
     #[arg(long, value_name = "DURATION")]
     coupon_valid_for: Option<String>,
-    /// The event that counts for the merchant: issue or redeem; redeem if not given.
+    /// The event that counts for the merchant: issue or redeem; redeem if a new campaign does not say.
     #[arg(long, value_parser = ["issue", "redeem"])]
     settle_on: Option<String>,
     /// Refuse claims without an idempotency key: sensible where --per-user-limit is above 1.
@@ -76,6 +76,33 @@ pub(super) struct DraftArgs {
 impl DraftArgs {
     /// The body of `POST /v1/campaigns`, which the API judges. The error says why there is none.
     pub(super) fn body(self) -> Result<Value, String> {
+        let is_document = self.document.is_some();
+        let fields = self.fields()?;
+        if fields.is_empty() {
+            return Err(
+                "the campaign has no fields: give them as options, as JSON, as @FILE, or as - for standard \
+                        input; `coupon campaign create --help` has examples"
+                    .to_owned(),
+            );
+        }
+        let missing = missing(&fields);
+        if !is_document && !missing.is_empty() {
+            return Err(format!("these options are needed: {}", missing.join(", ")));
+        }
+        Ok(fields.into())
+    }
+
+    /// The body of `PATCH /v1/campaigns/{id}`. The error says why there is none.
+    pub(super) fn edit(self) -> Result<Value, String> {
+        let fields = self.fields()?;
+        if fields.is_empty() {
+            return Err("there is nothing to change: give fields as options, as JSON, as @FILE, or as - for standard input"
+                .to_owned());
+        }
+        Ok(fields.into())
+    }
+
+    fn fields(self) -> Result<Map<String, Value>, String> {
         let given = [
             ("name", self.name.map(Value::from)),
             ("merchant_id", self.merchant.map(Value::from)),
@@ -92,7 +119,6 @@ impl DraftArgs {
         ];
         let given = given.into_iter().filter_map(|(field, value)| Some((field.to_owned(), value?)));
         let mut fields = self.document.map_or_else(|| Ok(Map::new()), Document::read)?;
-        let is_document = !fields.is_empty();
         for (field, value) in given {
             // Only one of the two may be there.
             match field.as_str() {
@@ -102,18 +128,7 @@ impl DraftArgs {
             }
             fields.insert(field, value);
         }
-        if fields.is_empty() {
-            return Err(
-                "the campaign has no fields: give them as options, as JSON, as @FILE, or as - for standard \
-                        input; `coupon campaign create --help` has examples"
-                    .to_owned(),
-            );
-        }
-        let missing = missing(&fields);
-        if !is_document && !missing.is_empty() {
-            return Err(format!("these options are needed: {}", missing.join(", ")));
-        }
-        Ok(fields.into())
+        Ok(fields)
     }
 }
 

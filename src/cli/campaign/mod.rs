@@ -35,6 +35,9 @@ const FIRST: [&str; 12] = [
     "closes_at",
 ];
 
+/// Fields of a change.
+const CHANGE_COLUMNS: [&str; 6] = ["version", "at", "actor", "request_id", "before", "after"];
+
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     #[command(subcommand)]
@@ -66,6 +69,25 @@ enum CampaignAction {
     /// Show one campaign. Example: coupon campaign show 01M7WFKG18ZXF910ZZ3NJPGCJX
     Show {
         id: CampaignId,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// List what was changed of a campaign, by whom and when. Example: coupon campaign changes 01M7WFKG18ZXF910ZZ3NJPGCJX
+    Changes {
+        id: CampaignId,
+        #[command(flatten)]
+        page: PageArgs,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Change fields of a campaign, as far as its state allows. Example: coupon campaign edit 01M7WFKG18ZXF910ZZ3NJPGCJX --quantity 200
+    Edit {
+        id: CampaignId,
+        #[command(flatten)]
+        draft: Box<DraftArgs>,
+        /// Change nothing unless the campaign has this version.
+        #[arg(long, value_name = "VERSION")]
+        if_version: Option<i32>,
         #[command(flatten)]
         output: Output,
     },
@@ -137,6 +159,19 @@ pub(super) async fn run(Arguments { action, .. }: Arguments, client: &Client) ->
         }
         CampaignAction::Show { id, output } => {
             output.object(&client.get(&format!("/v1/campaigns/{id}")).await?, &FIRST)?;
+        }
+        CampaignAction::Changes { id, page, output } => {
+            let query = page.query().join("&");
+            let answer = client.get(&format!("/v1/campaigns/{id}/changes?{query}")).await?;
+            output.list(items(&answer, "changes")?, &answer["next"], &CHANGE_COLUMNS)?;
+        }
+        CampaignAction::Edit { id, draft, if_version, output } => {
+            let body = match draft.edit() {
+                Ok(body) => body,
+                Err(problem) => return Ok(Ended::WrongUsage(problem)),
+            };
+            let edited = client.patch(&format!("/v1/campaigns/{id}"), &body, if_version).await?;
+            output.object(&edited, &FIRST)?;
         }
         CampaignAction::Open { id, output } => {
             output.object(&client.post(&format!("/v1/campaigns/{id}/open"), None).await?, &FIRST)?;

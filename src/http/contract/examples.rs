@@ -12,6 +12,7 @@ pub(super) fn of(schema: &str) -> Value {
             "name": "Friday", "merchant_id": "shop-7", "face_value": 500, "currency": "EUR", "quantity": 100,
             "opens_at": "2026-11-27T18:00:00Z", "closes_at": "2099-11-28T00:00:00Z", "coupon_valid_for": "P30D",
         }),
+        "CampaignEdit" => json!({ "quantity": 200, "closes_at": "2099-11-29T00:00:00Z" }),
         "Claim" => json!({ "user_id": "alice" }),
         "Nothing" => json!({}),
         "Campaign" => json!({
@@ -22,6 +23,13 @@ pub(super) fn of(schema: &str) -> Value {
             "created_at": "2026-11-27T12:00:00.5Z", "issued": 1, "left": 99,
         }),
         "CampaignPage" => json!({ "campaigns": [of("Campaign")], "next": null }),
+        "ChangePage" => json!({
+            "changes": [{
+                "version": 3, "at": "2026-11-27T18:30:00.5Z", "actor": "token:01M7WFKGE14NWN561KVXBYTJTW",
+                "request_id": REQUEST_ID, "before": { "quantity": 100 }, "after": { "quantity": 200 },
+            }],
+            "next": null,
+        }),
         "Coupon" => json!({
             "id": "01M7WFKGE14NWN561KVXBYTJTY", "campaign_id": "01M7WFKGE14NWN561KVXBYTJTX",
             "user_id": "alice", "number": 1, "code": "CBDQ-JJS3-YXM5-5SWY-9BD6", "state": "issued",

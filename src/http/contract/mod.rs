@@ -1,6 +1,7 @@
 //! The `OpenAPI` document. Paths, methods, ids and rights come from the table of routes, refusals from the table of
 //! problems; `operations` adds what these do not say.
 
+mod bodies;
 mod examples;
 mod operations;
 mod parameters;
@@ -9,7 +10,7 @@ mod schemas;
 
 use std::collections::BTreeMap;
 
-use axum::http::{HeaderName, Method, header};
+use axum::http::{HeaderName, header};
 use serde_json::{Map, Value, json};
 
 use self::operations::{Answer, Content, OPERATIONS, Operation};
@@ -58,6 +59,7 @@ fn reference(kind: &str, name: &str) -> Value {
 fn described(route: &Route, operation: &Operation) -> Value {
     let in_path = route.path.split(['{', '}']).skip(1).step_by(2);
     let mut names: Vec<&str> = in_path.chain(operation.query.iter().copied()).collect();
+    names.extend(operation.headers);
     names.push("Request-Id");
     let mut described = json!({ "operationId": route.operation, "summary": operation.summary });
     if let Access::Needs(scopes, users) = route.access {
@@ -75,7 +77,7 @@ fn described(route: &Route, operation: &Operation) -> Value {
         described["description"] =
             format!("One of these scopes is enough: {}.{or_users}", scopes.join(", ")).into();
     }
-    if route.method == Method::POST {
+    if route.writes() {
         names.push("Idempotency-Key");
     }
     described["parameters"] = names.into_iter().map(|name| reference("parameters", name)).collect();
@@ -107,7 +109,7 @@ fn success(route: &Route, Answer(status, content): &Answer) -> Value {
     if *status == 201 {
         names.push("Location");
     }
-    if route.method == Method::POST {
+    if route.writes() {
         names.push("Idempotency-Replayed");
     }
     let content: Map<String, Value> = match content {

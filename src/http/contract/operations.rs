@@ -8,6 +8,8 @@ pub(super) struct Operation {
     pub(super) summary: &'static str,
     /// Names of parameters of the query.
     pub(super) query: &'static [&'static str],
+    /// Names of headers of its own.
+    pub(super) headers: &'static [&'static str],
     /// The schema of the body of the request.
     pub(super) body: Option<&'static str>,
     pub(super) answers: &'static [Answer],
@@ -34,11 +36,11 @@ const METRICS: &str = "# HELP outbox_sampled 1 if the gauges of the outbox are c
 
 /// An operation that takes nothing and answers 200.
 const fn plain(id: &'static str, summary: &'static str, answers: &'static [Answer]) -> Operation {
-    Operation { id, summary, query: &[], body: None, answers, problems: &[] }
+    Operation { id, summary, query: &[], headers: &[], body: None, answers, problems: &[] }
 }
 
 /// Every operation, in the order of the table of routes.
-pub(super) static OPERATIONS: [Operation; 18] = [
+pub(super) static OPERATIONS: [Operation; 20] = [
     plain(
         "live",
         "Says that the process runs",
@@ -106,6 +108,16 @@ pub(super) static OPERATIONS: [Operation; 18] = [
     },
     plain("showCampaign", "Shows a campaign and its counts", &[Answer(200, Content::Json("Campaign"))]),
     Operation {
+        body: Some("CampaignEdit"),
+        headers: &["If-Match"],
+        problems: &[ProblemKind::NotEditableInState, ProblemKind::VersionMismatch],
+        ..plain(
+            "editCampaign",
+            "Changes fields of a campaign, as far as its state allows",
+            &[Answer(200, Content::Json("Campaign"))],
+        )
+    },
+    Operation {
         body: Some("Nothing"),
         problems: &[ProblemKind::NotAllowedInState],
         ..plain(
@@ -127,6 +139,14 @@ pub(super) static OPERATIONS: [Operation; 18] = [
         body: Some("Nothing"),
         problems: &[ProblemKind::NotAllowedInState],
         ..plain("closeCampaign", "Closes a campaign for ever", &[Answer(200, Content::Json("Campaign"))])
+    },
+    Operation {
+        query: &["cursor", "limit"],
+        ..plain(
+            "listChanges",
+            "Lists what was changed of a campaign, by whom and when, the newest first",
+            &[Answer(200, Content::Json("ChangePage"))],
+        )
     },
     Operation {
         body: Some("Claim"),

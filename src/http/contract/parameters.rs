@@ -11,6 +11,13 @@ use crate::coupon::CouponState;
 use crate::coupon::code::CODE_LENGTH;
 use crate::page::{PAGE_MAX, PageLimit};
 
+const CODE: &str = "The code of a coupon: 20 characters, in large or small letters, with hyphens, blanks or neither between them; \
+                    O, I and L are read as 0, 1 and 1.";
+const IF_MATCH: &str = "The version that the campaign must have, in quotation marks; several, separated by commas; or *. Without it \
+                        any version will do.";
+/// What a header `If-Match` may be.
+const VERSIONS: &str = "^(\\*|\"[0-9]{1,9}\"(, *\"[0-9]{1,9}\")*)$";
+
 /// Every parameter, by its name.
 pub(super) fn all() -> Value {
     let ulid = json!({ "type": "string", "pattern": "^[0-7][0-9A-HJKMNP-TV-Za-hjkmnp-tv-z]{25}$" });
@@ -20,6 +27,7 @@ pub(super) fn all() -> Value {
             "explode": false, "example": example })
     };
     let text = json!({ "type": "string" });
+    let code = json!({ "type": "string", "minLength": CODE_LENGTH });
     let limit = json!({ "type": "integer", "minimum": 1, "maximum": PAGE_MAX, "default": PageLimit::default().get() });
     let statuses = [&["usable"][..], &CouponState::ALL.map(CouponState::as_str)].concat();
     let statuses = json!({ "type": "string", "enum": statuses });
@@ -48,16 +56,17 @@ pub(super) fn all() -> Value {
             statuses,
             json!("usable"),
         ),
-        parameter(
-            "query",
-            "code",
-            "The code of a coupon: 20 characters, in large or small letters, with hyphens, blanks or neither between them; O, I and L are read as 0, 1 and 1.",
-            json!({ "type": "string", "minLength": CODE_LENGTH }),
-            json!("CBDQ-JJS3-YXM5-5SWY-9BD6"),
-        ),
+        parameter("query", "code", CODE, code, json!("CBDQ-JJS3-YXM5-5SWY-9BD6")),
         parameter("query", "cursor", "The next of the page before.", ulid, json!(id)),
         parameter("query", "limit", "Items of a page.", limit, json!(50)),
         parameter("header", "Request-Id", &request_id, text.clone(), json!("night-1")),
+        parameter(
+            "header",
+            "If-Match",
+            IF_MATCH,
+            json!({ "type": "string", "pattern": VERSIONS }),
+            json!("\"2\""),
+        ),
         parameter(
             "header",
             "Idempotency-Key",

@@ -1,6 +1,5 @@
 //! Problems: their schemas and examples, and which an operation may answer.
 
-use axum::http::Method;
 use serde_json::{Map, Value, json};
 
 use super::super::problem::NOTHING_CHANGED;
@@ -49,6 +48,7 @@ fn wrong(kind: ProblemKind) -> Value {
         ProblemKind::MalformedRequest => ("Host", "is missing"),
         ProblemKind::UnsupportedMediaType => ("Content-Type", "must be application/json, in UTF-8"),
         ProblemKind::TooLarge => ("body", "must be at most 16384 bytes"),
+        ProblemKind::NotEditableInState => ("opens_at", "is kept while the campaign is open"),
         ProblemKind::MalformedBody => ("user_id", "must be a string, not a number"),
         _ => ("currency", "must be a code of ISO 4217, such as EUR"),
     };
@@ -60,6 +60,7 @@ fn wrong(kind: ProblemKind) -> Value {
 fn detail(kind: ProblemKind) -> &'static str {
     match kind {
         ProblemKind::NotAllowedInState => "a campaign that is closed cannot be opened",
+        ProblemKind::VersionMismatch => "The campaign has version 2 now.",
         ProblemKind::StorageUnavailable => NOTHING_CHANGED,
         ProblemKind::TooManyRequests => "at most 1 requests of this caller a second, and 3 at once",
         ProblemKind::TooLarge => "at most 16384 bytes",
@@ -81,7 +82,7 @@ pub(super) fn of(route: &Route, operation: &Operation) -> Vec<ProblemKind> {
     if matches!(route.load, Load::Admin | Load::Reads) {
         kinds.push(Kind::Overloaded);
     }
-    if route.method == Method::POST {
+    if route.writes() {
         kinds.extend([Kind::IdempotencyKeyReused, Kind::IdempotencyKeyInUse, Kind::TooSlow]);
         kinds.extend([Kind::UnsupportedMediaType, Kind::MalformedBody]);
     }
@@ -118,12 +119,14 @@ fn members(kind: ProblemKind) -> &'static [Member] {
     match kind {
         ProblemKind::NotFound
         | ProblemKind::NotAllowedInState
+        | ProblemKind::VersionMismatch
         | ProblemKind::StorageUnavailable
         | ProblemKind::TooManyRequests => &[Always("detail")],
         ProblemKind::TooLarge => &[Always("detail"), Always("errors")],
-        ProblemKind::UnsupportedMediaType | ProblemKind::MalformedBody | ProblemKind::Invalid => {
-            &[Always("errors")]
-        }
+        ProblemKind::UnsupportedMediaType
+        | ProblemKind::MalformedBody
+        | ProblemKind::Invalid
+        | ProblemKind::NotEditableInState => &[Always("errors")],
         ProblemKind::AlreadyIssued | ProblemKind::UserLimitReached => &[Always("coupon")],
         ProblemKind::SoldOut | ProblemKind::Closed => &[Sometimes("coupon")],
         ProblemKind::NotOpen => &[Sometimes("opens_at"), Sometimes("coupon")],

@@ -6,6 +6,7 @@
 use serde_json::{Map, Value, json, to_value};
 use utoipa::{PartialSchema, ToSchema};
 
+use super::bodies::{CampaignEdit, Claim, ExternalId, NewCampaign, Nothing};
 use crate::campaign::draft::{
     FACE_VALUE_MAX, NAME_LENGTH_MAX, PER_USER_LIMIT_MAX, QUANTITY_MAX, TOTAL_VALUE_MAX,
 };
@@ -20,6 +21,7 @@ use crate::money::CURRENCY_PATTERN;
 pub(super) fn all() -> Map<String, Value> {
     let mut schemas = Map::new();
     add::<NewCampaign>(&mut schemas);
+    add::<CampaignEdit>(&mut schemas);
     add::<Claim>(&mut schemas);
     add::<Nothing>(&mut schemas);
     add::<ExternalId>(&mut schemas);
@@ -27,6 +29,8 @@ pub(super) fn all() -> Map<String, Value> {
     add::<State>(&mut schemas);
     add::<SettleOn>(&mut schemas);
     add::<CampaignPage>(&mut schemas);
+    add::<Change>(&mut schemas);
+    add::<ChangePage>(&mut schemas);
     add::<Coupon>(&mut schemas);
     add::<CouponState>(&mut schemas);
     add::<WalletCoupon>(&mut schemas);
@@ -42,7 +46,7 @@ pub(super) fn all() -> Map<String, Value> {
             schema[member] = value;
         }
     };
-    for body in [NewCampaign::name(), Claim::name(), Nothing::name()] {
+    for body in [NewCampaign::name(), CampaignEdit::name(), Claim::name(), Nothing::name()] {
         say(&body, "additionalProperties", false.into());
     }
     let external_id = format!(r"^([!-\-/-~][!-~]?|\.[!-\-/-~]|[!-~]{{3,{EXTERNAL_ID_BYTES_MAX}}})$");
@@ -71,7 +75,7 @@ pub(super) fn all() -> Map<String, Value> {
 }
 
 /// What the fields of requests may be. A derive takes literals alone, and these are the limits of the domain.
-fn limits() -> [(&'static str, &'static str, Value); 6] {
+fn limits() -> Vec<(&'static str, &'static str, Value)> {
     let up_to = |max| json!({ "minimum": 1, "maximum": max });
     let mut face_value = up_to(FACE_VALUE_MAX);
     face_value["description"] =
@@ -79,69 +83,22 @@ fn limits() -> [(&'static str, &'static str, Value); 6] {
     let duration = format!(
         "An ISO 8601 duration of weeks, days, hours, minutes and seconds, from 1 s to P{DURATION_DAYS_MAX}D."
     );
-    [
-        ("NewCampaign", "name", json!({ "minLength": 1, "maxLength": NAME_LENGTH_MAX })),
-        ("NewCampaign", "face_value", face_value),
-        ("NewCampaign", "currency", json!({ "pattern": CURRENCY_PATTERN })),
-        ("NewCampaign", "quantity", up_to(QUANTITY_MAX)),
-        ("NewCampaign", "per_user_limit", up_to(PER_USER_LIMIT_MAX)),
-        ("NewCampaign", "coupon_valid_for", json!({ "description": duration })),
-    ]
+    let limits = [
+        ("name", json!({ "minLength": 1, "maxLength": NAME_LENGTH_MAX })),
+        ("face_value", face_value),
+        ("currency", json!({ "pattern": CURRENCY_PATTERN })),
+        ("quantity", up_to(QUANTITY_MAX)),
+        ("per_user_limit", up_to(PER_USER_LIMIT_MAX)),
+        ("coupon_valid_for", json!({ "description": duration })),
+    ];
+    let of = |schema| limits.iter().map(move |(field, limits)| (schema, *field, limits.clone()));
+    of("NewCampaign").chain(of("CampaignEdit")).collect()
 }
 
 fn add<T: ToSchema + PartialSchema>(schemas: &mut Map<String, Value>) {
     // A schema holds nothing that JSON cannot say.
     schemas.insert(T::name().into_owned(), to_value(T::schema()).unwrap_or_default());
 }
-
-/// A campaign to create. Exactly one of `coupon_expires_at` and `coupon_valid_for` is given.
-#[derive(ToSchema)]
-struct NewCampaign {
-    /// In bytes, not all of them white space.
-    #[schema(pattern = r"^[^\x00-\x1f\x7f-\x9f]*$")]
-    name: String,
-    merchant_id: ExternalId,
-    face_value: i64,
-    /// A code of ISO 4217.
-    currency: String,
-    quantity: i64,
-    /// Coupons of a user, at most; at most `quantity`; 1 if it is missing.
-    #[schema(required = false)]
-    per_user_limit: i64,
-    /// In the years 1970 to 8999, as all times of a campaign.
-    #[schema(format = DateTime)]
-    opens_at: String,
-    /// After `opens_at`, and in the future.
-    #[schema(format = DateTime)]
-    closes_at: String,
-    /// Not before `closes_at`.
-    #[schema(format = DateTime)]
-    coupon_expires_at: Option<String>,
-    #[schema(pattern = "^P([0-9]+W)?([0-9]+D)?(T([0-9]+H)?([0-9]+M)?([0-9]+S)?)?$")]
-    coupon_valid_for: Option<String>,
-    /// `redeem` if it is missing.
-    #[schema(required = false)]
-    settle_on: SettleOn,
-    /// Whether a claim without an idempotency key is refused; false if it is missing.
-    #[schema(required = false)]
-    require_idempotency_key: bool,
-}
-
-/// A name that the caller gives: 1 to 64 visible ASCII characters, and neither `.` nor `..`.
-#[derive(ToSchema)]
-struct ExternalId(String);
-
-/// A claim of a coupon for a user.
-#[derive(ToSchema)]
-struct Claim {
-    /// An end user may leave it out, or names themselves. All other callers give it.
-    #[schema(required = false)]
-    user_id: ExternalId,
-}
-
-/// An object without fields. The body may also be missing or `null`.
-#[derive(ToSchema)]
-struct Nothing {}
 
 /// A campaign with its counts. It has either `coupon_expires_at` or `coupon_valid_for`.
 #[derive(ToSchema)]
@@ -187,6 +144,35 @@ struct CampaignPage {
     /// service, whose log has the reason. Missing if there are none.
     #[schema(nullable = false)]
     unreadable: Option<Vec<String>>,
+}
+
+/// A change of a campaign.
+#[derive(ToSchema)]
+struct Change {
+    /// The version of the campaign after the change.
+    version: i32,
+    #[schema(format = DateTime)]
+    at: String,
+    /// The caller: `administrator`, or `token:` and the id of an API token; `clock` if the time had come.
+    actor: String,
+    /// The request; null if there was none.
+    #[schema(required = true)]
+    request_id: Option<String>,
+    /// The fields of the campaign that have changed, as they were; null if it was created.
+    #[schema(required = true, value_type = Option<Object>)]
+    before: Option<Value>,
+    /// The same fields, as they are since.
+    #[schema(value_type = Object)]
+    after: Value,
+}
+
+/// A page of changes, the newest first.
+#[derive(ToSchema)]
+struct ChangePage {
+    changes: Vec<Change>,
+    /// The cursor of the next page; null at the end.
+    #[schema(required = true)]
+    next: Option<String>,
 }
 
 /// A coupon.

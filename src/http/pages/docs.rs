@@ -118,12 +118,14 @@ fn curl(route: &Route, described: &Value, parameters: &[&Value]) -> String {
         path = format!("{path}?{}={}", text(&parameter["name"]), text(&parameter["example"]));
     }
     let authorization = if described["security"].is_array() { " -H \"$AUTH\"" } else { "" };
-    let body = match (route.method == Method::POST, &described["requestBody"]) {
+    let body = match (route.writes(), &described["requestBody"]) {
         (true, body) if body["required"] == true => {
             let example = media(body).map(|media| media["example"].to_string()).unwrap_or_default();
-            format!(" --json '{example}'")
+            let method =
+                if route.method == Method::POST { String::new() } else { format!(" -X {}", route.method) };
+            format!("{method} --json '{example}'")
         }
-        (true, _) => " -X POST".to_owned(),
+        (true, _) => format!(" -X {}", route.method),
         (false, _) => String::new(),
     };
     format!("curl -s{authorization} \"$API{path}\"{body}")

@@ -1,7 +1,7 @@
 //! A process of ours is killed, frozen, or asked to end.
 
 use futures_util::future::join_all;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -77,6 +77,37 @@ async fn a_process_that_sleeps_past_its_leases_does_no_harm() {
     assert!(answers.iter().flatten().all(|answer| answer.status != 201), "{answers:?}");
     assert_eq!(world.coupons(campaign).await, 21);
     fault.healed();
+    world.close().await;
+}
+
+/// It has paused a campaign, and not committed that: the shard is locked.
+#[tokio::test]
+async fn a_process_that_stands_still_in_a_change_holds_up_no_claim() {
+    let fault = owns("process-frozen");
+    let mut world = World::with_processes(&["", "api"]).await;
+    let [changed, other] = [world.open_campaign(json!({})).await, world.open_campaign(json!({})).await];
+    world.processes[0].kill();
+    world.processes[0].set("FAILPOINTS", "campaign.published=stall:600000");
+    world.processes[0].start().await;
+    let (api, path) = (world.api(), format!("/v1/campaigns/{changed}/pause"));
+    let pause = tokio::spawn(async move { api.try_post(&path, &Value::Null).await });
+    let locked = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE state = 'idle in transaction')";
+    let locked = async || sqlx::query_scalar::<_, bool>(locked).fetch_one(&world.pool).await.unwrap();
+    wait_until("the change holds its locks", SOON, locked).await;
+    world.processes[0].freeze();
+    fault.fired(1);
+    let elsewhere = world.processes[1].http();
+    for campaign in [other, changed] {
+        let claims = format!("/v1/campaigns/{campaign}/coupons");
+        let won = async || elsewhere.post(&claims, &json!({ "user_id": "alice" })).await.status == 201;
+        wait_until("claims are served", SOON, won).await;
+    }
+    world.processes[0].kill();
+    drop(pause.await);
+    world.processes[0].set("FAILPOINTS", "");
+    world.processes[0].start().await;
+    fault.healed();
+    world.balanced().await;
     world.close().await;
 }
 

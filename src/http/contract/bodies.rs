@@ -1,0 +1,86 @@
+//! The bodies of requests, as the document describes them. Nothing is made of these types: the tests compare what the
+//! service reads with them.
+
+#![expect(dead_code, reason = "only their schemas are used")]
+
+use utoipa::ToSchema;
+
+use crate::campaign::SettleOn;
+
+/// A campaign to create. Exactly one of `coupon_expires_at` and `coupon_valid_for` is given.
+#[derive(ToSchema)]
+pub(super) struct NewCampaign {
+    /// In bytes, not all of them white space.
+    #[schema(pattern = r"^[^\x00-\x1f\x7f-\x9f]*$")]
+    name: String,
+    merchant_id: ExternalId,
+    face_value: i64,
+    /// A code of ISO 4217.
+    currency: String,
+    quantity: i64,
+    /// Coupons of a user, at most; at most `quantity`; 1 if it is missing.
+    #[schema(required = false)]
+    per_user_limit: i64,
+    /// In the years 1970 to 8999, as all times of a campaign.
+    #[schema(format = DateTime)]
+    opens_at: String,
+    /// After `opens_at`, and in the future.
+    #[schema(format = DateTime)]
+    closes_at: String,
+    /// Not before `closes_at`.
+    #[schema(format = DateTime)]
+    coupon_expires_at: Option<String>,
+    #[schema(pattern = "^P([0-9]+W)?([0-9]+D)?(T([0-9]+H)?([0-9]+M)?([0-9]+S)?)?$")]
+    coupon_valid_for: Option<String>,
+    /// `redeem` if it is missing.
+    #[schema(required = false)]
+    settle_on: SettleOn,
+    /// Whether a claim without an idempotency key is refused; false if it is missing.
+    #[schema(required = false)]
+    require_idempotency_key: bool,
+}
+
+/// Fields that a campaign is to have; the others stay as they are.
+#[derive(ToSchema)]
+pub(super) struct CampaignEdit {
+    /// In bytes, not all of them white space.
+    #[schema(pattern = r"^[^\x00-\x1f\x7f-\x9f]*$")]
+    name: Option<String>,
+    merchant_id: Option<ExternalId>,
+    face_value: Option<i64>,
+    /// A code of ISO 4217.
+    currency: Option<String>,
+    /// At least as many as coupons are issued.
+    quantity: Option<i64>,
+    /// Coupons of a user, at most; at most `quantity`.
+    per_user_limit: Option<i64>,
+    #[schema(format = DateTime)]
+    opens_at: Option<String>,
+    /// After `opens_at`, and in the future.
+    #[schema(format = DateTime)]
+    closes_at: Option<String>,
+    /// Not before `closes_at`. It takes the place of `coupon_valid_for`, and the other way round.
+    #[schema(format = DateTime)]
+    coupon_expires_at: Option<String>,
+    #[schema(pattern = "^P([0-9]+W)?([0-9]+D)?(T([0-9]+H)?([0-9]+M)?([0-9]+S)?)?$")]
+    coupon_valid_for: Option<String>,
+    settle_on: Option<SettleOn>,
+    /// Whether a claim without an idempotency key is refused.
+    require_idempotency_key: Option<bool>,
+}
+
+/// A name that the caller gives: 1 to 64 visible ASCII characters, and neither `.` nor `..`.
+#[derive(ToSchema)]
+pub(super) struct ExternalId(String);
+
+/// A claim of a coupon for a user.
+#[derive(ToSchema)]
+pub(super) struct Claim {
+    /// An end user may leave it out, or names themselves. All other callers give it.
+    #[schema(required = false)]
+    user_id: ExternalId,
+}
+
+/// An object without fields. The body may also be missing or `null`.
+#[derive(ToSchema)]
+pub(super) struct Nothing {}
