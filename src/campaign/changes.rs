@@ -1,4 +1,4 @@
-//! What was changed of a campaign, by whom and by which request: the audit log. [`record`](super::record) writes it.
+//! What was changed of a campaign, by whom and by which request: the audit log. `record` writes it.
 
 use serde::{Serialize, Serializer};
 use serde_json::{Map, Value};
