@@ -3,7 +3,7 @@
 -- campaign was created.
 CREATE TABLE campaign_changes (
     id          bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    campaign_id uuid NOT NULL REFERENCES campaigns (id),
+    campaign_id uuid NOT NULL,
     version     integer NOT NULL CHECK (version >= 1),
     at          timestamptz NOT NULL DEFAULT now(),
     actor       text NOT NULL CHECK (actor <> ''),

@@ -23,7 +23,7 @@ pub const FUNCTIONS: &[Function] = &[
         text: include_str!("idempotency/idempotency_slot.sql"),
     },
     Function { name: "issue_batch", revision: 5, text: include_str!("issue/issue_batch.sql") },
-    Function { name: "issue_batch_2", revision: 2, text: include_str!("issue/issue_batch_2.sql") },
+    Function { name: "issue_batch_2", revision: 3, text: include_str!("issue/issue_batch_2.sql") },
 ];
 
 /// Why a process does not start on a database.

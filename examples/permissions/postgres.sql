@@ -48,7 +48,7 @@ GRANT SELECT (projection, shard) ON parked_events TO coupon_api, coupon_relay;
 GRANT EXECUTE ON FUNCTION outbox_head, projection_position TO coupon_api;
 
 -- The API: campaigns and their states; coupons and events only through the functions, which run as the owner.
-GRANT SELECT, INSERT, UPDATE (name, merchant_id, face_value, currency, quantity, per_user_limit, opens_at, closes_at,
+GRANT SELECT, INSERT, UPDATE (name, merchant_id, face_value, currency, quantity, budget, per_user_limit, opens_at, closes_at,
     coupon_expires_at, coupon_valid_for, settle_on, require_idempotency_key, state, version, closed_at) ON campaigns
     TO coupon_api;
 GRANT SELECT, INSERT ON campaign_changes TO coupon_api; -- who changed what: rows are only added

@@ -9,6 +9,7 @@ use sqlx::{Connection as _, FromRow, PgConnection, Row as _};
 use super::difference::{Difference, LegName, Mismatch};
 use super::sources::{REPEATABLE_READ, Sources};
 use super::value::Value;
+use crate::campaign::store::coupons_max;
 use crate::campaign::{SettleOn, State};
 use crate::coupon::store::issued_of;
 use crate::ids::CampaignId;
@@ -54,7 +55,9 @@ pub(super) struct Campaign {
 macro_rules! campaigns {
     ($condition:literal) => {
         concat!(
-            "SELECT id, shard, name, state, quantity::bigint, settle_on, merchant_id, face_value, currency, ",
+            "SELECT id, shard, name, state, ",
+            coupons_max!(),
+            "::bigint AS quantity, settle_on, merchant_id, face_value, currency, ",
             issued_of!("campaigns.id"),
             "::bigint AS issued FROM campaigns WHERE ",
             $condition,

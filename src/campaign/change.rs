@@ -13,8 +13,9 @@ pub use super::error::ChangeError;
 use super::published::Published;
 use super::queues::Queues;
 use super::store::{self, Standing, Standings};
+use super::synced::Synced;
 pub use super::transaction::Request;
-use super::transaction::{Asked, change_on, earlier_on, insert_on};
+use super::transaction::{Asked, change_on, earlier_on, insert_on, record_on};
 use super::{Campaign, State};
 use crate::idempotency::turns::Turns;
 use crate::idempotency::{KeyError, Once, Recorded};
@@ -29,6 +30,9 @@ use crate::storage::{StorageError, prepared};
 pub trait Listener: Debug + Send + Sync {
     /// Returns when the change has taken effect, or when it failed to, which the listener logs.
     fn changed<'a>(&'a self, campaign: &'a Campaign) -> BoxFuture<'a, ()>;
+
+    /// Brings the gate to what the campaign and its coupons are, and returns what was wrong with it.
+    fn sync<'a>(&'a self, campaign: &'a Campaign) -> BoxFuture<'a, Result<Synced, ChangeError>>;
 }
 
 /// Campaigns, to be created, changed and shown. Cheap to clone.
@@ -113,7 +117,7 @@ impl<L: Listener> Campaigns<L> {
 
     /// The answer that an earlier request with the same key had: also to one that would be refused now, because time has
     /// passed.
-    pub async fn earlier(&self, request: &Request) -> Result<Option<Recorded>, ChangeError> {
+    pub async fn earlier<T>(&self, request: &Request<T>) -> Result<Option<Recorded>, ChangeError> {
         prepared!(self.pool, |connection| earlier_on(connection, request))
     }
 
@@ -153,6 +157,22 @@ impl<L: Listener> Campaigns<L> {
         request: &Request,
     ) -> Result<Once<Standing>, ChangeError> {
         self.change(id, Asked::Edit(edit, expected), request).await
+    }
+
+    /// Compares the gate of a campaign with Postgres, and loads it again.
+    pub async fn sync(&self, id: CampaignId, request: &Request<Synced>) -> Result<Once<Synced>, ChangeError> {
+        let _turn = self.turns.take_for(request.keyed.as_ref()).await?;
+        if request.keyed.is_some()
+            && let Some(answer) = self.earlier(request).await?
+        {
+            return Ok(Once::Replayed(answer));
+        }
+        let standing = self.show(id).await?.ok_or(ChangeError::Unknown)?;
+        let synced = self.listener.sync(&standing.campaign).await?;
+        if request.keyed.is_none() {
+            return Ok(Once::First(synced));
+        }
+        prepared!(self.pool, |connection| record_on(connection, request, &synced))
     }
 
     async fn change(

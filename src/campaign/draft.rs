@@ -11,12 +11,13 @@ use crate::json::{Object, Rejected, Value};
 use crate::money::{Currency, Money};
 
 /// The fields of the body, in the order in which messages name them.
-pub(super) const FIELDS: [&str; 12] = [
+pub(super) const FIELDS: [&str; 13] = [
     "name",
     "merchant_id",
     "face_value",
     "currency",
     "quantity",
+    "budget",
     "per_user_limit",
     "opens_at",
     "closes_at",
@@ -48,6 +49,7 @@ pub struct DraftBody {
     pub(super) face_value: Option<i64>,
     pub(super) currency: Option<String>,
     pub(super) quantity: Option<i64>,
+    pub(super) budget: Option<i64>,
     pub(super) per_user_limit: Option<i64>,
     pub(super) opens_at: Option<OffsetDateTime>,
     pub(super) closes_at: Option<OffsetDateTime>,
@@ -64,6 +66,7 @@ pub struct Draft {
     pub merchant_id: MerchantId,
     pub face_value: Money,
     pub quantity: i32,
+    pub budget: Option<i64>,
     pub per_user_limit: i32,
     pub opens_at: OffsetDateTime,
     pub closes_at: OffsetDateTime,
@@ -83,6 +86,7 @@ impl Draft {
             merchant_id: merchant_id.clone(),
             face_value: *face_value,
             quantity: *quantity,
+            budget: campaign.budget,
             per_user_limit: *per_user_limit,
             opens_at: *opens_at,
             closes_at: *closes_at,
@@ -109,6 +113,7 @@ impl DraftBody {
             face_value: object.required("face_value"),
             currency: object.required("currency"),
             quantity: object.required("quantity"),
+            budget: object.optional("budget", None).flatten(),
             per_user_limit: object.optional("per_user_limit", 1),
             opens_at: object.required("opens_at"),
             closes_at: object.required("closes_at"),
@@ -132,6 +137,7 @@ impl DraftBody {
         let currency =
             checks.keep(self.currency, |code| code.parse::<Currency>().map_err(in_field("currency")));
         let amounts = checks.amounts(self.face_value, self.quantity, self.per_user_limit);
+        let budget = checks.keep(self.budget, |budget| budgeted(budget, self.face_value));
         let (expires_at, valid_for) = self.expiry.clone().unwrap_or_default();
         // Postgres keeps microseconds: two times that differ by less are the same there.
         let [opens_at, closes_at, expires_at] = [self.opens_at, self.closes_at, expires_at]
@@ -146,6 +152,7 @@ impl DraftBody {
                 merchant_id: merchant_id?,
                 face_value: Money { minor, currency: currency? },
                 quantity,
+                budget,
                 per_user_limit,
                 opens_at: opens_at?,
                 closes_at: closes_at?,
@@ -233,6 +240,13 @@ fn named(name: String) -> Result<String, FieldProblem> {
     } else {
         Ok(name)
     }
+}
+
+/// A budget that pays for a coupon at least.
+fn budgeted(budget: i64, face_value: Option<i64>) -> Result<i64, FieldProblem> {
+    let least = face_value.filter(|value| (1..=FACE_VALUE_MAX).contains(value)).unwrap_or(1);
+    let problem = || FieldProblem::new("budget", format!("must be {least} to {TOTAL_VALUE_MAX}"));
+    (least..=TOTAL_VALUE_MAX).contains(&budget).then_some(budget).ok_or_else(problem)
 }
 
 fn in_field<E: fmt::Display>(field: &str) -> impl FnOnce(E) -> FieldProblem {

@@ -20,12 +20,13 @@ pub enum Until {
 }
 
 /// Until when each field may be changed.
-pub const EDITABLE: [(&str, Until); 12] = [
+pub const EDITABLE: [(&str, Until); 13] = [
     ("name", Until::Paused),
     ("merchant_id", Until::Draft),
     ("face_value", Until::Draft),
     ("currency", Until::Draft),
     ("quantity", Until::Paused),
+    ("budget", Until::Paused),
     ("per_user_limit", Until::Scheduled),
     ("opens_at", Until::Scheduled),
     ("closes_at", Until::Paused),
@@ -74,6 +75,7 @@ pub struct Edit {
     face_value: Option<i64>,
     currency: Option<String>,
     quantity: Option<i64>,
+    budget: Option<i64>,
     per_user_limit: Option<i64>,
     opens_at: Option<OffsetDateTime>,
     closes_at: Option<OffsetDateTime>,
@@ -109,6 +111,7 @@ impl Edit {
             face_value: object.optional("face_value", None).flatten(),
             currency: object.optional("currency", None).flatten(),
             quantity: object.optional("quantity", None).flatten(),
+            budget: object.optional("budget", None).flatten(),
             per_user_limit: object.optional("per_user_limit", None).flatten(),
             opens_at: object.optional("opens_at", None).flatten(),
             closes_at: object.optional("closes_at", None).flatten(),
@@ -146,9 +149,22 @@ impl Edit {
         if !kept.is_empty() {
             return keeps(kept);
         }
-        if draft.quantity < issued {
-            let reason = format!("must be at least {issued}, the coupons that are issued");
-            let problems = vec![FieldProblem::new("quantity", reason)];
+        let issued_value = i64::from(issued).saturating_mul(draft.face_value.minor);
+        let below = [
+            (
+                "quantity",
+                draft.quantity < issued,
+                format!("must be at least {issued}, the coupons that are issued"),
+            ),
+            (
+                "budget",
+                draft.budget.is_some_and(|budget| budget < issued_value),
+                format!("must be at least {issued_value}, what the coupons that are issued are worth"),
+            ),
+        ];
+        let below = below.into_iter().filter(|(_, is_below, _)| *is_below);
+        let problems: Vec<_> = below.map(|(field, _, reason)| FieldProblem::new(field, reason)).collect();
+        if !problems.is_empty() {
             return Err(EditError::Invalid(Rejected { malformed: false, problems }));
         }
         Ok(Some(draft).filter(|draft| *draft != before))
@@ -170,6 +186,7 @@ impl Edit {
             face_value: self.face_value.or(Some(campaign.face_value.minor)),
             currency: self.currency.or_else(|| Some(campaign.face_value.currency.to_string())),
             quantity: self.quantity.or(Some(campaign.quantity.into())),
+            budget: self.budget.or(campaign.budget),
             per_user_limit: self.per_user_limit.or(Some(campaign.per_user_limit.into())),
             opens_at: self.opens_at.or(Some(campaign.opens_at)),
             closes_at: self.closes_at.or(Some(campaign.closes_at)),
@@ -181,7 +198,7 @@ impl Edit {
 }
 
 /// The values of the fields, in the order of [`EDITABLE`].
-fn values(draft: &Draft) -> [String; 12] {
+fn values(draft: &Draft) -> [String; 13] {
     let (expires_at, valid_for) = match draft.expiry {
         Expiry::At(time) => (time.to_string(), String::new()),
         Expiry::After(duration) => (String::new(), format_duration(duration)),
@@ -192,6 +209,7 @@ fn values(draft: &Draft) -> [String; 12] {
         draft.face_value.minor.to_string(),
         draft.face_value.currency.to_string(),
         draft.quantity.to_string(),
+        draft.budget.map_or_else(String::new, |budget| budget.to_string()),
         draft.per_user_limit.to_string(),
         draft.opens_at.to_string(),
         draft.closes_at.to_string(),

@@ -22,6 +22,9 @@ pub enum ChangeError {
     Stale { version: i32 },
     #[error("the fields cannot be changed as asked")]
     Edit(#[from] EditError),
+    /// Redis fails, or others load the gate all the time.
+    #[error("load the gate again")]
+    Gate,
     #[error("change a campaign")]
     Storage(#[from] StorageError),
     #[error(transparent)]

@@ -13,6 +13,7 @@ mod queues;
 mod record;
 pub mod store;
 pub mod sweep;
+pub mod synced;
 mod transaction;
 
 use std::str::FromStr;
@@ -130,6 +131,9 @@ pub struct Campaign {
     #[sqlx(flatten)]
     pub face_value: Money,
     pub quantity: i32,
+    /// What all coupons may be worth together, in minor units; nothing if the quantity alone is the limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub budget: Option<i64>,
     pub per_user_limit: i32,
     #[serde(with = "time::serde::rfc3339")]
     pub opens_at: OffsetDateTime,
@@ -151,6 +155,13 @@ pub struct Campaign {
 }
 
 impl Campaign {
+    /// Coupons at most: the quantity, or fewer if the budget pays for fewer.
+    #[must_use]
+    pub fn coupons_max(&self) -> i32 {
+        let paid = self.budget.map(|budget| budget / self.face_value.minor.max(1));
+        paid.and_then(|paid| i32::try_from(paid).ok()).map_or(self.quantity, |paid| paid.min(self.quantity))
+    }
+
     /// When it takes no more claims: its end, or the close before that.
     #[must_use]
     pub fn over_at(&self) -> OffsetDateTime {

@@ -79,7 +79,7 @@ pub(super) async fn save(
     remember(transaction, Some(before), &changed, cause).await?;
     let mut events = Vec::from_iter(event_of(before.state, &changed, cause)?);
     if let Becomes::With(_, issued) = becomes
-        && (changed.quantity..before.quantity).contains(&issued)
+        && (changed.coupons_max()..before.coupons_max()).contains(&issued)
         && !events.is_empty()
     {
         events.push(sold_out(&changed, cause)?);
@@ -96,9 +96,9 @@ async fn insert_row(
 ) -> Result<Campaign, sqlx::Error> {
     let (expires_at, valid_for) = columns_of(draft.expiry);
     let insert = columns!(
-        "INSERT INTO campaigns (id, shard, name, merchant_id, face_value, currency, quantity, per_user_limit, \
+        "INSERT INTO campaigns (id, shard, name, merchant_id, face_value, currency, quantity, budget, per_user_limit, \
          opens_at, closes_at, coupon_expires_at, coupon_valid_for, settle_on, require_idempotency_key, state) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, 'draft') RETURNING ",
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, 'draft') RETURNING ",
         ""
     );
     sqlx::query_as(insert)
@@ -109,6 +109,7 @@ async fn insert_row(
         .bind(draft.face_value.minor)
         .bind(draft.face_value.currency)
         .bind(draft.quantity)
+        .bind(draft.budget)
         .bind(draft.per_user_limit)
         .bind(draft.opens_at)
         .bind(draft.closes_at)
@@ -130,8 +131,8 @@ async fn save_draft(
     let (expires_at, valid_for) = columns_of(draft.expiry);
     let update = columns!(
         "UPDATE campaigns SET name = $2, merchant_id = $3, face_value = $4, currency = $5, quantity = $6, \
-         per_user_limit = $7, opens_at = $8, closes_at = $9, coupon_expires_at = $10, coupon_valid_for = $11, \
-         settle_on = $12, require_idempotency_key = $13, version = version + 1 WHERE id = $1 RETURNING ",
+         budget = $7, per_user_limit = $8, opens_at = $9, closes_at = $10, coupon_expires_at = $11, \
+         coupon_valid_for = $12, settle_on = $13, require_idempotency_key = $14, version = version + 1 WHERE id = $1 RETURNING ",
         ""
     );
     sqlx::query_as(update)
@@ -141,6 +142,7 @@ async fn save_draft(
         .bind(draft.face_value.minor)
         .bind(draft.face_value.currency)
         .bind(draft.quantity)
+        .bind(draft.budget)
         .bind(draft.per_user_limit)
         .bind(draft.opens_at)
         .bind(draft.closes_at)
@@ -265,7 +267,7 @@ fn event_of(
     about(campaign, kind, data, cause).map(Some)
 }
 
-/// The quantity was lowered to the coupons that are issued.
+/// The quantity or the budget was lowered to the coupons that are issued.
 fn sold_out(campaign: &Campaign, cause: Option<&Cause>) -> Result<NewEvent, ChangeError> {
     let data = serde_json::to_string(&CampaignSoldOut {
         campaign_id: campaign.id,

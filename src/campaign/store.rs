@@ -24,7 +24,7 @@ macro_rules! columns {
     ($before:literal, $behind:literal) => {
         concat!(
             $before,
-            "id, shard, name, merchant_id, face_value, currency, quantity, per_user_limit, opens_at, closes_at, \
+            "id, shard, name, merchant_id, face_value, currency, quantity, budget, per_user_limit, opens_at, closes_at, \
              coupon_expires_at, coupon_valid_for, settle_on, require_idempotency_key, state, version, created_at, closed_at",
             $behind
         )
@@ -71,7 +71,9 @@ impl Counted {
             State::Closed => Some(Refusal::Closed),
             State::Draft | State::Paused => Some(Refusal::NotOpen),
             State::Scheduled | State::Open if self.refuses_for().is_some() => Some(Refusal::NotOpen),
-            State::Scheduled | State::Open => (self.issued >= campaign.quantity).then_some(Refusal::SoldOut),
+            State::Scheduled | State::Open => {
+                (self.issued >= campaign.coupons_max()).then_some(Refusal::SoldOut)
+            }
         }
     }
 
@@ -93,16 +95,27 @@ pub struct Standing {
     pub campaign: Campaign,
     pub issued: i32,
     pub left: i32,
+    /// What the coupons that are issued are worth together, in minor units.
+    pub issued_value: i64,
 }
+
+/// An expression: coupons of a row of `campaigns`, at most. See [`Campaign::coupons_max`].
+macro_rules! coupons_max {
+    () => {
+        "least(quantity, budget / face_value)::integer" // least() passes over NULL
+    };
+}
+
+pub(crate) use coupons_max;
 
 /// Campaigns with their counts.
 macro_rules! standings {
     ($condition:literal) => {
         concat!(
-            columns!(
-                "SELECT ",
-                ", issued, quantity - issued AS \"left\" FROM campaigns CROSS JOIN LATERAL (SELECT "
-            ),
+            columns!("SELECT ", ", issued, "),
+            coupons_max!(),
+            " - issued AS \"left\", issued * face_value AS issued_value \
+             FROM campaigns CROSS JOIN LATERAL (SELECT ",
             issued_of!("campaigns.id"),
             " AS issued) AS counted WHERE ",
             $condition

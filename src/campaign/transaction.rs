@@ -19,13 +19,13 @@ use crate::storage::of_postgres;
 
 /// A request to create or change a campaign.
 #[derive(Clone, Debug)]
-pub struct Request {
+pub struct Request<T = Standing> {
     /// The event about the change names it.
     pub cause: Cause,
     /// With its idempotency key, if it has one.
     pub keyed: Option<Keyed>,
     /// The answer that is kept with the key.
-    pub answer: fn(&Standing) -> Result<Recorded, serde_json::Error>,
+    pub answer: fn(&T) -> Result<Recorded, serde_json::Error>,
 }
 
 /// Creates a draft.
@@ -52,7 +52,7 @@ async fn insert_in(
         return Ok(Once::Replayed(answer));
     }
     let campaign = record::insert(transaction, id, draft, shards, &request.cause).await?;
-    let standing = Standing { left: campaign.quantity, issued: 0, campaign };
+    let standing = Standing { left: campaign.coupons_max(), issued: 0, issued_value: 0, campaign };
     recorded(transaction, request, standing).await
 }
 
@@ -138,9 +138,9 @@ async fn apply(
 }
 
 /// The answer that is kept with the key of a request.
-pub(super) async fn earlier_on(
+pub(super) async fn earlier_on<T>(
     connection: &mut PgConnection,
-    request: &Request,
+    request: &Request<T>,
 ) -> Result<Option<Recorded>, ChangeError> {
     let mut transaction = connection.begin().in_time().await?;
     let earlier = earlier(&mut transaction, request).await;
@@ -163,19 +163,39 @@ async fn ended<T>(
     result
 }
 
-async fn earlier(transaction: &mut PgConnection, request: &Request) -> Result<Option<Recorded>, ChangeError> {
+async fn earlier<T>(
+    transaction: &mut PgConnection,
+    request: &Request<T>,
+) -> Result<Option<Recorded>, ChangeError> {
     match &request.keyed {
         Some(keyed) => Ok(keys::begin(transaction, keyed).await?),
         None => Ok(None),
     }
 }
 
+/// Keeps the answer to a request whose effect is not in Postgres, unless an earlier one has been answered meanwhile.
+pub(super) async fn record_on<T: Clone>(
+    connection: &mut PgConnection,
+    request: &Request<T>,
+    answer: &T,
+) -> Result<Once<T>, ChangeError> {
+    let mut transaction = connection.begin().in_time().await?;
+    let recorded = async {
+        match earlier(&mut transaction, request).await? {
+            Some(answer) => Ok(Once::Replayed(answer)),
+            None => recorded(&mut transaction, request, answer.clone()).await,
+        }
+    };
+    let recorded = recorded.await;
+    ended(transaction, recorded).await
+}
+
 /// Keeps the answer with the key.
-async fn recorded(
+async fn recorded<T>(
     transaction: &mut PgConnection,
-    request: &Request,
-    standing: Standing,
-) -> Result<Once<Standing>, ChangeError> {
+    request: &Request<T>,
+    standing: T,
+) -> Result<Once<T>, ChangeError> {
     if let Some(keyed) = &request.keyed {
         let answer = (request.answer)(&standing).map_err(|error| ChangeError::Refused(error.to_string()))?;
         keys::record(transaction, keyed, &answer).await?;

@@ -46,6 +46,8 @@ pub enum LoadError {
     Database(#[from] sqlx::Error),
     #[error("fill the gate")]
     Gate(#[from] RedisError),
+    #[error("other loaders fill the gate all the time")]
+    Busy,
 }
 
 impl LoadError {
@@ -54,6 +56,7 @@ impl LoadError {
         match self {
             Self::Database(error) => is_away(error),
             Self::Gate(error) => is_outage(error),
+            Self::Busy => false,
         }
     }
 }
@@ -62,8 +65,8 @@ impl LoadError {
 #[derive(Clone, Debug)]
 pub struct Loader {
     queue: mpsc::Sender<CampaignId>,
-    client: Client,
-    source: Source,
+    pub(super) client: Client,
+    pub(super) source: Source,
 }
 
 impl Loader {
@@ -99,13 +102,13 @@ impl Loader {
 
 /// Postgres, for some statements at a time: those who wait have their turns.
 #[derive(Clone, Debug)]
-struct Source {
+pub(super) struct Source {
     pool: Pool,
     turns: Arc<Semaphore>,
 }
 
 impl Source {
-    async fn issued(&self, campaign: CampaignId) -> Result<i32, sqlx::Error> {
+    pub(super) async fn issued(&self, campaign: CampaignId) -> Result<i32, sqlx::Error> {
         let _turn = self.turns.acquire().await;
         prepared!(self.pool, |connection| coupon::store::issued(connection, campaign))
     }
@@ -164,9 +167,11 @@ enum Size {
 
 /// What a load came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Loaded {
-    /// The gate is there, another loader is at work, or there is nothing to load.
+pub(super) enum Loaded {
+    /// The gate is there, or there is nothing to load.
     Done,
+    /// Another loader is at work.
+    ByAnother,
     /// It must wait for a place among the large ones.
     IsLarge,
     /// Redis has lost what was loaded so far, or another loader has taken over.
@@ -212,7 +217,7 @@ impl LoaderWorker {
             Ok(Loaded::IsLarge) => return self.waiting.large.push_back(campaign),
             // Claims that wanted the gate meanwhile relied on this load.
             Ok(Loaded::Superseded) => return self.waiting.small.push_back(campaign),
-            Ok(Loaded::Done) => drop(self.finished.insert(campaign, Instant::now())),
+            Ok(Loaded::Done | Loaded::ByAnother) => drop(self.finished.insert(campaign, Instant::now())),
             Err(error) if error.is_outage() => {
                 tracing::debug!(%campaign, error = &error as &dyn std::error::Error, "the gate was not loaded");
             }
@@ -253,10 +258,14 @@ async fn attempt(client: Client, source: Source, campaign: CampaignId, size: Siz
 }
 
 /// Loads the gate of a campaign. Does nothing when another loader is at work.
-async fn load(seats: &mut Seats, source: &Source, campaign: CampaignId) -> Result<Loaded, LoadError> {
+pub(super) async fn load(
+    seats: &mut Seats,
+    source: &Source,
+    campaign: CampaignId,
+) -> Result<Loaded, LoadError> {
     let token = Ulid::generate();
     if seats.begin_load(campaign, token).await? == LoadStep::Superseded {
-        return Ok(Loaded::Done);
+        return Ok(Loaded::ByAnother);
     }
     failpoint::reached("loader.began").await;
     // Read after `begin`: a coupon that is committed after this read is confirmed after `begin`, so it lands in

@@ -3,7 +3,7 @@
 //! The [`worker`] carries what is asked to Redis and knows nothing of claims: it asks for a
 //! [`Candidate`](candidate::Candidate). The [`loader`] fills a gate from Postgres when Redis has lost it or was
 //! contradicted. The [`sweeper`] repairs what crashes leave behind: it walks along the campaigns (`walk`), settles seats
-//! (`settle`), and compares what a gate holds (`record`, `members`) with Postgres (`repair`).
+//! (`settle`), and compares what a gate holds (`record`, `members`) with Postgres (`repair`). `sync` does so at once for one campaign.
 //!
 //! Redis is one server or a Redis Cluster (`client`, `connection`, `cluster`, `nodes`, `slots`), of which each node has
 //! the gates of some campaigns.
@@ -25,6 +25,7 @@ pub mod seat;
 mod settle;
 mod slots;
 pub mod sweeper;
+mod sync;
 mod together;
 pub(crate) mod walk;
 pub mod worker;

@@ -29,7 +29,7 @@ pub(super) fn values(campaign: &Campaign) -> [String; FIELDS.len()] {
         campaign.state.as_str().to_owned(),
         unix_millis(campaign.opens_at),
         unix_millis(campaign.closes_at),
-        campaign.quantity.to_string(),
+        campaign.coupons_max().to_string(),
         campaign.per_user_limit.to_string(),
         campaign.version.to_string(),
         LEASE.as_millis().to_string(),
@@ -97,7 +97,7 @@ impl Record {
     }
 
     /// For each of [`FIELDS`], in this order.
-    fn differences(&self, campaign: &Campaign) -> impl Iterator<Item = Option<FieldDifference>> {
+    pub(super) fn differences(&self, campaign: &Campaign) -> impl Iterator<Item = Option<FieldDifference>> {
         let pairs = FIELDS.into_iter().zip(values(campaign)).zip(&self.found);
         pairs.map(|((field, expected), found)| {
             (found.as_ref() != Some(&expected)).then(|| FieldDifference {

@@ -17,6 +17,7 @@ use crate::campaign::changes::{Change, ChangeCursor};
 use crate::campaign::draft::DraftBody;
 use crate::campaign::edit::{Edit, EditError};
 use crate::campaign::store::Standing;
+use crate::campaign::synced::Synced;
 use crate::campaign::{self, StateError};
 use crate::cause::Cause;
 use crate::idempotency::{KeyError, Keyed, Once};
@@ -158,6 +159,19 @@ pub(super) async fn close(
     Ok(api.campaigns.close(id, &change(cause, "closeCampaign", id)).await?.into())
 }
 
+/// `POST /v1/campaigns/{id}/sync`
+pub(super) async fn sync(
+    State(api): State<Arc<Api>>,
+    Caller { cause, .. }: Caller,
+    Id(id): Id<CampaignId>,
+    _: NoQuery,
+    _: NoBody,
+) -> Result<Answer<Synced>, Problem> {
+    let keyed = Keyed::of(&cause, "syncCampaign", &id.to_string(), &[]);
+    let request = Request { keyed, answer: recorded_ok, cause };
+    Ok(api.campaigns.sync(id, &request).await?.into())
+}
+
 /// A request without a body to change a campaign.
 fn change(cause: Cause, operation: &str, id: CampaignId) -> Request {
     Request { keyed: Keyed::of(&cause, operation, &id.to_string(), &[]), answer: recorded_ok, cause }
@@ -179,6 +193,7 @@ impl From<ChangeError> for Problem {
             ChangeError::NotAllowed { .. } | ChangeError::Over { .. } => {
                 Self::not_allowed_in_state(&error.to_string())
             }
+            ChangeError::Gate => Self::gate_unavailable(),
             ChangeError::Stale { version } => Self::version_mismatch(version),
             ChangeError::Edit(EditError::Invalid(rejected)) => rejected.into(),
             ChangeError::Edit(EditError::NotEditable { state, fields }) => {

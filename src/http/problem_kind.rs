@@ -198,7 +198,7 @@ kinds! {
         retry: Useless,
     }
     SoldOut: GONE "sold-out" "All coupons are issued" {
-        cause: "The campaign has issued as many coupons as its quantity.",
+        cause: "The campaign has issued as many coupons as its quantity and its budget allow.",
         advice: "Tell the user that no coupon is left. If the member coupon is there, the user has coupons of an earlier \
                  claim: it is the newest one.",
         retry: Useless,

@@ -77,6 +77,7 @@ table! {
         POST "/v1/campaigns/{id}/pause"     Needs(Campaign; Nothing)               Admin  pauseCampaign     campaigns::pause;
         POST "/v1/campaigns/{id}/close"     Needs(Campaign; Nothing)               Admin  closeCampaign     campaigns::close;
         GET  "/v1/campaigns/{id}/changes"   Needs(Read|Campaign; Nothing)          Admin  listChanges       campaigns::changes;
+        POST "/v1/campaigns/{id}/sync"      Needs(Campaign; Nothing)               Admin  syncCampaign      campaigns::sync;
         POST "/v1/campaigns/{id}/coupons"   Needs(Issue; TheirOwn)                 Claims claimCoupon       claim::claim;
         GET  "/v1/coupons"                  Needs(Read; Nothing)                   Reads  findCoupon        coupons::find;
         GET  "/v1/coupons/{id}"             Needs(Read; TheirOwn)                  Reads  showCoupon        coupons::show;

@@ -108,7 +108,8 @@ BEGIN
                WHEN state = 'scheduled' AND id <> ALL (openable) THEN 'not_open'
                WHEN state = 'closed' OR the_time > closes_at + interval '30 seconds' THEN 'closed'
            END),
-           array_agg(state = 'scheduled'), array_agg(per_user_limit), array_agg(quantity),
+           array_agg(state = 'scheduled'), array_agg(per_user_limit),
+           array_agg(least(quantity, budget / face_value)::integer),
            array_agg(coalesce(last_number, 0)), array_agg(expiry), array_agg(merchant_id),
            array_agg('","campaign_id":"' || campaign_keys[c] || '","user_id":'),
            array_agg(format(

@@ -4,6 +4,7 @@
 mod cache;
 mod claim;
 mod holders;
+mod listener;
 pub mod metrics;
 mod refusals;
 pub mod work;
@@ -11,7 +12,6 @@ pub mod work;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures_util::future::BoxFuture;
 use tokio::time::timeout;
 
 use self::cache::Campaigns;
@@ -19,7 +19,6 @@ pub use self::claim::{Asking, Claim, ClaimError, IssueError, Outcome, Verdict};
 use self::claim::{Fate, without_gate};
 use self::metrics::Metrics;
 use self::refusals::Refusals;
-use crate::campaign::change::Listener;
 use crate::campaign::store::{self, Snapshot};
 use crate::campaign::{Campaign, State};
 use crate::cause::Cause;
@@ -270,30 +269,5 @@ impl Issuer {
             Some(Newest { nth, coupon, .. }) if nth >= campaign.per_user_limit => Verdict::Held(coupon),
             fewer => Verdict::Refused(refusal, fewer.map(|newest| newest.coupon)),
         })
-    }
-}
-
-/// The claim path forgets what it knows of the campaign, and the gate is brought up to date.
-impl Listener for Issuer {
-    fn changed<'a>(&'a self, campaign: &'a Campaign) -> BoxFuture<'a, ()> {
-        Box::pin(async {
-            failpoint::reached("campaign.changed").await;
-            self.campaigns.forget(campaign.id);
-            self.refusals.forget(campaign.id);
-            let Err(error) = self.loader.notify(campaign).await else { return };
-            let what = "the gate is not notified of a change: the sweeper will do it";
-            let cause = &error as &dyn std::error::Error;
-            if error.is_outage() {
-                tracing::debug!(campaign = %campaign.id, error = cause, "{what}"); // of which others tell
-            } else {
-                tracing::warn!(campaign = %campaign.id, error = cause, "{what}");
-            }
-        })
-    }
-}
-
-impl Listener for Arc<Issuer> {
-    fn changed<'a>(&'a self, campaign: &'a Campaign) -> BoxFuture<'a, ()> {
-        (**self).changed(campaign)
     }
 }

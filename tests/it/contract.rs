@@ -153,6 +153,10 @@ async fn examples_are_answers_of_the_service() {
     changes.body["changes"][0]["before"] = json!({ "quantity": 1 });
     changes.body["changes"][0]["after"] = json!({ "quantity": 1 });
     is_as_told("GET", "/v1/campaigns/{id}/changes", &changes);
+    let mut synced = api.post(&format!("{all}/{open}/sync"), &json!({})).await;
+    assert_eq!(synced.body["fields"], json!([]), "{synced:?}");
+    synced.body["fields"] = json!([{ "field": "quantity", "found": "1", "expected": "2" }]);
+    is_as_told("POST", "/v1/campaigns/{id}/sync", &synced);
     let paused = api.post(&format!("{all}/{open}/pause"), &json!({})).await;
     is_as_told("POST", "/v1/campaigns/{id}/pause", &paused);
     let closed = api.post(&format!("{campaign}/close"), &json!({})).await;

@@ -52,6 +52,7 @@ async fn every_field_is_changed_in_the_states_of_the_table() {
         ("face_value", json!(7)),
         ("currency", json!("USD")),
         ("quantity", json!(10_001)),
+        ("budget", json!(1_000_000_000)),
         ("per_user_limit", json!(2)),
         ("opens_at", json!("2026-01-01T00:00:00Z")),
         ("closes_at", json!("2098-01-01T00:00:00Z")),
@@ -188,6 +189,67 @@ async fn another_quantity_counts_at_once() {
     let expected =
         ["campaign-opened", "issued", sold, "campaign-changed", "issued", "campaign-changed", sold];
     assert_eq!(kinds, expected);
+    world.balanced().await;
+    world.close().await;
+}
+
+/// A budget counts as a quantity does: in Redis, in Postgres, at every process, and when it is changed.
+#[tokio::test]
+async fn the_smaller_of_quantity_and_budget_is_the_limit() {
+    let world = World::with_processes(&["", "api"]).await;
+    let campaign = world.open_campaign(json!({ "quantity": 10, "face_value": 500, "budget": 1_499 })).await;
+    let before = shown(&world, campaign).await;
+    assert_eq!(
+        (&before["budget"], &before["left"], &before["issued_value"]),
+        (&json!(1_499), &json!(2), &json!(0))
+    );
+    let elsewhere = async |user: &str| {
+        let path = format!("/v1/campaigns/{campaign}/coupons");
+        world.processes[1].http().post(&path, &json!({ "user_id": user })).await
+    };
+    assert_eq!((world.claim(campaign, "alice").await.status, elsewhere("bob").await.status), (201, 201));
+    assert_eq!(
+        (world.claim(campaign, "carol").await.problem(), elsewhere("carol").await.problem()),
+        ("sold-out", "sold-out")
+    );
+    let sold = async || {
+        let events = world.outbox(Shard(0)).await;
+        events.iter().filter(|event| event.kind == "campaign-sold-out").count()
+    };
+    assert_eq!(sold().await, 1);
+    // Postgres knows it too, whatever Redis says.
+    let mut redis = world.redis().await;
+    redis::cmd("HSET")
+        .arg(World::gate(campaign, ""))
+        .arg(&["quantity", "10"])
+        .exec_async(&mut redis)
+        .await
+        .unwrap();
+    assert_eq!(world.claim(campaign, "carol").await.problem(), "sold-out");
+    world.balanced().await;
+
+    let set = async |fields: Value| edit(&world.api(), campaign, fields).await;
+    let refused = set(json!({ "budget": 999, "quantity": 1 })).await;
+    let errors = refused.body["errors"].as_array().unwrap();
+    let named: Vec<&str> = errors.iter().map(|error| error["field"].as_str().unwrap()).collect();
+    assert_eq!((refused.status, named), (422, vec!["quantity", "budget"]), "{refused:?}");
+    for budget in [499, 0, -1, 1_000_000_000_000_000_001_i64] {
+        let refused = set(json!({ "budget": budget })).await;
+        assert_eq!(
+            (refused.status, &refused.body["errors"][0]["field"]),
+            (422, &json!("budget")),
+            "{budget}"
+        );
+    }
+    let raised = set(json!({ "budget": 1_500 })).await;
+    assert_eq!((&raised.body["left"], &raised.body["issued_value"]), (&json!(1), &json!(1_000)));
+    assert_eq!(elsewhere("carol").await.status, 201);
+    assert_eq!(world.claim(campaign, "dave").await.problem(), "sold-out");
+    assert_eq!(set(json!({ "budget": 1_000_000 })).await.body["left"], 7);
+    assert_eq!(world.claim(campaign, "dave").await.status, 201);
+    assert_eq!(set(json!({ "budget": 2_000 })).await.body["left"], 0);
+    assert_eq!(elsewhere("erin").await.problem(), "sold-out");
+    assert_eq!(sold().await, 3, "at the second, the third, and when the budget came down to the fourth");
     world.balanced().await;
     world.close().await;
 }

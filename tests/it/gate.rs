@@ -166,6 +166,7 @@ fn campaign() -> Campaign {
         merchant_id: MerchantId::parse("merchant-1".to_owned()).unwrap(),
         face_value: Money { minor: 500, currency: "EUR".parse().unwrap() },
         quantity: 10,
+        budget: None,
         per_user_limit: 1,
         opens_at: now - time::Duration::HOUR,
         closes_at: now + time::Duration::HOUR,

@@ -65,6 +65,7 @@ mod several;
 mod situations;
 mod startup;
 mod subscriber;
+mod syncing;
 mod tidy;
 mod tls;
 mod tokens;

@@ -14,7 +14,7 @@ use crate::users::signing::by_secret;
 /// answers to an end user about what is theirs and what is another's, if it is for end users.
 type Row = (&'static str, &'static [&'static str], Option<(u16, u16)>);
 
-const RIGHTS: [Row; 20] = [
+const RIGHTS: [Row; 21] = [
     ("live", &[], None),
     ("showDocs", &[], None),
     ("listProblems", &[], None),
@@ -31,6 +31,7 @@ const RIGHTS: [Row; 20] = [
     ("pauseCampaign", &["admin", "campaign"], None),
     ("closeCampaign", &["admin", "campaign"], None),
     ("listChanges", &["admin", "campaign", "read"], None),
+    ("syncCampaign", &["admin", "campaign"], None),
     // 409: the user has got the coupon before.
     ("claimCoupon", &["admin", "issue"], Some((409, 403))),
     ("findCoupon", &["admin", "read"], None),

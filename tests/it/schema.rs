@@ -58,6 +58,7 @@ const HISTORY: [(&str, &[&str]); 13] = [
         &[
             "62c38c9f79317a3a8d3c0bdde7e0fb2e732a8743f0df59698372b44773c90365",
             "3dba1ba5296cf8b21534fca164ac7e49c1d01492d223366efe96504c235ef490",
+            "e503366d9c070d4ef15e2e6a05984218be735955658d132f71e3a2bfae763c8f",
         ],
     ),
     ("outbox_add_partitions", &["e7ff4e1fd5f14a71a83d5876a3224be77feedd7942c7c53765e44ac59a9f47db"]),

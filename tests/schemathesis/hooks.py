@@ -20,6 +20,7 @@ RULES = {
     "face_value",
     "currency",
     "quantity",
+    "budget",
     "per_user_limit",
     "opens_at",
     "closes_at",

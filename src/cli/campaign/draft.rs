@@ -50,6 +50,9 @@ pub(super) struct DraftArgs {
     /// Coupons in all, up to 10,000,000.
     #[arg(long, allow_negative_numbers = true)]
     quantity: Option<i64>,
+    /// What all coupons may be worth together, in minor units; without it the quantity alone is the limit.
+    #[arg(long, value_name = "MINOR_UNITS", allow_negative_numbers = true)]
+    budget: Option<i64>,
     /// Coupons of one user, 1 to 10; 1 if a new campaign does not say.
     #[arg(long, allow_negative_numbers = true)]
     per_user_limit: Option<i64>,
@@ -109,6 +112,7 @@ impl DraftArgs {
             ("face_value", self.face_value.map(Value::from)),
             ("currency", self.currency.map(Value::from)),
             ("quantity", self.quantity.map(Value::from)),
+            ("budget", self.budget.map(Value::from)),
             ("per_user_limit", self.per_user_limit.map(Value::from)),
             ("opens_at", self.opens_at.map(Value::from)),
             ("closes_at", self.closes_at.map(Value::from)),

@@ -20,11 +20,12 @@ use crate::page::PAGE_MAX;
 
 /// Fields of a campaign: those of a list, and those that come first where all are shown.
 const COLUMNS: [&str; 7] = ["id", "name", "state", "quantity", "issued", "left", "closes_at"];
-const FIRST: [&str; 12] = [
+const FIRST: [&str; 13] = [
     "id",
     "name",
     "state",
     "quantity",
+    "budget",
     "issued",
     "left",
     "per_user_limit",
@@ -99,6 +100,12 @@ enum CampaignAction {
     },
     /// Stop the claims of an open campaign, until it is opened again. Example: coupon campaign pause 01M7WFKG18ZXF910ZZ3NJPGCJX
     Pause {
+        id: CampaignId,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Compare the seats of a campaign in Redis with Postgres, and load them again. Example: coupon campaign sync 01M7WFKG18ZXF910ZZ3NJPGCJX
+    Sync {
         id: CampaignId,
         #[command(flatten)]
         output: Output,
@@ -178,6 +185,10 @@ pub(super) async fn run(Arguments { action, .. }: Arguments, client: &Client) ->
         }
         CampaignAction::Pause { id, output } => {
             output.object(&client.post(&format!("/v1/campaigns/{id}/pause"), None).await?, &FIRST)?;
+        }
+        CampaignAction::Sync { id, output } => {
+            let synced = client.post(&format!("/v1/campaigns/{id}/sync"), None).await?;
+            output.object(&synced, &["issued", "before", "after", "fields"])?;
         }
         CampaignAction::Close { id, confirmation, output } => {
             return close(client, id, confirmation, output).await;

@@ -119,7 +119,7 @@ impl Looker {
             let (at, counts) = before.as_ref()?;
             Some(f64::from(issued - counts.get(&id)?) / (now - *at).as_secs_f64())
         };
-        let campaigns = campaigns.into_iter().map(|store::Standing { campaign, issued, left }| {
+        let campaigns = campaigns.into_iter().map(|store::Standing { campaign, issued, left, .. }| {
             let issued_per_s = rate(campaign.id, issued);
             CampaignStatus {
                 id: campaign.id,

@@ -18,6 +18,8 @@ pub(super) struct NewCampaign {
     /// A code of ISO 4217.
     currency: String,
     quantity: i64,
+    /// What all coupons may be worth together, in minor units, at least `face_value`; without it `quantity` alone is the limit.
+    budget: Option<i64>,
     /// Coupons of a user, at most; at most `quantity`; 1 if it is missing.
     #[schema(required = false)]
     per_user_limit: i64,
@@ -52,6 +54,8 @@ pub(super) struct CampaignEdit {
     currency: Option<String>,
     /// At least as many as coupons are issued.
     quantity: Option<i64>,
+    /// At least what the coupons that are issued are worth.
+    budget: Option<i64>,
     /// Coupons of a user, at most; at most `quantity`.
     per_user_limit: Option<i64>,
     #[schema(format = DateTime)]

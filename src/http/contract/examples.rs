@@ -20,7 +20,7 @@ pub(super) fn of(schema: &str) -> Value {
             "currency": "EUR", "quantity": 100, "per_user_limit": 1, "opens_at": "2026-11-27T18:00:00Z",
             "closes_at": "2099-11-28T00:00:00Z", "coupon_valid_for": "P30D", "settle_on": "redeem",
             "require_idempotency_key": false, "state": "open", "version": 2,
-            "created_at": "2026-11-27T12:00:00.5Z", "issued": 1, "left": 99,
+            "created_at": "2026-11-27T12:00:00.5Z", "issued": 1, "left": 99, "issued_value": 500,
         }),
         "CampaignPage" => json!({ "campaigns": [of("Campaign")], "next": null }),
         "ChangePage" => json!({
@@ -29,6 +29,10 @@ pub(super) fn of(schema: &str) -> Value {
                 "request_id": REQUEST_ID, "before": { "quantity": 100 }, "after": { "quantity": 200 },
             }],
             "next": null,
+        }),
+        "Sync" => json!({
+            "fields": [{ "field": "quantity", "found": "90", "expected": "100" }], "issued": 12,
+            "before": { "taken": 11, "pending": 0 }, "after": { "taken": 13, "pending": 1 },
         }),
         "Coupon" => json!({
             "id": "01M7WFKGE14NWN561KVXBYTJTY", "campaign_id": "01M7WFKGE14NWN561KVXBYTJTX",

@@ -40,7 +40,7 @@ const fn plain(id: &'static str, summary: &'static str, answers: &'static [Answe
 }
 
 /// Every operation, in the order of the table of routes.
-pub(super) static OPERATIONS: [Operation; 20] = [
+pub(super) static OPERATIONS: [Operation; 21] = [
     plain(
         "live",
         "Says that the process runs",
@@ -146,6 +146,15 @@ pub(super) static OPERATIONS: [Operation; 20] = [
             "listChanges",
             "Lists what was changed of a campaign, by whom and when, the newest first",
             &[Answer(200, Content::Json("ChangePage"))],
+        )
+    },
+    Operation {
+        body: Some("Nothing"),
+        problems: &[ProblemKind::GateUnavailable],
+        ..plain(
+            "syncCampaign",
+            "Compares the seats of a campaign in Redis with Postgres, and loads them again",
+            &[Answer(200, Content::Json("Sync"))],
         )
     },
     Operation {

@@ -29,6 +29,9 @@ pub(super) fn all() -> Map<String, Value> {
     add::<State>(&mut schemas);
     add::<SettleOn>(&mut schemas);
     add::<CampaignPage>(&mut schemas);
+    add::<Sync>(&mut schemas);
+    add::<SyncedField>(&mut schemas);
+    add::<GateSeats>(&mut schemas);
     add::<Change>(&mut schemas);
     add::<ChangePage>(&mut schemas);
     add::<Coupon>(&mut schemas);
@@ -88,6 +91,7 @@ fn limits() -> Vec<(&'static str, &'static str, Value)> {
         ("face_value", face_value),
         ("currency", json!({ "pattern": CURRENCY_PATTERN })),
         ("quantity", up_to(QUANTITY_MAX)),
+        ("budget", up_to(TOTAL_VALUE_MAX)),
         ("per_user_limit", up_to(PER_USER_LIMIT_MAX)),
         ("coupon_valid_for", json!({ "description": duration })),
     ];
@@ -111,6 +115,9 @@ struct Campaign {
     face_value: i64,
     currency: String,
     quantity: i32,
+    /// What all coupons may be worth together, in minor units; missing if `quantity` alone is the limit.
+    #[schema(nullable = false)]
+    budget: Option<i64>,
     per_user_limit: i32,
     #[schema(format = DateTime)]
     opens_at: String,
@@ -129,8 +136,10 @@ struct Campaign {
     created_at: String,
     /// Coupons issued.
     issued: i32,
-    /// The quantity less the coupons issued.
+    /// The quantity, or the coupons that the budget pays for if they are fewer, less the coupons issued.
     left: i32,
+    /// What the coupons issued are worth together, in minor units.
+    issued_value: i64,
 }
 
 /// A page of campaigns, the newest first.
@@ -144,6 +153,40 @@ struct CampaignPage {
     /// service, whose log has the reason. Missing if there are none.
     #[schema(nullable = false)]
     unreadable: Option<Vec<String>>,
+}
+
+/// What Redis had wrong of a campaign, before it was loaded again.
+#[derive(ToSchema)]
+struct Sync {
+    /// Fields that differed.
+    fields: Vec<SyncedField>,
+    /// Coupons that are issued.
+    issued: i32,
+    /// The seats before; null if Redis did not have the campaign.
+    #[schema(required = true)]
+    before: Option<GateSeats>,
+    /// The seats since; null if the campaign has been over for more than a day.
+    #[schema(required = true)]
+    after: Option<GateSeats>,
+}
+
+/// A field that differed.
+#[derive(ToSchema)]
+struct SyncedField {
+    field: String,
+    /// Null if Redis had no such field.
+    #[schema(required = true)]
+    found: Option<String>,
+    expected: String,
+}
+
+/// Seats in Redis.
+#[derive(ToSchema)]
+struct GateSeats {
+    /// Those that are pending included.
+    taken: i64,
+    /// Whose coupons are not confirmed yet.
+    pending: i64,
 }
 
 /// A change of a campaign.

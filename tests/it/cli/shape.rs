@@ -29,7 +29,7 @@ const SILENT: [(&str, &str); 7] = [
 ];
 
 /// Calls of every other command, in this order. Words in capital letters stand for ids.
-const CALLS: [(&str, Shape); 28] = [
+const CALLS: [(&str, Shape); 29] = [
     (
         "campaign create --name x --merchant m --face-value 1 --currency EUR --quantity 1 --opens-at \
          2026-01-01T00:00:00Z --closes-at 2099-01-01T00:00:00Z --coupon-valid-for P1D",
@@ -60,6 +60,7 @@ const CALLS: [(&str, Shape); 28] = [
     ("status", Object),
     ("campaign edit CAMPAIGN --quantity 9", Object),
     ("campaign changes CAMPAIGN", List),
+    ("campaign sync CAMPAIGN", Object),
     ("campaign pause CAMPAIGN", Object),
     ("campaign close CAMPAIGN --yes", Object),
 ];

@@ -70,6 +70,7 @@ const LAYERS: [(&str, &[&str]); 2] = [
             "recovery",
             "leadership",
             "feed",
+            "messages",
             "dead",
             "follow_up",
             "projection",

@@ -148,6 +148,7 @@ async fn a_user_sees_campaigns_that_are_no_drafts_and_changes_none() {
         (Method::POST, format!("/v1/campaigns/{draft_id}/open"), json!(null)),
         (Method::PATCH, format!("/v1/campaigns/{open}"), json!({ "quantity": 9 })),
         (Method::GET, format!("/v1/campaigns/{open}/changes"), json!(null)),
+        (Method::POST, format!("/v1/campaigns/{open}/sync"), json!(null)),
         (Method::POST, format!("/v1/campaigns/{open}/pause"), json!(null)),
         (Method::POST, format!("/v1/campaigns/{open}/close"), json!(null)),
     ] {
