@@ -265,7 +265,7 @@ async fn a_quantity_that_sinks_in_a_rush_is_kept() {
     let mut lowered = 0;
     while !rush.is_finished() && lowered < 40 {
         let issued = shown(&world, campaign).await["issued"].as_i64().unwrap();
-        let wanted = (issued + 40).min(quantity - 1);
+        let wanted = (issued + 10).min(quantity - 1);
         let edited = edit(&world.api(), campaign, json!({ "quantity": wanted })).await;
         match edited.status {
             200 => {
