@@ -1,5 +1,6 @@
-//! A campaign: which coupons are given, how many, how many to one user, and when. Here are its rules; [`store`] has
-//! its rows, [`change`] changes it, and [`clock`] does so when its time has come.
+//! A campaign: which coupons are given, how many, how many to one user, and when. Here are its rules; [`store`] reads
+//! its rows. [`change`] changes it for those who ask, and [`clock`] when its time has come; both write through `record`,
+//! which also keeps the log that [`changes`] shows.
 
 pub mod change;
 pub mod changes;

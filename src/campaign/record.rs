@@ -5,9 +5,10 @@
 use outbox_relay::NewEvent;
 use outbox_relay::in_time::InTime as _;
 use serde_json::{Map, Value};
-use sqlx::PgConnection;
+use sqlx::postgres::PgArguments;
+use sqlx::query::QueryAs;
 use sqlx::types::Json;
-use time::OffsetDateTime;
+use sqlx::{PgConnection, Postgres};
 use ulid::Ulid;
 
 use super::draft::Draft;
@@ -94,32 +95,13 @@ async fn insert_row(
     draft: &Draft,
     shards: i16,
 ) -> Result<Campaign, sqlx::Error> {
-    let (expires_at, valid_for) = columns_of(draft.expiry);
     let insert = columns!(
-        "INSERT INTO campaigns (id, shard, name, merchant_id, face_value, currency, quantity, budget, per_user_limit, \
-         opens_at, closes_at, coupon_expires_at, coupon_valid_for, settle_on, require_idempotency_key, state) \
+        "INSERT INTO campaigns (id, name, merchant_id, face_value, currency, quantity, budget, per_user_limit, opens_at, \
+         closes_at, coupon_expires_at, coupon_valid_for, settle_on, require_idempotency_key, shard, state) \
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, 'draft') RETURNING ",
         ""
     );
-    sqlx::query_as(insert)
-        .bind(id)
-        .bind(id.shard(shards).0)
-        .bind(&draft.name)
-        .bind(&draft.merchant_id)
-        .bind(draft.face_value.minor)
-        .bind(draft.face_value.currency)
-        .bind(draft.quantity)
-        .bind(draft.budget)
-        .bind(draft.per_user_limit)
-        .bind(draft.opens_at)
-        .bind(draft.closes_at)
-        .bind(expires_at)
-        .bind(valid_for)
-        .bind(draft.settle_on)
-        .bind(draft.require_idempotency_key)
-        .fetch_one(connection)
-        .in_time()
-        .await
+    with_fields(insert, id, draft).bind(id.shard(shards).0).fetch_one(connection).in_time().await
 }
 
 /// Saves the fields of a campaign that it was created with, as its next version.
@@ -128,14 +110,27 @@ async fn save_draft(
     id: CampaignId,
     draft: &Draft,
 ) -> Result<Campaign, sqlx::Error> {
-    let (expires_at, valid_for) = columns_of(draft.expiry);
     let update = columns!(
         "UPDATE campaigns SET name = $2, merchant_id = $3, face_value = $4, currency = $5, quantity = $6, \
          budget = $7, per_user_limit = $8, opens_at = $9, closes_at = $10, coupon_expires_at = $11, \
-         coupon_valid_for = $12, settle_on = $13, require_idempotency_key = $14, version = version + 1 WHERE id = $1 RETURNING ",
+         coupon_valid_for = $12, settle_on = $13, require_idempotency_key = $14, version = version + 1 \
+         WHERE id = $1 RETURNING ",
         ""
     );
-    sqlx::query_as(update)
+    with_fields(update, id, draft).fetch_one(transaction).in_time().await
+}
+
+/// A statement with the id as its first parameter, and the fields of a draft as those that follow.
+fn with_fields<'q>(
+    statement: &'q str,
+    id: CampaignId,
+    draft: &'q Draft,
+) -> QueryAs<'q, Postgres, Campaign, PgArguments> {
+    let (expires_at, valid_for) = match draft.expiry {
+        Expiry::At(time) => (Some(time), None),
+        Expiry::After(duration) => (None, Some(duration.as_secs().cast_signed())),
+    };
+    sqlx::query_as(statement)
         .bind(id)
         .bind(&draft.name)
         .bind(&draft.merchant_id)
@@ -150,17 +145,6 @@ async fn save_draft(
         .bind(valid_for)
         .bind(draft.settle_on)
         .bind(draft.require_idempotency_key)
-        .fetch_one(transaction)
-        .in_time()
-        .await
-}
-
-/// The columns `coupon_expires_at` and `coupon_valid_for`.
-fn columns_of(expiry: Expiry) -> (Option<OffsetDateTime>, Option<i64>) {
-    match expiry {
-        Expiry::At(time) => (Some(time), None),
-        Expiry::After(duration) => (None, Some(duration.as_secs().cast_signed())),
-    }
 }
 
 /// Saves the state of a campaign, as its next version.
