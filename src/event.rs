@@ -109,6 +109,10 @@ pub struct CampaignChanged<'a> {
     pub name: Cow<'a, str>,
     #[schemars(range(min = 1))]
     pub quantity: i32,
+    /// What all coupons may be worth together, in minor units of the currency; missing if the quantity alone is the limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1), with = "i64")]
+    pub budget: Option<i64>,
     #[schemars(range(min = 1))]
     pub per_user_limit: i32,
     #[serde(with = "time::serde::rfc3339")]
@@ -138,6 +142,7 @@ pub struct CampaignSoldOut<'a> {
     pub campaign_id: CampaignId,
     #[serde(borrow)]
     pub merchant_id: Cow<'a, str>,
+    /// Coupons that are issued.
     #[schemars(range(min = 1))]
     pub quantity: i32,
 }

@@ -48,7 +48,7 @@ pub(super) static MESSAGES: [Message; KINDS.len()] = [
     Message {
         kind: CAMPAIGN_SOLD_OUT,
         operation: "publishCampaignSoldOut",
-        summary: "The last coupon is issued, or the quantity was lowered to the coupons that are.",
+        summary: "The last coupon is issued, or quantity or budget were lowered to the coupons that are.",
         data: SchemaGenerator::into_root_schema_for::<CampaignSoldOut<'static>>,
         example: || json!({ "campaign_id": CAMPAIGN, "merchant_id": "shop-7", "quantity": 100 }),
     },
@@ -59,7 +59,7 @@ pub(super) static MESSAGES: [Message; KINDS.len()] = [
         data: SchemaGenerator::into_root_schema_for::<CampaignChanged<'static>>,
         example: || {
             json!({
-                "campaign_id": CAMPAIGN, "merchant_id": "shop-7", "name": "Friday", "quantity": 100, "per_user_limit": 1,
+                "campaign_id": CAMPAIGN, "merchant_id": "shop-7", "name": "Friday", "quantity": 100, "budget": 50_000, "per_user_limit": 1,
                 "opens_at": "2026-11-27T18:00:00Z", "closes_at": "2026-11-28T00:00:00Z", "state": "paused", "version": 3,
             })
         },

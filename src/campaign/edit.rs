@@ -4,6 +4,7 @@ use time::OffsetDateTime;
 
 use super::draft::{Draft, DraftBody};
 use super::duration::format_duration;
+use super::store::TAKEN_BEFORE_OPENING;
 use super::{Campaign, Expiry, SettleOn, State};
 use crate::ids::FieldProblem;
 use crate::json::{Object, Rejected};
@@ -135,7 +136,9 @@ impl Edit {
         issued: i32,
         now: OffsetDateTime,
     ) -> Result<Option<Draft>, EditError> {
-        let state = campaign.state.due(campaign.opens_at, campaign.closes_at, now);
+        // From then on a claim may be on its way whose seat was given by the fields as they are.
+        let counts_as_open_from = campaign.opens_at - TAKEN_BEFORE_OPENING;
+        let state = campaign.state.due(counts_as_open_from, campaign.closes_at, now);
         let keeps = |fields: Vec<&'static str>| Err(EditError::NotEditable { state, fields });
         if state == State::Closed {
             return if self.given.is_empty() { Ok(None) } else { keeps(self.given.clone()) };

@@ -234,6 +234,7 @@ fn event_of(
             merchant_id: campaign.merchant_id.as_str().into(),
             name: campaign.name.as_str().into(),
             quantity: campaign.quantity,
+            budget: campaign.budget,
             per_user_limit: campaign.per_user_limit,
             opens_at: campaign.opens_at,
             closes_at: campaign.closes_at,
@@ -256,7 +257,7 @@ fn sold_out(campaign: &Campaign, cause: Option<&Cause>) -> Result<NewEvent, Chan
     let data = serde_json::to_string(&CampaignSoldOut {
         campaign_id: campaign.id,
         merchant_id: campaign.merchant_id.as_str().into(),
-        quantity: campaign.quantity,
+        quantity: campaign.coupons_max(),
     });
     about(campaign, event::CAMPAIGN_SOLD_OUT, data, cause)
 }

@@ -51,7 +51,7 @@ impl Snapshot {
 }
 
 /// How long before `opens_at` Postgres begins to take claims, as clocks differ: see `issue_batch_2()`.
-const TAKEN_BEFORE_OPENING: time::Duration = time::Duration::seconds(5);
+pub(super) const TAKEN_BEFORE_OPENING: time::Duration = time::Duration::seconds(5);
 
 /// A campaign at a moment, with the number of its coupons.
 #[derive(Debug, FromRow)]

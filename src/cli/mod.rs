@@ -71,7 +71,7 @@ enum Command {
     /// Starts Postgres, Redis and NATS on free ports, lets users claim coupons over HTTP, and audits. Everything is gone
     /// afterwards, unless --data names a folder. The programs are those on the PATH or in Debian's folders, or those that `POSTGRES`, `REDIS_SERVER` and `NATS_SERVER` name.
     Demo(demo::Arguments),
-    /// Create, list, show, open and close campaigns through the API. Example: coupon campaign list
+    /// Create, list, show, edit, open, pause, sync and close campaigns through the API. Example: coupon campaign list
     Campaign(campaign::Arguments),
     /// Show one coupon, through the API. Example: coupon show 01M7WFKGE14NWN561KVXBYTJTY
     Show(coupon::ShowArguments),

@@ -223,8 +223,8 @@ fn expected(headers: &HeaderMap) -> Result<Expected, Problem> {
 
 /// A version in quotation marks. None of a campaign is 0.
 fn version(text: &str) -> Option<i32> {
-    let tag = text.trim().strip_prefix('"')?.strip_suffix('"')?;
-    Some(tag.parse().unwrap_or_default())
+    let tag = text.trim().strip_prefix('"')?.strip_suffix('"').filter(|tag| !tag.contains('"'))?;
+    Some(tag.parse().ok().filter(|version: &i32| version.to_string() == tag).unwrap_or_default())
 }
 
 /// What the headers say against JSON in UTF-8.

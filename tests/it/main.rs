@@ -11,6 +11,7 @@ mod audit;
 mod auditor;
 mod bodies;
 mod campaigns;
+mod changes;
 mod claims;
 mod cli;
 mod cluster;

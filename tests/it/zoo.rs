@@ -65,7 +65,7 @@ const ZOO: [(&str, &str); 42] = [
     ),
     // Changes of campaigns.
     ("budget-off-by-one", "editing::the_smaller_of_quantity_and_budget_is_the_limit"),
-    ("edit-counts-without-the-lock", "editing::a_quantity_that_sinks_in_a_rush_is_kept"),
+    ("edit-counts-without-the-lock", "editing::an_edit_counts_the_coupons_that_were_asked_for_before_it"),
     // Callers.
     (
         "idempotency-keys-are-not-written",

@@ -53,7 +53,7 @@ pub(super) struct DraftArgs {
     /// What all coupons may be worth together, in minor units; without it the quantity alone is the limit.
     #[arg(long, value_name = "MINOR_UNITS", allow_negative_numbers = true)]
     budget: Option<i64>,
-    /// Coupons of one user, 1 to 10; 1 if a new campaign does not say.
+    /// Coupons of one user, 1 to 10; in a new campaign 1 if not given.
     #[arg(long, allow_negative_numbers = true)]
     per_user_limit: Option<i64>,
     /// Claims are taken from this time on, such as 2026-11-27T18:00:00Z.
@@ -68,12 +68,12 @@ pub(super) struct DraftArgs {
     /// Each coupon expires after this time, as ISO 8601 duration such as P30D.
     #[arg(long, value_name = "DURATION")]
     coupon_valid_for: Option<String>,
-    /// The event that counts for the merchant: issue or redeem; redeem if a new campaign does not say.
+    /// The event that counts for the merchant: issue or redeem; in a new campaign redeem if not given.
     #[arg(long, value_parser = ["issue", "redeem"])]
     settle_on: Option<String>,
     /// Refuse claims without an idempotency key: sensible where --per-user-limit is above 1.
-    #[arg(long)]
-    require_idempotency_key: bool,
+    #[arg(long, value_name = "BOOLEAN", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    require_idempotency_key: Option<bool>,
 }
 
 impl DraftArgs {
@@ -119,7 +119,7 @@ impl DraftArgs {
             ("coupon_expires_at", self.coupon_expires_at.map(Value::from)),
             ("coupon_valid_for", self.coupon_valid_for.map(Value::from)),
             ("settle_on", self.settle_on.map(Value::from)),
-            ("require_idempotency_key", self.require_idempotency_key.then_some(true.into())),
+            ("require_idempotency_key", self.require_idempotency_key.map(Value::from)),
         ];
         let given = given.into_iter().filter_map(|(field, value)| Some((field.to_owned(), value?)));
         let mut fields = self.document.map_or_else(|| Ok(Map::new()), Document::read)?;

@@ -83,6 +83,7 @@ enum CampaignAction {
     },
     /// Change fields of a campaign, as far as its state allows. Example: coupon campaign edit 01M7WFKG18ZXF910ZZ3NJPGCJX --quantity 200
     Edit {
+        /// The campaign.
         id: CampaignId,
         #[command(flatten)]
         draft: Box<DraftArgs>,

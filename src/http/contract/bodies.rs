@@ -54,7 +54,7 @@ pub(super) struct CampaignEdit {
     currency: Option<String>,
     /// At least as many as coupons are issued.
     quantity: Option<i64>,
-    /// At least what the coupons that are issued are worth.
+    /// At least `face_value`, and what the coupons that are issued are worth.
     budget: Option<i64>,
     /// Coupons of a user, at most; at most `quantity`.
     per_user_limit: Option<i64>,

@@ -111,7 +111,7 @@ async fn every_metric_is_told() {
 #[tokio::test]
 async fn every_event_is_told() {
     let world = World::start().await;
-    let campaign = world.open_campaign(json!({ "quantity": 1 })).await;
+    let campaign = world.open_campaign(json!({ "quantity": 1, "budget": 500 })).await;
     world.claim(campaign, "alice").await;
     for change in ["pause", "close"] {
         world.api().post(&format!("/v1/campaigns/{campaign}/{change}"), &Value::Null).await;
