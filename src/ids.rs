@@ -1,5 +1,5 @@
 //! Identities, each a type of its own: ULIDs that this service gives ([`CampaignId`], [`CouponId`], [`TokenId`]) and
-//! names that callers bring along ([`UserId`], [`MerchantId`]); and what is wrong with a field.
+//! names that callers bring along ([`UserId`], [`MerchantId`], [`OrderRef`]); and what is wrong with a field.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -30,7 +30,7 @@ pub const ULID_PATTERN: &str = "^[0-7][0-9A-HJKMNP-TV-Z]{25}$";
 #[error("must be a ULID")]
 pub struct UlidError;
 
-/// The text cannot be the name of a user or a merchant.
+/// The text cannot be the name of a user, a merchant or an order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("must be 1 to 64 visible ASCII characters, and neither . nor ..")]
 pub struct ExternalIdError;
@@ -205,6 +205,11 @@ external_id! {
 external_id! {
     /// A merchant, as the caller names it: 1 to 64 visible ASCII characters, and neither `.` nor `..`. Cheap to clone.
     MerchantId
+}
+
+external_id! {
+    /// An order, as the merchant names it: 1 to 64 visible ASCII characters, and neither `.` nor `..`. Cheap to clone.
+    OrderRef
 }
 
 impl CampaignId {

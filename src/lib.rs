@@ -6,6 +6,7 @@
 //!
 //! * [`http`]: routes, and everything that is refused.
 //! * [`issue`]: the use case: the gate admits, the writer writes, the sweeper tidies up.
+//! * [`lifecycle`]: what becomes of a coupon afterwards: it is redeemed, restored, cancelled, or expires.
 //! * [`campaign`], [`coupon`]: what it is about: rules, and rows.
 //! * [`cause`], [`identity`]: the request behind what happens, and its principal.
 //! * [`limits`]: how many requests a caller may send.
@@ -43,6 +44,7 @@ pub mod ids;
 pub mod issue;
 pub mod json;
 pub mod jwk;
+pub mod lifecycle;
 pub mod limits;
 mod lookup;
 pub mod money;

@@ -12,6 +12,7 @@ use crate::deployment::{self, DeploymentError};
 
 /// The functions of this program, beside those of the outbox.
 pub const FUNCTIONS: &[Function] = &[
+    Function { name: "change_coupons", revision: 1, text: include_str!("lifecycle/change_coupons.sql") },
     Function {
         name: "idempotency_remove_old",
         revision: 1,
@@ -23,7 +24,7 @@ pub const FUNCTIONS: &[Function] = &[
         text: include_str!("idempotency/idempotency_slot.sql"),
     },
     Function { name: "issue_batch", revision: 5, text: include_str!("issue/issue_batch.sql") },
-    Function { name: "issue_batch_2", revision: 3, text: include_str!("issue/issue_batch_2.sql") },
+    Function { name: "issue_batch_2", revision: 4, text: include_str!("issue/issue_batch_2.sql") },
 ];
 
 /// Why a process does not start on a database.

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::str::FromStr;
 
-use outbox_relay::event::{Event, NewEvent};
+use outbox_relay::event::Event;
 use outbox_relay::projection::{ApplyError, Applying, Projection};
 use serde::Serialize;
 use sqlx::{FromRow, PgConnection};
@@ -30,16 +30,23 @@ impl Projection for Wallet {
     }
 
     fn tables(&self) -> &'static [&'static str] {
-        &["wallet"]
+        &["wallet", "wallet_changes"]
     }
 
     fn apply<'a>(&'a self, transaction: &'a mut PgConnection, events: &'a [Event]) -> Applying<'a> {
-        Box::pin(insert(transaction, events))
+        Box::pin(async {
+            insert_issues(transaction, events).await?;
+            insert_changes(transaction, events).await?;
+            Ok(Vec::new())
+        })
     }
 }
 
-async fn insert(transaction: &mut PgConnection, events: &[Event]) -> Result<Vec<NewEvent>, ApplyError> {
+async fn insert_issues(transaction: &mut PgConnection, events: &[Event]) -> Result<(), ApplyError> {
     let issues = event::issues(events)?;
+    if issues.is_empty() {
+        return Ok(());
+    }
     // unnest() in FROM would first copy every element into a tuplestore.
     sqlx::query(
             "INSERT INTO wallet (user_id, coupon_id, campaign_id, number, face_value, currency, issued_at, expires_at, state) \
@@ -56,7 +63,26 @@ async fn insert(transaction: &mut PgConnection, events: &[Event]) -> Result<Vec<
         .bind(issues.iter().map(|(_, e)| e.expires_at).collect::<Vec<_>>())
         .execute(transaction)
         .await?;
-    Ok(Vec::new())
+    Ok(())
+}
+
+async fn insert_changes(transaction: &mut PgConnection, events: &[Event]) -> Result<(), ApplyError> {
+    let changes = event::changes(events)?;
+    if changes.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(
+        "INSERT INTO wallet_changes (coupon_id, nth, kind, campaign_id, at) \
+         SELECT unnest($1::uuid[]), unnest($2::int[]), unnest($3::text[]), unnest($4::uuid[]), unnest($5::timestamptz[])",
+    )
+    .bind(changes.iter().map(|(_, change)| change.data.coupon_id).collect::<Vec<_>>())
+    .bind(changes.iter().map(|(_, change)| change.data.nth).collect::<Vec<_>>())
+    .bind(changes.iter().map(|(_, change)| change.kind).collect::<Vec<_>>())
+    .bind(changes.iter().map(|(_, change)| change.data.campaign_id).collect::<Vec<_>>())
+    .bind(changes.iter().map(|(_, change)| change.data.at).collect::<Vec<_>>())
+    .execute(transaction)
+    .await?;
+    Ok(())
 }
 
 /// A coupon in a user's wallet.
@@ -167,7 +193,7 @@ impl Lookup for Pages {
                  SELECT coupon_id, campaign_id, number, face_value, currency, shown AS state, issued_at, expires_at, \
                         shown = 'issued' AS usable \
                  FROM wallet CROSS JOIN LATERAL (SELECT ",
-            shown_state!(),
+            shown_state!("wallet_changes", "wallet.coupon_id"),
             " AS shown) AS at_this_moment \
                  WHERE user_id = a_user AND (before IS NULL OR coupon_id < before) \
                    AND (word IS NULL OR shown = CASE WHEN word = 'usable' THEN 'issued' ELSE word END) \

@@ -49,10 +49,10 @@ GRANT EXECUTE ON FUNCTION outbox_head, projection_position TO coupon_api;
 
 -- The API: campaigns and their states; coupons and events only through the functions, which run as the owner.
 GRANT SELECT, INSERT, UPDATE (name, merchant_id, face_value, currency, quantity, budget, per_user_limit, opens_at, closes_at,
-    coupon_expires_at, coupon_valid_for, settle_on, require_idempotency_key, state, version, closed_at) ON campaigns
+    coupon_expires_at, coupon_valid_for, settle_on, require_idempotency_key, state, version, closed_at, expired_up_to, expiry_due_at) ON campaigns
     TO coupon_api;
 GRANT SELECT, INSERT ON campaign_changes TO coupon_api; -- who changed what: rows are only added
-GRANT SELECT ON coupons, wallet TO coupon_api;
+GRANT SELECT ON coupons, coupon_changes, wallet, wallet_changes TO coupon_api;
 -- API tokens: only the owner creates, rotates and revokes them.
 GRANT SELECT, UPDATE (last_used_at) ON api_tokens TO coupon_api;
 GRANT SELECT ON api_token_secrets TO coupon_api;
@@ -62,9 +62,10 @@ ALTER FUNCTION idempotency_remove_old SECURITY DEFINER SET search_path = :"schem
 GRANT EXECUTE ON FUNCTION idempotency_remove_old, idempotency_slot TO coupon_api;
 ALTER FUNCTION issue_batch SECURITY DEFINER SET search_path = :"schema", pg_temp; -- for the version before
 ALTER FUNCTION issue_batch_2 SECURITY DEFINER SET search_path = :"schema", pg_temp;
+ALTER FUNCTION change_coupons SECURITY DEFINER SET search_path = :"schema", pg_temp;
 ALTER FUNCTION outbox_append SECURITY DEFINER SET search_path = :"schema", pg_temp;
 ALTER FUNCTION outbox_append_2 SECURITY DEFINER SET search_path = :"schema", pg_temp;
-GRANT EXECUTE ON FUNCTION issue_batch, issue_batch_2, outbox_append, outbox_append_2 TO coupon_api;
+GRANT EXECUTE ON FUNCTION issue_batch, issue_batch_2, change_coupons, outbox_append, outbox_append_2 TO coupon_api;
 
 -- Reads one partition by its name; no role has a right on partitions.
 ALTER FUNCTION outbox_head SECURITY DEFINER SET search_path = :"schema", pg_temp;
@@ -80,7 +81,7 @@ GRANT EXECUTE ON FUNCTION outbox_head, projection_position, outbox_drop_partitio
 -- The projector: inserts into its tables, parks events that it cannot apply, removes old positions, and reads from the
 -- outbox what the stream has lost. The continuous audit runs in the same process, and reads everything.
 GRANT SELECT ON ALL TABLES IN SCHEMA :"schema" TO coupon_projector;
-GRANT INSERT ON wallet, settlement_entries, parked_events, projection_positions TO coupon_projector;
+GRANT INSERT ON wallet, wallet_changes, settlement_entries, parked_events, projection_positions TO coupon_projector;
 GRANT DELETE ON projection_positions TO coupon_projector;
 -- A projection that appends events of its own would need EXECUTE on outbox_append_2 as well; none does.
 GRANT EXECUTE ON FUNCTION outbox_head, projection_position TO coupon_projector;

@@ -1,5 +1,5 @@
-//! What a process runs to issue coupons: the gate's worker, the loader, the sweeper, the clock of the campaigns, and a
-//! writer for each shard.
+//! What a process runs to issue coupons and change them: the gate's worker, the loader, the sweeper, the clocks of campaigns and
+//! coupons, and a writer for each shard.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -20,6 +20,7 @@ use crate::idempotency;
 use crate::issue::Issuer;
 use crate::issue::metrics::Metrics;
 use crate::issue::work::Claims;
+use crate::lifecycle::{self, Changes, Lifecycle, expiry};
 use crate::writer::WriterWorker;
 
 /// For the workers to finish what they were given, when the last who could ask is gone.
@@ -34,12 +35,12 @@ pub(super) struct Issuing {
 }
 
 impl Issuing {
-    /// Starts the workers. `wakes` are notified after each commit in shard 0, 1, ….
+    /// Starts the workers of an issuer, and of what changes coupons. `wakes` are notified after each commit in shard 0, 1, ….
     pub(super) fn start(
         config: &Config,
         connections: &Connections,
         wakes: Vec<Arc<Notify>>,
-    ) -> (Arc<Issuer>, Self) {
+    ) -> ((Arc<Issuer>, Lifecycle), Self) {
         let Connections { database, pool, redis, outage, .. } = connections.clone();
         let metrics = Metrics::default();
         let mut workers = JoinSet::new();
@@ -51,14 +52,19 @@ impl Issuing {
         upkeep.spawn(clock::run(pool.clone(), metrics.of_clock()));
         upkeep.spawn(sweeper::run(redis, pool.clone(), loader.clone(), metrics.of_sweeper()));
         upkeep.spawn(idempotency::store::run(pool.clone()));
-        let mut writers = Vec::new();
+        let (mut writers, mut change_writers, counted) =
+            (Vec::new(), Vec::new(), lifecycle::metrics::Metrics::default());
         for (shard, wake) in (0..config.shards).map(Shard).zip(wakes) {
             let worker = WriterWorker::new(shard, config.batch_rows, &database, wake);
             let mut worker = worker.with_outage(&outage);
             writers.push(worker.add(Claims::new(gate.clone(), loader.clone()), metrics.of_writer(shard)));
+            change_writers.push(worker.add(Changes::new(), counted.of_writer(shard)));
             workers.spawn(worker.run());
         }
-        (Arc::new(Issuer::new(pool, gate, loader, writers, metrics)), Self { workers, upkeep })
+        let lifecycle = Lifecycle::new(pool.clone(), change_writers, counted.clone());
+        upkeep.spawn(expiry::run(pool.clone(), lifecycle.clone(), counted.of_expiry()));
+        let issuer = Arc::new(Issuer::new(pool, gate, loader, writers, metrics));
+        ((issuer, lifecycle), Self { workers, upkeep })
     }
 
     /// Returns when what keeps campaigns and gates up to date has ended, which it never should.

@@ -118,7 +118,10 @@ fn start_roles(
         verdict
     });
     let watch = Watch::new(monitor, (nats, outlet), config.shards, relays, metrics);
-    (background, Health { watch, issuer: None, tokens: None, users: None, limits: None, verdict })
+    (
+        background,
+        Health { watch, issuer: None, changes: None, tokens: None, users: None, limits: None, verdict },
+    )
 }
 
 /// Serves the API until it is to stop; then lets requests, writers and the gate finish, in this order.
@@ -130,7 +133,7 @@ async fn serve_api(
     stop: &CancellationToken,
 ) {
     let pool = connections.pool.clone();
-    let (issuer, mut issuing) = Issuing::start(config, connections, wakes);
+    let ((issuer, lifecycle), mut issuing) = Issuing::start(config, connections, wakes);
     let admin_token = config.admin_token.clone();
     if admin_token.is_none() {
         tracing::warn!("there is no ADMIN_TOKEN: /v1 takes API tokens and tokens of end users alone");
@@ -147,6 +150,7 @@ async fn serve_api(
     let limits = Arc::new(Limits::new(&config.limits));
     let health = Arc::new(Health {
         issuer: Some(issuer.clone()),
+        changes: Some(lifecycle.metrics().clone()),
         tokens: Some(tokens.clone()),
         users: users.clone(),
         limits: Some(limits.clone()),
@@ -157,6 +161,7 @@ async fn serve_api(
         coupons: Coupons::new(pool.clone()),
         wallets: Wallets::new(pool.clone()),
         issuer,
+        lifecycle,
         authenticator: Authenticator::new(admin_token, tokens.clone(), users.clone()),
         limits,
     };

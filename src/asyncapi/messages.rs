@@ -4,8 +4,9 @@ use schemars::{Schema, SchemaGenerator};
 use serde_json::{Value, json};
 
 use crate::event::{
-    CAMPAIGN_CHANGED, CAMPAIGN_CLOSED, CAMPAIGN_OPENED, CAMPAIGN_SOLD_OUT, CampaignChanged, CampaignPhase,
-    CampaignSoldOut, ISSUED, Issued, KINDS,
+    CAMPAIGN_CHANGED, CAMPAIGN_CLOSED, CAMPAIGN_OPENED, CAMPAIGN_SOLD_OUT, CANCELLED, CampaignChanged,
+    CampaignPhase, CampaignSoldOut, CouponChanged, CouponUsed, EXPIRED, ISSUED, Issued, KINDS, REDEEMED,
+    RESTORED,
 };
 
 /// A type of event.
@@ -37,6 +38,34 @@ pub(super) static MESSAGES: [Message; KINDS.len()] = [
                 "merchant_id": "shop-7", "face_value": 500, "currency": "EUR", "settle_on": "redeem",
             })
         },
+    },
+    Message {
+        kind: REDEEMED,
+        operation: "publishRedeemed",
+        summary: "A coupon is used for an order.",
+        data: SchemaGenerator::into_root_schema_for::<CouponUsed<'static>>,
+        example: || change(1, Some("order-7")),
+    },
+    Message {
+        kind: RESTORED,
+        operation: "publishRestored",
+        summary: "The redemption of a coupon is taken back: it can be used again, unless it has expired meanwhile.",
+        data: SchemaGenerator::into_root_schema_for::<CouponUsed<'static>>,
+        example: || change(2, Some("order-7")),
+    },
+    Message {
+        kind: CANCELLED,
+        operation: "publishCancelled",
+        summary: "A coupon is cancelled for ever.",
+        data: SchemaGenerator::into_root_schema_for::<CouponChanged<'static>>,
+        example: || change(3, None),
+    },
+    Message {
+        kind: EXPIRED,
+        operation: "publishExpired",
+        summary: "A coupon that was not used has come to its end. It cannot be used from its expires_at on; the event follows.",
+        data: SchemaGenerator::into_root_schema_for::<CouponChanged<'static>>,
+        example: || change(3, None),
     },
     Message {
         kind: CAMPAIGN_OPENED,
@@ -72,6 +101,19 @@ pub(super) static MESSAGES: [Message; KINDS.len()] = [
         example: || phase(4),
     },
 ];
+
+/// Data of [`CouponChanged`], as an example.
+fn change(nth: i32, order: Option<&str>) -> Value {
+    let mut data = json!({
+        "coupon_id": COUPON, "campaign_id": CAMPAIGN, "user_id": "alice", "nth": nth, "at": "2026-11-29T12:00:00.5Z",
+        "merchant_id": "shop-7", "face_value": 500, "currency": "EUR", "settle_on": "redeem",
+    });
+    if let Some(order) = order {
+        data["order_ref"] = order.into();
+        data["amount"] = 500.into();
+    }
+    data
+}
 
 /// Data of [`CampaignPhase`], as an example.
 fn phase(version: i32) -> Value {

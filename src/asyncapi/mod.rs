@@ -10,7 +10,7 @@ use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
 use self::messages::{CAMPAIGN, COUPON, MESSAGES, Message};
-use crate::event::{ISSUED, KINDS, OUTLET};
+use crate::event::{KINDS, OUTLET};
 use crate::ids::ULID_PATTERN;
 
 /// The media type of the body of an event.
@@ -131,7 +131,8 @@ fn operations() -> Map<String, Value> {
 
 fn message(message @ Message { kind, summary, example, .. }: &Message) -> Value {
     let id = "01M7WFKGE14NWN561KVXBYTJTZ";
-    let subject = if *kind == ISSUED { COUPON } else { CAMPAIGN };
+    let is_about_campaign = kind.starts_with("campaign-");
+    let subject = if is_about_campaign { CAMPAIGN } else { COUPON };
     json!({
         "name": full_type(message),
         "summary": summary,

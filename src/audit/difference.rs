@@ -47,8 +47,7 @@ pub enum Mismatch {
     /// The gate has confirmed another number of seats (`found`) than there are coupons (`expected`), or has
     /// pending ones at rest.
     Seats { pending: i64 },
-    /// The gate holds another value (`found`, nothing if it has none) than the campaign has (`expected`), so that it
-    /// gives too many seats or too few. Both are the gate's text.
+    /// The gate holds another value (`found`, nothing if it has none) than the campaign has. Both are the gate's text.
     GateField { field: &'static str },
     /// There are rows of a campaign (`found`) that does not exist.
     NoSuchCampaign,
@@ -62,6 +61,10 @@ pub enum Mismatch {
     AnnouncedTwice,
     /// No event announces the coupon with this number (`expected`).
     NotAnnounced,
+    /// A table or the outbox has another number of changes of coupons.
+    Changes { table: &'static str },
+    /// A change of a coupon is not there what its event in the outbox tells.
+    Change { table: &'static str },
     /// A coupon has no row.
     RowMissing,
     /// The row of a coupon has another value in this column.
@@ -187,9 +190,7 @@ impl Difference {
             Mismatch::Seats { pending } => {
                 write!(f, "{leg}: {expected} coupons, {found} seats confirmed, {pending} pending")
             }
-            Mismatch::GateField { field } => {
-                write!(f, "{leg} has {field} {found}, {expected} expected")
-            }
+            Mismatch::GateField { field } => write!(f, "{leg} has {field} {found}, {expected} expected"),
             Mismatch::NoSuchCampaign => {
                 write!(f, "{leg} has rows of campaign {found}, and no such campaign exists")
             }
@@ -200,6 +201,10 @@ impl Difference {
             }
             Mismatch::AnnouncedTwice => write!(f, "{announces}, already announced by an earlier event"),
             Mismatch::NotAnnounced => write!(f, "no event in the {leg} announces coupon number {expected}"),
+            Mismatch::Changes { table } => write!(f, "{table}: {found} changes, {expected} expected"),
+            Mismatch::Change { table } => {
+                write!(f, "coupon {coupon}, change at {position}: {found} in {table}, {expected} expected")
+            }
             Mismatch::RowMissing => write!(f, "coupon {coupon} is not in the {leg}"),
             Mismatch::OtherValue { column } => {
                 write!(f, "coupon {coupon} has {column} {found} in the {leg}, {expected} expected")

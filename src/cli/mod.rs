@@ -29,6 +29,7 @@ mod dead;
 mod demo;
 mod doctor;
 mod ended;
+mod lifecycle;
 mod logs;
 mod migrate;
 mod openapi;
@@ -79,6 +80,8 @@ enum Command {
     ///
     /// For a user it reads the wallet, which follows the coupons within some hundredths of a second, then each coupon.
     Find(coupon::FindArguments),
+    #[command(flatten)]
+    Change(lifecycle::Action),
     /// Show what a user holds, through the API. Example: coupon user coupons alice
     User(user::Arguments),
     /// Publish events again, to subjects of their own. Example: coupon replay --type issued --dry-run
@@ -152,6 +155,7 @@ impl Command {
             | Self::Show(coupon::ShowArguments { api, .. })
             | Self::Find(coupon::FindArguments { api, .. })
             | Self::User(user::Arguments { api, .. }) => api.client(variable).err(),
+            Self::Change(action) => action.api().client(variable).err(),
             _ => Config::read_for(self.needs(), variable).err(),
         }
     }
@@ -185,6 +189,9 @@ impl Command {
             Self::Find(arguments) => {
                 reaching(arguments.api.client(variable), async |api| coupon::find(arguments, &api).await)
                     .await
+            }
+            Self::Change(action) => {
+                reaching(action.api().client(variable), async |api| action.run(&api).await).await
             }
             Self::User(arguments) => {
                 reaching(arguments.api.client(variable), async |api| user::run(arguments, &api).await).await

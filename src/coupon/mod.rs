@@ -1,5 +1,6 @@
 //! A coupon: a promise to one user, kept. Its id and code, and its rows in the [`store`].
 
+pub mod changing;
 pub mod code;
 pub(crate) mod rising;
 pub mod store;
@@ -11,7 +12,7 @@ use utoipa::ToSchema;
 
 use crate::ids::{CampaignId, CouponId, UserId};
 
-/// What has become of a coupon. `redeemed` and `cancelled` are reserved: no route sets them yet.
+/// What has become of a coupon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema, sqlx::Type)]
 #[serde(rename_all = "lowercase")]
 #[sqlx(type_name = "text", rename_all = "lowercase")]

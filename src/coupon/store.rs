@@ -28,11 +28,18 @@ macro_rules! issued_of {
 
 pub(crate) use issued_of;
 
-/// The state of a coupon in a row with the columns `state` and `expires_at`, as it is shown: an issued coupon is
-/// expired from its end on, by the clock of the database, whether or not a row says so yet.
+/// The state of a coupon in a row with the column `expires_at`, as it is shown: by its last change in a table, and by the
+/// time. A coupon that is not used has expired from its end on, by the clock of the database, whether or not a change says so
+/// yet.
 macro_rules! shown_state {
-    () => {
-        "CASE WHEN state = 'issued' AND expires_at <= now() THEN 'expired' ELSE state END"
+    ($changes:literal, $coupon:literal) => {
+        concat!(
+            "coalesce((SELECT nullif(kind, 'restored') FROM ",
+            $changes,
+            " AS change WHERE change.coupon_id = ",
+            $coupon,
+            " ORDER BY change.nth DESC LIMIT 1), CASE WHEN expires_at <= now() THEN 'expired' ELSE 'issued' END)"
+        )
     };
 }
 
@@ -43,7 +50,7 @@ macro_rules! coupons {
     ($condition:literal) => {
         concat!(
             "SELECT id, campaign_id, user_id, number, code, ",
-            shown_state!(),
+            shown_state!("coupon_changes", "coupons.id"),
             " AS state, issued_at, expires_at FROM coupons WHERE ",
             $condition
         )
@@ -165,7 +172,7 @@ impl Lookup for NewestOf {
         let newest = concat!(
             "SELECT held.* FROM unnest($1::uuid[], $2::text[]) AS asked (a_campaign, a_user) \
              CROSS JOIN LATERAL (SELECT nth, id, campaign_id, user_id, number, code, ",
-            shown_state!(),
+            shown_state!("coupon_changes", "coupons.id"),
             " AS state, issued_at, expires_at \
                  FROM coupons WHERE campaign_id = a_campaign AND user_id = a_user ORDER BY nth DESC LIMIT 1) AS held"
         );

@@ -20,6 +20,7 @@ use crate::audit::AuditRound;
 use crate::identity::jwt::UserTokens;
 use crate::identity::tokens::Tokens;
 use crate::issue::Issuer;
+use crate::lifecycle;
 use crate::limits::Limits;
 
 /// API tokens are read every 2 s. After this time without a read a process tells it.
@@ -33,6 +34,8 @@ pub struct Health {
     pub watch: Watch,
     /// Nothing in a process without the API.
     pub issuer: Option<Arc<Issuer>>,
+    /// Nothing in a process without the API.
+    pub changes: Option<lifecycle::metrics::Metrics>,
     /// Nothing in a process without the API.
     pub tokens: Option<Arc<Tokens>>,
     /// Nothing in a process without the API, and where end users have no access.
@@ -138,6 +141,9 @@ impl Health {
         self.watch.metrics.register(&mut registry);
         if let Some(issuer) = &self.issuer {
             issuer.metrics().register(&mut registry);
+        }
+        if let Some(changes) = &self.changes {
+            changes.register(&mut registry);
         }
         if let Some(limits) = &self.limits {
             limits.register(&mut registry);

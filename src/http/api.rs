@@ -6,6 +6,7 @@ use crate::campaign::change::Campaigns;
 use crate::coupon::store::Coupons;
 use crate::identity::authenticator::Authenticator;
 use crate::issue::Issuer;
+use crate::lifecycle::Lifecycle;
 use crate::limits::Limits;
 use crate::wallet::Wallets;
 
@@ -16,6 +17,7 @@ pub struct Api {
     pub coupons: Coupons,
     pub wallets: Wallets,
     pub issuer: Arc<Issuer>,
+    pub lifecycle: Lifecycle,
     /// Judges the callers of every route under `/v1`.
     pub authenticator: Authenticator,
     pub limits: Arc<Limits>,

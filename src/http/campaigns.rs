@@ -182,7 +182,7 @@ fn location(created: &Standing) -> String {
 }
 
 /// A JSON text without what makes no difference: white space, and the order of names.
-fn canonical(json: &[u8]) -> Vec<u8> {
+pub(super) fn canonical(json: &[u8]) -> Vec<u8> {
     serde_json::from_slice(json).map_or_else(|_| json.to_vec(), |value: Value| value.to_string().into_bytes())
 }
 

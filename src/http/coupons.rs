@@ -25,7 +25,7 @@ pub(super) async fn show(
     let found = api.coupons.get(id).await.map_err(|error| Problem::storage(error, NOTHING_CHANGED))?;
     // A coupon that the caller may not see is looked up like any other, and answered like one that does not exist.
     let seen = found.filter(|coupon| caller.sees(&coupon.user_id));
-    seen.map(Answer::Ok).ok_or_else(|| Problem::not_found("No coupon has this id."))
+    seen.map(Answer::Ok).ok_or_else(Problem::no_coupon)
 }
 
 /// `GET /v1/coupons`: those with a code, of which there is one at most.

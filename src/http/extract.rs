@@ -119,13 +119,20 @@ fn page_in(cursor: Option<String>, limit: Option<String>, problems: &mut Vec<Fie
 
 /// The only parameter of a query, which must be there.
 pub(super) fn one_parameter<T: FromStr<Err: Display>>(uri: &Uri, name: &str) -> Result<T, Vec<FieldProblem>> {
+    parameter(uri, name)?.ok_or_else(|| vec![FieldProblem::new(name, "is missing")])
+}
+
+/// The only parameter of a query, if it is there.
+pub(super) fn parameter<T: FromStr<Err: Display>>(
+    uri: &Uri,
+    name: &str,
+) -> Result<Option<T>, Vec<FieldProblem>> {
     let ([given], problems) = parameters(uri, [name]);
     if !problems.is_empty() {
         return Err(problems);
     }
-    let value = given.ok_or_else(|| "is missing".to_owned());
-    let value = value.and_then(|text| text.parse().map_err(|error: T::Err| error.to_string()));
-    value.map_err(|reason| vec![FieldProblem::new(name, reason)])
+    let value = given.map(|text| text.parse()).transpose();
+    value.map_err(|error: T::Err| vec![FieldProblem::new(name, error.to_string())])
 }
 
 /// The parameters of a query, by their names, and what is wrong with others.

@@ -6,6 +6,7 @@
 mod routes;
 
 mod campaigns;
+mod changes;
 mod claim;
 mod coupons;
 mod pages;

@@ -17,6 +17,7 @@ use super::problem_kind::{About, ProblemKind};
 use crate::coupon::Coupon;
 use crate::ids::FieldProblem;
 use crate::json::Rejected;
+use crate::lifecycle::{CouponChange, Reason};
 use crate::storage::StorageError;
 
 /// The bodies without members of their own, which most users get who lose, by the place of the kind.
@@ -47,6 +48,10 @@ impl Problem {
 
     pub(super) fn no_campaign() -> Self {
         Self::not_found("No campaign has this id.")
+    }
+
+    pub(super) fn no_coupon() -> Self {
+        Self::not_found("No coupon has this id.")
     }
 
     /// Headers can be read in two ways. The service closes the connection, as with all requests of this kind: it cannot be sure of
@@ -136,6 +141,15 @@ impl Problem {
 
     pub(super) fn closed() -> Self {
         Self::new(ProblemKind::Closed)
+    }
+
+    /// A change that a coupon does not allow, with all reasons, and the last change of the coupon, if it has one.
+    pub(super) fn coupon_refused(
+        kind: ProblemKind,
+        reasons: &[Reason],
+        last_change: Option<&CouponChange>,
+    ) -> Self {
+        Self::new(kind).with("reasons", &reasons).with("last_change", &last_change)
     }
 
     /// The newest coupon that the user holds, if there is one.

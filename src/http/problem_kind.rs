@@ -216,6 +216,42 @@ kinds! {
                  earlier claim: it is the newest one.",
         retry: Useless,
     }
+    AlreadyRedeemed: CONFLICT "already-redeemed" "The coupon is redeemed" {
+        cause: "The coupon is redeemed for an order; the member last_change says for which one, and when.",
+        advice: "Do not accept the coupon. If that order is refunded, restore the coupon first.",
+        retry: Useless,
+    }
+    Cancelled: CONFLICT "cancelled" "The coupon is cancelled" {
+        cause: "The coupon was cancelled; the member last_change says when, and by whom.",
+        advice: "Do not accept the coupon: it cannot be used any more.",
+        retry: Useless,
+    }
+    Expired: GONE "expired" "The coupon has expired" {
+        cause: "The expires_at of the coupon has passed.",
+        advice: "Do not accept the coupon: it cannot be used any more.",
+        retry: Useless,
+    }
+    NotRedeemed: CONFLICT "not-redeemed" "The coupon is not redeemed" {
+        cause: "A redemption is to be restored, and the coupon is not redeemed.",
+        advice: "Read the coupon and its changes: it may have been restored before.",
+        retry: Useless,
+    }
+    OrderRefUsed: CONFLICT "order-ref-used" "The order has redeemed another coupon" {
+        cause: "A redemption of the merchant has this order_ref already, of another coupon or with another amount.",
+        advice: "Give each redemption an order_ref of its own.",
+        retry: Useless,
+    }
+    CouponMismatch: CONFLICT "coupon-mismatch" "The coupon is not what the request supposes" {
+        cause: "The request names another holder, merchant, currency or order than the coupon has; the member reasons says \
+                which of them.",
+        advice: "Do not accept the coupon here, or correct the request.",
+        retry: Useless,
+    }
+    AmountTooHigh: CONFLICT "amount-too-high" "The amount is above the face value" {
+        cause: "The amount of the redemption is higher than the face value of the coupon.",
+        advice: "Redeem at most the face value.",
+        retry: Useless,
+    }
     IdempotencyKeyRequired: BAD_REQUEST "idempotency-key-required" "The campaign requires an idempotency key" {
         cause: "The campaign has require_idempotency_key, and the claim has no header Idempotency-Key.",
         advice: "Send a header Idempotency-Key, with a new value for each coupon that the user asks for, and the same value in \

@@ -15,7 +15,7 @@ use super::guard::{Guard, Guards};
 use super::pages::{self, Document};
 use super::problem::Problem;
 use super::route::{Access, ForUsers, Load, Route};
-use super::{campaigns, claim, coupons, probes, users};
+use super::{campaigns, changes, claim, coupons, probes, users};
 use crate::asyncapi::asyncapi;
 use crate::health::Health;
 use crate::identity::{Scope, Scopes};
@@ -81,6 +81,11 @@ table! {
         POST "/v1/campaigns/{id}/coupons"   Needs(Issue; TheirOwn)                 Claims claimCoupon       claim::claim;
         GET  "/v1/coupons"                  Needs(Read; Nothing)                   Reads  findCoupon        coupons::find;
         GET  "/v1/coupons/{id}"             Needs(Read; TheirOwn)                  Reads  showCoupon        coupons::show;
+        GET  "/v1/coupons/{id}/changes"     Needs(Read|Redeem; Nothing)            Admin  listCouponChanges changes::changes;
+        POST "/v1/coupons/{id}/redeem"      Needs(Redeem; Nothing)                 Claims redeemCoupon      changes::redeem;
+        POST "/v1/coupons/{id}/restore"     Needs(Redeem; Nothing)                 Claims restoreCoupon     changes::restore;
+        POST "/v1/coupons/{id}/cancel"      Needs(Redeem|Campaign; TheirOwn)       Claims cancelCoupon      changes::cancel;
+        POST "/v1/redemptions"              Needs(Redeem; Nothing)                 Claims redeemCode        changes::redeem_by_code;
         GET  "/v1/users/{user_id}/coupons"  Needs(Read; TheirOwn)                  Reads  listCouponsOfUser users::coupons;
     }
 }

@@ -14,7 +14,7 @@ pub enum Scope {
     Campaign,
     /// Claim coupons for users.
     Issue,
-    /// Redeem coupons. No route needs it yet.
+    /// Redeem, restore and cancel coupons.
     Redeem,
     /// Read campaigns, and coupons with their codes.
     Read,

@@ -15,7 +15,7 @@
 --   held       the user has all coupons that the limit allows: their newest, whole
 --   sold_out, not_open, closed
 --              no coupon; if the user has earlier ones, the newest
---              The state of a coupon that comes back is 'expired' from its end on.
+--              The state of a coupon that comes back is that of its last change, or 'expired' from its end on.
 --   replayed   the user has got a coupon with this key: that one, whole, as it was issued
 --   key_reused another user has
 -- Locks      the rows of scheduled campaigns, in the order of their ids, then the shard (outbox_lock), until the
@@ -255,8 +255,10 @@ BEGIN
         SELECT ARRAY [i], CASE WHEN first.user_id = user_ids[i] THEN 'replayed' WHEN first.id IS NOT NULL THEN 'key_reused'
                                WHEN held.nth >= limits[c] THEN 'held' ELSE coalesce(refusals[c], 'sold_out') END,
                ARRAY [held.nth], ARRAY [held.number], held.issued_at, held.expires_at, held.id, held.code,
-               CASE WHEN first.id IS NOT NULL THEN 'issued'
-                    WHEN held.state = 'issued' AND held.expires_at <= the_time THEN 'expired' ELSE held.state END
+               CASE WHEN first.id IS NOT NULL THEN 'issued' ELSE coalesce(
+                   (SELECT nullif(kind, 'restored') FROM coupon_changes WHERE coupon_changes.coupon_id = held.id
+                    ORDER BY nth DESC LIMIT 1),
+                   CASE WHEN held.expires_at <= the_time THEN 'expired' ELSE 'issued' END) END
         FROM generate_series(1, cardinality(campaigns_in)) AS c
              CROSS JOIN LATERAL generate_series(coalesce(last_claims[c - 1], 0) + 1, last_claims[c]) AS i
              LEFT JOIN coupons AS first ON first.idempotency_key = keys_in[i]

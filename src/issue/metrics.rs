@@ -14,12 +14,7 @@ use crate::gate::sweeper;
 use crate::gate::worker::{self as gate, Gate};
 use crate::storage::StorageError;
 use crate::trouble::Troubles;
-use crate::writer::{self, Writer};
-
-/// Seconds of a call: from what Redis takes on a quiet machine to the limit of a batch.
-const SECONDS: [f64; 13] = [0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 4.0];
-/// Items of a batch, up to the largest that there can be.
-const ITEMS: [f64; 10] = [1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 350.0, 512.0];
+use crate::writer::{self, BATCH_ITEMS, CALL_SECONDS, Writer};
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OfShard {
@@ -68,11 +63,11 @@ impl Default for Metrics {
             answers: Family::default(),
             answers_from_memory: Counter::default(),
             holders_remembered: Gauge::default(),
-            gate_batch: Histogram::new(ITEMS),
-            gate_call: Histogram::new(SECONDS),
+            gate_batch: Histogram::new(BATCH_ITEMS),
+            gate_call: Histogram::new(CALL_SECONDS),
             gate_depth: Gauge::default(),
-            writer_batch: Histograms::new_with_constructor(|| Histogram::new(ITEMS)),
-            writer_commit: Histograms::new_with_constructor(|| Histogram::new(SECONDS)),
+            writer_batch: Histograms::new_with_constructor(|| Histogram::new(BATCH_ITEMS)),
+            writer_commit: Histograms::new_with_constructor(|| Histogram::new(CALL_SECONDS)),
             writer_depth: Family::default(),
             places: Family::default(),
             failures: Family::default(),

@@ -11,5 +11,5 @@ mod lane;
 mod work;
 mod worker;
 
-pub use self::work::{Measures, Work, WriteError, Writer};
+pub use self::work::{BATCH_ITEMS, CALL_SECONDS, Measures, Work, WriteError, Writer};
 pub use self::worker::{ONE_PLAN, WriterWorker};

@@ -16,6 +16,12 @@ const QUEUE: usize = 4_096;
 /// so that one is always ready. The queue has room for all of them, and for some whose callers have gone.
 const PLACES: usize = 1_500;
 
+/// Seconds of a call: from what Redis takes on a quiet machine to the limit of a batch.
+pub const CALL_SECONDS: [f64; 13] =
+    [0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 4.0];
+/// Items of a batch, up to the largest that there can be.
+pub const BATCH_ITEMS: [f64; 10] = [1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 350.0, 512.0];
+
 /// What is written together, by one call of one SQL function.
 pub trait Work: Send + 'static {
     /// What a caller wants written. It holds its own way to answer, or none.

@@ -29,6 +29,11 @@ async fn nothing_under_v1_is_told_without_the_token() {
             (Method::POST, format!("/v1/campaigns/{campaign}/close")),
             (Method::POST, format!("/v1/campaigns/{campaign}/coupons")),
             (Method::GET, format!("/v1/coupons/{campaign}")),
+            (Method::GET, format!("/v1/coupons/{campaign}/changes")),
+            (Method::POST, format!("/v1/coupons/{campaign}/redeem")),
+            (Method::POST, format!("/v1/coupons/{campaign}/restore")),
+            (Method::POST, format!("/v1/coupons/{campaign}/cancel")),
+            (Method::POST, "/v1/redemptions".to_owned()),
             (Method::GET, "/v1/users/alice/coupons".to_owned()),
         ] {
             let answer = api.send(method, &path, r#"{"user_id":"alice"}"#).await;
@@ -57,6 +62,8 @@ async fn what_is_not_there_is_404_and_what_cannot_be_done_is_405() {
             (Method::POST, format!("/v1/campaigns/{id}/close")),
             (Method::POST, format!("/v1/campaigns/{id}/coupons")),
             (Method::GET, format!("/v1/coupons/{id}")),
+            (Method::GET, format!("/v1/coupons/{id}/changes")),
+            (Method::POST, format!("/v1/coupons/{id}/cancel")),
         ] {
             let body = match (&method, path.ends_with("/coupons")) {
                 (_, true) => r#"{"user_id":"alice"}"#,

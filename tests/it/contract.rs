@@ -9,7 +9,7 @@ use hyper::Method;
 use serde_json::{Value, json};
 
 use crate::support::contract::{assert_described, document, problems, resolve};
-use crate::support::{Answer, SOON, World, coupon, wait_for};
+use crate::support::{Answer, Http, SOON, World, coupon, wait_for};
 
 #[test]
 fn router_and_document_have_the_same_operations() {
@@ -105,6 +105,31 @@ fn shape(value: &Value) -> Value {
     }
 }
 
+/// What becomes of a coupon.
+async fn uses_are_as_told(
+    api: &Http,
+    coupon: &str,
+    (at, is_as_told): (&impl Fn(&str) -> Value, &impl Fn(&str, &str, &Answer)),
+) {
+    let coupon = format!("/v1/coupons/{coupon}");
+    let of = |path: &str| {
+        at(&format!("/paths/{}/post/requestBody/content/application~1json/example", path.replace('/', "~1")))
+    };
+    let mut by_code = of("/v1/redemptions");
+    by_code["code"] = api.get(&coupon).await.body["code"].clone();
+    let by_id = of("/v1/coupons/{id}/redeem");
+    is_as_told("POST", "/v1/coupons/{id}/redeem", &api.post(&format!("{coupon}/redeem"), &by_id).await);
+    is_as_told("POST", "/v1/redemptions", &api.post("/v1/redemptions", &by_code).await);
+    let restored = api.post(&format!("{coupon}/restore"), &of("/v1/coupons/{id}/restore")).await;
+    is_as_told("POST", "/v1/coupons/{id}/restore", &restored);
+    is_as_told("GET", "/v1/coupons/{id}/changes", &api.get(&format!("{coupon}/changes")).await);
+    let mut cancelled = api.post(&format!("{coupon}/cancel"), &json!({})).await;
+    assert_eq!((&cancelled.body["order_ref"], &cancelled.body["amount"]), (&Value::Null, &Value::Null));
+    cancelled.body["order_ref"] = json!("order-7");
+    cancelled.body["amount"] = json!(500);
+    is_as_told("POST", "/v1/coupons/{id}/cancel", &cancelled);
+}
+
 /// Answers of the running service have the fields and types of the examples. The requests are the examples too.
 #[tokio::test]
 async fn examples_are_answers_of_the_service() {
@@ -144,7 +169,9 @@ async fn examples_are_answers_of_the_service() {
         let wallet = api.get("/v1/users/alice/coupons").await;
         (wallet.body["coupons"] != json!([])).then_some(wallet)
     });
-    is_as_told("GET", "/v1/users/{user_id}/coupons", &wallet.await);
+    let wallet = wallet.await;
+    is_as_told("GET", "/v1/users/{user_id}/coupons", &wallet);
+    uses_are_as_told(&api, wallet.body["coupons"][0]["id"].as_str().unwrap(), (&at, &is_as_told)).await;
     let edit = at("/paths/~1v1~1campaigns~1{id}/patch/requestBody/content/application~1json/example");
     let edited = api.send(Method::PATCH, &format!("{all}/{open}"), edit.to_string()).await;
     is_as_told("PATCH", one, &edited);

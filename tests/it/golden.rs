@@ -10,8 +10,9 @@ use std::path::PathBuf;
 use std::{env, fs};
 
 use coupon_dispatcher::event::{
-    CAMPAIGN_CHANGED, CAMPAIGN_CLOSED, CAMPAIGN_OPENED, CAMPAIGN_SOLD_OUT, CampaignChanged, CampaignPhase,
-    CampaignSoldOut, ISSUED, Issued, KINDS,
+    CAMPAIGN_CHANGED, CAMPAIGN_CLOSED, CAMPAIGN_OPENED, CAMPAIGN_SOLD_OUT, CANCELLED, CampaignChanged,
+    CampaignPhase, CampaignSoldOut, CouponChanged, CouponUsed, EXPIRED, ISSUED, Issued, KINDS, REDEEMED,
+    RESTORED,
 };
 use outbox_relay::Event;
 use outbox_relay::strict::from_object;
@@ -143,6 +144,13 @@ fn every_example_is_read() {
                     "expires_at": data["expires_at"],
                 })
             }),
+            REDEEMED | RESTORED => from_object::<CouponUsed>(&event.data).map(|read| {
+                let mut told = changed(&read.change, data);
+                told["order_ref"] = json!(read.order_ref);
+                told["amount"] = json!(read.amount);
+                told
+            }),
+            CANCELLED | EXPIRED => from_object::<CouponChanged>(&event.data).map(|read| changed(&read, data)),
             CAMPAIGN_OPENED | CAMPAIGN_CLOSED => from_object::<CampaignPhase>(&event.data).map(|read| json!(read)),
             CAMPAIGN_CHANGED => from_object::<CampaignChanged>(&event.data).map(|read| json!(read)),
             CAMPAIGN_SOLD_OUT => from_object::<CampaignSoldOut>(&event.data).map(|read| {
@@ -154,6 +162,15 @@ fn every_example_is_read() {
         };
         assert_eq!(&read.unwrap_or_else(|error| panic!("{name}: {error}")), data, "{name}");
     }
+}
+
+/// What every change of a coupon tells.
+fn changed(read: &CouponChanged<'_>, data: &Value) -> Value {
+    json!({
+        "coupon_id": read.coupon_id, "campaign_id": read.campaign_id, "user_id": read.user_id, "nth": read.nth,
+        "at": data["at"], "merchant_id": read.merchant_id, "face_value": read.face_value,
+        "currency": read.currency, "settle_on": read.settle_on,
+    })
 }
 
 /// Every example is what was promised, and what is promised today.

@@ -24,6 +24,7 @@ use coupon_dispatcher::identity::authenticator::Authenticator;
 use coupon_dispatcher::ids::CampaignId;
 use coupon_dispatcher::issue::work::Claims;
 use coupon_dispatcher::issue::{self, Issuer};
+use coupon_dispatcher::lifecycle::{self, Lifecycle};
 use coupon_dispatcher::limits::Limits;
 use coupon_dispatcher::wallet::Wallets;
 use coupon_dispatcher::writer::WriterWorker;
@@ -252,6 +253,7 @@ fn routes(connections: Connections, issuer: Arc<Issuer>) -> Router {
         coupons: Coupons::new(pool.clone()),
         wallets: Wallets::new(pool.clone()),
         issuer: issuer.clone(),
+        lifecycle: Lifecycle::new(pool.clone(), Vec::new(), lifecycle::metrics::Metrics::default()),
         authenticator,
         limits: Arc::new(Limits::new(&RateLimits::default())),
     };
@@ -262,6 +264,7 @@ fn routes(connections: Connections, issuer: Arc<Issuer>) -> Router {
         &Arc::new(Health {
             watch,
             issuer: Some(issuer),
+            changes: None,
             tokens: None,
             users: None,
             limits: None,

@@ -34,6 +34,7 @@ mod halts;
 mod hostile;
 mod idempotency;
 mod issuing;
+mod lifecycle;
 mod limits;
 mod logs;
 mod lookups;

@@ -21,7 +21,7 @@ use crate::support::{Answer, Http, SOON, TOKEN, World, draft, in_seconds, wait_f
 
 /// An answer is as the snapshot says: status, headers that matter, body.
 pub(crate) fn is_as_ever(name: &str, answer: &Answer) {
-    if answer.status >= 400 && answer.body["coupon"] != "…" {
+    if answer.status >= 400 && ["coupon", "last_change"].iter().all(|member| answer.body[member] != "…") {
         assert_described_problem(answer);
     }
     let headers = ["content-type", "retry-after", "www-authenticate", "allow", "vary"];
@@ -140,6 +140,42 @@ async fn every_refusal_of_a_claim() {
 }
 
 #[tokio::test]
+async fn every_refusal_of_a_change_of_a_coupon() {
+    let world = World::start().await;
+    let campaign = world.open_campaign(json!({})).await;
+    let short = world.open_campaign(json!({ "coupon_valid_for": "PT1S" })).await;
+    let coupon =
+        async |campaign, user| world.claim(campaign, user).await.body["id"].as_str().unwrap().to_owned();
+    let (used, cancelled) = (coupon(campaign, "alice").await, coupon(campaign, "bob").await);
+    let (other, ended) = (coupon(campaign, "carol").await, coupon(short, "dave").await);
+    let act = async |coupon: &str, action: &str, body: Value| {
+        world.api().post(&format!("/v1/coupons/{coupon}/{action}"), &body).await
+    };
+    let order = |order: &str| json!({ "order_ref": order });
+    let redeemed = act(&used, "redeem", order("order-1")).await.body;
+    let end = act(&cancelled, "cancel", Value::Null).await.body;
+    wait_until("a coupon expires", SOON, async || {
+        world.api().get(&format!("/v1/coupons/{ended}/changes")).await.body["changes"] != json!([])
+    })
+    .await;
+    let expired = world.api().get(&format!("/v1/coupons/{ended}/changes")).await.body["changes"][0].take();
+    let elsewhere = json!({ "order_ref": "order-2", "merchant_id": "merchant-2" });
+    let too_much = json!({ "order_ref": "order-2", "amount": 501 });
+    for (name, coupon, action, body, last) in [
+        ("already-redeemed", &used, "redeem", order("order-2"), &redeemed),
+        ("cancelled", &cancelled, "redeem", order("order-2"), &end),
+        ("expired", &ended, "redeem", order("order-2"), &expired),
+        ("not-redeemed", &other, "restore", order("order-2"), &Value::Null),
+        ("order-ref-used", &other, "redeem", order("order-1"), &Value::Null),
+        ("coupon-mismatch", &other, "redeem", elsewhere, &Value::Null),
+        ("amount-too-high", &other, "redeem", too_much, &Value::Null),
+    ] {
+        is_as_ever_with(name, act(coupon, action, body).await, "last_change", last);
+    }
+    world.close().await;
+}
+
+#[tokio::test]
 async fn every_refusal_that_passes_by_itself() {
     let mut world = World::start().await;
     let campaign = world.open_campaign(json!({})).await;
@@ -216,7 +252,7 @@ async fn every_kind_has_a_snapshot() {
     let snapshots =
         fs::read_dir(folder).unwrap().map(|entry| fs::read_to_string(entry.unwrap().path()).unwrap());
     let types = snapshots.filter_map(|snapshot| {
-        let (_, rest) = snapshot.split_once("\"type\": \"/problems/")?;
+        let (_, rest) = snapshot.split_once("\n  \"type\": \"/problems/")?;
         rest.split('"').next().map(str::to_owned)
     });
     assert_eq!(types.collect::<BTreeSet<_>>(), kinds);

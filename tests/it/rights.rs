@@ -14,7 +14,7 @@ use crate::users::signing::by_secret;
 /// answers to an end user about what is theirs and what is another's, if it is for end users.
 type Row = (&'static str, &'static [&'static str], Option<(u16, u16)>);
 
-const RIGHTS: [Row; 21] = [
+const RIGHTS: [Row; 26] = [
     ("live", &[], None),
     ("showDocs", &[], None),
     ("listProblems", &[], None),
@@ -36,6 +36,12 @@ const RIGHTS: [Row; 21] = [
     ("claimCoupon", &["admin", "issue"], Some((409, 403))),
     ("findCoupon", &["admin", "read"], None),
     ("showCoupon", &["admin", "read"], Some((200, 404))),
+    ("listCouponChanges", &["admin", "read", "redeem"], None),
+    ("redeemCoupon", &["admin", "redeem"], None),
+    ("restoreCoupon", &["admin", "redeem"], None),
+    // 409: the administrator has cancelled the coupon before.
+    ("cancelCoupon", &["admin", "campaign", "redeem"], Some((409, 404))),
+    ("redeemCode", &["admin", "redeem"], None),
     ("listCouponsOfUser", &["admin", "read"], Some((200, 404))),
 ];
 const SCOPES: [&str; 6] = ["admin", "campaign", "issue", "redeem", "read", "settle"];
@@ -65,7 +71,8 @@ async fn call(api: &Http, method: &Method, route: &Route, id: &str) -> Answer {
         }
     });
     let path = parts.collect::<Vec<_>>().join("/");
-    let answer = api.send(method.clone(), &path, r#"{"user_id":"alice"}"#).await;
+    let body = if route.operation == "cancelCoupon" { "" } else { r#"{"user_id":"alice"}"# };
+    let answer = api.send(method.clone(), &path, body).await;
     if method == route.method {
         assert_described(method.as_str(), route.path, &answer);
     }
@@ -155,7 +162,7 @@ async fn every_route_answers_every_kind_of_caller_as_the_table_says() {
         let campaign = world.open_campaign(json!({})).await; // one that no other route has closed
         let coupon = world.claim(campaign, "alice").await.body["id"].clone();
         let id = match route.operation {
-            "showCoupon" => coupon.as_str().unwrap().to_owned(),
+            "showCoupon" | "cancelCoupon" => coupon.as_str().unwrap().to_owned(),
             _ => campaign.to_string(),
         };
         let row = RIGHTS.iter().find(|(operation, ..)| *operation == route.operation);

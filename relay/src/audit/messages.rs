@@ -6,15 +6,15 @@ use async_nats::jetstream::Message;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, PullConsumer, pull};
 use async_nats::jetstream::stream::Stream;
 use futures_util::StreamExt as _;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::gaps::{detailed, held, signed};
 use crate::stream::StreamError;
 
 /// Messages requested at a time.
 const BATCH_MESSAGES: usize = 1_000;
-/// The server answers at once with what it has.
-const BATCH_TIMEOUT: Duration = Duration::from_secs(10);
+/// The server answers at once with what it has. One that deletes or moves the consumer meanwhile may not answer at all.
+const ANSWER_MAX: Duration = Duration::from_secs(2);
 /// Longer than a healthy replica lags behind its leader.
 const LAG_MAX: Duration = Duration::from_secs(5);
 const LAG_CHECK_INTERVAL: Duration = Duration::from_millis(250);
@@ -52,8 +52,8 @@ impl Messages {
     }
 
     /// The next messages, with their sequences; empty when the stream holds no more up to sequence `until`. The
-    /// consumer may be on a replica that lags, or not be reached yet, and deliver nothing though there is more: then it is
-    /// asked again.
+    /// consumer may be on a replica that lags, or not be reached yet, and deliver nothing though there is more, or the
+    /// question may be lost: then it is asked again.
     pub(super) async fn next(&mut self, until: i64) -> Result<Vec<(i64, Message)>, StreamError> {
         let deadline = Instant::now() + LAG_MAX;
         loop {
@@ -72,14 +72,14 @@ impl Messages {
         }
     }
 
-    /// What the consumer delivers at once. The server numbers its deliveries, so that a lost one shows.
+    /// What the consumer delivers, until it has been silent for [`ANSWER_MAX`]. The server numbers its deliveries, so that
+    /// a lost or late one shows.
     async fn given(&mut self) -> Result<Vec<(i64, Message)>, StreamError> {
         let failed = |error: &dyn std::error::Error| StreamError::new(name(&self.stream), error);
         let asked = self.consumer.fetch().max_messages(BATCH_MESSAGES).messages().await;
         let mut asked = asked.map_err(|error| failed(&error))?;
         let mut batch: Vec<Message> = Vec::new();
-        let deadline = Instant::now() + BATCH_TIMEOUT;
-        while let Some(message) = timeout_at(deadline, asked.next()).await.map_err(|error| failed(&error))? {
+        while let Ok(Some(message)) = timeout(ANSWER_MAX, asked.next()).await {
             match message {
                 Ok(message) => batch.push(message),
                 Err(error) if error.to_string().contains(NO_RESPONDERS) => break,

@@ -28,20 +28,33 @@ impl Leg for Coupons {
         campaigns: &'a mut Campaigns,
     ) -> Asking<'a, Option<Difference>> {
         Box::pin(async move {
-            let counts: Vec<(CampaignId, CouponState, i64, i32)> = sqlx::query_as(
-                "SELECT campaign_id, state, count(*), max(number) FROM coupons \
-                 WHERE $1::uuid IS NULL OR campaign_id = $1 GROUP BY 1, 2",
+            let counts: Vec<(CampaignId, i64, i32)> = sqlx::query_as(
+                "SELECT campaign_id, count(*), max(number) FROM coupons \
+                 WHERE $1::uuid IS NULL OR campaign_id = $1 GROUP BY 1",
             )
             .bind(campaigns.only)
             .fetch_all(&mut *snapshot)
             .within(SCAN_TIMEOUT)
             .await?;
             let mut states: HashMap<CampaignId, States> = HashMap::new();
-            for (id, state, count, highest) in counts {
+            for (id, issued, highest) in counts {
+                states.insert(id, States { issued, highest: highest.into(), ..States::default() });
+            }
+            let ended: Vec<(CampaignId, CouponState, i64)> = sqlx::query_as(
+                "SELECT campaign_id, kind, count(*) FROM (\
+                     SELECT DISTINCT ON (campaign_id, coupon_id) campaign_id, kind FROM coupon_changes \
+                     WHERE $1::uuid IS NULL OR campaign_id = $1 ORDER BY campaign_id, coupon_id, nth DESC) AS last \
+                 WHERE kind <> 'restored' GROUP BY 1, 2",
+            )
+            .bind(campaigns.only)
+            .fetch_all(&mut *snapshot)
+            .within(SCAN_TIMEOUT)
+            .await?;
+            for (id, state, count) in ended {
                 let states = states.entry(id).or_default();
-                states.highest = states.highest.max(highest.into());
+                states.issued -= count;
                 match state {
-                    CouponState::Issued => states.issued = count,
+                    CouponState::Issued => {}
                     CouponState::Redeemed => states.redeemed = count,
                     CouponState::Cancelled => states.cancelled = count,
                     CouponState::Expired => states.expired = count,

@@ -1,5 +1,6 @@
-//! The legs: gate = coupons = outbox = stream = wallet = settlement. A new one is a file, and a line in [`Legs::all`].
+//! The legs: gate = coupons = outbox = stream = wallet = settlement, and the changes of coupons in all of them. A new one is a file, and a line in [`Legs::all`].
 
+mod changes;
 pub(super) mod coupons;
 pub(super) mod gate;
 mod outbox;
@@ -35,6 +36,7 @@ impl Legs {
             Box::<stream::Stream>::default(),
             Box::<Projected<wallet::Wallet>>::default(),
             Box::<Projected<settlement::Settlement>>::default(),
+            Box::<changes::Changes>::default(),
         ])
     }
 

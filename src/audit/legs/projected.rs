@@ -38,11 +38,17 @@ pub(super) trait Table: Debug + Default + Send {
     /// Whether a coupon calls for a row.
     fn is_due(campaign: &Campaign, coupon: &CouponRow) -> bool;
 
-    /// How many rows the coupons of a campaign call for, of which `announced` have an event that is applied.
+    /// How many rows the coupons of a campaign call for when they are issued, of which `announced` have an event that is
+    /// applied.
     fn due(campaign: &Campaign, announced: i64) -> i64;
 
-    /// The amount of each row of a campaign, in minor units.
+    /// The amount of each such row of a campaign, in minor units.
     fn amount(campaign: &Campaign) -> i64;
+
+    /// A row for each campaign, or for `$1` alone unless it is null: its id, the number of rows that the changes of its
+    /// coupons call for, and the sum of their amounts as text. Only changes up to the positions `$2`, one for each shard.
+    /// Nothing if changes call for no rows.
+    const OF_CHANGES: Option<&str>;
 
     /// The first column with another value.
     fn differs(campaign: &Campaign, coupon: &CouponRow, row: &Self::Row) -> Option<Other>;
@@ -85,6 +91,8 @@ pub(super) fn first_other<const N: usize>(columns: [Option<Other>; N]) -> Option
 pub(super) struct Projected<T> {
     /// In a full audit.
     counted: Option<HashMap<CampaignId, Rows>>,
+    /// What the changes of coupons call for.
+    of_changes: HashMap<CampaignId, Rows>,
     /// Coupons whose events were behind the cut, and not applied, when the rows were counted.
     late: HashMap<CampaignId, i64>,
     table: PhantomData<T>,
@@ -102,37 +110,26 @@ impl<T: Table> Leg for Projected<T> {
         campaigns: &'a mut Campaigns,
     ) -> Asking<'a, Option<Difference>> {
         Box::pin(async move {
-            for (shard, head) in (0_i16..).zip(&campaigns.heads) {
-                let applied = sqlx::query_scalar("SELECT projection_position($1, $2)");
-                let applied: i64 = applied
-                    .bind(T::NAME.as_str())
-                    .bind(shard)
-                    .fetch_one(&mut *snapshot)
-                    .within(SCAN_TIMEOUT)
-                    .await?;
-                self.late.extend(late(snapshot, outbox_relay::Shard(shard), applied.max(*head)).await?);
+            let applied = applied_up_to(snapshot, T::NAME.as_str(), &campaigns.heads).await?;
+            for (shard, applied) in (0_i16..).zip(&applied) {
+                self.late.extend(late(snapshot, outbox_relay::Shard(shard), *applied).await?);
             }
-            let counts = sqlx::query_as(T::COUNTS)
-                .bind(campaigns.only)
-                .fetch_all(&mut *snapshot)
-                .within(SCAN_TIMEOUT)
-                .await?;
-            let counted = self.counted.insert(HashMap::with_capacity(counts.len()));
-            for (id, count, amount) in counts {
-                let (id, amount): (CampaignId, String) = (id, amount);
-                let amount = amount.parse().with_context(|| format!("read the {} of {id}", T::NAME))?;
-                counted.insert(id, Rows { count, amount });
+            if let Some(of_changes) = T::OF_CHANGES {
+                let query = sqlx::query_as(of_changes).bind(campaigns.only).bind(applied);
+                let of_changes = query.fetch_all(&mut *snapshot).within(SCAN_TIMEOUT).await?;
+                self.of_changes = rows_of::<T>(of_changes)?;
             }
+            let query = sqlx::query_as(T::COUNTS).bind(campaigns.only);
+            let counts = query.fetch_all(&mut *snapshot).within(SCAN_TIMEOUT).await?;
+            let counted = self.counted.insert(rows_of::<T>(counts)?);
             Ok(campaigns.unknown(snapshot, T::NAME, counted.keys().copied()).await?)
         })
     }
 
     fn figures(&self, campaign: &Campaign) -> Option<Difference> {
         let (rows, due) = (self.rows(campaign)?, self.due(campaign));
-        campaign.unequal(T::NAME, Mismatch::Rows, due, rows.count).or_else(|| {
-            let amount = i128::from(due) * i128::from(T::amount(campaign));
-            campaign.unequal(T::NAME, Mismatch::Amount, amount, rows.amount)
-        })
+        let other_count = campaign.unequal(T::NAME, Mismatch::Rows, due.count, rows.count);
+        other_count.or_else(|| campaign.unequal(T::NAME, Mismatch::Amount, due.amount, rows.amount))
     }
 
     fn batch<'a>(
@@ -183,7 +180,7 @@ impl<T: Table> Leg for Projected<T> {
     }
 
     fn fields(&self, campaign: &Campaign) -> Vec<Field> {
-        self.rows(campaign).map(|rows| T::fields(rows, self.due(campaign))).unwrap_or_default()
+        self.rows(campaign).map(|rows| T::fields(rows, self.due(campaign).count)).unwrap_or_default()
     }
 }
 
@@ -193,10 +190,36 @@ impl<T: Table> Projected<T> {
         Some(self.counted.as_ref()?.get(&campaign.id).copied().unwrap_or_default())
     }
 
-    fn due(&self, campaign: &Campaign) -> i64 {
+    fn due(&self, campaign: &Campaign) -> Rows {
         let late = self.late.get(&campaign.id).copied().unwrap_or_default();
-        T::due(campaign, campaign.numbered() - late)
+        let issued = T::due(campaign, campaign.numbered() - late);
+        let changed = self.of_changes.get(&campaign.id).copied().unwrap_or_default();
+        let amount = i128::from(issued) * i128::from(T::amount(campaign));
+        Rows { count: issued + changed.count, amount: amount + changed.amount }
     }
+}
+
+/// Rows of campaigns, as statements return them.
+fn rows_of<T: Table>(counts: Vec<(CampaignId, i64, String)>) -> anyhow::Result<HashMap<CampaignId, Rows>> {
+    let mut rows = HashMap::with_capacity(counts.len());
+    for (id, count, amount) in counts {
+        let amount = amount.parse().with_context(|| format!("read the {} of {id}", T::NAME))?;
+        rows.insert(id, Rows { count, amount });
+    }
+    Ok(rows)
+}
+
+/// Up to which position of each shard a projection has applied the events, or should have: the cut, if it has not reached
+/// that.
+pub(super) async fn applied_up_to(
+    snapshot: &mut PgConnection,
+    projection: &str,
+    heads: &[i64],
+) -> Result<Vec<i64>, sqlx::Error> {
+    let applied = "SELECT greatest(head, projection_position($1, (nth - 1)::smallint)) \
+                   FROM unnest($2::bigint[]) WITH ORDINALITY AS shard (head, nth) ORDER BY nth";
+    let query = sqlx::query_scalar(applied).bind(projection).bind(heads);
+    query.fetch_all(snapshot).within(SCAN_TIMEOUT).await
 }
 
 /// A coupon against its row.

@@ -1,14 +1,15 @@
-//! The settlement: an entry for every coupon that counts for the merchant, with its amount.
+//! The settlement: an entry for every coupon that counts for the merchant from its issue on, and for every change that counts,
+//! with its amount.
 
 use sqlx::FromRow;
 
+use super::changes::due;
 use super::projected::{Other, Rows, Table, first_other, other};
 use crate::audit::campaigns::Campaign;
 use crate::audit::chunk::CouponRow;
 use crate::audit::difference::LegName;
 use crate::audit::leg::Field;
 use crate::campaign::SettleOn;
-use crate::coupon::CouponState;
 use crate::ids::{CampaignId, CouponId};
 
 /// Table `settlement_entries`.
@@ -32,25 +33,34 @@ impl Table for Settlement {
         WHERE $1::uuid IS NULL OR campaign_id = $1 GROUP BY 1";
     const ROWS: &str = "SELECT coupon_id, campaign_id, merchant_id, amount, currency \
         FROM unnest($1::text[], $2::uuid[]) AS c (user_id, coupon_id) JOIN settlement_entries USING (coupon_id) \
-        WHERE kind = 'accrual'";
-    const STRANGER: &str = "SELECT coupon_id FROM settlement_entries WHERE campaign_id = $1 AND NOT EXISTS \
+        WHERE nth = 0 AND kind = 'accrual'";
+    const STRANGER: &str = "SELECT coupon_id FROM settlement_entries AS entry WHERE campaign_id = $1 AND NOT EXISTS \
         (SELECT FROM coupons JOIN campaigns ON campaigns.id = campaign_id \
          WHERE coupons.id = coupon_id AND campaign_id = $1 \
-           AND (settle_on = 'issue' OR coupons.state = 'redeemed')) \
+           AND CASE entry.nth WHEN 0 THEN settle_on = 'issue' ELSE EXISTS \
+               (SELECT FROM coupon_changes AS change WHERE change.coupon_id = entry.coupon_id AND change.nth = entry.nth) END) \
         ORDER BY 1 LIMIT 1";
+    const OF_CHANGES: Option<&str> = Some(concat!(
+        "SELECT campaign_id, count(due), coalesce(sum(due), 0)::text FROM (\
+             SELECT campaign_id, ",
+        due!(),
+        " AS due FROM coupon_changes JOIN campaigns ON id = campaign_id \
+             WHERE position <= ($2::bigint[])[shard + 1] AND ($1::uuid IS NULL OR campaign_id = $1)) AS change \
+         GROUP BY 1"
+    ));
 
     fn coupon(row: &EntryRow) -> CouponId {
         row.coupon_id
     }
 
-    fn is_due(campaign: &Campaign, coupon: &CouponRow) -> bool {
-        campaign.settle_on == SettleOn::Issue || coupon.state == CouponState::Redeemed
+    fn is_due(campaign: &Campaign, _: &CouponRow) -> bool {
+        campaign.settle_on == SettleOn::Issue
     }
 
     fn due(campaign: &Campaign, announced: i64) -> i64 {
         match campaign.settle_on {
             SettleOn::Issue => announced,
-            SettleOn::Redeem => campaign.states.map_or(0, |states| states.redeemed),
+            SettleOn::Redeem => 0,
         }
     }
 

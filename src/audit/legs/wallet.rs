@@ -38,6 +38,8 @@ impl Table for Wallet {
         (SELECT FROM coupons WHERE id = coupon_id AND campaign_id = $1 AND user_id = wallet.user_id) \
         ORDER BY 1 LIMIT 1";
 
+    const OF_CHANGES: Option<&str> = None;
+
     fn coupon(row: &WalletRow) -> CouponId {
         row.coupon_id
     }

@@ -85,6 +85,45 @@ pub(super) struct Claim {
     user_id: ExternalId,
 }
 
+/// A redemption of a coupon. What is given beside `order_ref` and `amount` must be so, or the redemption is refused.
+#[derive(ToSchema)]
+pub(super) struct Redemption {
+    /// The order for which the coupon is used. The same one of a merchant again shows the first answer.
+    order_ref: ExternalId,
+    /// In minor units, at most the face value, which it is if it is missing.
+    amount: Option<i64>,
+    /// That of the coupon: a code of ISO 4217.
+    currency: Option<String>,
+    /// The holder of the coupon.
+    user_id: Option<ExternalId>,
+    /// The merchant of the coupon's campaign.
+    merchant_id: Option<ExternalId>,
+}
+
+/// A redemption of the coupon with a code.
+#[derive(ToSchema)]
+pub(super) struct RedemptionByCode {
+    /// As it was read or typed: 20 characters, with hyphens, blanks or neither between them.
+    code: String,
+    /// The order for which the coupon is used. The same one of a merchant again shows the first answer.
+    order_ref: ExternalId,
+    /// In minor units, at most the face value, which it is if it is missing.
+    amount: Option<i64>,
+    /// That of the coupon: a code of ISO 4217.
+    currency: Option<String>,
+    /// The holder of the coupon.
+    user_id: Option<ExternalId>,
+    /// The merchant of the coupon's campaign.
+    merchant_id: Option<ExternalId>,
+}
+
+/// What is restored.
+#[derive(ToSchema)]
+pub(super) struct Restoration {
+    /// The order of the redemption that is taken back.
+    order_ref: ExternalId,
+}
+
 /// An object without fields. The body may also be missing or `null`.
 #[derive(ToSchema)]
 pub(super) struct Nothing {}

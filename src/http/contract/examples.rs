@@ -46,6 +46,18 @@ pub(super) fn of(schema: &str) -> Value {
             "expires_at": "2026-12-27T18:00:01.25Z", "usable": true,
         }),
         "WalletPage" => json!({ "coupons": [of("WalletCoupon")], "next": null }),
+        "Redemption" => json!({ "order_ref": "order-7", "amount": 500, "currency": "EUR" }),
+        "RedemptionByCode" => {
+            json!({ "code": "CBDQ-JJS3-YXM5-5SWY-9BD6", "order_ref": "order-7", "merchant_id": "shop-7" })
+        }
+        "Restoration" => json!({ "order_ref": "order-7" }),
+        "CouponChange" | "RedemptionAnswer" => json!({
+            "coupon_id": "01M7WFKGE14NWN561KVXBYTJTY", "campaign_id": "01M7WFKGE14NWN561KVXBYTJTX",
+            "user_id": "alice", "nth": 1, "kind": "redeemed", "at": "2026-11-29T12:00:00.5Z",
+            "actor": "token:01M7WFKGE14NWN561KVXBYTJTW", "request_id": REQUEST_ID, "order_ref": "order-7",
+            "amount": 500, "currency": "EUR",
+        }),
+        "CouponChangePage" => json!({ "changes": [of("CouponChange")], "next": null }),
         "Readiness" => json!({
             "halted": [], "nats": "up", "postgres": "up", "redis": "up", "status": "ready",
         }),

@@ -2,6 +2,7 @@
 //! problems; `operations` adds what these do not say.
 
 mod bodies;
+mod coupons;
 mod examples;
 mod operations;
 mod parameters;

@@ -39,8 +39,19 @@ const fn plain(id: &'static str, summary: &'static str, answers: &'static [Answe
     Operation { id, summary, query: &[], headers: &[], body: None, answers, problems: &[] }
 }
 
+/// Why a coupon may not be redeemed.
+const REDEMPTION_PROBLEMS: &[ProblemKind] = &[
+    ProblemKind::AlreadyRedeemed,
+    ProblemKind::Cancelled,
+    ProblemKind::Expired,
+    ProblemKind::OrderRefUsed,
+    ProblemKind::CouponMismatch,
+    ProblemKind::AmountTooHigh,
+    ProblemKind::Overloaded,
+];
+
 /// Every operation, in the order of the table of routes.
-pub(super) static OPERATIONS: [Operation; 21] = [
+pub(super) static OPERATIONS: [Operation; 26] = [
     plain(
         "live",
         "Says that the process runs",
@@ -176,6 +187,53 @@ pub(super) static OPERATIONS: [Operation; 21] = [
         ..plain("findCoupon", "Finds the coupon with a code", &[Answer(200, Content::Json("CouponPage"))])
     },
     plain("showCoupon", "Shows a coupon", &[Answer(200, Content::Json("Coupon"))]),
+    Operation {
+        body: Some("Redemption"),
+        query: &["dry_run"],
+        problems: REDEMPTION_PROBLEMS,
+        ..plain(
+            "redeemCoupon",
+            "Redeems a coupon for an order, or tries whether it can be",
+            &[Answer(200, Content::Json("RedemptionAnswer"))],
+        )
+    },
+    Operation {
+        body: Some("RedemptionByCode"),
+        query: &["dry_run"],
+        problems: REDEMPTION_PROBLEMS,
+        ..plain(
+            "redeemCode",
+            "Redeems the coupon with a code for an order, or tries whether it can be",
+            &[Answer(200, Content::Json("RedemptionAnswer"))],
+        )
+    },
+    Operation {
+        body: Some("Restoration"),
+        problems: &[ProblemKind::NotRedeemed, ProblemKind::CouponMismatch, ProblemKind::Overloaded],
+        ..plain(
+            "restoreCoupon",
+            "Takes back the redemption of a coupon, when its order is refunded",
+            &[Answer(200, Content::Json("CouponChange"))],
+        )
+    },
+    Operation {
+        body: Some("Nothing"),
+        problems: &[
+            ProblemKind::AlreadyRedeemed,
+            ProblemKind::Cancelled,
+            ProblemKind::Expired,
+            ProblemKind::Overloaded,
+        ],
+        ..plain("cancelCoupon", "Cancels a coupon for ever", &[Answer(200, Content::Json("CouponChange"))])
+    },
+    Operation {
+        query: &["cursor", "limit"],
+        ..plain(
+            "listCouponChanges",
+            "Lists what became of a coupon, by whom and when, the newest first",
+            &[Answer(200, Content::Json("CouponChangePage"))],
+        )
+    },
     Operation {
         query: &["status", "cursor", "limit"],
         ..plain(

@@ -13,6 +13,8 @@ use crate::page::{PAGE_MAX, PageLimit};
 
 const CODE: &str = "The code of a coupon: 20 characters, in large or small letters, with hyphens, blanks or neither between them; \
                     O, I and L are read as 0, 1 and 1.";
+const STATUS: &str = "Which coupons to list; all if it is missing.";
+const DRY_RUN: &str = "Whether the redemption is only tried; false if it is missing.";
 const IF_MATCH: &str = "The version that the campaign must have, in quotation marks; several, separated by commas; or *. Without it \
                         any version will do.";
 /// What a header `If-Match` may be.
@@ -49,14 +51,9 @@ pub(super) fn all() -> Value {
             states,
             json!(["open", "closed"]),
         ),
-        parameter(
-            "query",
-            "status",
-            "Which coupons to list; all if it is missing.",
-            statuses,
-            json!("usable"),
-        ),
+        parameter("query", "status", STATUS, statuses, json!("usable")),
         parameter("query", "code", CODE, code, json!("CBDQ-JJS3-YXM5-5SWY-9BD6")),
+        parameter("query", "dry_run", DRY_RUN, json!({ "type": "boolean", "default": false }), json!(true)),
         parameter("query", "cursor", "The next of the page before.", ulid, json!(id)),
         parameter("query", "limit", "Items of a page.", limit, json!(50)),
         parameter("header", "Request-Id", &request_id, text.clone(), json!("night-1")),

@@ -36,10 +36,17 @@ pub(super) fn example(kind: ProblemKind) -> Value {
             "errors" => wrong(kind),
             "coupon" => examples::of("Coupon"),
             "opens_at" => json!("2026-11-27T18:00:00Z"),
+            "reasons" => json!([reason(kind)]),
+            "last_change" => examples::of("CouponChange"),
             _ => json!(detail(kind)),
         };
     }
     example
+}
+
+/// Why a coupon is not changed.
+fn reason(kind: ProblemKind) -> &'static str {
+    if kind == ProblemKind::CouponMismatch { "another-merchant" } else { kind.about().slug }
 }
 
 /// What may be wrong with the fields of a request.
@@ -105,6 +112,8 @@ fn schema(kind: ProblemKind) -> Value {
             "errors" => json!({ "type": "array", "items": reference("schemas", "FieldProblem") }),
             "coupon" => reference("schemas", "Coupon"),
             "opens_at" => json!({ "type": "string", "format": "date-time" }),
+            "reasons" => json!({ "type": "array", "items": reference("schemas", "Reason") }),
+            "last_change" => json!({ "oneOf": [reference("schemas", "CouponChange"), { "type": "null" }] }),
             _ => json!({ "type": "string" }),
         };
         if let Always(name) = member {
@@ -128,6 +137,13 @@ fn members(kind: ProblemKind) -> &'static [Member] {
         | ProblemKind::Invalid
         | ProblemKind::NotEditableInState => &[Always("errors")],
         ProblemKind::AlreadyIssued | ProblemKind::UserLimitReached => &[Always("coupon")],
+        ProblemKind::AlreadyRedeemed
+        | ProblemKind::Cancelled
+        | ProblemKind::Expired
+        | ProblemKind::NotRedeemed
+        | ProblemKind::OrderRefUsed
+        | ProblemKind::CouponMismatch
+        | ProblemKind::AmountTooHigh => &[Always("reasons"), Always("last_change")],
         ProblemKind::SoldOut | ProblemKind::Closed => &[Sometimes("coupon")],
         ProblemKind::NotOpen => &[Sometimes("opens_at"), Sometimes("coupon")],
         ProblemKind::MalformedRequest => &[Sometimes("errors")],

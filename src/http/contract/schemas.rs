@@ -6,50 +6,52 @@
 use serde_json::{Map, Value, json, to_value};
 use utoipa::{PartialSchema, ToSchema};
 
-use super::bodies::{CampaignEdit, Claim, ExternalId, NewCampaign, Nothing};
+use super::bodies::{
+    CampaignEdit, Claim, ExternalId, NewCampaign, Nothing, Redemption, RedemptionByCode, Restoration,
+};
+use super::coupons::{Coupon, CouponChange, CouponChangePage, CouponPage, Trial, WalletCoupon, WalletPage};
+use super::reference;
 use crate::campaign::draft::{
     FACE_VALUE_MAX, NAME_LENGTH_MAX, PER_USER_LIMIT_MAX, QUANTITY_MAX, TOTAL_VALUE_MAX,
 };
 use crate::campaign::duration::DURATION_DAYS_MAX;
 use crate::campaign::{SettleOn, State};
 use crate::coupon::CouponState;
+use crate::coupon::code::CODE_LENGTH;
 use crate::health::{Link, Readiness, Status};
 use crate::ids::{EXTERNAL_ID_BYTES_MAX, FieldProblem};
+use crate::lifecycle::{ChangeKind, Reason};
 use crate::money::CURRENCY_PATTERN;
 
 /// Every schema, by its name.
 pub(super) fn all() -> Map<String, Value> {
     let mut schemas = Map::new();
-    add::<NewCampaign>(&mut schemas);
-    add::<CampaignEdit>(&mut schemas);
-    add::<Claim>(&mut schemas);
-    add::<Nothing>(&mut schemas);
-    add::<ExternalId>(&mut schemas);
-    add::<Campaign>(&mut schemas);
-    add::<State>(&mut schemas);
-    add::<SettleOn>(&mut schemas);
-    add::<CampaignPage>(&mut schemas);
-    add::<Sync>(&mut schemas);
-    add::<SyncedField>(&mut schemas);
-    add::<GateSeats>(&mut schemas);
-    add::<Change>(&mut schemas);
-    add::<ChangePage>(&mut schemas);
-    add::<Coupon>(&mut schemas);
-    add::<CouponState>(&mut schemas);
-    add::<WalletCoupon>(&mut schemas);
-    add::<CouponPage>(&mut schemas);
-    add::<WalletPage>(&mut schemas);
-    add::<Readiness>(&mut schemas);
-    add::<Status>(&mut schemas);
-    add::<Link>(&mut schemas);
-    add::<FieldProblem>(&mut schemas);
+    macro_rules! add {
+        ($($schema:ident)*) => { $(add::<$schema>(&mut schemas);)* };
+    }
+    add! {
+        NewCampaign CampaignEdit Claim Redemption RedemptionByCode Restoration
+        Nothing ExternalId Campaign State SettleOn CampaignPage
+        Sync SyncedField GateSeats Change ChangePage Coupon
+        CouponState ChangeKind Reason CouponChange CouponChangePage Trial
+        WalletCoupon CouponPage WalletPage Readiness Status Link
+        FieldProblem
+    }
     // What a derive cannot say.
     let mut say = |schema: &str, member: &str, value: Value| {
         if let Some(schema) = schemas.get_mut(schema) {
             schema[member] = value;
         }
     };
-    for body in [NewCampaign::name(), CampaignEdit::name(), Claim::name(), Nothing::name()] {
+    for body in [
+        NewCampaign::name(),
+        CampaignEdit::name(),
+        Claim::name(),
+        Redemption::name(),
+        RedemptionByCode::name(),
+        Restoration::name(),
+        Nothing::name(),
+    ] {
         say(&body, "additionalProperties", false.into());
     }
     let external_id = format!(r"^([!-\-/-~][!-~]?|\.[!-\-/-~]|[!-~]{{3,{EXTERNAL_ID_BYTES_MAX}}})$");
@@ -68,6 +70,8 @@ pub(super) fn all() -> Map<String, Value> {
             { "required": ["coupon_valid_for"], "properties": either[1] },
         ]),
     );
+    let answers = ["CouponChange", "Trial"].map(|name| reference("schemas", name));
+    schemas.insert("RedemptionAnswer".to_owned(), json!({ "oneOf": answers }));
     for (schema, field, limits) in limits() {
         let field = schemas.get_mut(schema).and_then(|schema| schema["properties"].get_mut(field));
         if let (Some(Value::Object(field)), Value::Object(limits)) = (field, limits) {
@@ -96,7 +100,11 @@ fn limits() -> Vec<(&'static str, &'static str, Value)> {
         ("coupon_valid_for", json!({ "description": duration })),
     ];
     let of = |schema| limits.iter().map(move |(field, limits)| (schema, *field, limits.clone()));
-    of("NewCampaign").chain(of("CampaignEdit")).collect()
+    let amount = ["Redemption", "RedemptionByCode"].map(|schema| (schema, "amount", up_to(FACE_VALUE_MAX)));
+    let currency = ["Redemption", "RedemptionByCode"]
+        .map(|schema| (schema, "currency", json!({ "pattern": CURRENCY_PATTERN })));
+    let code = ("RedemptionByCode", "code", json!({ "minLength": CODE_LENGTH }));
+    of("NewCampaign").chain(of("CampaignEdit")).chain(amount).chain(currency).chain([code]).collect()
 }
 
 fn add<T: ToSchema + PartialSchema>(schemas: &mut Map<String, Value>) {
@@ -213,63 +221,6 @@ struct Change {
 #[derive(ToSchema)]
 struct ChangePage {
     changes: Vec<Change>,
-    /// The cursor of the next page; null at the end.
-    #[schema(required = true)]
-    next: Option<String>,
-}
-
-/// A coupon.
-#[derive(ToSchema)]
-struct Coupon {
-    /// A ULID.
-    id: String,
-    /// A ULID.
-    campaign_id: String,
-    user_id: String,
-    /// Serial within the campaign, from 1, without gaps.
-    number: i32,
-    /// A secret of the holder.
-    code: String,
-    state: CouponState,
-    #[schema(format = DateTime)]
-    issued_at: String,
-    #[schema(format = DateTime)]
-    expires_at: String,
-}
-
-/// The coupons that were found.
-#[derive(ToSchema)]
-struct CouponPage {
-    coupons: Vec<Coupon>,
-    /// The cursor of the next page; null at the end.
-    #[schema(required = true)]
-    next: Option<String>,
-}
-
-/// A coupon in a wallet.
-#[derive(ToSchema)]
-struct WalletCoupon {
-    /// A ULID.
-    id: String,
-    /// A ULID.
-    campaign_id: String,
-    number: i32,
-    /// In minor units of the currency.
-    face_value: i64,
-    currency: String,
-    state: CouponState,
-    #[schema(format = DateTime)]
-    issued_at: String,
-    #[schema(format = DateTime)]
-    expires_at: String,
-    /// Whether its state is `issued`.
-    usable: bool,
-}
-
-/// A page of a wallet, the newest coupon first.
-#[derive(ToSchema)]
-struct WalletPage {
-    coupons: Vec<WalletCoupon>,
     /// The cursor of the next page; null at the end.
     #[schema(required = true)]
     next: Option<String>,

@@ -67,12 +67,22 @@ async fn plants(scene: &Scene) -> Vec<Plant> {
             "UPDATE settlement_entries SET merchant_id = 'merchant-1' WHERE {}",
             &row,
         ),
+        plant(
+            "changes",
+            "change",
+            "UPDATE wallet_changes SET kind = 'cancelled' WHERE {}",
+            "UPDATE wallet_changes SET kind = 'redeemed' WHERE {}",
+            &row,
+        ),
     ]
 }
 
 #[tokio::test]
 async fn each_leg_sees_what_no_other_leg_does() {
     let mut scene = Scene::start().await;
+    let redeem = format!("/v1/coupons/{}/redeem", scene.coupon);
+    assert_eq!(scene.world.api().post(&redeem, &json!({ "order_ref": "order-1" })).await.status, 200);
+    scene.world.balanced().await;
     let plants = plants(&scene).await;
     let names: Vec<_> = legs().into_iter().map(LegName::as_str).collect();
     assert_eq!(plants.iter().map(|plant| plant.leg).collect::<Vec<_>>(), names, "a leg without a difference");

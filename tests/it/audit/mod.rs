@@ -2,6 +2,7 @@
 //! tests of this file change the stream.
 
 mod apart;
+mod changes;
 mod legs;
 mod rows;
 mod rush;

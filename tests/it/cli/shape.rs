@@ -29,7 +29,7 @@ const SILENT: [(&str, &str); 7] = [
 ];
 
 /// Calls of every other command, in this order. Words in capital letters stand for ids.
-const CALLS: [(&str, Shape); 29] = [
+const CALLS: [(&str, Shape); 33] = [
     (
         "campaign create --name x --merchant m --face-value 1 --currency EUR --quantity 1 --opens-at \
          2026-01-01T00:00:00Z --closes-at 2099-01-01T00:00:00Z --coupon-valid-for P1D",
@@ -39,6 +39,10 @@ const CALLS: [(&str, Shape); 29] = [
     ("campaign show CAMPAIGN", Object),
     ("campaign open CAMPAIGN", Object),
     ("show COUPON", Object),
+    ("redeem CODE --order-ref order-1", Object),
+    ("restore COUPON --order-ref order-1", Object),
+    ("cancel COUPON --yes", Object),
+    ("history COUPON", List),
     ("find --user alice", List),
     ("user coupons alice", List),
     ("replay --type issued --dry-run", Object),
@@ -94,7 +98,8 @@ fn every_command_that_prints_data_has_json() {
 async fn what_is_printed_with_json_has_one_shape() {
     let world = World::start().await;
     let (campaign, other) = (world.open_campaign(json!({})).await, world.open_campaign(json!({})).await);
-    let coupon = world.claim(campaign, "alice").await.body["id"].as_str().unwrap().to_owned();
+    let coupon = world.claim(campaign, "alice").await.body;
+    let [coupon, code] = ["id", "code"].map(|field| coupon[field].as_str().unwrap().to_owned());
     world.execute("ALTER TABLE wallet ADD CONSTRAINT poison CHECK (user_id <> 'mallory')").await;
     world.claim(campaign, "mallory").await;
     wait_until("the event is parked", SOON, async || world.dead_letters().await.len() == 1).await;
@@ -105,6 +110,7 @@ async fn what_is_printed_with_json_has_one_shape() {
         ("CAMPAIGN", campaign.to_string()),
         ("OTHER", other.to_string()),
         ("COUPON", coupon),
+        ("CODE", code),
         ("POSITION", position.to_string()),
         ("TOKEN", token.split('_').nth(1).unwrap().to_owned()),
     ];

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use coupon_dispatcher::event::KINDS;
+use coupon_dispatcher::event::{EXPIRED, KINDS};
 use hyper::Method;
 use outbox_relay::Shard;
 use serde_json::{Value, json};
@@ -112,7 +112,16 @@ async fn every_metric_is_told() {
 async fn every_event_is_told() {
     let world = World::start().await;
     let campaign = world.open_campaign(json!({ "quantity": 1, "budget": 500 })).await;
-    world.claim(campaign, "alice").await;
+    let coupon = world.claim(campaign, "alice").await.body["id"].clone();
+    let ended = world.open_campaign(json!({ "coupon_valid_for": "PT1S" })).await;
+    world.claim(ended, "alice").await;
+    for change in ["redeem", "restore", "cancel"] {
+        let body = if change == "cancel" { Value::Null } else { json!({ "order_ref": "order-1" }) };
+        let path = format!("/v1/coupons/{}/{change}", coupon.as_str().unwrap());
+        assert_eq!(world.api().post(&path, &body).await.status, 200, "{change}");
+    }
+    let has_expired = async || world.outbox(Shard(0)).await.iter().any(|event| event.kind == EXPIRED);
+    wait_until("a coupon expires", SOON, has_expired).await;
     for change in ["pause", "close"] {
         world.api().post(&format!("/v1/campaigns/{campaign}/{change}"), &Value::Null).await;
     }
@@ -120,8 +129,9 @@ async fn every_event_is_told() {
     let mut kinds = BTreeSet::new();
     for event in world.outbox(Shard(0)).await {
         let data: serde_json::Map<String, Value> = serde_json::from_str(&event.data).unwrap();
-        let told: BTreeSet<_> =
-            first_column(section(&text, &format!("## `{}`", event.kind))).into_iter().collect();
+        let is_about = |line: &&str| line.starts_with("## ") && line.contains(&format!("`{}`", event.kind));
+        let heading = text.lines().find(is_about).unwrap_or_else(|| panic!("no section of {}", event.kind));
+        let told: BTreeSet<_> = first_column(section(&text, heading)).into_iter().collect();
         assert_eq!(told, data.keys().cloned().collect(), "{}", event.kind);
         kinds.insert(event.kind);
     }

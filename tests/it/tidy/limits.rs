@@ -8,10 +8,11 @@ const WAITS: [&str; 7] =
 /// What limits it.
 const LIMITS: [&str; 4] = ["in_time()", "within(", "timeout(", "prepared!("];
 /// Files without limits of their own, and where the limit is.
-const ELSEWHERE: [(&str, &str); 9] = [
+const ELSEWHERE: [(&str, &str); 10] = [
     ("relay/src/replay/selection.rs", "the callers of `rows` limit it: a plan may take longer than a batch"),
     ("relay/src/schema.rs", "a migration takes as long as it takes; an operator watches it"),
     ("src/issue/work.rs", "writer/lane.rs limits each batch"),
+    ("src/lifecycle/work.rs", "writer/lane.rs limits each batch"),
     ("src/writer/worker.rs", "each call is inside timeout(WRITER_TIMEOUT, …)"),
     ("src/wallet.rs", "relay/src/feed.rs limits Projection::apply"),
     ("src/settlement.rs", "relay/src/feed.rs limits Projection::apply"),

@@ -149,6 +149,10 @@ async fn a_user_sees_campaigns_that_are_no_drafts_and_changes_none() {
         (Method::PATCH, format!("/v1/campaigns/{open}"), json!({ "quantity": 9 })),
         (Method::GET, format!("/v1/campaigns/{open}/changes"), json!(null)),
         (Method::POST, format!("/v1/campaigns/{open}/sync"), json!(null)),
+        (Method::GET, format!("/v1/coupons/{open}/changes"), json!(null)),
+        (Method::POST, format!("/v1/coupons/{open}/redeem"), json!({ "order_ref": "order-1" })),
+        (Method::POST, format!("/v1/coupons/{open}/restore"), json!({ "order_ref": "order-1" })),
+        (Method::POST, "/v1/redemptions".to_owned(), json!({ "order_ref": "order-1" })),
         (Method::POST, format!("/v1/campaigns/{open}/pause"), json!(null)),
         (Method::POST, format!("/v1/campaigns/{open}/close"), json!(null)),
     ] {
@@ -157,6 +161,26 @@ async fn a_user_sees_campaigns_that_are_no_drafts_and_changes_none() {
     let states = "SELECT state FROM campaigns ORDER BY state";
     let states: Vec<String> = sqlx::query_scalar(states).fetch_all(&world.pool).await.unwrap();
     assert_eq!(states, ["draft", "open"]);
+    world.close().await;
+}
+
+/// To them no coupon of another user exists.
+#[tokio::test]
+async fn a_user_cancels_what_is_theirs() {
+    let (world, key) = with_key().await;
+    let campaign = world.open_campaign(json!({})).await;
+    let (alice, bob) = (user(&world, &key.token("alice")), user(&world, &key.token("bob")));
+    let coupon = alice.post(&format!("/v1/campaigns/{campaign}/coupons"), &json!({})).await;
+    let path = format!("/v1/coupons/{}/cancel", coupon.body["id"].as_str().unwrap());
+    let unknown = bob.post("/v1/coupons/01ARZ3NDEKTSV4RRFFQ69G5FAV/cancel", &json!({})).await;
+    let hidden = bob.post(&path, &json!({})).await;
+    refused(&hidden, 404, "not-found");
+    assert_eq!(said(&hidden), said(&unknown));
+    let cancelled = alice.post(&path, &json!({})).await;
+    assert_eq!((cancelled.status, &cancelled.body["actor"]), (200, &json!("user:alice")), "{cancelled:?}");
+    refused(&alice.post(&path, &json!({})).await, 409, "cancelled");
+    assert_eq!(said(&bob.post(&path, &json!({})).await), said(&unknown));
+    world.balanced().await;
     world.close().await;
 }
 
