@@ -49,7 +49,7 @@ GRANT EXECUTE ON FUNCTION outbox_head, projection_position TO coupon_api;
 
 -- The API: campaigns and their states; coupons and events only through the functions, which run as the owner.
 GRANT SELECT, INSERT, UPDATE (name, merchant_id, face_value, currency, quantity, budget, per_user_limit, opens_at, closes_at,
-    coupon_expires_at, coupon_valid_for, settle_on, require_idempotency_key, state, version, closed_at, expired_up_to, expiry_due_at) ON campaigns
+    coupon_expires_at, coupon_valid_for, settle_on, require_idempotency_key, restock_on_cancel, state, version, closed_at, expired_up_to, expiry_due_at) ON campaigns
     TO coupon_api;
 GRANT SELECT, INSERT ON campaign_changes TO coupon_api; -- who changed what: rows are only added
 GRANT SELECT ON coupons, coupon_changes, wallet, wallet_changes TO coupon_api;

@@ -61,7 +61,7 @@ pub enum Mismatch {
     AnnouncedTwice,
     /// No event announces the coupon with this number (`expected`).
     NotAnnounced,
-    /// A table or the outbox has another number of changes of coupons.
+    /// A table or the outbox has another number of changes of coupons, or their serial numbers do.
     Changes { table: &'static str },
     /// A change of a coupon is not there what its event in the outbox tells.
     Change { table: &'static str },

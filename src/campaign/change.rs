@@ -175,6 +175,14 @@ impl<L: Listener> Campaigns<L> {
         prepared!(self.pool, |connection| record_on(connection, request, &synced))
     }
 
+    /// Seats of a campaign are back on sale, which is committed. Sells them at once; if Postgres does not answer, the sweeper does
+    /// so a moment later.
+    pub async fn restocked(&self, id: CampaignId) {
+        if let Ok(Some(standing)) = self.show(id).await {
+            self.listener.changed(&standing.campaign).await;
+        }
+    }
+
     async fn change(
         &self,
         id: CampaignId,

@@ -11,7 +11,7 @@ use crate::json::{Object, Rejected, Value};
 use crate::money::{Currency, Money};
 
 /// The fields of the body, in the order in which messages name them.
-pub(super) const FIELDS: [&str; 13] = [
+pub(super) const FIELDS: [&str; 14] = [
     "name",
     "merchant_id",
     "face_value",
@@ -25,6 +25,7 @@ pub(super) const FIELDS: [&str; 13] = [
     "coupon_valid_for",
     "settle_on",
     "require_idempotency_key",
+    "restock_on_cancel",
 ];
 /// Coupons of one campaign, at most: a gate holds its seats in the memory of Redis.
 pub const QUANTITY_MAX: i64 = 10_000_000;
@@ -57,6 +58,7 @@ pub struct DraftBody {
     pub(super) expiry: Option<(Option<OffsetDateTime>, Option<String>)>,
     pub(super) settle_on: Option<SettleOn>,
     pub(super) require_idempotency_key: Option<bool>,
+    pub(super) restock_on_cancel: Option<bool>,
 }
 
 /// A campaign that can be created.
@@ -73,6 +75,7 @@ pub struct Draft {
     pub expiry: Expiry,
     pub settle_on: SettleOn,
     pub require_idempotency_key: bool,
+    pub restock_on_cancel: bool,
 }
 
 impl Draft {
@@ -93,6 +96,7 @@ impl Draft {
             expiry: campaign.expiry,
             settle_on: campaign.settle_on,
             require_idempotency_key: campaign.require_idempotency_key,
+            restock_on_cancel: campaign.restock_on_cancel,
         }
     }
 }
@@ -120,6 +124,7 @@ impl DraftBody {
             expiry: expires_at.zip(valid_for),
             settle_on: object.optional("settle_on", SettleOn::Redeem),
             require_idempotency_key: object.optional("require_idempotency_key", false),
+            restock_on_cancel: object.optional("restock_on_cancel", false),
         };
         Ok(Self { problems: object.into_problems(), ..body })
     }
@@ -159,6 +164,7 @@ impl DraftBody {
                 expiry: expiry?,
                 settle_on: self.settle_on?,
                 require_idempotency_key: self.require_idempotency_key?,
+                restock_on_cancel: self.restock_on_cancel?,
             })
         };
         let draft = draft().filter(|_| checks.0.is_empty());

@@ -21,7 +21,7 @@ pub enum Until {
 }
 
 /// Until when each field may be changed.
-pub const EDITABLE: [(&str, Until); 13] = [
+pub const EDITABLE: [(&str, Until); 14] = [
     ("name", Until::Paused),
     ("merchant_id", Until::Draft),
     ("face_value", Until::Draft),
@@ -35,6 +35,7 @@ pub const EDITABLE: [(&str, Until); 13] = [
     ("coupon_valid_for", Until::Scheduled),
     ("settle_on", Until::Draft),
     ("require_idempotency_key", Until::Paused),
+    ("restock_on_cancel", Until::Paused),
 ];
 
 impl Until {
@@ -84,6 +85,7 @@ pub struct Edit {
     coupon_valid_for: Option<String>,
     settle_on: Option<SettleOn>,
     require_idempotency_key: Option<bool>,
+    restock_on_cancel: Option<bool>,
     /// The names of those that are given.
     given: Vec<&'static str>,
 }
@@ -120,6 +122,7 @@ impl Edit {
             coupon_valid_for: object.optional("coupon_valid_for", None).flatten(),
             settle_on: object.optional("settle_on", None).flatten(),
             require_idempotency_key: object.optional("require_idempotency_key", None).flatten(),
+            restock_on_cancel: object.optional("restock_on_cancel", None).flatten(),
             given: object.given(),
         };
         let problems = object.into_problems();
@@ -152,6 +155,7 @@ impl Edit {
         if !kept.is_empty() {
             return keeps(kept);
         }
+        let issued = issued - campaign.returned; // of the others the seats are back on sale
         let issued_value = i64::from(issued).saturating_mul(draft.face_value.minor);
         let below = [
             (
@@ -196,12 +200,13 @@ impl Edit {
             expiry: Some((expires_at, valid_for)),
             settle_on: self.settle_on.or(Some(campaign.settle_on)),
             require_idempotency_key: self.require_idempotency_key.or(Some(campaign.require_idempotency_key)),
+            restock_on_cancel: self.restock_on_cancel.or(Some(campaign.restock_on_cancel)),
         }
     }
 }
 
 /// The values of the fields, in the order of [`EDITABLE`].
-fn values(draft: &Draft) -> [String; 13] {
+fn values(draft: &Draft) -> [String; 14] {
     let (expires_at, valid_for) = match draft.expiry {
         Expiry::At(time) => (time.to_string(), String::new()),
         Expiry::After(duration) => (String::new(), format_duration(duration)),
@@ -220,5 +225,6 @@ fn values(draft: &Draft) -> [String; 13] {
         valid_for,
         format!("{:?}", draft.settle_on),
         draft.require_idempotency_key.to_string(),
+        draft.restock_on_cancel.to_string(),
     ]
 }

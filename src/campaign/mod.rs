@@ -146,6 +146,8 @@ pub struct Campaign {
     pub settle_on: SettleOn,
     /// A claim without an idempotency key is refused.
     pub require_idempotency_key: bool,
+    /// A cancelled coupon puts its seat back on sale.
+    pub restock_on_cancel: bool,
     pub state: State,
     pub version: i32,
     #[serde(with = "time::serde::rfc3339")]
@@ -153,14 +155,19 @@ pub struct Campaign {
     /// When it was closed; nothing as long as it is not, or if the version before this one has closed it.
     #[serde(skip)]
     pub closed_at: Option<OffsetDateTime>,
+    /// Coupons that were cancelled and whose seats are back on sale.
+    #[serde(skip)]
+    pub returned: i32,
 }
 
 impl Campaign {
-    /// Coupons at most: the quantity, or fewer if the budget pays for fewer.
+    /// Coupons at most, by their numbers: the quantity, or fewer if the budget pays for fewer, and as many more as have put their
+    /// seats back on sale.
     #[must_use]
     pub fn coupons_max(&self) -> i32 {
         let paid = self.budget.map(|budget| budget / self.face_value.minor.max(1));
-        paid.and_then(|paid| i32::try_from(paid).ok()).map_or(self.quantity, |paid| paid.min(self.quantity))
+        let paid = paid.and_then(|paid| i32::try_from(paid).ok()).unwrap_or(i32::MAX);
+        paid.min(self.quantity).saturating_add(self.returned)
     }
 
     /// When it takes no more claims: its end, or the close before that.

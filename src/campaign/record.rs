@@ -97,8 +97,8 @@ async fn insert_row(
 ) -> Result<Campaign, sqlx::Error> {
     let insert = columns!(
         "INSERT INTO campaigns (id, name, merchant_id, face_value, currency, quantity, budget, per_user_limit, opens_at, \
-         closes_at, coupon_expires_at, coupon_valid_for, settle_on, require_idempotency_key, shard, state) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, 'draft') RETURNING ",
+         closes_at, coupon_expires_at, coupon_valid_for, settle_on, require_idempotency_key, restock_on_cancel, shard, state) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, 'draft') RETURNING ",
         ""
     );
     with_fields(insert, id, draft).bind(id.shard(shards).0).fetch_one(connection).in_time().await
@@ -113,7 +113,7 @@ async fn save_draft(
     let update = columns!(
         "UPDATE campaigns SET name = $2, merchant_id = $3, face_value = $4, currency = $5, quantity = $6, \
          budget = $7, per_user_limit = $8, opens_at = $9, closes_at = $10, coupon_expires_at = $11, \
-         coupon_valid_for = $12, settle_on = $13, require_idempotency_key = $14, version = version + 1 \
+         coupon_valid_for = $12, settle_on = $13, require_idempotency_key = $14, restock_on_cancel = $15, version = version + 1 \
          WHERE id = $1 RETURNING ",
         ""
     );
@@ -145,6 +145,7 @@ fn with_fields<'q>(
         .bind(valid_for)
         .bind(draft.settle_on)
         .bind(draft.require_idempotency_key)
+        .bind(draft.restock_on_cancel)
 }
 
 /// Saves the state of a campaign, as its next version.

@@ -18,6 +18,17 @@ use crate::page::{Page, PageLimit};
 use crate::pool::Pool;
 use crate::storage::{is_unreadable, prepared, read, read_row};
 
+/// An expression: how many coupons of a row of `campaigns` have put their seats back on sale. Their numbers are serial, so it
+/// is the highest, read from the end of an index.
+macro_rules! returned {
+    () => {
+        "coalesce((SELECT return_number FROM coupon_changes WHERE campaign_id = campaigns.id AND return_number IS NOT NULL \
+                   ORDER BY return_number DESC LIMIT 1), 0)"
+    };
+}
+
+pub(crate) use returned;
+
 /// The columns of a [`Campaign`], before the literal that follows. Named, because a plan that is kept for `*`
 /// fails as soon as a migration has added a column.
 macro_rules! columns {
@@ -25,7 +36,10 @@ macro_rules! columns {
         concat!(
             $before,
             "id, shard, name, merchant_id, face_value, currency, quantity, budget, per_user_limit, opens_at, closes_at, \
-             coupon_expires_at, coupon_valid_for, settle_on, require_idempotency_key, state, version, created_at, closed_at",
+             coupon_expires_at, coupon_valid_for, settle_on, require_idempotency_key, restock_on_cancel, state, version, \
+             created_at, closed_at, ",
+            $crate::campaign::store::returned!(),
+            " AS returned",
             $behind
         )
     };
@@ -95,14 +109,21 @@ pub struct Standing {
     pub campaign: Campaign,
     pub issued: i32,
     pub left: i32,
-    /// What the coupons that are issued are worth together, in minor units.
+    /// Coupons that were cancelled and whose seats are back on sale.
+    pub returned: i32,
+    /// What the other coupons that are issued are worth together, in minor units.
     pub issued_value: i64,
 }
 
 /// An expression: coupons of a row of `campaigns`, at most. See [`Campaign::coupons_max`].
 macro_rules! coupons_max {
     () => {
-        "least(quantity, budget / face_value)::integer" // least() passes over NULL
+        // least() passes over NULL
+        concat!(
+            "(least(quantity, budget / face_value)::integer + ",
+            $crate::campaign::store::returned!(),
+            ")"
+        )
     };
 }
 
@@ -114,7 +135,9 @@ macro_rules! standings {
         concat!(
             columns!("SELECT ", ", issued, "),
             coupons_max!(),
-            " - issued AS \"left\", issued * face_value AS issued_value \
+            " - issued AS \"left\", (issued - ",
+            $crate::campaign::store::returned!(),
+            ") * face_value AS issued_value \
              FROM campaigns CROSS JOIN LATERAL (SELECT ",
             issued_of!("campaigns.id"),
             " AS issued) AS counted WHERE ",

@@ -53,7 +53,8 @@ async fn insert_in(
         return Ok(Once::Replayed(answer));
     }
     let campaign = record::insert(transaction, id, draft, shards, &request.cause).await?;
-    let standing = Standing { left: campaign.coupons_max(), issued: 0, issued_value: 0, campaign };
+    let standing =
+        Standing { left: campaign.coupons_max(), issued: 0, returned: 0, issued_value: 0, campaign };
     recorded(transaction, request, standing).await
 }
 

@@ -118,6 +118,10 @@ pub(super) async fn cancel(
     let keyed = Keyed::of(&caller.cause, "cancelCoupon", &coupon.to_string(), &[]);
     let outcome = api.lifecycle.change(coupon, wanted, caller.cause, keyed).await?;
     match outcome {
+        Outcome::Changed(change, true) => {
+            api.campaigns.restocked(change.campaign_id).await;
+            Ok(Answer::Ok(Changed::Change(Box::new(change))))
+        }
         Outcome::Refused(reasons, _) if is_end_user && reasons.contains(&Reason::NotTheHolder) => {
             Err(Problem::no_coupon())
         }
@@ -156,7 +160,7 @@ async fn change(
 
 fn answer(outcome: Outcome) -> OneChange {
     match outcome {
-        Outcome::Changed(change) => Ok(Answer::Ok(Changed::Change(Box::new(change)))),
+        Outcome::Changed(change, _) => Ok(Answer::Ok(Changed::Change(Box::new(change)))),
         Outcome::Replayed(change) => {
             let recorded = recorded_ok(&change);
             recorded

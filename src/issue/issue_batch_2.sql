@@ -60,7 +60,7 @@ DECLARE
     refusals      text[]; -- for all users who do not already have their coupons; NULL while the campaign is open
     scheduled     boolean[];
     limits        integer[];
-    quantities    integer[];
+    quantities    integer[]; -- and as many more as were cancelled and have put their seats back on sale
     last_numbers  integer[];
     expiries      timestamptz[];
     merchants     text[];
@@ -109,7 +109,7 @@ BEGIN
                WHEN state = 'closed' OR the_time > closes_at + interval '30 seconds' THEN 'closed'
            END),
            array_agg(state = 'scheduled'), array_agg(per_user_limit),
-           array_agg(least(quantity, budget / face_value)::integer),
+           array_agg(least(quantity, budget / face_value)::integer + returned),
            array_agg(coalesce(last_number, 0)), array_agg(expiry), array_agg(merchant_id),
            array_agg('","campaign_id":"' || campaign_keys[c] || '","user_id":'),
            array_agg(format(
@@ -122,7 +122,9 @@ BEGIN
         SELECT c, campaigns.*,
                coalesce(coupon_expires_at, the_time + coupon_valid_for * interval '1 second') AS expiry,
                (SELECT number FROM coupons WHERE campaign_id = campaigns_in[c] ORDER BY number DESC LIMIT 1)
-                   AS last_number
+                   AS last_number,
+               coalesce((SELECT return_number FROM coupon_changes WHERE campaign_id = campaigns_in[c] AND return_number IS NOT NULL
+                         ORDER BY return_number DESC LIMIT 1), 0) AS returned
         FROM generate_series(1, cardinality(campaigns_in)) AS c
              LEFT JOIN campaigns ON id = campaigns_in[c] AND shard = a_shard
         ORDER BY c

@@ -130,7 +130,8 @@ impl Reason {
 /// What Postgres decides about a change. What is changed is committed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    Changed(CouponChange),
+    /// Whether the seat of the coupon is back on sale stands beside it.
+    Changed(CouponChange, bool),
     /// The same request, or an equal redemption for the order, has made this change before.
     Replayed(CouponChange),
     /// It was tried, and nothing stands against it.

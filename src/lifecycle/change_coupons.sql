@@ -21,6 +21,8 @@
 -- Merchants and keys are not of one shard: when another shard has just used the same order or key, all is judged again.
 -- Rows are inserted in the order of merchants, orders and keys, so that two shards never wait for each other.
 --
+-- A coupon that is cancelled puts its seat back on sale if its campaign wants that: it gets the next return number.
+--
 -- A coupon that is restored after its end expires at once: the walk that makes coupons expire has passed it.
 CREATE OR REPLACE FUNCTION change_coupons(
     a_shard smallint, kinds text[], coupons_in uuid[], coupon_keys text[], campaign_keys text[], event_ids uuid[],
@@ -28,7 +30,7 @@ CREATE OR REPLACE FUNCTION change_coupons(
     holders text[], merchants text[], currencies text[], keys_in uuid[], hashes bytea[], tried boolean[]
 ) RETURNS TABLE (
     item integer, outcome text, reasons text[], nth integer, kind text, changed_at timestamptz, actor text,
-    request_id text, order_ref text, amount bigint, user_id text, number integer, currency text
+    request_id text, order_ref text, amount bigint, user_id text, return_number integer, currency text
 )
     LANGUAGE plpgsql AS
 $$
@@ -58,6 +60,7 @@ BEGIN
             WITH judged AS (
                 SELECT i, kinds[i] AS kind, coupon.id, coupon.campaign_id, coupon.user_id, coupon.expires_at,
                        campaign.merchant_id, campaign.face_value, campaign.currency, campaign.settle_on,
+                       kinds[i] = 'cancelled' AND campaign.restock_on_cancel AS is_returned,
                        coalesce(last.nth, 0) AS last_nth,
                        CASE kinds[i] WHEN 'redeemed' THEN orders[i] WHEN 'restored' THEN last.order_ref END AS order_ref,
                        CASE kinds[i] WHEN 'redeemed' THEN coalesce(amounts[i], campaign.face_value)
@@ -102,18 +105,22 @@ BEGIN
                 SELECT *, row_number() OVER (ORDER BY i, nth) AS place
                 FROM (
                     SELECT i, nth, kind, id, campaign_id, merchant_id, user_id, face_value, currency, settle_on, order_ref,
-                           amount, event_id, actor, request_id, key, hash
+                           amount, event_id, actor, request_id, key, hash,
+                           CASE WHEN is_returned THEN row_number() OVER (PARTITION BY campaign_id, is_returned ORDER BY i)
+                               + coalesce((SELECT return_number FROM coupon_changes AS returned
+                                           WHERE returned.campaign_id = done.campaign_id AND return_number IS NOT NULL
+                                           ORDER BY return_number DESC LIMIT 1), 0) END AS return_number
                     FROM done
                     UNION ALL
                     SELECT i, nth + 1, 'expired', id, campaign_id, merchant_id, user_id, face_value, currency, settle_on, NULL,
-                           NULL, expiry_event_ids[i], 'clock', NULL, NULL, NULL
+                           NULL, expiry_event_ids[i], 'clock', NULL, NULL, NULL, NULL
                     FROM done WHERE kind = 'restored' AND expires_at <= the_time
                 ) AS change
             ), inserted AS (
                 INSERT INTO coupon_changes (coupon_id, nth, kind, campaign_id, merchant_id, at, position, actor, request_id,
-                                            order_ref, amount, idempotency_key, request_hash)
+                                            order_ref, amount, idempotency_key, request_hash, return_number)
                 SELECT id, nth, kind, campaign_id, merchant_id, the_time, head + place, actor, request_id, order_ref, amount,
-                       key, hash
+                       key, hash, return_number
                 FROM made
                 ORDER BY merchant_id, order_ref, key
             ), told AS (
@@ -152,7 +159,8 @@ BEGIN
     END IF;
     RETURN QUERY
     SELECT i, outcomes[i], string_to_array(whys[i], ','), change.nth, change.kind, change.at, change.actor,
-           change.request_id, change.order_ref, change.amount, coupon.user_id, coupon.number, campaign.currency
+           change.request_id, change.order_ref, change.amount, coupon.user_id, change.return_number,
+           campaign.currency
     FROM generate_series(1, cardinality(coupons_in)) AS i
          LEFT JOIN coupons AS coupon ON coupon.id = coupons_in[i]
          LEFT JOIN campaigns AS campaign ON campaign.id = coupon.campaign_id

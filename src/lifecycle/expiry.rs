@@ -113,7 +113,7 @@ async fn expire(pool: &Pool, lifecycle: &Lifecycle, due: &Due) -> Result<(), Exp
     let outcomes = join_all(expiring.map(|coupon| lifecycle.expire(coupon.id, due.id, due.shard))).await;
     for outcome in outcomes {
         match outcome? {
-            Outcome::Changed(_) | Outcome::Refused(..) => {}
+            Outcome::Changed(..) | Outcome::Refused(..) => {}
             unexpected => tracing::error!(?unexpected, campaign = %due.id, "a coupon did not expire"),
         }
     }

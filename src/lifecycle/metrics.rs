@@ -72,7 +72,7 @@ impl Metrics {
 
     pub(super) fn answered(&self, kind: ChangeKind, outcome: &Result<Outcome, WriteError>) {
         let outcome = match outcome {
-            Ok(Outcome::Changed(_)) => "changed",
+            Ok(Outcome::Changed(..)) => "changed",
             Ok(Outcome::Replayed(_)) => "replayed",
             Ok(Outcome::Possible) => "possible",
             Ok(Outcome::Refused(..)) => "refused",

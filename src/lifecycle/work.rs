@@ -71,7 +71,7 @@ impl Work for Changes {
         let keys = || items.iter().map(|item| item.keyed.as_ref());
         // All rows are read, up to ReadyForQuery: the rows come before the commit, that comes after.
         let rows = sqlx::query(
-            "SELECT item, outcome, reasons, nth, kind, changed_at, actor, request_id, order_ref, amount, user_id, currency \
+            "SELECT item, outcome, reasons, nth, kind, changed_at, actor, request_id, order_ref, amount, user_id, return_number, currency \
              FROM change_coupons($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)",
         )
         .bind(shard)
@@ -149,7 +149,7 @@ fn outcome(row: &PgRow, item: &Asked) -> Result<Outcome, sqlx::Error> {
     };
     let made = || change()?.ok_or(sqlx::Error::RowNotFound);
     Ok(match row.try_get("outcome")? {
-        "changed" => Outcome::Changed(made()?),
+        "changed" => Outcome::Changed(made()?, row.try_get::<Option<i32>, _>("return_number")?.is_some()),
         "replayed" => Outcome::Replayed(made()?),
         "possible" => Outcome::Possible,
         "refused" => {

@@ -60,6 +60,7 @@ async fn every_field_is_changed_in_the_states_of_the_table() {
         ("coupon_valid_for", json!("P3D")),
         ("settle_on", json!("redeem")),
         ("require_idempotency_key", json!(true)),
+        ("restock_on_cancel", json!(true)),
     ]);
     for state in ["draft", "scheduled", "open", "paused", "closed"] {
         for (field, until) in EDITABLE {

@@ -172,6 +172,8 @@ fn campaign() -> Campaign {
         closes_at: now + time::Duration::HOUR,
         expiry: Expiry::After(Duration::from_secs(3_600)),
         require_idempotency_key: false,
+        restock_on_cancel: false,
+        returned: 0,
         settle_on: SettleOn::Issue,
         state: State::Open,
         version: 1,

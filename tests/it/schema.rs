@@ -41,7 +41,7 @@ const RELEASED: [(&str, &[(&str, &str)]); 2] = [
 
 /// The texts that each function has had, the newest last: SHA-256, in hex. Its revision is their number.
 const HISTORY: [(&str, &[&str]); 14] = [
-    ("change_coupons", &["c1702f6047dbc26686c50303e081f00d9f6c1a9768795b3b4740dc10c7892da3"]),
+    ("change_coupons", &["840569dbc655fad5749ba1f477519e295a40ec6c201422721439196b22580097"]),
     ("idempotency_remove_old", &["cb4fe12fa90bc197bc4f2b36eabd27439ad62f8a18770dfc2ad36f7009b637a0"]),
     ("idempotency_slot", &["9cc4e2224e379e0051db646f3c22517ca1679e3648e7862f572346e253c04eac"]),
     (
@@ -60,7 +60,7 @@ const HISTORY: [(&str, &[&str]); 14] = [
             "62c38c9f79317a3a8d3c0bdde7e0fb2e732a8743f0df59698372b44773c90365",
             "3dba1ba5296cf8b21534fca164ac7e49c1d01492d223366efe96504c235ef490",
             "e503366d9c070d4ef15e2e6a05984218be735955658d132f71e3a2bfae763c8f",
-            "09746e354723381e263c013535aea7c911538a0aebf349fdea1d55f7c02ac750",
+            "d61848833f48eb44a349c3193842dec1d67ad3a146d00428229dcd3b34198a46",
         ],
     ),
     ("outbox_add_partitions", &["e7ff4e1fd5f14a71a83d5876a3224be77feedd7942c7c53765e44ac59a9f47db"]),

@@ -28,6 +28,9 @@ struct Counts {
     due_in_wallet: i64,
     in_wallet: i64,
     in_outbox: i64,
+    /// Coupons that have put their seats back on sale, and the highest of their return numbers.
+    returned: i64,
+    highest_return: i64,
 }
 
 #[derive(Debug, Default)]
@@ -78,8 +81,9 @@ impl Leg for Changes {
         Box::pin(async move {
             let applied = applied_up_to(snapshot, "wallet", &campaigns.heads).await?;
             let mut counted: HashMap<CampaignId, Counts> = HashMap::new();
-            let changes: Vec<(CampaignId, i64, i64)> = sqlx::query_as(
-                "SELECT campaign_id, count(*), count(*) FILTER (WHERE position <= ($2::bigint[])[shard + 1]) \
+            let changes: Vec<(CampaignId, i64, i64, i64, i64)> = sqlx::query_as(
+                "SELECT campaign_id, count(*), count(*) FILTER (WHERE position <= ($2::bigint[])[shard + 1]), \
+                        count(return_number), coalesce(max(return_number), 0)::bigint \
                  FROM coupon_changes JOIN campaigns ON id = campaign_id \
                  WHERE $1::uuid IS NULL OR campaign_id = $1 GROUP BY 1",
             )
@@ -88,8 +92,9 @@ impl Leg for Changes {
             .fetch_all(&mut *snapshot)
             .within(SCAN_TIMEOUT)
             .await?;
-            for (id, changes, due_in_wallet) in changes {
-                counted.insert(id, Counts { changes, due_in_wallet, ..Counts::default() });
+            for (id, changes, due_in_wallet, returned, highest_return) in changes {
+                let counts = Counts { changes, due_in_wallet, returned, highest_return, ..Counts::default() };
+                counted.insert(id, counts);
             }
             let in_wallet: Vec<(CampaignId, i64)> = sqlx::query_as(
                 "SELECT campaign_id, count(*) FROM wallet_changes WHERE $1::uuid IS NULL OR campaign_id = $1 GROUP BY 1",
@@ -120,12 +125,16 @@ impl Leg for Changes {
 
     /// Old events leave the outbox, and their changes stay.
     fn figures(&self, campaign: &Campaign) -> Option<Difference> {
-        let Counts { changes, due_in_wallet, in_wallet, in_outbox } = self.counts(campaign)?;
+        let Counts { changes, due_in_wallet, in_wallet, in_outbox, returned, highest_return } =
+            self.counts(campaign)?;
         let announced = if campaign.outbox_is_whole { changes } else { in_outbox.min(changes) };
         let outbox = campaign.unequal(NAME, Mismatch::Changes { table: "outbox" }, announced, in_outbox);
         let wallet =
             || campaign.unequal(NAME, Mismatch::Changes { table: "wallet" }, due_in_wallet, in_wallet);
-        outbox.or_else(wallet)
+        let returns = || {
+            campaign.unequal(NAME, Mismatch::Changes { table: "return numbers" }, returned, highest_return)
+        };
+        outbox.or_else(wallet).or_else(returns)
     }
 
     fn batch<'a>(

@@ -74,6 +74,9 @@ pub(super) struct DraftArgs {
     /// Refuse claims without an idempotency key: sensible where --per-user-limit is above 1.
     #[arg(long, value_name = "BOOLEAN", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     require_idempotency_key: Option<bool>,
+    /// Put the seat of a cancelled coupon back on sale.
+    #[arg(long, value_name = "BOOLEAN", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    restock_on_cancel: Option<bool>,
 }
 
 impl DraftArgs {
@@ -120,6 +123,7 @@ impl DraftArgs {
             ("coupon_valid_for", self.coupon_valid_for.map(Value::from)),
             ("settle_on", self.settle_on.map(Value::from)),
             ("require_idempotency_key", self.require_idempotency_key.map(Value::from)),
+            ("restock_on_cancel", self.restock_on_cancel.map(Value::from)),
         ];
         let given = given.into_iter().filter_map(|(field, value)| Some((field.to_owned(), value?)));
         let mut fields = self.document.map_or_else(|| Ok(Map::new()), Document::read)?;

@@ -40,6 +40,9 @@ pub(super) struct NewCampaign {
     /// Whether a claim without an idempotency key is refused; false if it is missing.
     #[schema(required = false)]
     require_idempotency_key: bool,
+    /// Whether a cancelled coupon puts its seat back on sale; false if it is missing.
+    #[schema(required = false)]
+    restock_on_cancel: bool,
 }
 
 /// Fields that a campaign is to have; the others stay as they are.
@@ -71,6 +74,8 @@ pub(super) struct CampaignEdit {
     settle_on: Option<SettleOn>,
     /// Whether a claim without an idempotency key is refused.
     require_idempotency_key: Option<bool>,
+    /// Whether a coupon that is cancelled from now on puts its seat back on sale.
+    restock_on_cancel: Option<bool>,
 }
 
 /// A name that the caller gives: 1 to 64 visible ASCII characters, and neither `.` nor `..`.

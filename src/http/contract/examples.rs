@@ -19,8 +19,8 @@ pub(super) fn of(schema: &str) -> Value {
             "id": "01M7WFKGE14NWN561KVXBYTJTX", "name": "Friday", "merchant_id": "shop-7", "face_value": 500,
             "currency": "EUR", "quantity": 100, "per_user_limit": 1, "opens_at": "2026-11-27T18:00:00Z",
             "closes_at": "2099-11-28T00:00:00Z", "coupon_valid_for": "P30D", "settle_on": "redeem",
-            "require_idempotency_key": false, "state": "open", "version": 2,
-            "created_at": "2026-11-27T12:00:00.5Z", "issued": 1, "left": 99, "issued_value": 500,
+            "require_idempotency_key": false, "restock_on_cancel": false, "state": "open", "version": 2,
+            "created_at": "2026-11-27T12:00:00.5Z", "issued": 1, "left": 99, "returned": 0, "issued_value": 500,
         }),
         "CampaignPage" => json!({ "campaigns": [of("Campaign")], "next": null }),
         "ChangePage" => json!({

@@ -137,6 +137,7 @@ struct Campaign {
     coupon_valid_for: Option<String>,
     settle_on: SettleOn,
     require_idempotency_key: bool,
+    restock_on_cancel: bool,
     state: State,
     /// Grows by one with each change.
     version: i32,
@@ -144,9 +145,11 @@ struct Campaign {
     created_at: String,
     /// Coupons issued.
     issued: i32,
-    /// The quantity, or the coupons that the budget pays for if they are fewer, less the coupons issued.
+    /// The quantity, or the coupons that the budget pays for if they are fewer, less the coupons issued that are not returned.
     left: i32,
-    /// What the coupons issued are worth together, in minor units.
+    /// Coupons that were cancelled and whose seats are back on sale.
+    returned: i32,
+    /// What the other coupons issued are worth together, in minor units.
     issued_value: i64,
 }
 

@@ -2,6 +2,7 @@
 
 mod expiry;
 mod refused;
+mod restock;
 mod tills;
 
 use coupon_dispatcher::ids::CampaignId;
