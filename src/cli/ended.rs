@@ -19,14 +19,14 @@ pub(super) const CODES: [(u8, &str); 9] = [
         2,
         "wrong usage or configuration, found before anything connects, or a question that was not answered with yes; audit and doctor: could not tell",
     ),
-    (3, "replay: stopped or cancelled"),
+    (3, "replay: stopped or cancelled; grant: stopped"),
     (4, "replay: another replay is running"),
     (5, "replay: no event matches"),
     (6, "commands that call the API: it refuses the token (401, 403)"),
     (7, "commands that call the API: it knows no such thing (404), or no coupon has the code"),
     (
         8,
-        "commands that call the API: it does not answer or cannot serve now (408, 429, 5xx); a later retry may succeed",
+        "commands that call the API: it does not answer or cannot serve now (408, 429, 5xx), of a grant also to some lines alone; a later retry may succeed",
     ),
 ];
 
@@ -52,6 +52,10 @@ pub enum Ended {
     Stopped(Option<RunId>),
     /// Somebody cancelled the replay's run.
     Cancelled(RunId),
+    /// A grant was told to stop; the text says how to go on.
+    Interrupted(String),
+    /// Lines of a grant have no answer; the text says what to do.
+    Unanswered(String),
     /// One replay runs at a time, and another one does.
     Busy(ReplayError),
     /// No coupon has the code that was asked for.
@@ -69,10 +73,11 @@ impl Ended {
             Self::NotBalanced | Self::Unhealthy => 1,
             Self::Failed(error) => code_of(error),
             Self::Misconfigured(_) | Self::WrongUsage(_) | Self::Declined | Self::CouldNotTell(_) => 2,
-            Self::Stopped(_) | Self::Cancelled(_) => 3,
+            Self::Stopped(_) | Self::Cancelled(_) | Self::Interrupted(_) => 3,
             Self::Busy(_) => 4,
             Self::NothingSelected(_) => 5,
             Self::NoSuchCode => 7,
+            Self::Unanswered(_) => 8,
         }
     }
 
@@ -84,7 +89,9 @@ impl Ended {
             Self::Failed(error) | Self::CouldNotTell(error) if nobody_reads(error) => None,
             Self::Failed(error) | Self::CouldNotTell(error) => Some(reason_of(error.as_ref())),
             Self::Misconfigured(error) => Some(error.to_string()),
-            Self::WrongUsage(problem) => Some(problem.clone()),
+            Self::WrongUsage(problem) | Self::Interrupted(problem) | Self::Unanswered(problem) => {
+                Some(problem.clone())
+            }
             Self::Declined => Some("nothing is changed".to_owned()),
             Self::NoSuchCode => Some("no coupon has this code".to_owned()),
             Self::NothingSelected(why) => Some(format!("nothing to replay: {why}")),
@@ -133,9 +140,11 @@ mod tests {
             Ended::Declined,
             Ended::NoSuchCode,
             Ended::NothingSelected("none".to_owned()),
+            Ended::Interrupted("stopped".to_owned()),
+            Ended::Unanswered("no answer".to_owned()),
         ];
         let codes = all.each_ref().map(Ended::code);
-        assert_eq!(codes, [0, 1, 1, 1, 2, 3, 3, 4, 2, 2, 7, 5]);
+        assert_eq!(codes, [0, 1, 1, 1, 2, 3, 3, 4, 2, 2, 7, 5, 3, 8]);
         let refused = |status| ApiError::Refused { status, problem: "no".to_owned() };
         let of = |error: ApiError| Ended::Failed(anyhow::Error::from(error).context("ask the API")).code();
         let codes = [400, 401, 403, 404, 409, 429, 500, 503].map(|status| of(refused(status)));

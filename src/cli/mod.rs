@@ -3,17 +3,17 @@
 //! A command prints its result on standard output (with `--json` as one line of JSON), its progress and its errors on
 //! standard error, and returns [`Ended`], which decides the exit code:
 //!
-//! | code | `audit` | `doctor` | `rebuild`, `demo` | `replay` | `serve` and all others |
-//! |---|---|---|---|---|---|
-//! | 0 | balanced | nothing is bad | done, and balanced | done | done |
-//! | 1 | not balanced | something is bad | failed, or not balanced | failed | failed |
-//! | 2 | could not tell | could not tell | wrong usage or configuration | as left | as left |
-//! | 3 | | | | stopped or cancelled | |
-//! | 4 | | | | another replay is running | |
-//! | 5 | | | | no event matches | |
-//! | 6 | | | | | token refused by the API |
-//! | 7 | | | | | not found by the API |
-//! | 8 | | | | | API away or overloaded |
+//! | code | `audit` | `doctor` | `rebuild`, `demo` | `replay` | `grant` | `serve` and all others |
+//! |---|---|---|---|---|---|---|
+//! | 0 | balanced | nothing is bad | done, and balanced | done | every line has an answer | done |
+//! | 1 | not balanced | something is bad | failed, or not balanced | failed | failed | failed |
+//! | 2 | could not tell | could not tell | wrong usage or configuration | as left | as left | as left |
+//! | 3 | | | | stopped or cancelled | stopped | |
+//! | 4 | | | | another replay is running | | |
+//! | 5 | | | | no event matches | | |
+//! | 6 | | | | | token refused by the API | token refused by the API |
+//! | 7 | | | | | campaign not found by the API | not found by the API |
+//! | 8 | | | | | API away, or lines without an answer | API away or overloaded |
 //!
 //! Wrong usage and a wrong configuration, found before anything connects, are 2 for every command, and so is a question
 //! that was not answered with yes.
@@ -29,6 +29,7 @@ mod dead;
 mod demo;
 mod doctor;
 mod ended;
+mod grant;
 mod lifecycle;
 mod logs;
 mod migrate;
@@ -84,6 +85,12 @@ enum Command {
     Change(lifecycle::Action),
     /// Show what a user holds, through the API. Example: coupon user coupons alice
     User(user::Arguments),
+    /// Give coupons of a campaign to many users, from a file, through the API. Example: coupon grant --campaign 01M7WFKG18ZXF910ZZ3NJPGCJX --results results.csv users.csv
+    ///
+    /// Each line of the file is a claim, and gets a line in the results file. After an end of any kind --resume goes on
+    /// behind the last result. No line gets a second coupon, as long as users, campaign, run and token are the same.
+    /// Exit codes: 0 every line has an answer, whatever it is, 3 stopped, 8 lines without an answer.
+    Grant(grant::Arguments),
     /// Publish events again, to subjects of their own. Example: coupon replay --type issued --dry-run
     ///
     /// Ctrl-C stops a run, and --resume continues it. Exit codes: 0 done, 1 failed, 2 wrong usage, 3 stopped or
@@ -154,7 +161,8 @@ impl Command {
             Self::Campaign(campaign::Arguments { api, .. })
             | Self::Show(coupon::ShowArguments { api, .. })
             | Self::Find(coupon::FindArguments { api, .. })
-            | Self::User(user::Arguments { api, .. }) => api.client(variable).err(),
+            | Self::User(user::Arguments { api, .. })
+            | Self::Grant(grant::Arguments { api, .. }) => api.client(variable).err(),
             Self::Change(action) => action.api().client(variable).err(),
             _ => Config::read_for(self.needs(), variable).err(),
         }
@@ -195,6 +203,9 @@ impl Command {
             }
             Self::User(arguments) => {
                 reaching(arguments.api.client(variable), async |api| user::run(arguments, &api).await).await
+            }
+            Self::Grant(arguments) => {
+                reaching(arguments.api.client(variable), async |api| grant::run(arguments, &api).await).await
             }
             Self::Replay(arguments) => {
                 configured(needs, async |config| replay::run(arguments, &config).await).await

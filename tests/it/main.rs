@@ -30,6 +30,7 @@ mod examples;
 mod faults;
 mod gate;
 mod golden;
+mod grant;
 mod halts;
 mod hostile;
 mod idempotency;

@@ -1,6 +1,7 @@
 //! Every command that prints data has `--json`, and what it prints then has one shape.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 
 use serde_json::{Value, json};
 
@@ -29,7 +30,7 @@ const SILENT: [(&str, &str); 7] = [
 ];
 
 /// Calls of every other command, in this order. Words in capital letters stand for ids.
-const CALLS: [(&str, Shape); 33] = [
+const CALLS: [(&str, Shape); 34] = [
     (
         "campaign create --name x --merchant m --face-value 1 --currency EUR --quantity 1 --opens-at \
          2026-01-01T00:00:00Z --closes-at 2099-01-01T00:00:00Z --coupon-valid-for P1D",
@@ -45,6 +46,7 @@ const CALLS: [(&str, Shape); 33] = [
     ("history COUPON", List),
     ("find --user alice", List),
     ("user coupons alice", List),
+    ("grant --campaign CAMPAIGN --results RESULTS USERS", Object),
     ("replay --type issued --dry-run", Object),
     ("replay --type issued --run x", Object),
     ("replay --list", List),
@@ -106,7 +108,11 @@ async fn what_is_printed_with_json_has_one_shape() {
     world.execute("ALTER TABLE wallet DROP CONSTRAINT poison").await;
     let position = world.dead_letters().await[0]["position"].clone();
     let token = world.token(&["--scope", "read"]).await;
+    let (users, results) = (world.folder().join("users.csv"), world.folder().join("results.csv"));
+    fs::write(&users, "user_id\nbob\n").unwrap();
     let ids = [
+        ("USERS", users.display().to_string()),
+        ("RESULTS", results.display().to_string()),
         ("CAMPAIGN", campaign.to_string()),
         ("OTHER", other.to_string()),
         ("COUPON", coupon),

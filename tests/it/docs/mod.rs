@@ -134,6 +134,7 @@ followed! {
     deploy: "docs/how-to/deploy.md",
     end_users: "docs/how-to/end-users.md",
     event_night: "docs/how-to/event-night.md",
+    grant: "docs/how-to/grant.md",
     replay: "docs/how-to/replay.md",
     subscribe: "docs/how-to/subscribe.md",
     tokens: "docs/how-to/tokens.md",

@@ -34,8 +34,8 @@ async fn a_seat_that_is_put_back_is_sold_once_by_whichever_process_is_asked() {
         };
         wait_until("the process answers from memory", SOON, remembers).await;
     }
-    for process in 0..3 {
-        let cancelled = act(&world, &coupons[process], "cancel", Value::Null).await;
+    for (process, coupon) in coupons.iter().enumerate().take(3) {
+        let cancelled = act(&world, coupon, "cancel", Value::Null).await;
         assert_eq!(cancelled.status, 200, "{cancelled:?}");
         let user = format!("late-{process}");
         let wins = async || claim(process, user.clone()).await.status == 201;
@@ -83,7 +83,7 @@ async fn a_rush_in_which_coupons_are_cancelled_sells_each_seat_again() {
         let body = json!({ "user_id": format!("user-{number}") });
         let claimed = api.post(&path, &body).await;
         assert!([201, 410].contains(&claimed.status), "{claimed:?}");
-        if claimed.status == 201 && number % 3 == 0 {
+        if claimed.status == 201 && number.is_multiple_of(3) {
             let cancel = format!("/v1/coupons/{}/cancel", claimed.body["id"].as_str().unwrap());
             let twice = join_all((0..2).map(|_| api.post(&cancel, &Value::Null))).await;
             let done: HashSet<u16> = twice.iter().map(|answer| answer.status).collect();
