@@ -5,6 +5,7 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use outbox_relay::zoo;
 use redis::{RedisError, Script};
 use ulid::Ulid;
 
@@ -242,6 +243,8 @@ impl Seats {
 /// The fields of a gate, as field and value in turn.
 fn fields(campaign: &Campaign) -> impl Iterator<Item = String> {
     let fields = FIELDS.into_iter().zip(values(campaign)).filter(|(field, _)| *field != "expires_at");
+    let is_lost = zoo::has("edits-are-lost-at-the-gate") && campaign.version > 2;
+    let fields = fields.filter(move |(field, _)| !is_lost || ["version", "state"].contains(field));
     fields.flat_map(|(field, value)| [field.to_owned(), value])
 }
 

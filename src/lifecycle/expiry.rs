@@ -12,6 +12,7 @@ use futures_util::future::join_all;
 use futures_util::{StreamExt as _, stream};
 use outbox_relay::Shard;
 use outbox_relay::sqlstate::is_gone;
+use outbox_relay::zoo;
 use sqlx::FromRow;
 use time::OffsetDateTime;
 use tokio::time::sleep;
@@ -108,7 +109,12 @@ async fn take_up(pool: &Pool) -> Result<Vec<Due>, sqlx::Error> {
 
 /// Makes the coupons of a campaign expire that are due among the next [`COUPONS`], and notes how far the walk has come.
 async fn expire(pool: &Pool, lifecycle: &Lifecycle, due: &Due) -> Result<(), ExpiryError> {
-    let candidates = candidates(pool, due.id, due.expired_up_to, COUPONS).await?;
+    let mut candidates = candidates(pool, due.id, due.expired_up_to, COUPONS).await?;
+    if zoo::has("expiry-by-the-wrong-clock") {
+        for coupon in &mut candidates {
+            coupon.is_due = coupon.expires_at <= OffsetDateTime::now_utc();
+        }
+    }
     let expiring = candidates.iter().filter(|coupon| coupon.is_due && !coupon.has_ended);
     let outcomes = join_all(expiring.map(|coupon| lifecycle.expire(coupon.id, due.id, due.shard))).await;
     for outcome in outcomes {

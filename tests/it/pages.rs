@@ -14,6 +14,7 @@ use crate::support::{Answer, SOON, TOKEN, World, wait_until};
 
 /// The id in the path of every example.
 const EXAMPLE_ID: &str = "01M7WFKGE14NWN561KVXBYTJTX";
+const EXAMPLE_CODE: &str = "CBDQ-JJS3-YXM5-5SWY-9BD6";
 
 /// What stands between two marks, each time that the first is there.
 fn between<'t>(text: &'t str, before: &str, behind: &str) -> Vec<&'t str> {
@@ -119,12 +120,23 @@ async fn the_lines_of_the_page_run() {
         between(&page.text, "<pre class=\"curl\">", "</pre>").into_iter().map(unescaped).collect();
     assert_eq!(lines.len(), routes().count());
     for (route, line) in routes().zip(lines) {
-        let campaign = world.open_campaign(json!({})).await;
-        let id = match route.operation {
-            "showCoupon" => world.claim(campaign, "bob").await.body["id"].as_str().unwrap().to_owned(),
-            _ => campaign.to_string(),
-        };
-        let line = line.replace(EXAMPLE_ID, &id);
+        // Each order of the examples is one of its merchant.
+        let merchant = if route.operation == "redeemCode" { "shop-7" } else { route.operation };
+        let campaign = world.open_campaign(json!({ "merchant_id": merchant })).await;
+        let (mut id, mut code) = (campaign.to_string(), String::new());
+        if route.path.starts_with("/v1/coupons/") || route.operation == "redeemCode" {
+            let coupon = world.claim(campaign, "bob").await.body;
+            (id, code) =
+                (coupon["id"].as_str().unwrap().to_owned(), coupon["code"].as_str().unwrap().to_owned());
+        }
+        if route.operation == "restoreCoupon" {
+            let path = format!("/v1/coupons/{id}/redeem");
+            assert_eq!(world.api().post(&path, &json!({ "order_ref": "order-7" })).await.status, 200);
+        }
+        let mut line = line.replace(EXAMPLE_ID, &id);
+        if route.operation == "redeemCode" {
+            line = line.replace(EXAMPLE_CODE, &code);
+        }
         let mut shell = Command::new("sh");
         shell.args(["-c", &format!("{line} -o /dev/null -w '%{{http_code}}'")]);
         shell.env("API", format!("http://{}", world.api().address()));

@@ -9,7 +9,7 @@ use tokio::process::Command;
 use tokio::time::timeout;
 
 /// A bug, and the test that finds it.
-const ZOO: [(&str, &str); 42] = [
+const ZOO: [(&str, &str); 52] = [
     // Gate and writer.
     ("postgres-does-not-cap", "faults::gate::a_gate_with_too_high_a_quantity_oversells_nothing"),
     ("postgres-forgets-the-limit", "faults::gate::a_gate_that_forgot_a_winner_gives_him_no_second_coupon"),
@@ -66,6 +66,23 @@ const ZOO: [(&str, &str); 42] = [
     // Changes of campaigns.
     ("budget-off-by-one", "editing::the_smaller_of_quantity_and_budget_is_the_limit"),
     ("edit-counts-without-the-lock", "editing::an_edit_counts_the_coupons_that_were_asked_for_before_it"),
+    (
+        "edits-are-lost-at-the-gate",
+        "campaigns::a_raised_quantity_and_a_later_end_reach_a_gate_that_was_not_notified",
+    ),
+    // Changes of coupons.
+    ("double-use", "lifecycle::tills::a_coupon_is_redeemed_once_however_many_tills_want_it"),
+    ("expiry-beats-redemption", "lifecycle::expiry::of_a_redemption_and_an_expiry_one_wins"),
+    ("cancelled-coupons-can-be-used", "lifecycle::a_cancelled_coupon_is_cancelled_for_ever"),
+    ("accrual-without-reversal", "lifecycle::a_coupon_is_redeemed_restored_and_redeemed_again"),
+    (
+        "restock-twice",
+        "lifecycle::restock::a_seat_that_is_put_back_is_sold_once_by_whichever_process_is_asked",
+    ),
+    ("expiry-by-the-wrong-clock", "lifecycle::expiry::a_process_whose_clock_is_ahead_expires_nothing_early"),
+    ("orders-are-not-compared", "lifecycle::tills::an_order_redeems_one_coupon_of_its_merchant"),
+    ("change-without-event", "lifecycle::a_coupon_is_redeemed_restored_and_redeemed_again"),
+    ("trials-are-written", "lifecycle::refused::what_the_request_supposes_must_be_so"),
     // Callers.
     (
         "idempotency-keys-are-not-written",
@@ -115,6 +132,28 @@ pub(crate) async fn plant(pool: &PgPool) {
             "issue_batch_2",
             "keys_in[i]\n                FROM winners",
             "NULL\n                FROM winners",
+        ),
+        ("double-use", "change_coupons", "WHEN last.kind = 'redeemed' THEN", "WHEN false THEN"),
+        (
+            "expiry-beats-redemption",
+            "change_coupons",
+            "WHEN last.kind = 'redeemed' THEN",
+            "WHEN last.kind = 'redeemed' AND kinds[i] <> 'expired' THEN",
+        ),
+        (
+            "cancelled-coupons-can-be-used",
+            "change_coupons",
+            "last.kind IN ('cancelled', 'expired')",
+            "last.kind IN ('expired')",
+        ),
+        ("restock-twice", "change_coupons", "THEN row_number()", "THEN 1 + row_number()"),
+        ("orders-are-not-compared", "change_coupons", "used.coupon_id IS NOT NULL THEN", "false THEN"),
+        ("change-without-event", "change_coupons", "IF ids IS NOT NULL THEN", "IF false THEN"),
+        (
+            "trials-are-written",
+            "change_coupons",
+            "AND whys = '{}' AND NOT tried[i]\n            ), made",
+            "AND whys = '{}'\n            ), made",
         ),
         ("positions-without-a-lock", "outbox_lock", "PERFORM pg_advisory_xact_lock", "PERFORM concat"),
     ] {

@@ -32,15 +32,6 @@ fn hours_ahead(process: &Process) -> i64 {
     (time.expect("a line tells the time") - OffsetDateTime::now_utc() + Duration::minutes(30)).whole_hours()
 }
 
-async fn add_process_with(world: &mut World, clock: &Clock) {
-    let mut process = world.process("");
-    for (name, value) in clock.environment() {
-        process.set(name, &value);
-    }
-    process.start().await;
-    world.processes.push(process);
-}
-
 #[tokio::test]
 async fn a_process_whose_clock_is_wrong_sells_when_the_others_do() {
     let fault = owns("process-clock-wrong");
@@ -50,7 +41,7 @@ async fn a_process_whose_clock_is_wrong_sells_when_the_others_do() {
     clocks[0].set(Duration::days(3));
     clocks[1].set(Duration::hours(-2));
     for clock in &clocks {
-        add_process_with(&mut world, clock).await;
+        world.add_process_with(clock).await;
     }
     world.add_process("").await;
     let hours: Vec<i64> = world.processes.iter().map(hours_ahead).collect();

@@ -1,9 +1,11 @@
 //! Coupons expire by the clock of the database.
 
+use coupon_dispatcher::ids::CouponId;
 use serde_json::{Value, json};
+use time::Duration;
 
 use super::{act, changes_of, coupon_of, redeem, settled, state_of, told_of};
-use crate::support::{SOON, World, wait_until};
+use crate::support::{Clock, SOON, World, wait_until};
 
 async fn expired(world: &World) -> i64 {
     let count = "SELECT count(*) FROM coupon_changes WHERE kind = 'expired'";
@@ -71,6 +73,55 @@ async fn thousands_of_coupons_expire_once_each_whoever_dies() {
         world.processes[process].start().await;
     }
     wait_until("all have expired", 2 * SOON, async || expired(&world).await == issued).await;
+    world.balanced().await;
+    world.close().await;
+}
+
+/// No other clock than that of the database makes a coupon expire, or lets the walk pass it.
+#[tokio::test]
+async fn a_process_whose_clock_is_ahead_expires_nothing_early() {
+    let mut world = World::bare(1).await;
+    world.migrate().await;
+    let clock = Clock::new(world.folder(), "ahead");
+    clock.set(Duration::days(400));
+    world.add_process_with(&clock).await;
+    let campaign = world.open_campaign(json!({ "coupon_valid_for": "PT6S" })).await;
+    let coupon = coupon_of(&world, campaign, "alice").await;
+    sqlx::raw_sql("UPDATE campaigns SET expiry_due_at = now()").execute(&world.pool).await.unwrap();
+    let is_looked_at = async || {
+        let due = "SELECT expiry_due_at = (SELECT expires_at FROM coupons) FROM campaigns";
+        sqlx::query_scalar::<_, bool>(due).fetch_one(&world.pool).await.unwrap()
+    };
+    wait_until("the campaign is looked at, and again when the coupon ends", SOON, is_looked_at).await;
+    assert_eq!((expired(&world).await, state_of(&world, &coupon).await), (0, json!("issued")));
+    wait_until("the coupon expires", SOON, async || expired(&world).await == 1).await;
+    world.balanced().await;
+    world.close().await;
+}
+
+/// A redemption and an expiry of the same moment: what is written first stands, and the other is refused.
+#[tokio::test]
+async fn of_a_redemption_and_an_expiry_one_wins() {
+    let world = World::start().await;
+    let campaign = world.open_campaign(json!({ "coupon_valid_for": "PT2S" })).await;
+    let (used, late) = (coupon_of(&world, campaign, "alice").await, coupon_of(&world, campaign, "bob").await);
+    assert_eq!(redeem(&world, &used, "order-1").await.status, 200);
+    wait_until("the other expires", SOON, async || expired(&world).await == 1).await;
+    assert_eq!(redeem(&world, &late, "order-2").await.problem(), "expired");
+    // As the walk asks that has seen the coupon before it was redeemed.
+    let id: CouponId = serde_json::from_value(used["id"].clone()).unwrap();
+    let asked = "SELECT outcome, reasons FROM change_coupons(0::smallint, '{expired}', ARRAY [$1], ARRAY [$2], ARRAY [$3], \
+                 ARRAY [gen_random_uuid()], ARRAY [gen_random_uuid()], '{clock}', '{NULL}', '{NULL}', '{NULL}', '{NULL}', '{NULL}', \
+                 '{NULL}', '{NULL}', '{NULL}', '{NULL}', '{f}')";
+    let (outcome, reasons): (String, Vec<String>) = sqlx::query_as(asked)
+        .bind(id)
+        .bind(id.to_string())
+        .bind(campaign.to_string())
+        .fetch_one(&world.pool)
+        .await
+        .unwrap();
+    assert_eq!((&*outcome, reasons), ("refused", vec!["already-redeemed".to_owned()]));
+    assert_eq!(told_of(&world, &used).await, ["issued", "redeemed"]);
     world.balanced().await;
     world.close().await;
 }

@@ -2,6 +2,7 @@
 //! as if nothing had happened. A seed tells all that is done: `make nemesis SEED=7 SECONDS=30`.
 
 mod deed;
+mod uses;
 
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -15,8 +16,9 @@ use ulid::Ulid;
 use uuid::Uuid;
 
 use self::deed::{Deed, Lock, Planned, plan};
+use self::uses::Uses;
 use crate::hostile;
-use crate::support::{Clock, Hop, Line, Proxy, SOON, World, owns, wait_until};
+use crate::support::{Clock, Hop, Line, Process, Proxy, SOON, World, owns, wait_until};
 
 /// All roles twice, and the API alone.
 const ROLES: [&str; 3] = ["", "", "api"];
@@ -218,9 +220,13 @@ async fn nemesis(seed: u64, seconds: u64) {
     let mut nemesis = Nemesis::start().await;
     let users = usize::try_from(u64::from(RATE) * seconds).unwrap();
     let quantity = users * 3 / 4;
-    let campaign = nemesis.world.open_campaign(json!({ "quantity": quantity })).await;
+    let fields = json!({ "quantity": quantity, "restock_on_cancel": true });
+    let campaign = nemesis.world.open_campaign(fields).await;
     let rush = nemesis.world.rush(campaign, users);
     let rush = tokio::spawn(Rush { rate: 2 * RATE, ..rush }.run());
+    let serving = nemesis.world.processes.iter().filter(|process| process.serves());
+    let uses = Uses::new(serving.map(Process::http).collect(), campaign, users, seed);
+    let uses = tokio::spawn(uses.run(length));
 
     let mut steps: Vec<(Duration, bool, Deed)> = Vec::new();
     for Planned { deed, from, until } in plan {
@@ -238,7 +244,7 @@ async fn nemesis(seed: u64, seconds: u64) {
         }
     }
 
-    let during = rush.await.unwrap();
+    let (during, used) = (rush.await.unwrap(), uses.await.unwrap());
     nemesis.recover().await;
     let Nemesis { world, .. } = &nemesis;
     // Whoever was not answered asks again, and so does everybody else: the answers are the same.
@@ -248,8 +254,15 @@ async fn nemesis(seed: u64, seconds: u64) {
         assert_eq!(after.promised.get(coupon), Some(user), "what user-{user} was promised");
     }
     assert!(during.retried > 0, "nobody noticed");
-    assert_eq!(world.coupons(campaign).await, i64::try_from(quantity).unwrap());
+    let shown = world.api().get(&format!("/v1/campaigns/{campaign}")).await.body;
+    let live =
+        shown["issued"].as_i64().zip(shown["returned"].as_i64()).map(|(issued, returned)| issued - returned);
+    assert_eq!(live, shown["quantity"].as_i64(), "{shown}");
+    if nemesis.restored.is_none() {
+        used.are_kept().await;
+    }
     world.balanced_within(SOON).await;
+    assert_eq!(world.coupon(&["audit", "--full"]).await.code, Some(0));
     fault.healed();
     nemesis.world.close().await;
 }

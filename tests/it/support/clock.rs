@@ -49,6 +49,16 @@ impl Clock {
 }
 
 impl World {
+    /// Adds a process with all roles, and with a clock of its own.
+    pub(crate) async fn add_process_with(&mut self, clock: &Clock) {
+        let mut process = self.process("");
+        for (name, value) in clock.environment() {
+            process.set(name, &value);
+        }
+        process.start().await;
+        self.processes.push(process);
+    }
+
     /// Starts Redis again, with a clock of its own.
     pub(crate) async fn clock_of_redis(&mut self) -> Clock {
         let info: redis::InfoDict =

@@ -92,7 +92,12 @@ impl Http {
     }
 
     /// On a connection of its own, so that no test depends on the fate of another's.
-    async fn try_send(&self, method: Method, path: &str, body: impl Into<Bytes>) -> Option<Answer> {
+    pub(crate) async fn try_send(
+        &self,
+        method: Method,
+        path: &str,
+        body: impl Into<Bytes>,
+    ) -> Option<Answer> {
         let mut request =
             Request::builder().method(method.clone()).uri(path).header(HOST, self.address.to_string());
         if let Some(token) = &self.token {
