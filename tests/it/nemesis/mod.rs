@@ -225,8 +225,8 @@ async fn nemesis(seed: u64, seconds: u64) {
     let rush = nemesis.world.rush(campaign, users);
     let rush = tokio::spawn(Rush { rate: 2 * RATE, ..rush }.run());
     let serving = nemesis.world.processes.iter().filter(|process| process.serves());
-    let uses = Uses::new(serving.map(Process::http).collect(), campaign, users, seed);
-    let uses = tokio::spawn(uses.run(length));
+    let usage = Uses::new(serving.map(Process::http).collect(), campaign, users, seed);
+    let usage = tokio::spawn(usage.run(length));
 
     let mut steps: Vec<(Duration, bool, Deed)> = Vec::new();
     for Planned { deed, from, until } in plan {
@@ -244,7 +244,7 @@ async fn nemesis(seed: u64, seconds: u64) {
         }
     }
 
-    let (during, used) = (rush.await.unwrap(), uses.await.unwrap());
+    let (during, used) = (rush.await.unwrap(), usage.await.unwrap());
     nemesis.recover().await;
     let Nemesis { world, .. } = &nemesis;
     // Whoever was not answered asks again, and so does everybody else: the answers are the same.
