@@ -189,7 +189,7 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     Some(Duration::from_secs(seconds))
 }
 
-/// What an RFC 9457 problem says: its title, its detail, and a line for each field.
+/// What an RFC 9457 problem says: its title, its detail, and a line for each field, reason, and the last change of a coupon.
 fn refusal(problem: &Value) -> String {
     let title = problem["title"].as_str().unwrap_or("the API refuses");
     let detail = problem["detail"].as_str().map(|detail| format!(" ({detail})")).unwrap_or_default();
@@ -197,7 +197,16 @@ fn refusal(problem: &Value) -> String {
         let [field, reason] = ["field", "reason"].map(|name| error[name].as_str().unwrap_or(""));
         format!("\n  {field} {reason}")
     });
-    let said = format!("{title}{detail}{}", fields.collect::<String>());
+    let reasons = problem["reasons"].as_array().into_iter().flatten();
+    let reasons = reasons.filter_map(Value::as_str).map(|reason| format!("\n  {reason}"));
+    let last = &problem["last_change"];
+    let last = last["kind"].as_str().map(|kind| {
+        let [at, order] = ["at", "order_ref"].map(|name| last[name].as_str());
+        let order = order.map(|order| format!(" for {order}")).unwrap_or_default();
+        format!("\n  last change: {kind}{order}, {}", at.unwrap_or_default())
+    });
+    let more: String = fields.chain(reasons).chain(last).collect();
+    let said = format!("{title}{detail}{more}");
     // On a terminal an answer of any server does nothing but stand there.
     said.chars().map(|letter| if letter.is_control() && letter != '\n' { ' ' } else { letter }).collect()
 }

@@ -14,12 +14,14 @@ use crate::cause::{Cause, IdempotencyKey, RequestId, Traceparent};
 use crate::config::Secret;
 use crate::identity::authenticator::{Authenticator, Judgement, News, is_admin_token};
 use crate::identity::{Principal, Scopes};
-use crate::ids::{FieldProblem, UserId};
+use crate::ids::{FieldProblem, MerchantId, UserId};
 
 /// A caller whose credentials are valid. A handler of a route that needs a right may extract it.
 #[derive(Clone, Debug)]
 pub(super) struct Caller {
     scopes: Scopes,
+    /// The merchant to which the caller is bound, if it is: to it, no coupon of another one exists.
+    pub(super) merchant: Option<MerchantId>,
     /// What the caller sent, as the cause of what follows from it.
     pub(super) cause: Cause,
 }
@@ -83,8 +85,8 @@ impl Caller {
     fn identify(headers: &HeaderMap, authenticator: Option<&Authenticator>) -> Result<Self, Stopped> {
         let bearer = headers.get(AUTHORIZATION).and_then(|value| bearer(value.as_bytes()));
         let judgement = bearer.zip(authenticator).map(|(bearer, authenticator)| authenticator.judge(bearer));
-        let (principal, scopes) = match judgement {
-            Some(Judgement::Valid(principal, scopes)) => (principal, scopes),
+        let (principal, scopes, merchant) = match judgement {
+            Some(Judgement::Valid(principal, scopes, merchant)) => (principal, scopes, merchant),
             Some(Judgement::Unknown(news)) => return Err(Stopped::Unknown(news)),
             Some(Judgement::Unavailable) => return Err(Stopped::Refused(Problem::credentials_unavailable())),
             Some(Judgement::Invalid) => return Err(Stopped::Failed),
@@ -92,7 +94,11 @@ impl Caller {
         };
         let key = key(headers).map_err(|problem| Stopped::Refused(Problem::invalid(&[problem])))?;
         let request_id = request_id::of(headers).and_then(|id| id.to_str().ok()).and_then(RequestId::parse);
-        Ok(Self { scopes, cause: Cause { request_id, traceparent: traceparent(headers), principal, key } })
+        Ok(Self {
+            scopes,
+            merchant,
+            cause: Cause { request_id, traceparent: traceparent(headers), principal, key },
+        })
     }
 
     fn with_right(self, any_of: Scopes, users: ForUsers) -> Result<Self, Problem> {
@@ -186,7 +192,7 @@ mod tests {
     fn a_caller_without_the_right_is_refused() -> Result<(), ExternalIdError> {
         let principal = Principal::Administrator;
         let cause = Cause { request_id: None, traceparent: None, principal, key: None };
-        let caller = Caller { scopes: Scopes::NONE.with(Scope::Read), cause };
+        let caller = Caller { scopes: Scopes::NONE.with(Scope::Read), merchant: None, cause };
         let needs = |scopes: &[Scope]| scopes.iter().copied().collect::<Scopes>();
         let passes = |caller: &Caller, scopes, users| caller.clone().with_right(needs(scopes), users);
         assert!(passes(&caller, &[Scope::Read], ForUsers::Nothing).is_ok());
@@ -199,6 +205,7 @@ mod tests {
         let principal = Principal::User(UserId::parse("alice")?);
         let user = Caller {
             scopes: Scopes::NONE,
+            merchant: None,
             cause: Cause { request_id: None, traceparent: None, principal, key: None },
         };
         assert!(passes(&user, &[Scope::Issue], ForUsers::TheirOwn).is_ok());

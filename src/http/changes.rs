@@ -15,7 +15,6 @@ use super::extract::{Id, JsonBody, NoBody, NoQuery, page_of, parameter};
 use super::problem::{NOTHING_CHANGED, Problem};
 use super::problem_kind::ProblemKind;
 use crate::campaign::draft::FACE_VALUE_MAX;
-use crate::cause::Cause;
 use crate::coupon::code::Code;
 use crate::idempotency::Keyed;
 use crate::ids::{CouponId, ExternalIdError, FieldProblem, MerchantId, OrderRef, UserId};
@@ -52,7 +51,7 @@ type OneChange = Result<Answer<Changed>, Problem>;
 /// `POST /v1/coupons/{id}/redeem`
 pub(super) async fn redeem(
     State(api): State<Arc<Api>>,
-    Caller { cause, .. }: Caller,
+    caller: Caller,
     Id(coupon): Id<CouponId>,
     uri: Uri,
     JsonBody(bytes): JsonBody,
@@ -60,14 +59,14 @@ pub(super) async fn redeem(
     let is_tried = dry_run(&uri)?;
     let object = Object::read(&bytes, REDEMPTION).map_err(Rejected::from)?;
     let (wanted, ()) = redemption(object, is_tried, |_| Some(()))?;
-    let keyed = Keyed::of(&cause, "redeemCoupon", &coupon.to_string(), &canonical(&bytes));
-    change(&api, coupon, wanted, cause, keyed).await
+    let keyed = Keyed::of(&caller.cause, "redeemCoupon", &coupon.to_string(), &canonical(&bytes));
+    change(&api, coupon, wanted, caller, keyed).await
 }
 
 /// `POST /v1/redemptions`
 pub(super) async fn redeem_by_code(
     State(api): State<Arc<Api>>,
-    Caller { cause, .. }: Caller,
+    caller: Caller,
     uri: Uri,
     JsonBody(bytes): JsonBody,
 ) -> OneChange {
@@ -78,15 +77,15 @@ pub(super) async fn redeem_by_code(
     let (wanted, code) = redemption(object, is_tried, |object| object.required::<String>("code"))?;
     let code: Code = code.parse().map_err(|error| one_invalid("code", &error))?;
     let found = api.coupons.find(code).await.map_err(|error| Problem::storage(error, NOTHING_CHANGED))?;
-    let coupon = found.ok_or_else(|| Problem::not_found("No coupon has this code."))?;
-    let keyed = Keyed::of(&cause, "redeemCode", "", &canonical(&bytes));
-    change(&api, coupon.id, wanted, cause, keyed).await
+    let coupon = found.ok_or_else(Problem::no_coupon)?;
+    let keyed = Keyed::of(&caller.cause, "redeemCode", "", &canonical(&bytes));
+    change(&api, coupon.id, wanted, caller, keyed).await
 }
 
 /// `POST /v1/coupons/{id}/restore`
 pub(super) async fn restore(
     State(api): State<Arc<Api>>,
-    Caller { cause, .. }: Caller,
+    caller: Caller,
     Id(coupon): Id<CouponId>,
     _: NoQuery,
     JsonBody(bytes): JsonBody,
@@ -100,8 +99,8 @@ pub(super) async fn restore(
     };
     let order_ref = Some(order_ref.map_err(|error| one_invalid("order_ref", &error))?);
     let wanted = Wanted { order_ref, ..Wanted::of(ChangeKind::Restored) };
-    let keyed = Keyed::of(&cause, "restoreCoupon", &coupon.to_string(), &canonical(&bytes));
-    change(&api, coupon, wanted, cause, keyed).await
+    let keyed = Keyed::of(&caller.cause, "restoreCoupon", &coupon.to_string(), &canonical(&bytes));
+    change(&api, coupon, wanted, caller, keyed).await
 }
 
 /// `POST /v1/coupons/{id}/cancel`. End users cancel what is theirs; to them no other coupon exists.
@@ -112,66 +111,73 @@ pub(super) async fn cancel(
     _: NoQuery,
     _: NoBody,
 ) -> OneChange {
-    let holder = caller.end_user().cloned();
-    let is_end_user = holder.is_some();
-    let wanted = Wanted { holder, ..Wanted::of(ChangeKind::Cancelled) };
+    let wanted = Wanted { holder: caller.end_user().cloned(), ..Wanted::of(ChangeKind::Cancelled) };
     let keyed = Keyed::of(&caller.cause, "cancelCoupon", &coupon.to_string(), &[]);
-    let outcome = api.lifecycle.change(coupon, wanted, caller.cause, keyed).await?;
-    match outcome {
-        Outcome::Changed(change, true) => {
-            api.campaigns.restocked(change.campaign_id).await;
-            Ok(Answer::Ok(Changed::Change(Box::new(change))))
-        }
-        Outcome::Refused(reasons, _) if is_end_user && reasons.contains(&Reason::NotTheHolder) => {
-            Err(Problem::no_coupon())
-        }
-        outcome => answer(outcome),
-    }
+    change(&api, coupon, wanted, caller, keyed).await
 }
 
 /// `GET /v1/coupons/{id}/changes`
 pub(super) async fn changes(
     State(api): State<Arc<Api>>,
+    caller: Caller,
     Id(coupon): Id<CouponId>,
     uri: Uri,
 ) -> Result<Answer<Listed<CouponChange, Cursor>>, Problem> {
     let page = page_of(&uri).map_err(|errors| Problem::invalid(&errors))?;
-    let page = api.lifecycle.changes(coupon, page).await;
+    let page = api.lifecycle.changes(coupon, caller.merchant.as_ref(), page).await;
     let page =
         page.map_err(|error| Problem::storage(error, NOTHING_CHANGED))?.ok_or_else(Problem::no_coupon)?;
     Ok(Answer::Ok(Listed { name: "changes", page }))
 }
 
+/// Changes a coupon. To an end user no coupon of another user exists, and to a caller that is bound to a merchant none of
+/// another merchant.
 async fn change(
     api: &Api,
     coupon: CouponId,
-    wanted: Wanted,
-    cause: Cause,
+    mut wanted: Wanted,
+    caller: Caller,
     keyed: Option<Keyed>,
 ) -> OneChange {
-    let is_tried = wanted.is_tried;
-    match api.lifecycle.change(coupon, wanted, cause, keyed).await? {
+    let (is_tried, is_end_user, is_bound) =
+        (wanted.is_tried, caller.end_user().is_some(), caller.merchant.is_some());
+    if let Some(merchant) = caller.merchant
+        && wanted.merchant.replace(merchant.clone()).is_some_and(|named| named != merchant)
+    {
+        return Err(Problem::forbidden());
+    }
+    match api.lifecycle.change(coupon, wanted, caller.cause, keyed).await? {
+        Outcome::Refused(reasons, _)
+            if is_end_user && reasons.contains(&Reason::NotTheHolder)
+                || is_bound && reasons.contains(&Reason::AnotherMerchant) =>
+        {
+            Err(Problem::no_coupon())
+        }
         Outcome::Refused(reasons, last_change) if is_tried => {
             Ok(Answer::Ok(Changed::Trial(Trial { redeemable: false, reasons, last_change })))
         }
-        outcome => answer(outcome),
-    }
-}
-
-fn answer(outcome: Outcome) -> OneChange {
-    match outcome {
-        Outcome::Changed(change, _) => Ok(Answer::Ok(Changed::Change(Box::new(change)))),
+        Outcome::Refused(reasons, last_change) => Err(refused(&reasons, last_change.as_ref())),
+        Outcome::Possible => {
+            let trial = Trial { redeemable: true, reasons: Vec::new(), last_change: None };
+            Ok(Answer::Ok(Changed::Trial(trial)))
+        }
+        // The redemption would get its first answer.
+        Outcome::Replayed(change) if is_tried => {
+            let trial = Trial { redeemable: true, reasons: Vec::new(), last_change: Some(change) };
+            Ok(Answer::Ok(Changed::Trial(trial)))
+        }
+        Outcome::Changed(change, is_returned) => {
+            if is_returned {
+                api.campaigns.restocked(change.campaign_id).await;
+            }
+            Ok(Answer::Ok(Changed::Change(Box::new(change))))
+        }
         Outcome::Replayed(change) => {
             let recorded = recorded_ok(&change);
             recorded
                 .map(Answer::Replayed)
                 .map_err(|error| Problem::internal("write a change of a coupon as JSON", error))
         }
-        Outcome::Possible => {
-            let trial = Trial { redeemable: true, reasons: Vec::new(), last_change: None };
-            Ok(Answer::Ok(Changed::Trial(trial)))
-        }
-        Outcome::Refused(reasons, last_change) => Err(refused(&reasons, last_change.as_ref())),
         Outcome::KeyReused => Err(Problem::key_reused()),
         Outcome::NoSuchCoupon => Err(Problem::no_coupon()),
     }

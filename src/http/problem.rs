@@ -51,7 +51,7 @@ impl Problem {
     }
 
     pub(super) fn no_coupon() -> Self {
-        Self::not_found("No coupon has this id.")
+        Self::not_found("No coupon has this id or code.")
     }
 
     /// Headers can be read in two ways. The service closes the connection, as with all requests of this kind: it cannot be sure of

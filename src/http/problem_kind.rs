@@ -236,7 +236,7 @@ kinds! {
         advice: "Read the coupon and its changes: it may have been restored before.",
         retry: Useless,
     }
-    OrderRefUsed: CONFLICT "order-ref-used" "The order has redeemed another coupon" {
+    OrderRefUsed: CONFLICT "order-ref-used" "The order is that of another redemption" {
         cause: "A redemption of the merchant has this order_ref already, of another coupon or with another amount.",
         advice: "Give each redemption an order_ref of its own.",
         retry: Useless,

@@ -10,6 +10,7 @@ use super::secret::Presented;
 use super::tokens::{Found, Tokens};
 use super::{Principal, Scopes};
 use crate::config::Secret;
+use crate::ids::MerchantId;
 
 /// Judges the bearer tokens of requests. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -23,8 +24,8 @@ pub struct Authenticator {
 /// What a bearer token is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Judgement {
-    /// A valid one: the principal, and its rights.
-    Valid(Principal, Scopes),
+    /// A valid one: the principal, its rights, and the merchant to which it is bound, if it is.
+    Valid(Principal, Scopes, Option<MerchantId>),
     /// None that will ever be valid.
     Invalid,
     /// One that may be valid in a moment: [`Authenticator::news`] waits until it is known.
@@ -55,13 +56,15 @@ impl Authenticator {
     pub fn judge(&self, bearer: &[u8]) -> Judgement {
         if let Some(token) = Presented::parse(bearer) {
             return match self.tokens.find(&token, Instant::now()) {
-                Found::Valid(id, scopes) => Judgement::Valid(Principal::Token(id), scopes),
+                Found::Valid(id, scopes, merchant) => {
+                    Judgement::Valid(Principal::Token(id), scopes, merchant)
+                }
                 Found::Unknown => Judgement::Unknown(News::Tokens),
                 Found::Stale => Judgement::Unavailable,
             };
         }
         if is_admin_token(bearer, self.admin_token.as_ref()) {
-            return Judgement::Valid(Principal::Administrator, Scopes::ALL);
+            return Judgement::Valid(Principal::Administrator, Scopes::ALL, None);
         }
         match self.users.as_deref().zip(three_parts(bearer)) {
             Some((users, token)) => judge_user(users, token),
@@ -82,7 +85,7 @@ impl Authenticator {
 
 fn judge_user(users: &UserTokens, token: &str) -> Judgement {
     match users.verify(token) {
-        Ok(user) => Judgement::Valid(Principal::User(user), Scopes::NONE),
+        Ok(user) => Judgement::Valid(Principal::User(user), Scopes::NONE, None),
         Err(Refused::UnknownKey) => Judgement::Unknown(News::Keys),
         Err(Refused::NoKeys | Refused::KeysTooOld) => Judgement::Unavailable,
         Err(_) => Judgement::Invalid,

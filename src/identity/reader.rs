@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::Scopes;
 use super::secret::Hash;
 use super::tokens::{Known, Live, LiveSecret, Tokens};
-use crate::ids::TokenId;
+use crate::ids::{MerchantId, TokenId};
 use crate::pool::Pool;
 use crate::storage::prepared;
 
@@ -29,7 +29,7 @@ const ROWS_MAX: i64 = 2 * super::registry::LIVE_MAX;
 
 /// The live tokens with their live secrets. Times are what is left of them, in seconds by the clock of the database.
 const READ: &str = "
-    SELECT token.id, token.scopes, extract(epoch FROM token.expires_at - now())::float8, secret.hash,
+    SELECT token.id, token.scopes, token.merchant_id, extract(epoch FROM token.expires_at - now())::float8, secret.hash,
            extract(epoch FROM secret.ends_at - now())::float8
     FROM api_tokens AS token JOIN api_token_secrets AS secret ON secret.token_id = token.id
     WHERE token.revoked_at IS NULL AND coalesce(token.expires_at, 'infinity'::timestamptz) > now()
@@ -39,8 +39,8 @@ const READ: &str = "
 const WRITE_USES: &str =
     "UPDATE api_tokens SET last_used_at = greatest(last_used_at, now()) WHERE id = ANY ($1)";
 
-/// Id and scopes of a token, what is left of it; the hash of a secret, what is left of that.
-type Row = (TokenId, Vec<String>, Option<f64>, Vec<u8>, Option<f64>);
+/// Id, scopes and merchant of a token, what is left of it; the hash of a secret, what is left of that.
+type Row = (TokenId, Vec<String>, Option<MerchantId>, Option<f64>, Vec<u8>, Option<f64>);
 
 /// Keeps what a process knows of the tokens up to date, until it is dropped.
 pub async fn run(tokens: Arc<Tokens>, pool: Pool) -> Infallible {
@@ -115,10 +115,11 @@ fn live(rows: Vec<Row>, asked_at: Instant) -> HashMap<TokenId, Live> {
     // What is left is a time of the future; one that no clock can express never comes.
     let end = |left: f64| asked_at.checked_add(Duration::try_from_secs_f64(left).unwrap_or_default());
     let mut tokens = HashMap::<TokenId, Live>::new();
-    for (id, scopes, left, hash, secret_left) in rows {
+    for (id, scopes, merchant, left, hash, secret_left) in rows {
         let Some(hash) = Hash::stored(&hash) else { continue };
         let token = tokens.entry(id).or_insert_with(|| Live {
             scopes: scopes.iter().filter_map(|word| word.parse().ok()).collect::<Scopes>(),
+            merchant,
             ends: left.and_then(end),
             secrets: Vec::with_capacity(1),
             used: Arc::default(),

@@ -13,7 +13,7 @@ use tokio::time::{Instant, timeout};
 
 use super::Scopes;
 use super::secret::{Hash, Presented};
-use crate::ids::TokenId;
+use crate::ids::{MerchantId, TokenId};
 
 /// A process that has not read the tokens for this time refuses all of them: one of them may be revoked by now.
 pub const STALE_AFTER: Duration = Duration::from_secs(60);
@@ -44,6 +44,8 @@ pub(super) struct Known {
 /// A token that is not revoked.
 pub(super) struct Live {
     pub(super) scopes: Scopes,
+    /// The merchant to which the token is bound, if it is.
+    pub(super) merchant: Option<MerchantId>,
     /// When it expires, if it does.
     pub(super) ends: Option<Instant>,
     /// At most two, while the token is rotated.
@@ -59,9 +61,10 @@ pub(super) struct LiveSecret {
 }
 
 /// What is known of a token.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Found {
-    Valid(TokenId, Scopes),
+    /// With the merchant to which it is bound, if it is.
+    Valid(TokenId, Scopes, Option<MerchantId>),
     /// It is not among the live tokens, or has another secret: a read may tell more.
     Unknown,
     /// The last read is older than [`STALE_AFTER`].
@@ -144,7 +147,7 @@ impl Known {
         if !live.used.load(Ordering::Relaxed) {
             live.used.store(true, Ordering::Relaxed);
         }
-        Found::Valid(token.id, live.scopes)
+        Found::Valid(token.id, live.scopes, live.merchant.clone())
     }
 }
 
@@ -190,19 +193,20 @@ mod tests {
             LiveSecret { hash: old_hash, ends: Some(now + 10 * SECOND) },
             LiveSecret { hash: new_hash, ends: None },
         ];
-        let live = Live { scopes, ends: Some(now + 30 * SECOND), secrets, used: Arc::default() };
+        let live =
+            Live { scopes, merchant: None, ends: Some(now + 30 * SECOND), secrets, used: Arc::default() };
         let mut known = Known { tokens: HashMap::from([(id, live)]), asked_at: Some(now) };
         let find = |known: &Known, text: &str, seconds: u32| {
             Presented::parse(text.as_bytes()).map(|token| known.find(&token, now + seconds * SECOND))
         };
-        let valid = Some(Found::Valid(id, scopes));
+        let valid = Some(Found::Valid(id, scopes, None));
         assert_eq!(find(&known, other.reveal(), 0), Some(Found::Unknown));
         let used = |known: &Known| known.tokens[&id].used.load(Ordering::Relaxed);
         assert!(!used(&known));
         for (text, seconds, expected) in [
-            (&old, 9, valid),
+            (&old, 9, valid.clone()),
             (&old, 10, Some(Found::Unknown)),
-            (&new, 29, valid),
+            (&new, 29, valid.clone()),
             (&new, 30, Some(Found::Unknown)),
         ] {
             assert_eq!(find(&known, text.reveal(), seconds), expected, "{seconds}");

@@ -23,7 +23,7 @@ pub use self::work::Changes;
 use crate::cause::Cause;
 use crate::coupon::changing::{Home, Homes};
 use crate::idempotency::Keyed;
-use crate::ids::{CampaignId, CouponId};
+use crate::ids::{CampaignId, CouponId, MerchantId};
 use crate::lookup::Lookups;
 use crate::page::{Page, PageRequest};
 use crate::pool::Pool;
@@ -98,16 +98,19 @@ impl Lifecycle {
         outcome
     }
 
-    /// The changes of a coupon, the newest first; nothing if there is no such coupon.
+    /// The changes of a coupon, the newest first; nothing if there is no such coupon, or if it is not of the merchant that is
+    /// given.
     ///
     /// # Errors
     /// When Postgres does not answer in time.
     pub async fn changes(
         &self,
         coupon: CouponId,
+        merchant: Option<&MerchantId>,
         page: PageRequest,
     ) -> Result<Option<Page<CouponChange, log::Cursor>>, StorageError> {
-        match self.homes.get(coupon).await? {
+        let home = self.homes.get(coupon).await?;
+        match home.filter(|home| merchant.is_none_or(|merchant| *merchant == home.merchant_id)) {
             Some(home) => self.log.page(home, page).await.map(Some),
             None => Ok(None),
         }

@@ -1,16 +1,17 @@
 //! Plans that sessions made while the tables were small, and keep.
 
 use serde_json::{Value, json};
+use ulid::Ulid;
 
 use crate::support::{SOON, World, wait_until};
 
-/// Coupons and wallet entries that appear at once, of a campaign that nobody asks for.
+/// Coupons, wallet entries and changes of both that appear at once, of a campaign that nobody asks for.
 const ROWS: i64 = 100_000;
 /// After five times, Postgres keeps the plan of a statement.
 const TIMES: i64 = 6;
-/// Rows of both tables that were read one by one, in the order of the table or of an index.
+/// Rows of these tables that were read one by one, in the order of the table or of an index.
 const ROWS_READ: &str = "SELECT sum(seq_tup_read + coalesce(idx_tup_fetch, 0))::bigint FROM pg_stat_user_tables \
-    WHERE relname IN ('coupons', 'wallet')";
+    WHERE relname IN ('coupons', 'wallet', 'coupon_changes', 'wallet_changes')";
 
 impl World {
     /// Reads by each kind of lookup, while the sweeper makes some rounds. Returns how many rows they took.
@@ -25,6 +26,11 @@ impl World {
                 format!("/v1/campaigns/{campaign}"),
             ] {
                 assert_eq!(self.api().get(&path).await.status, 200, "{path}");
+            }
+            let order = json!({ "order_ref": Ulid::generate().to_string() });
+            for action in ["redeem", "restore"] {
+                let path = format!("/v1/coupons/{}/{action}", coupon["id"].as_str().unwrap());
+                assert_eq!(self.api().post(&path, &order).await.status, 200, "{path}");
             }
             let again = self.claim(campaign.parse().unwrap(), user).await;
             assert_eq!(again.problem(), "already-issued");
@@ -59,6 +65,12 @@ async fn a_plan_that_was_made_for_small_tables_serves_large_ones() {
              INSERT INTO coupons (id, campaign_id, user_id, nth, number, code, issued_at, expires_at) \
              SELECT gen_random_uuid(), gen_random_uuid(), 'other-' || n, 1, n, n::text, now(), now() + interval '1 day' \
              FROM generate_series(1, $1::integer) AS n RETURNING id, campaign_id, user_id, number, issued_at, expires_at \
+         ), changed AS ( \
+             INSERT INTO coupon_changes (coupon_id, nth, kind, campaign_id, merchant_id, at, position, actor, order_ref, amount) \
+             SELECT id, 1, 'redeemed', campaign_id, 'merchant-1', issued_at, 1, 'nobody', 'other-' || number, 1 FROM added \
+         ), applied AS ( \
+             INSERT INTO wallet_changes (coupon_id, nth, kind, campaign_id, at) \
+             SELECT id, 1, 'redeemed', campaign_id, issued_at FROM added \
          ) INSERT INTO wallet (user_id, coupon_id, campaign_id, number, face_value, currency, state, issued_at, expires_at) \
            SELECT user_id, id, campaign_id, number, 1, 'EUR', 'issued', issued_at, expires_at FROM added",
     )
@@ -68,6 +80,13 @@ async fn a_plan_that_was_made_for_small_tables_serves_large_ones() {
     .unwrap();
     let read = world.rows_read(&campaign, "user-1", &coupon).await;
     assert!(read < ROWS, "{read} rows were read");
+    sqlx::raw_sql(
+        "DELETE FROM wallet_changes USING coupons WHERE id = coupon_id AND user_id LIKE 'other-%'; \
+         DELETE FROM coupon_changes WHERE order_ref LIKE 'other-%'",
+    )
+    .execute(&world.pool)
+    .await
+    .unwrap();
     for table in ["coupons", "wallet"] {
         let delete = format!("DELETE FROM {table} WHERE user_id LIKE 'other-%'");
         sqlx::raw_sql(&delete).execute(&world.pool).await.unwrap();

@@ -47,12 +47,59 @@ async fn what_the_request_supposes_must_be_so() {
     let right = json!({ "user_id": "alice", "merchant_id": "merchant-1", "currency": "EUR", "amount": 500 });
     let (_, redeemed) = asked(right).await;
     assert_eq!(redeemed.status, 200, "{redeemed:?}");
+    // The order that has redeemed it would get its first answer, unless it supposes what is not so.
+    let (trial, again) = asked(json!({})).await;
+    let expected = json!({ "redeemable": true, "reasons": [], "last_change": redeemed.body });
+    assert_eq!((trial.body, again.text), (expected, redeemed.text.clone()));
+    let (_, otherwise) = asked(json!({ "user_id": "bob" })).await;
+    refused(
+        &otherwise,
+        409,
+        "coupon-mismatch",
+        &json!(["not-the-holder", "order-ref-used", "already-redeemed"]),
+    );
     let by_code = json!({ "code": coupon["code"], "order_ref": "order-2", "user_id": "bob" });
     let trial = world.api().post("/v1/redemptions?dry_run=true", &by_code).await;
     let expected = json!({
         "redeemable": false, "reasons": ["not-the-holder", "already-redeemed"], "last_change": redeemed.body,
     });
     assert_eq!(trial.body, expected);
+    world.balanced().await;
+    world.close().await;
+}
+
+/// To a token that is bound to a merchant, no coupon of another merchant exists.
+#[tokio::test]
+async fn a_token_of_a_merchant_changes_coupons_of_that_merchant_alone() {
+    let world = World::start().await;
+    let token = world.token(&["--scope", "redeem", "--merchant", "merchant-1"]).await;
+    let api = world.api().with_token(Some(&token));
+    let (own, foreign) = (world.open_campaign(json!({})).await, json!({ "merchant_id": "merchant-2" }));
+    let foreign = world.open_campaign(foreign).await;
+    let (own, foreign) = (coupon_of(&world, own, "alice").await, coupon_of(&world, foreign, "bob").await);
+    let order = json!({ "order_ref": "order-1" });
+    let nothing = json!({ "id": Ulid::generate().to_string() });
+    for (action, body) in
+        [("redeem", &order), ("redeem?dry_run=true", &order), ("restore", &order), ("cancel", &Value::Null)]
+    {
+        let [hidden, unknown] = [&foreign, &nothing].map(|coupon| path(coupon, action));
+        let (hidden, unknown) = (api.post(&hidden, body).await, api.post(&unknown, body).await);
+        assert_eq!(
+            (hidden.status, &hidden.body["detail"]),
+            (404, &unknown.body["detail"]),
+            "{action}: {hidden:?}"
+        );
+    }
+    assert_eq!(api.get(&path(&foreign, "changes")).await.status, 404);
+    let by_code = json!({ "code": foreign["code"], "order_ref": "order-1" });
+    assert_eq!(api.post("/v1/redemptions", &by_code).await.status, 404);
+    let named = json!({ "order_ref": "order-1", "merchant_id": "merchant-2" });
+    assert_eq!(api.post(&path(&own, "redeem"), &named).await.problem(), "forbidden");
+    assert_eq!((changes_of(&world, &own).await, changes_of(&world, &foreign).await), (vec![], vec![]));
+    for (action, body) in [("redeem", &order), ("restore", &order), ("cancel", &Value::Null)] {
+        assert_eq!(api.post(&path(&own, action), body).await.status, 200, "{action}");
+    }
+    assert_eq!(api.get(&path(&own, "changes")).await.body["changes"].as_array().unwrap().len(), 3);
     world.balanced().await;
     world.close().await;
 }
@@ -88,7 +135,7 @@ async fn a_change_that_the_state_does_not_allow_changes_nothing() {
     refused(&redeem(&world, &other, "a").await, 409, "order-ref-used", &json!(["order-ref-used"]));
     // The same order with another amount is another redemption.
     let more = act(&world, &coupon, "redeem", json!({ "order_ref": "a", "amount": 1 })).await;
-    refused(&more, 409, "already-redeemed", &json!(["already-redeemed", "order-ref-used"]));
+    refused(&more, 409, "order-ref-used", &json!(["order-ref-used", "already-redeemed"]));
     assert_eq!(state_of(&world, &other).await, "issued");
 
     let nothing = json!({ "id": Ulid::generate().to_string() });
