@@ -96,7 +96,7 @@ pub(super) static MESSAGES: [Message; KINDS.len()] = [
     Message {
         kind: CAMPAIGN_CLOSED,
         operation: "publishCampaignClosed",
-        summary: "No more claims are taken. It comes once, after every other event about the campaign.",
+        summary: "No more claims are taken. It comes once, after every issued event of the campaign.",
         data: SchemaGenerator::into_root_schema_for::<CampaignPhase<'static>>,
         example: || phase(4),
     },

@@ -101,17 +101,28 @@ impl Campaign {
         campaigns: &mut [Self],
     ) -> Result<(), sqlx::Error> {
         let ids: Vec<CampaignId> = campaigns.iter().map(|campaign| campaign.id).collect();
+        // One statement: as many coupons as there may be at the moment of the count.
         let statement = concat!(
             "SELECT ",
             issued_of!("read.id"),
-            "::bigint FROM unnest($1::uuid[]) WITH ORDINALITY AS read (id, nth) ORDER BY nth"
+            "::bigint, (SELECT ",
+            coupons_max!(),
+            "::bigint FROM campaigns WHERE id = read.id) \
+             FROM unnest($1::uuid[]) WITH ORDINALITY AS read (id, nth) ORDER BY nth"
         );
-        let issued: Vec<i64> =
-            sqlx::query_scalar(statement).bind(ids).fetch_all(connection).within(SCAN_TIMEOUT).await?;
-        for (campaign, issued) in campaigns.iter_mut().zip(issued) {
+        let read: Vec<(i64, Option<i64>)> =
+            sqlx::query_as(statement).bind(ids).fetch_all(connection).within(SCAN_TIMEOUT).await?;
+        for (campaign, (issued, quantity)) in campaigns.iter_mut().zip(read) {
             campaign.issued_after = issued;
+            campaign.allows(quantity);
         }
         Ok(())
+    }
+
+    /// Notes how many coupons there may be at a later moment: the quantity may have been raised, or seats may have been put back
+    /// on sale.
+    pub(super) fn allows(&mut self, quantity: Option<i64>) {
+        self.quantity = quantity.map_or(self.quantity, |quantity| quantity.max(self.quantity));
     }
 
     /// A difference of a leg in this campaign.

@@ -92,7 +92,13 @@ async fn correct(
 ) -> (CampaignId, Wrong) {
     let campaign = now.campaign();
     let version = record.version().and_then(|version| version.parse().ok());
-    let is_older = version.is_some_and(|version: i32| version < campaign.version);
+    // Or it was not told yet that seats are back on sale.
+    let quantity =
+        difference.found.as_ref().filter(|_| difference.field == "quantity" && campaign.returned > 0);
+    let is_behind = quantity
+        .and_then(|found| found.parse().ok())
+        .is_some_and(|found: i32| found < campaign.coupons_max());
+    let is_older = is_behind || version.is_some_and(|version: i32| version < campaign.version);
     let corrected = seats.put(campaign, &record).await;
     (campaign.id, Wrong::Fields { difference, is_older, corrected })
 }

@@ -156,6 +156,8 @@ async fn change(
         Outcome::Refused(reasons, last_change) if is_tried => {
             Ok(Answer::Ok(Changed::Trial(Trial { redeemable: false, reasons, last_change })))
         }
+        // Who has changed it, and for which order, is not for its holder.
+        Outcome::Refused(reasons, _) if is_end_user => Err(refused(&reasons, None)),
         Outcome::Refused(reasons, last_change) => Err(refused(&reasons, last_change.as_ref())),
         Outcome::Possible => {
             let trial = Trial { redeemable: true, reasons: Vec::new(), last_change: None };

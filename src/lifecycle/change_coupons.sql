@@ -16,10 +16,12 @@
 --   key_reused another request has used the key
 --   unknown    no campaign of the shard has such a coupon
 -- Locks      the shard (outbox_lock) until the transaction ends: nobody else changes a coupon of the shard, or issues
--- Raises     what outbox_append_2() raises; unique_violation if other shards use the same orders or keys, three times in a row
+-- Raises     what outbox_append_2() raises; unique_violation or deadlock_detected if other shards use the same orders or
+--            keys, three times in a row
 --
 -- Merchants and keys are not of one shard: when another shard has just used the same order or key, all is judged again.
--- Rows are inserted in the order of merchants, orders and keys, so that two shards never wait for each other.
+-- Rows are inserted in the order of merchants, orders and keys. So two shards wait for each other only if their callers use
+-- the same orders and the same keys crosswise; Postgres then stops one of them after a second, and it judges again, too.
 --
 -- Each row is looked up by itself, LATERAL and with a limit: so the plan that was made while the table was empty looks into
 -- the indexes, too. Joined in a plain way, 300 changes took longer with every change that there was.
@@ -159,7 +161,7 @@ BEGIN
             INTO outcomes, whys, nths, ids, types, keys, subjects, datas, traces, requests
             FROM told CROSS JOIN events;
             EXIT;
-        EXCEPTION WHEN unique_violation THEN
+        EXCEPTION WHEN unique_violation OR deadlock_detected THEN
             attempts := attempts + 1;
             IF attempts = 3 THEN
                 RAISE;

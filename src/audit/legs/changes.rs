@@ -48,6 +48,7 @@ struct Row {
     campaign_id: CampaignId,
     at: OffsetDateTime,
     position: i64,
+    merchant_id: String,
     order_ref: Option<String>,
     amount: Option<i64>,
     wallet_kind: Option<String>,
@@ -211,7 +212,7 @@ async fn rows(
 ) -> Result<Vec<Row>, sqlx::Error> {
     let told = || told.iter().filter_map(|(_, change)| change.as_ref());
     sqlx::query_as(concat!(
-        "SELECT change.coupon_id, change.nth, change.kind, change.campaign_id, change.at, position, order_ref, change.amount, \
+        "SELECT change.coupon_id, change.nth, change.kind, change.campaign_id, change.at, position, change.merchant_id, order_ref, change.amount, \
                 wallet.kind AS wallet_kind, wallet.at AS wallet_at, due, entry.amount AS settled \
          FROM unnest($1::uuid[], $2::int[]) AS told (coupon_id, nth) \
               JOIN coupon_changes AS change USING (coupon_id, nth) \
@@ -243,15 +244,18 @@ fn compare(event: &StoredEvent, told: Option<&Change<'_>>, row: Option<&Row>) ->
     };
     let Some(row) = row else { return differs("coupon_changes", event.data.clone(), None) };
     let is_told = told.is_some_and(|Change { kind, data, used }| {
-        (row.coupon_id, row.campaign_id, &*row.kind, row.at, row.position)
-            == (data.coupon_id, data.campaign_id, *kind, data.at, event.position)
+        (row.coupon_id, row.campaign_id, &*row.merchant_id, &*row.kind, row.at, row.position)
+            == (data.coupon_id, data.campaign_id, &*data.merchant_id, *kind, data.at, event.position)
             && row.order_ref.as_deref().zip(row.amount)
                 == used.as_ref().map(|(order, amount)| (&**order, *amount))
             && event.key == row.campaign_id.to_string()
             && event.subject == row.coupon_id.to_string()
     });
     if !is_told {
-        return differs("coupon_changes", event.data.clone(), Some(format!("{row:?}")));
+        let Row { kind, at, position, merchant_id, order_ref, amount, .. } = row;
+        let of = order_ref.as_deref().zip(*amount).map(|(order, amount)| format!(", {amount} for {order}"));
+        let found = format!("{kind} at {at}{} of {merchant_id}, position {position}", of.unwrap_or_default());
+        return differs("coupon_changes", event.data.clone(), Some(found));
     }
     let in_wallet = row.wallet_kind.as_deref().zip(row.wallet_at);
     if in_wallet != Some((&*row.kind, row.at)) {

@@ -8,6 +8,7 @@ use sqlx::PgConnection;
 use crate::audit::campaigns::{Campaign, Campaigns, States};
 use crate::audit::difference::{Difference, LegName, Mismatch};
 use crate::audit::leg::{Asking, Field, Leg};
+use crate::campaign::store::coupons_max;
 use crate::coupon::CouponState;
 use crate::ids::CampaignId;
 
@@ -60,7 +61,18 @@ impl Leg for Coupons {
                     CouponState::Expired => states.expired = count,
                 }
             }
+            let allowed: Vec<(CampaignId, i64)> = sqlx::query_as(concat!(
+                "SELECT id, ",
+                coupons_max!(),
+                "::bigint FROM campaigns WHERE $1::uuid IS NULL OR id = $1"
+            ))
+            .bind(campaigns.only)
+            .fetch_all(&mut *snapshot)
+            .within(SCAN_TIMEOUT)
+            .await?;
+            let allowed: HashMap<CampaignId, i64> = allowed.into_iter().collect();
             for campaign in &mut campaigns.list {
+                campaign.allows(allowed.get(&campaign.id).copied());
                 campaign.states = Some(states.get(&campaign.id).copied().unwrap_or_default());
             }
             Ok(campaigns.unknown(snapshot, NAME, states.into_keys()).await?)

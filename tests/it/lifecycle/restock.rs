@@ -107,6 +107,39 @@ async fn a_rush_in_which_coupons_are_cancelled_sells_each_seat_again() {
     world.close().await;
 }
 
+/// One coupon that is cancelled and sold again, over and over: no audit takes that for too many coupons, and no sweeper for a wrong
+/// gate.
+#[tokio::test]
+async fn audits_and_sweepers_see_nothing_wrong_while_seats_are_put_back() {
+    let world = World::with_processes(&["", "api"]).await;
+    let campaign = world.open_campaign(json!({ "quantity": 1, "restock_on_cancel": true })).await;
+    let path = format!("/v1/campaigns/{campaign}/coupons");
+    let processes = [world.processes[0].http(), world.processes[1].http()];
+    let churning = tokio::spawn(async move {
+        for number in 0.. {
+            let api = &processes[number % 2];
+            let claimed = api.post(&path, &json!({ "user_id": format!("user-{number}") })).await;
+            if claimed.status == 201 {
+                let cancel = format!("/v1/coupons/{}/cancel", claimed.body["id"].as_str().unwrap());
+                assert_eq!(api.post(&cancel, &Value::Null).await.status, 200);
+            }
+        }
+    });
+    world.issued(campaign, 10).await;
+    for _ in 0..6 {
+        let audit = world.coupon(&["audit", "--full"]).await;
+        assert_eq!(audit.code, Some(0), "{audit:?}");
+    }
+    assert!(!churning.is_finished(), "somebody was not answered");
+    churning.abort();
+    for process in 0..2 {
+        let repaired = world.measured(process, "gate_repairs_total{step=\"set\"}").await;
+        assert!(repaired.is_none_or(|count| count < 0.5), "{repaired:?}");
+    }
+    world.balanced().await;
+    world.close().await;
+}
+
 /// What is not cancelled, or in a campaign that does not want it, puts no seat back.
 #[tokio::test]
 async fn nothing_else_puts_a_seat_back() {
