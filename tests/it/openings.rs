@@ -212,3 +212,35 @@ async fn a_campaign_whose_row_is_kept_holds_up_no_other() {
     world.processes[0].start().await;
     world.close().await;
 }
+
+/// Users ask without a pause from before the opening on, at three processes: nobody gets a coupon before it, and the first one comes
+/// by the clock of the gate, not with a round of the sweeper.
+#[tokio::test]
+async fn a_rush_that_begins_early_gets_nothing_before_the_opening() {
+    let world = World::with_processes(&["", "api", "api"]).await;
+    let campaign = world.create_campaign(json!({ "quantity": 30, "opens_at": in_seconds(2) })).await;
+    let path = format!("/v1/campaigns/{campaign}");
+    assert_eq!(world.api().post(&format!("{path}/open"), &Value::Null).await.body["state"], "scheduled");
+    let users = (0..30).map(async |user: usize| {
+        let (api, body) = (world.processes[user % 3].http(), json!({ "user_id": format!("user-{user}") }));
+        let mut early = 0;
+        loop {
+            let answer = api.post(&format!("{path}/coupons"), &body).await;
+            match answer.status {
+                201 => return early,
+                403 => early += 1,
+                503 => {} // the gate is being loaded
+                _ => panic!("{answer:?}"),
+            }
+        }
+    });
+    let early: u32 = futures_util::future::join_all(users).await.into_iter().sum();
+    assert!(early > 30, "{early} were refused: the rush began too late");
+    let late = "SELECT extract(epoch FROM min(issued_at) - opens_at)::float8 FROM coupons JOIN campaigns ON campaigns.id = campaign_id \
+                GROUP BY opens_at";
+    let late: f64 = sqlx::query_scalar(late).fetch_one(&world.pool).await.unwrap();
+    println!("the first coupon came {:.1} ms after the opening", 1_000.0 * late);
+    assert!(late >= 0.0, "{late}");
+    world.balanced().await;
+    world.close().await;
+}
