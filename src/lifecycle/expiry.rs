@@ -2,7 +2,7 @@
 //! order of their numbers, which is the order of their ends. Every process may run one.
 //!
 //! A campaign's row tells how far the walk has come and when there may be more to do. Who takes a campaign up moves that
-//! time on by [`LEASE`], so that others leave it alone; a process that dies loses the lease and nothing else. A coupon is
+//! time on by a lease of 10 s, so that others leave it alone; a process that dies loses the lease and nothing else. A coupon is
 //! judged again where it is written: one that was redeemed at that moment stays redeemed.
 
 use std::convert::Infallible;

@@ -92,7 +92,7 @@ async fn a_refusal_is_told_in_full_and_has_the_exit_code_of_its_kind() {
     assert_ended(&refused, 6, &["401", "; the token is that of ADMIN_TOKEN\n"]);
     let refused = world.coupon(&["campaign", "show", unknown]).await;
     assert_ended(&refused, 7, &["404", "Not found", "No campaign has this id."]);
-    assert_ended(&world.coupon(&["show", unknown]).await, 7, &["No coupon has this id."]);
+    assert_ended(&world.coupon(&["show", unknown]).await, 7, &["No coupon has this id or code."]);
     let wrong = r#"{"name": "", "quantity": 0, "merchant_id": "m", "face_value": 1, "currency": "EUR",
         "opens_at": "2026-01-01T00:00:00Z", "closes_at": "2099-01-01T00:00:00Z", "coupon_valid_for": "P1D"}"#;
     let refused = world.coupon(&["campaign", "create", wrong]).await;
