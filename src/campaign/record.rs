@@ -113,7 +113,7 @@ async fn save_draft(
     let update = columns!(
         "UPDATE campaigns SET name = $2, merchant_id = $3, face_value = $4, currency = $5, quantity = $6, \
          budget = $7, per_user_limit = $8, opens_at = $9, closes_at = $10, coupon_expires_at = $11, \
-         coupon_valid_for = $12, settle_on = $13, require_idempotency_key = $14, restock_on_cancel = $15, version = version + 1 \
+         coupon_valid_for = $12, settle_on = $13, require_idempotency_key = $14, restock_on_cancel = $15, expiry_due_at = now(), version = version + 1 \
          WHERE id = $1 RETURNING ",
         ""
     );

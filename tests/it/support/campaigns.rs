@@ -75,6 +75,12 @@ impl World {
     /// What a rush promised is remembered; nobody was left without an answer, nobody was promised two coupons,
     /// and who was only ever refused has none.
     pub(crate) async fn answered(&self, results: &Results) {
+        self.answered_but_for(results, None).await;
+    }
+
+    /// The same where seats are put back on sale: who has got a coupon since a moment may have been refused before that, or by
+    /// another process within a second after it.
+    pub(crate) async fn answered_but_for(&self, results: &Results, since: Option<OffsetDateTime>) {
         self.promised(results.promised.keys().copied());
         let Results { offered, issued, already_issued, sold_out, retried, errors, .. } = results;
         let answers =
@@ -83,13 +89,16 @@ impl World {
         let holders: HashSet<_> = results.promised.values().collect();
         assert_eq!(holders.len(), results.promised.len(), "somebody was promised two coupons");
         let refused = results.refused.iter().filter(|user| !holders.contains(user));
-        let wrongly: Vec<String> =
-            sqlx::query_scalar("SELECT user_id FROM coupons WHERE campaign_id = $1 AND user_id = ANY ($2)")
-                .bind(Uuid::from(results.campaign.unwrap().0))
-                .bind(refused.map(|user| format!("user-{user}")).collect::<Vec<_>>())
-                .fetch_all(&self.pool)
-                .await
-                .unwrap();
+        let wrongly: Vec<String> = sqlx::query_scalar(
+            "SELECT user_id FROM coupons WHERE campaign_id = $1 AND user_id = ANY ($2) \
+                 AND issued_at < coalesce($3, 'infinity'::timestamptz)",
+        )
+        .bind(Uuid::from(results.campaign.unwrap().0))
+        .bind(refused.map(|user| format!("user-{user}")).collect::<Vec<_>>())
+        .bind(since)
+        .fetch_all(&self.pool)
+        .await
+        .unwrap();
         assert!(wrongly.is_empty(), "told that all is sold out, and have a coupon: {wrongly:?}");
     }
 
